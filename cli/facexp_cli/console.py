@@ -1,0 +1,222 @@
+"""What a command owes its terminal: whole lines, quiet libraries, an honest exit status, a progress bar."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import select
+import signal
+import sys
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from facexp.sources import Shot
+
+
+# Windows has no SIGPIPE; 141 is what every shell shows for a command whose reader has gone
+_SIGPIPE = 13
+
+
+class Stop(BaseException):
+    """Something asked the command to end; like KeyboardInterrupt no `except Exception` holds it up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.status = 128 + number
+        """The exit status that shells know: 130 for Ctrl-C, 143 for SIGTERM, 141 where `| head` has read enough."""
+
+
+class Signals:
+    """Turns SIGINT and SIGTERM into Stop, but never in the middle of what `whole` protects.
+
+    A slow reader keeps the pipe full, so that a signal often comes while half a line is written. A second signal ends
+    even that: the reader may be stuck.
+    """
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # nohup and a shell's background jobs ignore a signal on purpose
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        if self._held and self._waiting is None:
+            self._waiting = number
+            return
+        raise Stop(number)
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """What happens inside is finished before a signal ends the command."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._waiting is not None:
+            raise Stop(self._waiting)
+
+
+@contextlib.contextmanager
+def quiet_libraries(active: bool = True) -> Iterator[None]:
+    """Send what C libraries print on stderr to nowhere, while Python's own stderr stays what it is.
+
+    libjpeg, libtiff, FFmpeg and onnxruntime write warnings straight to file descriptor 2, past Python.
+    """
+    try:
+        own = active and sys.stderr.fileno() == 2
+    except (AttributeError, OSError, ValueError):
+        own = False
+    if not own:
+        yield
+        return
+    before = sys.stderr
+    before.flush()
+    real = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    with os.fdopen(real, "w", buffering=1, encoding=before.encoding, errors="backslashreplace") as stderr:
+        sys.stderr = stderr
+        try:
+            yield
+        finally:
+            sys.stderr = before
+            os.dup2(real, 2)
+
+
+def say(kind: str, text: str) -> None:
+    """One line on stderr, above a progress bar where there is one."""
+    with tqdm.external_write_mode(file=sys.stderr):
+        print(f"{kind}: {text}", file=sys.stderr, flush=True)
+
+
+class Notes(logging.Handler):
+    """Shows facexp's own log as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line."""
+        say("Note", record.getMessage())
+
+
+@contextlib.contextmanager
+def notes(level: int) -> Iterator[None]:
+    """Show facexp's log from this level on."""
+    logger, handler = logging.getLogger("facexp"), Notes()
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
+
+
+class Output:
+    """Standard output: UTF-8, each text out at once and whole, and no traceback when its reader has gone."""
+
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
+        self._aside = sys.stdout.isatty()
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            encoding = sys.stdout.encoding if self._aside else "utf-8"
+            sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
+
+    def write(self, text: str) -> None:
+        """Write at once. Raises Stop where the reader has gone, ClickException where it cannot be written."""
+        # a bar on the same terminal must step aside
+        aside = tqdm.external_write_mode(file=sys.stdout) if self._aside else contextlib.nullcontext()
+        try:
+            with self._signals.whole(), aside:
+                _write_all(text)
+        except OSError as error:
+            # what is left in a buffer would fail again when Python ends
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, sys.stdout.fileno())
+                os.close(nowhere)
+            if isinstance(error, BrokenPipeError):
+                raise Stop(_SIGPIPE) from None
+            raise click.ClickException(f"standard output cannot be written: {error.strerror}") from None
+
+    def flush(self) -> None:
+        """Nothing is ever left to flush."""
+
+
+def _write_all(text: str) -> None:
+    sys.stdout.flush()
+    buffer = getattr(sys.stdout, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)
+    if not isinstance(raw, io.FileIO):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    # past Python's own buffer, which loses the rest of a long text when a signal interrupts it in a full pipe
+    left = memoryview(text.encode(sys.stdout.encoding, "backslashreplace"))
+    while left:
+        written = raw.write(left)
+        if written is None:
+            # another program has set the terminal to not wait
+            select.select([], [raw], [])
+        else:
+            left = left[written:]
+
+
+class Progress:
+    """A bar over the files, and while a clip runs one over its frames."""
+
+    def __init__(self, files: int | None, shown: bool) -> None:
+        self._shown = shown
+        self._files = tqdm(total=files, unit="file", disable=not shown or files == 1, file=sys.stderr, leave=False)
+        self._frames: Any = None
+        self._clip = ""
+
+    def step(self, source: str, shot: Shot | None) -> None:
+        """One more picture is done, or could not be read."""
+        if not self._shown:
+            return
+        if shot is None or shot.fps is None:
+            # a clip that breaks off has its file counted when it is closed
+            broken = self._frames is not None and shot is None and source == self._clip
+            self._end_clip()
+            if not broken:
+                self._files.update()
+            return
+        if source != self._clip or self._frames is None or shot.index < self._frames.n:
+            self._end_clip()
+            self._clip = source
+            self._frames = tqdm(total=shot.total, unit="frame", desc=shot.save_as.name, file=sys.stderr, leave=False)
+        self._frames.update(shot.index + 1 - self._frames.n)
+
+    def _end_clip(self) -> None:
+        if self._frames is not None:
+            self._frames.close()
+            self._files.update()
+            self._frames = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_clip()
+        self._files.close()

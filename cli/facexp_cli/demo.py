@@ -1,0 +1,63 @@
+"""`facexp demo`: one photo that everybody has, analysed and drawn."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path, PurePath
+
+import click
+
+from facexp_cli.extras import missing, require
+
+
+@click.command("demo")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("facexp-demo.jpg"),
+    show_default=True,
+    metavar="FILE",
+    help="Where the annotated picture goes.",
+)
+def demo(out: Path) -> None:
+    """Analyse the portrait of an astronaut that comes with scikit-image, and save it annotated.
+
+    Prints what `facexp-infer` prints: text on a terminal, else JSON lines.
+    """
+    require("cpu", "onnxruntime")
+    photo = astronaut()
+    from facexp_cli.console import Output, Signals, Stop, quiet_libraries, say
+    from facexp_cli.infer import line_sink
+
+    try:
+        with quiet_libraries(), Signals() as signals:
+            from facexp import Analyzer, FacexpError
+            from facexp.draw import annotate
+            from facexp.pictures import save_picture
+            from facexp.pipeline import analyze_shot
+            from facexp.sources import Source
+
+            try:
+                (shot,) = Source(str(photo), PurePath(photo.name)).shots()
+                frame = replace(analyze_shot(Analyzer(), shot), source=photo.name)
+                line_sink(Output(signals), None).write(frame, shot)
+                save_picture(out, annotate(shot.image, frame.faces))
+            except FacexpError as error:
+                raise click.ClickException(str(error)) from None
+            say("Note", f"the annotated picture is {out}")
+    except Stop as stop:
+        click.get_current_context().exit(stop.status)
+
+
+def astronaut() -> Path:
+    """The file of NASA's public-domain portrait inside scikit-image, found without importing it.
+
+    Raises click.ClickException where it is not installed.
+    """
+    spec = importlib.util.find_spec("skimage")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        file = Path(folder, "data", "astronaut.png")
+        if file.is_file():
+            return file
+    raise missing("demo", "scikit-image")

@@ -1,0 +1,76 @@
+"""`facexp COMMAND`: one group whose commands are imported when they are needed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from facexp_cli.extras import missing
+
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "infer": ("facexp_cli.infer", "infer", "cpu"),
+    "demo": ("facexp_cli.demo", "demo", "demo"),
+    "train": ("facexp_cli.train", "train_command", "train"),
+    "evaluate": ("facexp_cli.evaluate", "evaluate_command", "train"),
+    "export": ("facexp_cli.export", "export_command", "export"),
+}
+"""Command -> module, name in the module, and the extra that it needs."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name, extra = COMMANDS[cmd_name]
+        try:
+            command = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            return _unavailable(cmd_name, extra, error.name or module)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module}.{name} is not a command")
+        return command
+
+
+def _unavailable(name: str, extra: str, module: str) -> click.Command:
+    """Stands in for a command that cannot be imported, so that `facexp --help` still lists the others."""
+
+    def fail(**_: object) -> None:
+        raise missing(extra, module)
+
+    settings = {"ignore_unknown_options": True, "allow_extra_args": True}
+    return click.Command(name, settings, fail, help=f'Not available: pip install "facexp[{extra}]"')
+
+
+@click.group("facexp", cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="facexp", message="facexp %(version)s")
+def cli() -> None:
+    """Faces, 15 keypoints and an emotion from photos and clips; and the training of the networks that find them."""
+
+
+def main() -> None:
+    """The console script `facexp`."""
+    _end(cli, "facexp")
+
+
+def infer_main() -> None:
+    """The console script `facexp-infer`: the same command as `facexp infer`."""
+    from facexp_cli.infer import infer
+
+    _end(infer, "facexp-infer")
+
+
+def _end(command: click.Command, name: str) -> None:
+    try:
+        status = command.main(prog_name=name, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        status = error.exit_code
+    except click.Abort:
+        # click turns Ctrl-C into this, and by itself would end with status 1
+        status = 130
+    sys.exit(status if isinstance(status, int) else 0)

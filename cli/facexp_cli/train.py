@@ -1,0 +1,84 @@
+"""`facexp train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from facexp_cli.console import quiet_libraries
+from facexp_cli.extras import require
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    options = [
+        click.argument("data", type=click.Path(exists=True)),
+        click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory to write."),
+        click.option(
+            "--config", type=click.Path(exists=True, path_type=Path), help="TOML file; default: the shipped model's."
+        ),
+        click.option(
+            "--set",
+            "changes",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Change a setting, such as epochs=2 or augmentation.flip=0.",
+        ),
+        click.option("--resume", is_flag=True, help="Go on after the run's last whole epoch."),
+        click.option("-q", "--quiet", is_flag=True, help="No progress bars."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _train(
+    task: Literal["keypoints", "emotion"],
+    data: str,
+    votes: str | None,
+    out: Path,
+    config: Path | None,
+    changes: tuple[str, ...],
+    resume: bool,
+    quiet: bool,
+) -> None:
+    require("train", "tensorflow", "keras", "pandas", "matplotlib")
+    with quiet_libraries():
+        from facexp_train import run
+        from facexp_train.errors import DataError
+
+        try:
+            model = run.start(run.configure(task, data, votes, config, changes), out, resume, quiet)
+        except DataError as error:
+            raise click.ClickException(str(error)) from error
+    click.echo(model)
+
+
+@click.group("train")
+def train_command() -> None:
+    """Train a network from a dataset file or folder; prints the path of the trained model."""
+
+
+@train_command.command()
+@_options
+def keypoints(**options: Any) -> None:
+    """Train the 15-point network.
+
+    DATA is Kaggle's training.csv, data.csv or KeyFacialPoints.csv, or a folder of images with labels.csv.
+    """
+    _train("keypoints", votes=None, **options)
+
+
+@train_command.command()
+@_options
+@click.option(
+    "--votes", type=click.Path(exists=True), help="FER+'s fer2013new.csv; default: the file of that name beside DATA."
+)
+def emotion(**options: Any) -> None:
+    """Train the emotion network.
+
+    DATA is fer2013.csv, icml_face_data.csv, the five-class emotion.csv, or a folder with a folder of images per class.
+    """
+    _train("emotion", **options)

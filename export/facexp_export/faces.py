@@ -1,0 +1,132 @@
+"""The crops an export needs: real faces to calibrate and to judge on, and drawn ones to keep beside the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp_export.errors import ExportError
+from facexp_export.tasks import Task
+from facexp_train.emotion_data import EmotionFaces, read_emotion
+from facexp_train.keypoint_data import KeypointFaces, read_keypoints
+from facexp_train.keypoints import jittered_crops
+from facexp_train.splits import pixel_hash
+
+CALIBRATION_FACES = 1024
+CALIBRATION_LEAST = 512
+PARITY_FACES = 1024
+PARITY_LEAST = 256
+PARITY_LEAST_DISTINCT = 64
+"""Validation faces with points, when there are fewer than PARITY_LEAST: each is then framed several times."""
+GOLDEN_FACES = 4
+
+_SEED = 20261120
+_GOLDEN_SEED = 7
+
+Crops = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class RealFaces:
+    """uint8 crops (N, size, size, 1); no crop is in both."""
+
+    calibration: Crops
+    """Training faces, for the ranges of the integers."""
+    parity: Crops
+    """Validation faces, for the verdict."""
+
+
+def read_faces(task: Task, data: Path, seed: int) -> KeypointFaces | EmotionFaces:
+    """The faces that a network was trained on; the reader's DataError.
+
+    `seed` is the run's own: it decides the split of data that comes without one.
+    """
+    return read_keypoints(data, seed=seed) if task.kind == "points" else read_emotion(data, seed=seed)
+
+
+def real_faces(faces: KeypointFaces | EmotionFaces, data: Path) -> RealFaces:
+    """Crops of training faces (calibration) and of validation faces (parity).
+
+    Keypoint crops are cut as a detector would frame them. Raises ExportError, naming `data`, when there are too few.
+    """
+    rng = np.random.default_rng(_SEED)
+    if isinstance(faces, KeypointFaces):
+        train, held = faces.part("train"), faces.part("val")
+        if not len(train) or len(held) < PARITY_LEAST_DISTINCT:
+            raise ExportError(
+                f"{data}: {len(train)} training and {len(held)} validation faces; at least {CALIBRATION_LEAST} and "
+                f"{PARITY_LEAST_DISTINCT} are needed; give more with --data"
+            )
+        calibration = jittered_crops(_chosen(train, _choice(len(train), CALIBRATION_FACES, rng)), seed=_SEED)[0]
+        indices = np.resize(_choice(len(held), PARITY_FACES, rng), max(min(len(held), PARITY_FACES), PARITY_LEAST))
+        parity = jittered_crops(_chosen(held, indices), seed=_SEED + 1)[0]
+    else:
+        calibration = _some(faces.part("train").images, CALIBRATION_FACES, rng)[..., None]
+        parity = _some(faces.part("val").images, PARITY_FACES, rng)[..., None]
+    calibration = calibration[~np.isin(pixel_hash(calibration), pixel_hash(parity))]
+    for crops, split, least, use in (
+        (calibration, "training", CALIBRATION_LEAST, "calibrate on"),
+        (parity, "validation", PARITY_LEAST, "judge on"),
+    ):
+        if len(crops) < least:
+            raise ExportError(
+                f"{data}: {len(crops)} {split} faces to {use}, at least {least} are needed; give more with --data"
+            )
+    return RealFaces(calibration, parity)
+
+
+def _choice(count: int, wanted: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    return np.sort(rng.permutation(count)[:wanted])
+
+
+def _some(images: Crops, wanted: int, rng: np.random.Generator) -> Crops:
+    return images[_choice(len(images), wanted, rng)]
+
+
+def _chosen(faces: KeypointFaces, indices: NDArray[np.int64]) -> KeypointFaces:
+    return replace(faces, **{field.name: getattr(faces, field.name)[indices] for field in fields(faces)})
+
+
+def drawn_faces(size: int) -> Crops:
+    """GOLDEN_FACES drawn faces, uint8 (N, size, size, 1): nobody's, so they may travel with the weights.
+
+    Each has a head, eyes, brows, nose and mouth at its own place and size, under its own light.
+    """
+    rng = np.random.default_rng(_GOLDEN_SEED)
+    return np.stack([_draw_face(size, rng) for _ in range(GOLDEN_FACES)])[..., None]
+
+
+def _draw_face(size: int, rng: np.random.Generator) -> Crops:
+    # drawn four times as large and averaged down: smooth edges without a library's own antialiasing
+    full = 4 * size
+    centre = full * (0.5 + rng.uniform(-0.04, 0.04, 2))
+    unit = full * rng.uniform(0.9, 1.05)
+    skin, dark = rng.uniform(130, 210), rng.uniform(20, 70)
+    picture = np.full((full, full), rng.uniform(40, 120), np.float32)
+
+    def ellipse(
+        x: float, y: float, width: float, height: float, shade: float, start: float = 0, end: float = 360
+    ) -> None:
+        place = (round(centre[0] + x * unit), round(centre[1] + y * unit))
+        thickness = -1 if end - start == 360 else round(0.02 * unit)
+        cv2.ellipse(picture, place, (round(width * unit), round(height * unit)), 0, start, end, shade, thickness)
+
+    ellipse(0, 0.02, 0.36, 0.48, skin)
+    for side in (-1, 1):
+        ellipse(side * 0.16, -0.1, 0.07, rng.uniform(0.02, 0.04), 235)
+        ellipse(side * 0.16, -0.1, 0.025, 0.025, dark)
+        ellipse(side * 0.16, -0.14, 0.1, rng.uniform(0.04, 0.07), dark, 200, 340)
+    ellipse(0, 0.08, 0.05, 0.03, skin - 40, 0, 180)
+    smile = rng.uniform(0.02, 0.1)
+    if rng.random() < 0.5:
+        ellipse(0, 0.2, 0.13, smile, dark, 10, 170)
+    else:
+        ellipse(0, 0.28, 0.13, smile, dark, 190, 350)
+    light = np.linspace(rng.uniform(0.7, 1.0), rng.uniform(0.9, 1.2), full, dtype=np.float32)
+    picture *= light[None, :]
+    small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) + rng.normal(0, 3, (size, size))
+    return np.clip(np.rint(small), 0, 255).astype(np.uint8)

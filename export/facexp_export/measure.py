@@ -1,0 +1,118 @@
+"""What the runtime must know about the training crops, measured on the training faces themselves.
+
+For the keypoints: how the training square lies round a detector's box, and where an average face's points lie in it.
+For the emotion: where the points of an average face lie in the dataset's own crops, so that alignment can put every
+face where the network saw it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from facexp.bundle import load_keypoints, read_model
+from facexp.detector import Box, Detector
+from facexp.errors import BundleError
+from facexp.geometry import MIRROR, invert, transform
+from facexp.keypoints import KeypointFinder
+from facexp.session import Session
+from facexp_export.errors import ExportError
+from facexp_export.tasks import TASKS
+from facexp_train.augment import move_points, square_matrices
+from facexp_train.emotion_data import EmotionFaces
+from facexp_train.keypoint_data import KeypointFaces
+
+FACES = 2000
+_SEED = 20261120
+_LEAST = 50
+
+Report = Callable[[str], None]
+
+
+def measure(faces: KeypointFaces | EmotionFaces, heads: list[str], bundle: Path, report: Report) -> dict[str, Any]:
+    """What belongs in preprocessing.json: framing and mean_shape, or template and heads."""
+    if isinstance(faces, KeypointFaces):
+        return measure_keypoints(faces, report)
+    return measure_emotion(faces, heads, bundle, report)
+
+
+def measure_keypoints(faces: KeypointFaces, report: Report) -> dict[str, Any]:
+    """`framing` and `mean_shape` from the training faces; the framing is the median over those the detector finds.
+
+    ExportError where it finds too few.
+    """
+    part = faces.part("train")
+    whole = part.complete()
+    rows = np.sort(np.random.default_rng(_SEED).permutation(np.flatnonzero(whole))[:FACES])
+    detector = Detector()
+    found = []
+    for row in tqdm(rows, desc="framing", unit="face", disable=None):
+        x, y, side = part.squares[row]
+        boxes = [face.box for face in detector.detect(part.images[row])]
+        holding = [box for box in boxes if _holds(box, x, y)]
+        if holding:
+            left, top, width, height = holding[0]
+            size = float(np.sqrt(width * height))
+            found.append((side / size, (x - left - width / 2 + 0.5) / size, (y - top - height / 2 + 0.5) / size))
+    if len(found) < _LEAST:
+        raise ExportError(f"the detector finds {len(found)} of {len(rows)} training faces; {_LEAST} are needed")
+    values = np.array(found)
+    middle, spread = np.median(values, axis=0), np.percentile(values, [16, 84], axis=0)
+    scale, dx, dy = map(float, middle)
+    report(
+        f"framing on {len(found)} of {len(rows)} training faces: scale {scale:.3f} ({_span(spread[:, 0])}), "
+        f"dx {dx:+.3f} ({_span(spread[:, 1])}), dy {dy:+.3f} ({_span(spread[:, 2])}); in brackets the middle 68%"
+    )
+    size = TASKS["keypoints"].size
+    points = move_points(part.points[whole], square_matrices(part.squares[whole], size))
+    return {
+        # a face and its mirror image are framed alike
+        "framing": {"scale": round(scale, 4), "dx": 0.0, "dy": round(dy, 4)},
+        "mean_shape": _symmetric(points.mean(axis=0), size),
+    }
+
+
+def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, report: Report) -> dict[str, Any]:
+    """`template` from the training faces, through the keypoint network that `bundle` holds already.
+
+    ExportError where it holds none.
+    """
+    try:
+        spec = load_keypoints(bundle)
+        session = Session(read_model(bundle, spec, "float32"), spec, device="cpu")
+    except BundleError as error:
+        raise ExportError(
+            f"{error}; the emotion crop is aligned by keypoints: export a keypoint run there first"
+        ) from error
+    finder = KeypointFinder(session, spec)
+    images = faces.part("train").images
+    rows = np.sort(np.random.default_rng(_SEED).permutation(len(images))[:FACES])
+    found = []
+    for start in tqdm(range(0, len(rows), 64), desc="template", unit="batch", disable=None):
+        placed, points = finder.find_in_crops([images[row] for row in rows[start : start + 64]])
+        found += [transform(p, invert(matrix)) for p, matrix in zip(points, placed, strict=True)]
+    size = TASKS["emotion"].size
+    # the median: the keypoints of some crops are wrong, and a few crops are not faces
+    template = np.median(np.stack(found), axis=0)
+    report(f"template on {len(rows)} training faces")
+    return {"template": _symmetric(template, size), "heads": heads}
+
+
+def _holds(box: Box, x: float, y: float) -> bool:
+    left, top, width, height = box
+    return left < x < left + width and top < y < top + height
+
+
+def _span(values: NDArray[np.float64]) -> str:
+    return f"{values[0]:+.3f} to {values[1]:+.3f}"
+
+
+def _symmetric(points: NDArray[np.float32], size: int) -> list[list[float]]:
+    """The mean of a shape and its mirror image: datasets are not to teach that faces lean."""
+    mirrored = points[list(MIRROR)] * (-1, 1) + (size - 1, 0)
+    return [[round(float(x), 3), round(float(y), 3)] for x, y in (points + mirrored) / 2]

@@ -1,0 +1,149 @@
+"""A training run directory, read and checked before anything heavy starts."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from facexp_export.errors import ExportError
+from facexp_export.tasks import TASKS, Task
+
+MEASURE_HINT = "delete it, and the export measures it anew"
+"""What to do about a wrong preprocessing.json."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a training run left behind, as far as the bundle needs it."""
+
+    task: Task
+    data: Path | None
+    """Where the training faces were, or None when config.json does not say."""
+    model: Path
+    preprocessing: Json | None
+    """Checked content of preprocessing.json: framing and mean_shape, or template and heads; None without one."""
+    training: Json
+    """config.json and summary.json, with paths of the training machine cut to their last part."""
+    figures: list[Json]
+
+
+def read_run(path: Path) -> Run:
+    """Read RUN/config.json and, where there, preprocessing.json, evaluation.json and summary.json.
+
+    Raises ExportError with the file and what it lacks.
+    """
+    if not path.is_dir():
+        raise ExportError(f"{path}: no such run directory; give the --out directory of `facexp train`")
+    config = read_json(path / "config.json", "`facexp train` writes it")
+    name = config.get("task")
+    if name not in TASKS:
+        raise ExportError(f"{path / 'config.json'}: task is {name!r}, expected one of {', '.join(TASKS)}")
+    task = TASKS[name]
+    model = path / "model.keras"
+    if not model.is_file():
+        raise ExportError(f"{model}: no such file; the run has not finished, continue it with `facexp train --resume`")
+    preprocessing = _checked_preprocessing(path / "preprocessing.json", task)
+    figures = _optional(path / "evaluation.json").get("figures", [])
+    if not isinstance(figures, list) or not all(isinstance(figure, dict) for figure in figures):
+        raise ExportError(f"{path / 'evaluation.json'}: figures must be a list of objects; run `facexp evaluate` again")
+    training = {"config": config, **_optional(path / "summary.json")}
+    return Run(
+        task=task,
+        data=Path(config["data"]) if isinstance(config.get("data"), str) else None,
+        model=model,
+        preprocessing=preprocessing,
+        training=_without_paths(training),
+        figures=[{"model": "keras", **_without_paths(figure)} for figure in figures],
+    )
+
+
+def read_json(path: Path, hint: str) -> Json:
+    """A JSON object from a file; ExportError names the file, the line and the hint."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExportError(f"{path}: no such file; {hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path}: cannot be read ({error})") from None
+    except json.JSONDecodeError as error:
+        raise ExportError(f"{path}: line {error.lineno} is not JSON ({error.msg}); {hint}") from None
+    if not isinstance(content, dict):
+        raise ExportError(f"{path}: expected a JSON object, got {type(content).__name__}; {hint}")
+    return content
+
+
+def write_json(path: Path, content: Json) -> None:
+    """Write a JSON object beside, then rename."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+def _optional(path: Path) -> Json:
+    return read_json(path, "delete it or write it again") if path.exists() else {}
+
+
+def _checked_preprocessing(path: Path, task: Task) -> Json | None:
+    if not path.exists():
+        return None
+    content = read_json(path, MEASURE_HINT)
+    if task.kind == "points":
+        framing = content.get("framing")
+        if (
+            not isinstance(framing, dict)
+            or set(framing) != {"scale", "dx", "dy"}
+            or not _finite(list(framing.values()), (3,))
+        ):
+            raise ExportError(f"{path}: framing must be an object of the numbers scale, dx and dy; {MEASURE_HINT}")
+        if not framing["scale"] > 0:
+            raise ExportError(f"{path}: framing.scale is {framing['scale']}, expected more than 0; {MEASURE_HINT}")
+        _check_shape(path, "mean_shape", content.get("mean_shape"), task.size)
+        return {"framing": framing, "mean_shape": content["mean_shape"]}
+    _check_shape(path, "template", content.get("template"), task.size)
+    heads = content.get("heads")
+    if not isinstance(heads, list) or not heads or not set(heads) <= set(task.outputs):
+        raise ExportError(f"{path}: heads is {heads!r}, expected some of {', '.join(task.outputs)}; {MEASURE_HINT}")
+    return {"template": content["template"], "heads": heads}
+
+
+def _check_shape(path: Path, key: str, points: object, size: int) -> None:
+    """15 points that spread over the crop; they may lie a little outside it."""
+    good = _finite(points, (15, 2))
+    if good:
+        array = np.asarray(points, np.float64)
+        good = bool((np.abs(array - (size - 1) / 2) <= size).all() and (np.ptp(array, axis=0) > size / 8).all())
+    if not good:
+        raise ExportError(f"{path}: {key} must be 15 points [x, y] in pixels of the {size} px crop; {MEASURE_HINT}")
+
+
+def _finite(value: object, shape: tuple[int, ...]) -> bool:
+    try:
+        array = np.asarray(value, np.float64)
+    except (TypeError, ValueError):
+        return False
+    return array.shape == shape and bool(np.isfinite(array).all())
+
+
+_ABSOLUTE = re.compile(r"(?:(?<=[\s='\"])|^)(?:~?/|[A-Za-z]:\\)[^\s'\"]*")
+
+
+def _without_paths(value: Any, key: str = "") -> Any:
+    """The same JSON without directories: a bundle travels, and where its data lay on one machine is noise or a leak."""
+    if isinstance(value, dict):
+        return {name: _without_paths(item, name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(item, key) for item in value]
+    if isinstance(value, str):
+        return (
+            PurePath(value).name
+            if key in ("data", "votes", "out")
+            else _ABSOLUTE.sub(lambda found: PurePath(found[0]).name, value)
+        )
+    return value

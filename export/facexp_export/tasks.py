@@ -1,0 +1,36 @@
+"""What an export needs to know about each of the two networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from facexp.geometry import KEYPOINTS
+from facexp.labels import SEVEN
+
+Kind = Literal["points", "logits"]
+"""Points are coordinates in pixels of the crop; logits go through a softmax over their last axis."""
+
+INPUT_NAME = "image"
+"""The one input of every network: uint8 crops (batch, size, size, 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One network: its crops, its outputs and what they mean."""
+
+    name: str
+    size: int
+    """Side of the square input crop, in pixels."""
+    kind: Kind
+    outputs: tuple[str, ...]
+    """Names that a trained model may give its outputs; it must have at least one of them and no other."""
+    shape: tuple[int, ...]
+    """Shape of one output for one face."""
+    labels: tuple[str, ...]
+
+
+TASKS: dict[str, Task] = {
+    "keypoints": Task("keypoints", 96, "points", ("keypoints",), (len(KEYPOINTS), 2), KEYPOINTS),
+    "emotion": Task("emotion", 48, "logits", ("fer2013", "ferplus"), (len(SEVEN),), SEVEN),
+}

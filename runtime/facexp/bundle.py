@@ -1,0 +1,295 @@
+"""The model bundle: a directory with manifest.json and the ONNX files that it names, every file checked by its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from facexp.errors import BundleError
+from facexp.geometry import KEYPOINTS, Framing, Points
+from facexp.labels import SEVEN
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpec:
+    """One ONNX file of a bundle."""
+
+    file: str
+    """Its name in the bundle's directory."""
+    sha256: str
+    """Hash of its content, 64 lower-case hexadecimal digits."""
+    bytes: int
+    """Its size."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output of a model."""
+
+    name: str
+    dtype: str
+    """numpy's name of the type."""
+    row: tuple[int, ...]
+    """The shape without the batch, which is the first dimension."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModelSpec:
+    """What the manifest says about one network."""
+
+    name: str
+    files: Mapping[str, FileSpec]
+    """Precision ("float32", "int8") -> file."""
+    input: TensorSpec
+    outputs: tuple[TensorSpec, ...]
+    labels: tuple[str, ...]
+    """Names of the outputs' rows (keypoints) or columns (emotion)."""
+    size: int
+    """Side of the square gray crop that the network takes, in pixels."""
+    training: Mapping[str, Any]
+    """Where the weights come from; empty where the manifest does not say."""
+    figures: tuple[Mapping[str, Any], ...]
+    """Measured scores; empty where the manifest has none."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class KeypointsSpec(ModelSpec):
+    """The keypoints network: labels are `facexp.KEYPOINTS`."""
+
+    framing: Framing
+    """How the training square lies round a detector's box."""
+    mean_shape: Points
+    """(15, 2) float32: where the points of an average face lie in the crop, in pixels of the crop, read-only."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EmotionSpec(ModelSpec):
+    """The emotion network: labels are the seven emotions."""
+
+    template: Points
+    """(15, 2) float32: where alignment puts the points, in pixels of the crop, read-only."""
+    heads: tuple[str, ...]
+    """The outputs whose softmaxes are averaged to give the probabilities."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A bundle on disk. The manifest has been read and checked; a model's file is checked when it is read."""
+
+    path: Path
+    name: str
+    version: str
+    created: str
+    terms: str
+    keypoints: KeypointsSpec
+    emotion: EmotionSpec
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> Bundle:
+        """Read the bundle in a directory, or the one that ships with facexp.
+
+        Raises BundleError, naming file and key, when the manifest is missing, not JSON, of another schema, incomplete
+        or contradicts facexp's label lists.
+        """
+        directory = Path(str(importlib.resources.files("facexp") / "models")) if path is None else Path(path)
+        root = _read_manifest(directory)
+        models = root.child("models")
+        return cls(
+            path=directory,
+            name=root.get("name", str),
+            version=root.get("version", str),
+            created=root.get("created", str),
+            terms=root.get("terms", str),
+            keypoints=_keypoints(models.child("keypoints")),
+            emotion=_emotion(models.child("emotion")),
+        )
+
+    def read(self, model: ModelSpec, precision: str) -> bytes:
+        """`read_model` of this bundle."""
+        return read_model(self.path, model, precision)
+
+
+def load_keypoints(directory: Path) -> KeypointsSpec:
+    """The keypoint network of a bundle that may have no other yet; BundleError as for `Bundle.load`."""
+    return _keypoints(_read_manifest(directory).child("models").child("keypoints"))
+
+
+def read_model(directory: Path, model: ModelSpec, precision: str) -> bytes:
+    """The bytes of a model's ONNX file, as `Session` takes them, with their hash checked.
+
+    Raises BundleError when the model has no such precision, or the file is missing or differs from the manifest.
+    """
+    try:
+        spec = model.files[precision]
+    except KeyError:
+        known = ", ".join(model.files)
+        message = f"{directory / MANIFEST}: model {model.name} has no {precision} file, it has {known}"
+        raise BundleError(message) from None
+    file = directory / spec.file
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise BundleError(f"{file}: cannot be read ({why}); the bundle is incomplete, install it again") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != spec.sha256:
+        raise BundleError(
+            f"{file}: sha256 is {found[:12]}..., the manifest says {spec.sha256[:12]}...; "
+            "the file is damaged or was replaced, export or install the bundle again"
+        )
+    return content
+
+
+def _read_manifest(directory: Path) -> _Node:
+    file = directory / MANIFEST
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise BundleError(f"{file}: cannot be read ({why}); give the directory of a facexp bundle") from error
+    except ValueError as error:
+        raise BundleError(f"{file}: not valid JSON ({error}); install or export the bundle again") from error
+    root = _Node(file, "", content)
+    schema = root.get("schema", int)
+    if schema != SCHEMA:
+        raise BundleError(f"{file}: schema is {schema}, this facexp reads {SCHEMA}; install a matching facexp")
+    return root
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A JSON object with its place in the manifest, so that every complaint names file and key."""
+
+    file: Path
+    key: str
+    value: Any
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.value, dict):
+            raise self.wrong("", f"must be an object, got {_shown(self.value)}")
+
+    def get(self, key: str, kind: type[_T]) -> _T:
+        if key not in self.value:
+            raise self.wrong(key, "is missing")
+        found = self.value[key]
+        # JSON writes 1.0 as 1, and Python takes True for a number
+        if kind is float and isinstance(found, int) and not isinstance(found, bool):
+            found = float(found)
+        if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
+            raise self.wrong(key, f"must be {kind.__name__}, got {_shown(found)}")
+        return found
+
+    def child(self, key: str) -> _Node:
+        return _Node(self.file, self.path(key), self.get(key, dict))
+
+    def path(self, key: str) -> str:
+        return ".".join(part for part in (self.key, key) if part) or "the file"
+
+    def wrong(self, key: str, what: str) -> BundleError:
+        return BundleError(f"{self.file}: {self.path(key)} {what}")
+
+
+def _keypoints(node: _Node) -> KeypointsSpec:
+    how = node.child("preprocessing")
+    framing = how.child("framing")
+    scale, dx, dy = (framing.get(key, float) for key in ("scale", "dx", "dy"))
+    if not scale > 0:
+        raise framing.wrong("scale", f"must be above 0, got {scale}")
+    common = _common(node, "keypoints", KEYPOINTS)
+    _expect_outputs(node, common["outputs"], {"keypoints": (len(KEYPOINTS), 2)})
+    return KeypointsSpec(**common, framing=Framing(scale, dx, dy), mean_shape=_points(how, "mean_shape"))
+
+
+def _emotion(node: _Node) -> EmotionSpec:
+    how = node.child("preprocessing")
+    common = _common(node, "emotion", SEVEN)
+    names = [output.name for output in common["outputs"]]
+    _expect_outputs(node, common["outputs"], dict.fromkeys(names, (len(SEVEN),)))
+    heads = how.get("heads", list)
+    if not heads or len(set(map(str, heads))) != len(heads) or not all(head in names for head in heads):
+        raise how.wrong("heads", f"must name one or more different outputs of {names}, got {_shown(heads)}")
+    return EmotionSpec(**common, template=_points(how, "template"), heads=tuple(heads))
+
+
+def _common(node: _Node, name: str, labels: tuple[str, ...]) -> dict[str, Any]:
+    found = node.get("labels", list)
+    if tuple(map(str, found)) != labels:
+        raise node.wrong("labels", f"must be {list(labels)}, got {_shown(found)}")
+    how = node.child("preprocessing")
+    if how.get("colour", str) != "gray":
+        raise how.wrong("colour", f"must be 'gray', got {_shown(how.value['colour'])}")
+    size = how.get("size", int)
+    files = node.child("files")
+    if not files.value:
+        raise node.wrong("files", "must name at least one file")
+    tensor = _tensor(node.child("input"))
+    if size < 1 or (tensor.dtype, tensor.row) != ("uint8", (size, size, 1)):
+        shape = ["batch", size, size, 1]
+        raise node.wrong("input", f"must be uint8 of shape {shape}, got {_shown(node.value['input'])}")
+    outputs = node.get("outputs", list)
+    return {
+        "name": name,
+        "files": {precision: _file(files.child(precision)) for precision in files.value},
+        "input": tensor,
+        "outputs": tuple(
+            _tensor(_Node(node.file, node.path(f"outputs[{index}]"), value)) for index, value in enumerate(outputs)
+        ),
+        "labels": labels,
+        "size": size,
+        "training": node.get("training", dict) if "training" in node.value else {},
+        "figures": tuple(node.get("figures", list)) if "figures" in node.value else (),
+    }
+
+
+def _file(node: _Node) -> FileSpec:
+    name = node.get("file", str)
+    if not name or Path(name).name != name or "\\" in name:
+        raise node.wrong("file", f"must be a plain file name beside the manifest, got {_shown(name)}")
+    sha256 = node.get("sha256", str)
+    if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+        raise node.wrong("sha256", f"must be 64 lower-case hexadecimal digits, got {_shown(sha256)}")
+    return FileSpec(name, sha256, node.get("bytes", int))
+
+
+def _tensor(node: _Node) -> TensorSpec:
+    shape = node.get("shape", list)
+    if not shape or not isinstance(shape[0], str) or not all(type(size) is int and size > 0 for size in shape[1:]):
+        raise node.wrong("shape", f"must be the batch's name, then sizes, got {_shown(shape)}")
+    return TensorSpec(node.get("name", str), node.get("dtype", str), tuple(shape[1:]))
+
+
+def _expect_outputs(node: _Node, outputs: tuple[TensorSpec, ...], rows: Mapping[str, tuple[int, ...]]) -> None:
+    found = {output.name: output.row for output in outputs}
+    if not outputs or found != rows or any(output.dtype != "float32" for output in outputs):
+        expected = {name: ["batch", *shape] for name, shape in rows.items()} or "at least one output"
+        raise node.wrong("outputs", f"must be float32 {expected}, got {_shown(node.value['outputs'])}")
+
+
+def _points(node: _Node, key: str) -> Points:
+    value = node.get(key, list)
+    try:
+        points = np.array(value, dtype=np.float32)
+    except (TypeError, ValueError):
+        points = np.empty(0, np.float32)
+    # alignment divides by the spread of these points
+    if points.shape != (len(KEYPOINTS), 2) or not np.isfinite(points).all() or not np.ptp(points, axis=0).all():
+        raise node.wrong(key, f"must be {len(KEYPOINTS)} different pairs of finite numbers, got {_shown(value)}")
+    points.setflags(write=False)
+    return points
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

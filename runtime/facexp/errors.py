@@ -1,0 +1,23 @@
+"""What can go wrong at run time, each with a message that says what, where and what to do."""
+
+from __future__ import annotations
+
+
+class FacexpError(Exception):
+    """Base of every error that facexp raises on purpose."""
+
+
+class BundleError(FacexpError):
+    """The model bundle is missing, incomplete, damaged or of another schema."""
+
+
+class DeviceError(FacexpError):
+    """The asked device does not really run here."""
+
+
+class DetectorError(FacexpError):
+    """The face detector's file is missing or not the expected one."""
+
+
+class SourceError(FacexpError):
+    """A photo or clip cannot be read."""

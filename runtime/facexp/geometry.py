@@ -1,0 +1,213 @@
+"""The one place where crops are cut: box -> square -> crop, and points back into the image.
+
+Coordinates are pixels with the centre of the first pixel at (0, 0), as in Kaggle's keypoint files and in OpenCV.
+A crop is described by a 2x3 matrix that takes image coordinates to crop coordinates; training and the runtime cut with
+the same functions, so they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Matrix = NDArray[np.float64]
+Points = NDArray[np.float32]
+Image = NDArray[np.uint8]
+
+KEYPOINTS: tuple[str, ...] = (
+    "left_eye_center",
+    "right_eye_center",
+    "left_eye_inner_corner",
+    "left_eye_outer_corner",
+    "right_eye_inner_corner",
+    "right_eye_outer_corner",
+    "left_eyebrow_inner_end",
+    "left_eyebrow_outer_end",
+    "right_eyebrow_inner_end",
+    "right_eyebrow_outer_end",
+    "nose_tip",
+    "mouth_left_corner",
+    "mouth_right_corner",
+    "mouth_center_top_lip",
+    "mouth_center_bottom_lip",
+)
+"""Names and order of the 15 points, Kaggle's own; "left" is the person's left."""
+
+MIRROR: tuple[int, ...] = tuple(
+    KEYPOINTS.index(
+        name.replace("left", "#").replace("right", "left").replace("#", "right")
+        if "left" in name or "right" in name
+        else name
+    )
+    for name in KEYPOINTS
+)
+"""For each point the index of the point that takes its place when the picture is reflected."""
+
+
+ALIGNMENT: tuple[int, ...] = tuple(
+    KEYPOINTS.index(name)
+    for name in (
+        "left_eye_center",
+        "right_eye_center",
+        "left_eye_inner_corner",
+        "left_eye_outer_corner",
+        "right_eye_inner_corner",
+        "right_eye_outer_corner",
+        "nose_tip",
+        "mouth_left_corner",
+        "mouth_right_corner",
+    )
+)
+"""The points that place the emotion crop: not the brows and lips, which move up and down with the very expression that
+is to be read, so that an open mouth would shrink the face."""
+
+# a face this many times larger or smaller than its square says it is, is a failed set of points
+_MAX_ZOOM = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Square:
+    """An upright square of an image: centre (x, y) and side, in pixels."""
+
+    x: float
+    y: float
+    side: float
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How the training square lies round a detector's box, measured on the training photos.
+
+    `scale` multiplies the box's mean side sqrt(w * h); `dx` and `dy` move the centre, in units of that side.
+    """
+
+    scale: float
+    dx: float
+    dy: float
+
+    def square(self, box: tuple[float, float, float, float]) -> Square:
+        """The square round a box (x, y, w, h) in pixels."""
+        x, y, w, h = box
+        if not (w > 0 and h > 0):
+            raise ValueError(f"a box needs a positive width and height, got {w} x {h}")
+        side = float(np.sqrt(w * h))
+        return Square(x + w / 2 - 0.5 + self.dx * side, y + h / 2 - 0.5 + self.dy * side, self.scale * side)
+
+
+def check_image(image: Image) -> None:
+    """ValueError unless the array is a uint8 image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not empty."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        raise ValueError(f"an image must be a uint8 array, got {getattr(image, 'dtype', type(image).__name__)}")
+    if image.size == 0 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
+        raise ValueError(f"an image must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) and not empty, got {image.shape}")
+
+
+def to_gray(image: Image) -> Image:
+    """BGR (H, W, 3), BGRA (H, W, 4), gray (H, W) or (H, W, 1) uint8 -> gray (H, W) uint8.
+
+    Raises ValueError for another dtype or shape, or for an empty image.
+    """
+    check_image(image)
+    if image.ndim == 2:
+        return image
+    if image.shape[2] == 1:
+        return image[:, :, 0]
+    code = cv2.COLOR_BGR2GRAY if image.shape[2] == 3 else cv2.COLOR_BGRA2GRAY
+    return np.asarray(cv2.cvtColor(image, code), dtype=np.uint8)
+
+
+def square_matrix(square: Square, size: int) -> Matrix:
+    """The matrix that takes image coordinates to the (size, size) crop of a square."""
+    scale = size / square.side
+    half = (size - 1) / 2
+    return np.array([[scale, 0, half - scale * square.x], [0, scale, half - scale * square.y]], dtype=np.float64)
+
+
+def similarity(source: Points, target: Points) -> Matrix:
+    """The rotation, scale and shift that take (N, 2) source points closest to target, in the least-squares sense.
+
+    Reflections are never returned. Formula: Umeyama, "Least-squares estimation of transformation parameters between
+    two point patterns", PAMI 1991. Raises ValueError when the source points coincide.
+    """
+    a = np.asarray(source, dtype=np.float64)
+    b = np.asarray(target, dtype=np.float64)
+    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
+    a, b = a - mean_a, b - mean_b
+    spread = float((a * a).sum())
+    if spread < 1e-12:
+        raise ValueError("similarity: the source points coincide")
+    # in the plane the least-squares rotation and scale are the two numbers of one complex factor
+    cos = float((a * b).sum()) / spread
+    sin = float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / spread
+    rotation = np.array([[cos, -sin], [sin, cos]])
+    return np.hstack([rotation, (mean_b - rotation @ mean_a)[:, None]])
+
+
+def compose(outer: Matrix, inner: Matrix) -> Matrix:
+    """The matrix that does `inner`, then `outer`."""
+    return np.hstack([outer[:, :2] @ inner[:, :2], (outer[:, :2] @ inner[:, 2] + outer[:, 2])[:, None]])
+
+
+def invert(matrix: Matrix) -> Matrix:
+    """The matrix that goes back."""
+    back = np.linalg.inv(matrix[:, :2])
+    return np.hstack([back, -(back @ matrix[:, 2])[:, None]])
+
+
+def transform(points: Points, matrix: Matrix) -> Points:
+    """(..., 2) points through a matrix, float32."""
+    moved = np.asarray(points, dtype=np.float64) @ matrix[:, :2].T + matrix[:, 2]
+    return moved.astype(np.float32)
+
+
+def warp(gray: Image, matrix: Matrix, size: int) -> Image:
+    """Cut the (size, size) crop that `matrix` describes out of a gray (H, W) image; the border is replicated.
+
+    A face much larger than the crop is averaged down first: bilinear sampling alone would skip pixels and alias.
+    """
+    height, width = gray.shape
+    shrink = max(1, int(1 / max(zoom_of(matrix), 1e-6)))
+    # only the part that the crop shows: OpenCV's warp refuses an image of more than 32,766 pixels a side
+    corners = transform(np.array([[-1, -1], [size, -1], [-1, size], [size, size]], np.float32), invert(matrix))
+    x0, y0 = np.floor(np.clip(corners.min(axis=0) - shrink, 0, [width - 1, height - 1])).astype(int)
+    x1, y1 = np.ceil(np.clip(corners.max(axis=0) + shrink + 1, [x0 + 1, y0 + 1], [width, height])).astype(int)
+    gray = gray[y0:y1, x0:x1]
+    matrix = compose(matrix, np.array([[1, 0, x0], [0, 1, y0]], dtype=np.float64))
+    columns, rows = (x1 - x0) // shrink, (y1 - y0) // shrink
+    if shrink >= 2 and columns and rows:
+        region = gray[: rows * shrink, : columns * shrink]
+        gray = np.asarray(cv2.resize(region, (columns, rows), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        # centre of a block of `shrink` pixels -> centre of the pixel that replaces it
+        offset = (shrink - 1) / 2
+        matrix = compose(matrix, np.array([[shrink, 0, offset], [0, shrink, offset]], dtype=np.float64))
+    crop = cv2.warpAffine(gray, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(crop, dtype=np.uint8)
+
+
+def cut(grays: list[Image], placed: list[Matrix], size: int) -> NDArray[np.uint8]:
+    """The uint8 (N, size, size, 1) crops that (2, 3) matrices from image to crop pixels describe, a gray image each."""
+    batch = np.empty((len(grays), size, size, 1), np.uint8)
+    for row, gray, matrix in zip(batch, grays, placed, strict=True):
+        row[:, :, 0] = warp(gray, matrix, size)
+    return batch
+
+
+def zoom_of(matrix: Matrix) -> float:
+    """How much larger lengths become, crop pixels per image pixel."""
+    return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+
+
+def align(points: Points, target: Points, zoom: float) -> Matrix | None:
+    """The similarity that takes (15, 2) points to target, by those of ALIGNMENT.
+
+    None where its zoom is far from the expected one: such points are no face's.
+    """
+    chosen = list(ALIGNMENT)
+    try:
+        matrix = similarity(points[chosen], target[chosen])
+    except ValueError:
+        return None
+    return matrix if 1 / _MAX_ZOOM <= zoom_of(matrix) / zoom <= _MAX_ZOOM else None

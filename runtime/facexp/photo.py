@@ -1,0 +1,274 @@
+"""One photo file -> pixels as a person sees them, or one line that says why not.
+
+What is decided here, format by format:
+
+- EXIF orientation (JPEG, PNG, WebP, TIFF) and AVIF's rotation and mirror are applied.
+- Transparency is laid on white, as a browser shows it.
+- 16-bit pictures become 8-bit. Where all values fit 8, 10, 12 or 14 bits, the file is taken for a camera's narrower
+  values in a 16-bit container and that range is the scale; a plain division would show them black.
+- Floats and 32-bit integers have no agreed black and white: refused.
+- Files that end early, that hold more than MAX_PIXELS, or that only preview a camera raw are refused.
+- A multi-page TIFF shows its first page, and a line is logged that says so.
+- GIF, APNG, WebP and AVIF with more than one frame are clips: `animation` reads them.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp.errors import SourceError
+from facexp.geometry import Image
+
+MAX_PIXELS = 250_000_000
+"""Larger pictures are refused: decoded they would take more than 750 MB."""
+MAX_BYTES = 1 << 30
+"""Larger photo files are refused, in bytes."""
+ANIMATION_WINDOW = 32_000_000
+"""Pixels of an animation decoded at once; it bounds the memory of a long one."""
+
+ANIMATION_FPS = 50.0
+"""The rate at which an animation is worth saving: browsers show its frames for 20 ms or longer."""
+
+Pixels = NDArray[np.generic]
+
+_ORIENTATION_TAG, _SUBFILE_TAG, _WIDTH_TAG, _HEIGHT_TAG, _EXTRA_TAG = 0x112, 254, 256, 257, 338
+
+
+def sniff(head: bytes) -> str | None:
+    """The photo format that a file's first bytes (32 are enough) announce, or None."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head[:6] in (b"GIF87a", b"GIF89a"):
+        return "GIF"
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "TIFF"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[:2] == b"BM" and head[6:10] == bytes(4):
+        return "BMP"
+    if head[4:8] == b"ftyp":
+        brands = {head[8:12], *(head[i : i + 4] for i in range(16, len(head) - 3, 4))}
+        if brands & {b"avif", b"avis"}:
+            return "AVIF"
+        if brands & {b"heic", b"heix", b"heif", b"hevc", b"mif1"}:
+            return "HEIC"
+    if head.startswith(b"\0\0\0\x0cjP  \r\n\x87\n") or head.startswith(b"\xff\x4f\xff\x51"):
+        return "JPEG 2000"
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
+        return "PNM"
+    return None
+
+
+def decode(data: bytes, kind: str) -> Image:
+    """The bytes of a photo file -> BGR (H, W, 3) uint8, upright, opaque.
+
+    `kind` is what `sniff` said. Raises SourceError with the reason alone; the caller knows the name.
+    """
+    if kind == "HEIC":
+        raise SourceError("is a HEIC photo, which OpenCV does not read: convert it to JPEG or PNG")
+    _refuse_by_header(data, kind)
+    image, turn = _raw(data, kind)
+    premultiplied = False
+    if kind == "TIFF" and image.ndim == 3 and image.shape[2] == 4:
+        # 0 is data without a meaning, 1 alpha that is multiplied in, 2 alpha that is not; OpenCV writes no tag with its
+        extra = _tiff_tags(data).get(_EXTRA_TAG, 2)
+        if extra == 0:
+            image = image[:, :, :3]
+        # libtiff multiplies 8-bit colours by the alpha that the tag declares
+        premultiplied = extra == 1 or (_EXTRA_TAG in _tiff_tags(data) and image.dtype == np.uint8)
+    return _turned(_opaque(_eight_bits(image), premultiplied), turn)
+
+
+def pages(path: Path, kind: str) -> int:
+    """How many pages or frames a photo file holds; 1 where the format has only one, or where the file is damaged."""
+    if kind not in ("GIF", "PNG", "WebP", "AVIF", "TIFF"):
+        return 1
+    try:
+        return max(1, cv2.imcount(opencv_name(path)))
+    except cv2.error:
+        return 1
+
+
+def animation(path: Path, total: int) -> Iterator[tuple[Image, float]]:
+    """The frames of an animated GIF, APNG, WebP or AVIF, each as BGR (H, W, 3) uint8 with how long it shows, in ms.
+
+    Raises SourceError (the reason alone) where the file is damaged.
+    """
+    start, window = 0, 1
+    while start < total:
+        try:
+            ok, frames = cv2.imreadanimation(opencv_name(path), start=start, count=window)
+        except cv2.error:
+            ok = False
+        if not ok or len(frames.frames) == 0:
+            raise SourceError(f"breaks off after {start} of {total} frames: the file is damaged or cut short")
+        for pixels, duration in zip(frames.frames, frames.durations, strict=True):
+            # browsers show a frame that claims 10 ms or less for 100 ms
+            yield _opaque(_eight_bits(pixels)), float(duration) if duration > 10 else 100.0
+        start += len(frames.frames)
+        # every window is decoded from the file's beginning: few and large, but bounded
+        height, width = frames.frames[0].shape[:2]
+        window = max(16, ANIMATION_WINDOW // (height * width))
+
+
+def opencv_name(path: Path) -> str:
+    """The absolute name, as OpenCV can open it: FFmpeg would take a relative one with a colon for a protocol.
+
+    Raises SourceError (the reason alone) for a name that is not valid UTF-8.
+    """
+    try:
+        return os.fsencode(path.absolute()).decode()
+    except UnicodeDecodeError:
+        raise SourceError("has a name that is not valid UTF-8, which OpenCV cannot open: rename it") from None
+
+
+def _raw(data: bytes, kind: str) -> tuple[Pixels, int]:
+    """The decoded picture as stored, and the EXIF orientation (1 to 8) that is still to be applied."""
+    buffer = np.frombuffer(data, dtype=np.uint8)
+    # OpenCV turns JPEG and TIFF itself; PNG and WebP only when it also drops alpha and depth, so they are turned here
+    turn = 1
+    image: Pixels | None = None
+    try:
+        if kind in ("PNG", "WebP"):
+            image, kinds, chunks = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
+            for what, chunk in zip(kinds, chunks, strict=True):
+                if what == cv2.IMAGE_METADATA_EXIF:
+                    turn = _exif_orientation(chunk.tobytes())
+        else:
+            image = cv2.imdecode(buffer, cv2.IMREAD_COLOR if kind == "JPEG" else cv2.IMREAD_UNCHANGED)
+            if kind == "AVIF":
+                turn = _avif_orientation(data)
+    except cv2.error as error:
+        raise SourceError(f"cannot be decoded as {kind}: {error.err}") from None
+    except MemoryError:
+        raise SourceError("is too large for this machine's memory") from None
+    if image is None or image.size == 0:
+        cut = kind == "JPEG" and b"\xff\xd9" not in data[-65536:]
+        cut = cut or (kind == "PNG" and b"IEND" not in data[-64:])
+        raise SourceError(
+            f"is cut short: the {kind} data end early" if cut else f"is damaged: it does not decode as {kind}"
+        )
+    if image.shape[0] * image.shape[1] > MAX_PIXELS:
+        raise _too_large(image.shape[1], image.shape[0])
+    return image, turn
+
+
+def _eight_bits(image: Pixels) -> Image:
+    if image.dtype == np.uint8:
+        return np.asarray(image, dtype=np.uint8)
+    if image.dtype != np.uint16:
+        raise SourceError(
+            f"holds {image.dtype} values, which have no agreed black and white: save it with 8 or 16 bits"
+        )
+    top = int(image.max())
+    white = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if top < 2**bits)
+    return np.asarray(cv2.convertScaleAbs(image.astype(np.uint16, copy=False), alpha=255 / white), dtype=np.uint8)
+
+
+def _opaque(image: Image, premultiplied: bool = False) -> Image:
+    if image.ndim == 2 or image.shape[2] == 1:
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), dtype=np.uint8)
+    if image.shape[2] == 3:
+        return image
+    if image.shape[2] != 4:
+        raise SourceError(f"has {image.shape[2]} channels: only gray, colour and colour with transparency are read")
+    colour, alpha = image[:, :, :3], image[:, :, 3]
+    if int(alpha.min()) == 255:
+        return np.ascontiguousarray(colour)
+    cover = cv2.cvtColor(alpha, cv2.COLOR_GRAY2BGR)
+    ink = colour if premultiplied else cv2.multiply(colour, cover, scale=1 / 255)
+    return np.asarray(cv2.add(ink, cv2.bitwise_not(cover)), dtype=np.uint8)
+
+
+def _turned(image: Image, orientation: int) -> Image:
+    if orientation in (5, 6, 7, 8):
+        image = cv2.transpose(image)  # type: ignore[assignment]
+    flips = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
+    if orientation in flips:
+        image = cv2.flip(image, flips[orientation])  # type: ignore[assignment]
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _refuse_by_header(data: bytes, kind: str) -> None:
+    """Refuse what the header alone condemns, before memory is taken for it."""
+    if kind == "TIFF":
+        tags = _tiff_tags(data)
+        if tags.get(_SUBFILE_TAG, 0) & 1:
+            raise SourceError("starts with a reduced preview, as camera raw files do: convert it to JPEG or PNG")
+        width, height = tags.get(_WIDTH_TAG, 0), tags.get(_HEIGHT_TAG, 0)
+    elif kind == "JPEG":
+        width, height, scan = _jpeg_header(data)
+        # inside the data this pair of bytes is always something else; without it OpenCV may fill the rest with gray
+        if data.find(b"\xff\xd9", scan) < 0:
+            raise SourceError("is cut short: the JPEG data end early")
+    elif kind == "PNG" and len(data) >= 24:
+        width, height = struct.unpack_from(">II", data, 16)
+    elif kind == "GIF" and len(data) >= 10:
+        width, height = struct.unpack_from("<HH", data, 6)
+    elif kind == "BMP" and len(data) >= 26:
+        width, height = struct.unpack_from("<ii", data, 18)
+    else:
+        return
+    if abs(width * height) > MAX_PIXELS:
+        raise _too_large(width, abs(height))
+
+
+def _too_large(width: int, height: int) -> SourceError:
+    return SourceError(f"is too large, {width}x{height} pixels: at most {MAX_PIXELS // 1_000_000} megapixels are read")
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int, int]:
+    """Width, height and where the picture's data start; zeros for what is not found."""
+    width = height = 0
+    position = 2
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xDA:
+            return width, height, position
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, position + 5)
+        # a marker may be preceded by any number of fill bytes
+        position += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, position + 2)[0]
+    return width, height, 0
+
+
+def _tiff_tags(data: bytes) -> dict[int, int]:
+    """The whole-number tags of a TIFF block's first directory (EXIF data are one, too); {} where it is damaged."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    tags: dict[int, int] = {}
+    if order is None:
+        return tags
+    try:
+        (start,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, start)
+        for i in range(count):
+            tag, kind = struct.unpack_from(order + "HH", data, start + 2 + 12 * i)
+            if kind in (3, 4):
+                tags[tag] = struct.unpack_from(order + "HI"[kind - 3], data, start + 10 + 12 * i)[0]
+    except struct.error:
+        pass
+    return tags
+
+
+def _exif_orientation(exif: bytes) -> int:
+    return _tiff_tags(exif.removeprefix(b"Exif\0\0")).get(_ORIENTATION_TAG, 1)
+
+
+def _avif_orientation(data: bytes) -> int:
+    """AVIF's rotation and mirror properties as the EXIF orientation that does the same."""
+    head = data[: data.find(b"mdat")]
+    turn, mirror = head.find(b"irot"), head.find(b"imir")
+    quarters = head[turn + 4] & 3 if 0 <= turn < len(head) - 4 else 0
+    if not 0 <= mirror < len(head) - 4:
+        return (1, 8, 3, 6)[quarters]
+    # mirrored after the turn: top with bottom (axis 0) or left with right (axis 1)
+    return ((4, 5, 2, 7), (2, 7, 4, 5))[head[mirror + 4] & 1][quarters]

@@ -1,0 +1,140 @@
+"""Frames -> JSON lines, CSV or text in a stream (annotated pictures are `facexp.pictures`).
+
+A sink is used as `JsonlSink(sys.stdout).write(frame, shot)`. Each frame goes out whole and at once, so that a crash
+loses nothing and a reader sees a result when it is there.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from facexp.geometry import KEYPOINTS
+from facexp.labels import SEVEN
+from facexp.sources import Shot, printable
+from facexp.types import Face, Frame
+
+
+class Stream(Protocol):
+    """Where lines go: an open text file, `sys.stdout`, or anything with these two."""
+
+    def write(self, text: str, /) -> object:
+        """Take the text."""
+
+    def flush(self) -> object:
+        """Hand on what was taken."""
+
+
+class Sink(Protocol):
+    """Takes frames one by one."""
+
+    def write(self, frame: Frame, shot: Shot | None = None) -> None:
+        """Take one frame, with its picture where there is one."""
+
+
+def frame_record(frame: Frame) -> dict[str, Any]:
+    """The frame as plain JSON data, rounded to what it is worth: the schema that the README describes."""
+    record: dict[str, Any] = {"schema": 1, "source": frame.source, "frame": frame.index}
+    if frame.error is not None:
+        return record | {"error": frame.error}
+    record |= {
+        "time_ms": round(frame.time_ms, 1),
+        "width": frame.width,
+        "height": frame.height,
+        "device": frame.device,
+        "faces": [_face_record(face) for face in frame.faces],
+    }
+    if frame.timings is not None:
+        timings = frame.timings
+        parts = {"detect": timings.detect_ms, "keypoints": timings.keypoints_ms, "emotion": timings.emotion_ms}
+        record["ms"] = {name: round(value, 3) for name, value in parts.items()}
+    return record
+
+
+def _face_record(face: Face) -> dict[str, Any]:
+    return {
+        "box": [round(float(value), 2) for value in face.box],
+        "score": round(float(face.score), 4),
+        "keypoints": {
+            name: [round(x, 2), round(y, 2)] for name, (x, y) in zip(KEYPOINTS, face.keypoints.tolist(), strict=True)
+        },
+        "emotion": {
+            "label": face.emotion.label,
+            "probabilities": {name: round(float(p), 4) for name, p in face.emotion.probabilities.items()},
+        },
+    }
+
+
+class _LineSink:
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    def _put(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+class JsonlSink(_LineSink):
+    """One JSON object a line."""
+
+    def write(self, frame: Frame, shot: Shot | None = None) -> None:
+        """Write the frame's line."""
+        record = frame_record(frame)
+        # a name that is not valid UTF-8 cannot be printed as it is, but escaped it still leads back to the file
+        valid = not any("\ud800" <= letter <= "\udfff" for letter in frame.source + (frame.error or ""))
+        self._put(json.dumps(record, ensure_ascii=not valid, allow_nan=False) + "\n")
+
+
+class CsvSink(_LineSink):
+    """One row a face; a frame without a face gives one row with empty face columns. The heading goes out at once."""
+
+    def __init__(self, stream: Stream, labels: Sequence[str] = SEVEN) -> None:
+        super().__init__(stream)
+        self._labels = tuple(labels)
+        box = ["box_x", "box_y", "box_w", "box_h"]
+        points = [f"{name}_{axis}" for name in KEYPOINTS for axis in "xy"]
+        self._face = ["face", *box, "score", "emotion", *(f"prob_{label}" for label in self._labels), *points]
+        self._rows([["source", "frame", "time_ms", *self._face, "error"]])
+
+    def write(self, frame: Frame, shot: Shot | None = None) -> None:
+        """Write the frame's rows."""
+        start = [frame.source, frame.index, "" if frame.error is not None else round(frame.time_ms, 1)]
+        rows = [[*start, number, *self._values(face), ""] for number, face in enumerate(frame.faces)]
+        self._rows(rows or [[*start, *[""] * len(self._face), frame.error or ""]])
+
+    def _values(self, face: Face) -> list[object]:
+        record = _face_record(face)
+        emotion = record["emotion"]
+        points = [value for point in record["keypoints"].values() for value in point]
+        probabilities = [emotion["probabilities"][label] for label in self._labels]
+        return [*record["box"], record["score"], emotion["label"], *probabilities, *points]
+
+    def _rows(self, rows: Sequence[Sequence[object]]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        self._put(text.getvalue())
+
+
+class TextSink(_LineSink):
+    """A heading per picture and a line per face, for a person."""
+
+    def write(self, frame: Frame, shot: Shot | None = None) -> None:
+        """Write the frame's lines."""
+        name = printable(frame.source)
+        if frame.error is not None:
+            self._put(f"{name}  not read\n")
+            return
+        if shot is not None and shot.fps is not None:
+            name += f"  frame {frame.index}  {frame.time_ms / 1000:.2f} s"
+        count = f"{len(frame.faces)} face{'s' * (len(frame.faces) != 1)}" if frame.faces else "no face"
+        lines = [f"{name}  {frame.width}x{frame.height}  {count}"]
+        for number, face in enumerate(frame.faces):
+            x, y, w, h = (round(value) for value in face.box)
+            first, *others = sorted(face.emotion.probabilities.items(), key=lambda item: -item[1])
+            second = f"  ({others[0][0]} {others[0][1]:.0%})" if others else ""
+            emotion = f"{first[0]:<8} {first[1]:>4.0%}{second}"
+            lines.append(f"  {number}  {emotion:<28}  box {x},{y} {w}x{h}  score {face.score:.2f}")
+        self._put("\n".join(lines) + "\n")

@@ -1,0 +1,218 @@
+"""`facexp-infer` as a user and a program meet it: streams, exit status, signals, and every option."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from facexp.labels import FIVE, SEVEN
+from facexp.pictures import save_picture
+from facexp_cli.infer import infer
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_bundle: Path, astronaut: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command in a directory that holds photo.png, one face, and blank.png, none."""
+    monkeypatch.chdir(tmp_path)
+    save_picture(Path("photo.png"), astronaut)
+    save_picture(Path("blank.png"), np.full((48, 64, 3), 90, np.uint8))
+
+    def invoke(*arguments: str) -> Result:
+        result = CliRunner().invoke(infer, [*arguments, "--models", str(tiny_bundle)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke
+
+
+def records(text: str) -> list[dict[str, Any]]:
+    """The JSON lines; anything else on standard output fails here."""
+    assert text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def write_clip(path: str, frames: int = 20) -> None:
+    writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    for i in range(frames):
+        writer.write(np.full((48, 64, 3), 20 + 10 * (i % 20), np.uint8))
+    writer.release()
+
+
+def test_piped_output_is_json_lines_and_nothing_else(run: Run) -> None:
+    """Guards programs that read standard output."""
+    result = run("photo.png", "blank.png")
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    photo, blank = records(result.stdout)
+    assert (photo["source"], photo["width"], photo["height"], photo["device"]) == ("photo.png", 512, 512, "cpu")
+    assert len(photo["faces"]) == 1
+    assert list(photo["faces"][0]["emotion"]["probabilities"]) == list(SEVEN)
+    assert (blank["source"], blank["faces"]) == ("blank.png", [])
+
+
+def test_what_cannot_be_read_does_not_stop_the_rest(run: Run) -> None:
+    """Guards the error's record, its one line, the exit status, and what comes after it."""
+    Path("bad.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(20))
+    Path("empty").mkdir()
+    result = run("bad.jpg", "gone.png", "*.nope", "empty", "blank.png")
+    assert result.exit_code == 1
+    *errors, last = records(result.stdout)
+    assert [list(error) for error in errors] == [["schema", "source", "frame", "error"]] * 4
+    assert [error["source"] for error in errors] == ["bad.jpg", "gone.png", "*.nope", "empty"]
+    assert result.stderr.splitlines() == [f"Error: {error['error']}" for error in errors]
+    assert last["faces"] == []
+    assert "Error: gone.png: no such file or folder" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["photo.png", "--mistyped"],
+        ["--fromat", "csv", "photo.png"],
+        ["-x", "photo.png"],
+        ["photo.png", "--format", "xml"],
+        ["photo.png", "--emotions", "six"],
+        ["photo.png", "--device", "tpu"],
+        ["photo.png", "--every", "0"],
+        ["photo.png", "--threads", "0"],
+        ["photo.png", "--max-faces", "0"],
+        ["photo.png", "--min-score", "1.5"],
+        ["photo.png", "--detector", "gone.onnx"],
+        ["photo.png", "-q", "-v"],
+        ["photo.png", "--save"],
+        [".", "--save", "."],
+    ],
+)
+def test_wrong_usage_is_status_2(run: Run, arguments: list[str]) -> None:
+    """Guards against a mistyped flag taken for a file, and against values out of range; nothing is written."""
+    before = sorted(os.listdir())  # noqa: PTH208
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "Error: " in result.stderr
+    assert sorted(os.listdir()) == before  # noqa: PTH208
+
+
+def test_a_bundle_or_detector_that_is_none_is_one_line(run: Run, tmp_path: Path, tiny_bundle: Path) -> None:
+    """Guards the errors of the runtime: one line, status 1, no traceback."""
+    Path("x.onnx").write_bytes(b"no model")
+    Path("none").mkdir()
+    for result in (
+        run("photo.png", "--detector", "x.onnx"),
+        CliRunner().invoke(infer, ["photo.png", "--models", "none"]),
+    ):
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert re.fullmatch(r"Error: .+\n", result.stderr)
+
+
+def test_csv_and_text(run: Run) -> None:
+    """Guards the other two forms, with the emotions asked for."""
+    result = run("photo.png", "blank.png", "--format", "csv", "--emotions", "five")
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [row["face"] for row in rows] == ["0", ""]
+    assert [name[5:] for name in rows[0] if name.startswith("prob_")] == list(FIVE)
+    result = run("photo.png", "blank.png", "--format", "text")
+    assert re.fullmatch(
+        r"photo\.png  512x512  1 face\n  0  \w+ +\d+%  \(\w+ \d+%\) +box .+\nblank\.png  64x48  no face\n",
+        result.stdout,
+    )
+
+
+def test_options_reach_the_analyzer(run: Run, astronaut: Any) -> None:
+    """Guards --emotions, --min-score, --max-faces, --face-crops, --device and --threads."""
+
+    def faces(*arguments: str) -> list[dict[str, Any]]:
+        (record,) = records(run(*arguments).stdout)
+        return list(record["faces"])
+
+    save_picture(Path("two.png"), np.concatenate([astronaut, astronaut[::2, ::2].repeat(2, axis=0)], axis=1))
+    assert len(faces("two.png")) == 2
+    assert len(faces("two.png", "--max-faces", "1")) == 1
+    assert faces("photo.png", "--min-score", "1") == []
+    (face,) = faces("photo.png", "--emotions", "five", "--threads", "1", "--device", "cpu")
+    assert list(face["emotion"]["probabilities"]) == list(FIVE)
+    (crop,) = faces("blank.png", "--face-crops")
+    assert (crop["box"], crop["score"]) == ([0.0, 0.0, 64.0, 48.0], 1.0)
+
+
+def test_clips_and_every(run: Run) -> None:
+    """Guards the frames of a clip: each has its own record with the clip's own number and time."""
+    write_clip("x.mp4")
+    assert [record["frame"] for record in records(run("x.mp4").stdout)] == list(range(20))
+    found = records(run("x.mp4", "--every", "7").stdout)
+    assert [(record["frame"], record["time_ms"]) for record in found] == [(0, 0.0), (7, 700.0), (14, 1400.0)]
+
+
+def test_save(run: Run) -> None:
+    """Guards --save: photos and clips under their names, the clip of --every as long as its original."""
+    Path("album/sub").mkdir(parents=True)
+    for name in ("album/a.png", "album/sub/a.png"):
+        shutil.copy("photo.png", name)
+    write_clip("album/x.mov")
+    result = run("album", "album/a.png", "--save", "out", "--every", "5")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert len(records(result.stdout)) == 2 + 4 + 1
+    files = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file())
+    assert files == ["a.png", "album/a.png", "album/sub/a.png", "album/x.mp4"]
+    drawn, photo = cv2.imread("out/a.png"), cv2.imread("photo.png")
+    assert drawn is not None
+    assert photo is not None
+    assert (drawn != photo).any()
+    capture = cv2.VideoCapture("out/album/x.mp4", cv2.CAP_FFMPEG)
+    seconds = capture.get(cv2.CAP_PROP_FRAME_COUNT) / capture.get(cv2.CAP_PROP_FPS)
+    assert seconds == pytest.approx(2.0)
+    # a second run inside the folder neither reads its own results nor writes over a source
+    run("album", "--save", "album/out")
+    assert len(records(run("album", "--save", "album/out").stdout)) == 2 + 20
+
+
+def test_what_cannot_be_saved_does_not_stop_the_rest(run: Run) -> None:
+    """Guards the records of pictures whose annotated copy cannot be written: status 1, one line each."""
+    Path("out").mkdir()
+    Path("out/album").write_text("in the way")
+    Path("album").mkdir()
+    Path("photo.png").rename("album/a.png")
+    result = run("album", "blank.png", "--save", "out")
+    assert result.exit_code == 1
+    assert len(records(result.stdout)) == 2
+    assert result.stderr == "Error: out/album: this folder cannot be made: File exists\n"
+    assert Path("out/blank.png").is_file()
+
+
+def test_quiet_and_verbose(run: Run) -> None:
+    """Guards what goes to standard error: notes by default, nothing with -q, models and speed with -v."""
+    assert cv2.imwritemulti("x.tif", [np.full((8, 10), 90, np.uint8)] * 2)
+    note = "Note: x.tif: has 2 pages, only the first is read\n"
+    assert run("x.tif").stderr == note
+    assert run("x.tif", "-q").stderr == ""
+    assert re.fullmatch(
+        rf"Note: models tiny 0\.0\.1 on cpu\n{re.escape(note)}Note: 1 pictures?, 0 faces in \d+\.\d s\n",
+        run("x.tif", "-v").stderr,
+    )
+
+
+def test_help_documents_every_option() -> None:
+    """Guards the option table: each flag of the issue, each with a help text."""
+    text = CliRunner().invoke(infer, ["--help"], env={"COLUMNS": "200"}).output
+    for flag in (
+        *("--format [text|jsonl|csv]", "--save DIR", "--emotions [five|seven]", "--face-crops"),
+        *("--device [auto|cpu|cuda]", "--threads N", "--min-score", "--max-faces N", "--every N", "--detector PATH"),
+        *("--models DIR", "-q, --quiet", "-v, --verbose", "--version", "-h, --help"),
+    ):
+        assert re.search(rf"^  .*{re.escape(flag)}.* {{2,}}\S", text, re.MULTILINE), flag
+    assert all(getattr(parameter, "help", "") for parameter in infer.params[1:])

@@ -1,0 +1,140 @@
+"""The group `facexp`: every command listed, nothing heavy imported, one line for what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import click
+import cv2
+import pytest
+from click.testing import CliRunner
+
+import facexp
+from facexp_cli import extras, main
+from facexp_cli.infer import infer
+
+HEAVY = ("tensorflow", "keras", "pandas", "sklearn", "matplotlib", "skimage", "cv2", "onnxruntime", "facexp.analyzer")
+
+
+def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "COLUMNS": "100"})
+
+
+def test_help_lists_every_command() -> None:
+    """Guards the overview: each command with its one line."""
+    result = CliRunner().invoke(main.cli, ["--help"])
+    assert result.exit_code == 0
+    assert list(main.COMMANDS) == ["infer", "demo", "train", "evaluate", "export"]
+    for name in main.COMMANDS:
+        assert f"\n  {name} " in result.output
+
+
+@pytest.mark.parametrize("command", ["", "infer", "demo", "train", "evaluate", "export"])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    """Guards a fast --help, and a base install in which most of these are missing."""
+    code = f"""
+import sys
+from facexp_cli.main import main
+sys.argv = ["facexp", *{command.split()!r}, "--help"]
+try:
+    main()
+finally:
+    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+"""
+    result = run(code)
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"Usage: facexp{' ' * bool(command)}{command} [OPTIONS]")
+    assert result.stderr == "[]\n"
+
+
+def test_facexp_infer_is_the_same_command() -> None:
+    """Guards against two commands that drift apart."""
+    assert main.cli.get_command(click.Context(main.cli), "infer") is infer
+
+
+def test_a_missing_module_is_one_line() -> None:
+    """Guards the base install: `facexp train` says what to install, with any options behind it, and status 1."""
+    code = """
+import sys
+sys.modules["facexp_cli.train"] = None
+from facexp_cli.main import main
+sys.argv = ["facexp", "train", "keypoints", "data.csv", "--out", "runs/k1"]
+main()
+"""
+    result = run(code)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == 'Error: facexp_cli.train is not installed: pip install "facexp[train]"\n'
+
+
+def test_require_names_the_extra() -> None:
+    """Guards the line that every command of an extra uses."""
+    extras.require("cpu", "sys", "numpy")
+    with pytest.raises(click.ClickException) as caught:
+        extras.require("train", "numpy", "no_such_module")
+    assert caught.value.message == 'no_such_module is not installed: pip install "facexp[train]"'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["--no-such-flag"], 2, "No such option"),
+        (["nonsense"], 2, "No such command 'nonsense'"),
+        (["infer"], 2, "Missing argument 'SOURCE...'"),
+        (["infer", "--help"], 0, ""),
+        (["--version"], 0, ""),
+        ([], 2, "Usage: facexp"),
+    ],
+)
+def test_exit_status(
+    arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards the statuses that the group itself gives."""
+    monkeypatch.setattr(sys, "argv", ["facexp", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == status
+    assert said in capsys.readouterr().err
+
+
+def test_ctrl_c_outside_a_run_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards Ctrl-C in the commands that do not handle it themselves: click alone would say 1."""
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["facexp"])
+    with pytest.raises(SystemExit) as caught:
+        main._end(click.Command("x", callback=interrupted), "x")
+    assert caught.value.code == 130
+
+
+def test_demo(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the README's first command: the astronaut is found, printed and drawn, and the file is named."""
+    pytest.importorskip("skimage", reason="the astronaut comes with scikit-image")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(facexp, "Analyzer", partial(facexp.Analyzer, bundle=tiny_bundle))
+    result = CliRunner().invoke(main.cli, ["demo"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith('{"schema": 1, "source": "astronaut.png", "frame": 0')
+    assert result.stdout.count('"box"') == 1
+    assert result.stderr == "Note: the annotated picture is facexp-demo.jpg\n"
+    drawn = cv2.imread("facexp-demo.jpg")
+    assert drawn is not None
+    assert drawn.shape == (512, 512, 3)
+    assert CliRunner().invoke(main.cli, ["demo", "--out", "deep/x.png"]).exit_code == 0
+    assert cv2.imread("deep/x.png") is not None
+
+
+def test_demo_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the line of a missing scikit-image."""
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "skimage" else real(name))
+    result = CliRunner().invoke(main.cli, ["demo"])
+    assert result.exit_code == 1
+    assert result.stderr == 'Error: scikit-image is not installed: pip install "facexp[demo]"\n'

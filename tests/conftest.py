@@ -1,0 +1,61 @@
+"""What all rooms' tests share."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """The module tests/tiny_bundle.py: MEAN_SHAPE, TEMPLATE, build(directory, answer, framing) ..."""
+    # tests are not on sys.path under --import-mode=importlib
+    spec = importlib.util.spec_from_file_location("tiny_bundle", Path(__file__).with_name("tiny_bundle.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a tiny valid bundle, shared by all tests: copy it before damaging it."""
+    build: Callable[[Path], Path] = tiny.build
+    return build(tmp_path_factory.mktemp("tiny_bundle"))
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The real faces of FACEXP_DATA. Without them the test is skipped; a FACEXP_DATA that leads nowhere fails it."""
+    given = os.environ.get("FACEXP_DATA")
+    path = Path(given) if given else _ROOT.parent / "shared" / "data"
+    if (path / "samples" / "labels.csv").is_file():
+        return path
+    if given:
+        pytest.fail(f"FACEXP_DATA is {given}, and {path / 'samples' / 'labels.csv'} is not there")
+    pytest.skip("NO REAL FACES TESTED: no ../shared/data beside the checkout; set FACEXP_DATA to the data directory")
+
+
+@pytest.fixture
+def astronaut() -> NDArray[np.uint8]:
+    """(512, 512, 3) BGR uint8 of the public-domain portrait, a fresh copy for each test."""
+    data = pytest.importorskip("skimage.data", reason="the astronaut comes with scikit-image")
+    return np.ascontiguousarray(data.astronaut()[:, :, ::-1])
+
+
+@pytest.fixture(scope="session")
+def astronaut_file() -> Path:
+    """The same portrait as a file."""
+    from facexp_cli.demo import astronaut
+
+    return astronaut()

@@ -1,0 +1,145 @@
+"""A bundle is read as it is, and what is wrong with one is named by file and key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import facexp
+from facexp.bundle import Bundle
+from facexp.geometry import Framing
+
+Manifest = dict[str, Any]
+
+
+def test_a_bundle_says_what_its_manifest_says(tiny_bundle: Path, tiny: ModuleType) -> None:
+    # guards: every field lands where the runtime looks for it
+    bundle = Bundle.load(tiny_bundle)
+    assert (bundle.name, bundle.version, bundle.created, bundle.terms) == ("tiny", "0.0.1", "2026-11-20", "for tests")
+    assert bundle.keypoints.labels == facexp.KEYPOINTS
+    assert bundle.keypoints.size == 96
+    assert bundle.keypoints.framing == Framing(1.0, 0.0, 0.0)
+    assert np.array_equal(bundle.keypoints.mean_shape, tiny.MEAN_SHAPE)
+    assert bundle.emotion.labels == facexp.SEVEN
+    assert bundle.emotion.size == 48
+    assert bundle.emotion.heads == ("fer2013", "ferplus")
+    assert np.allclose(bundle.emotion.template, tiny.TEMPLATE)
+    assert [output.name for output in bundle.emotion.outputs] == ["fer2013", "ferplus"]
+    assert bundle.emotion.input.row == (48, 48, 1)
+    assert bundle.emotion.training == {"data": "none"}
+    for model in (bundle.keypoints, bundle.emotion):
+        for precision, file in model.files.items():
+            assert file.file == f"{model.name}.{precision}.onnx"
+            assert len(bundle.read(model, precision)) == file.bytes
+    with pytest.raises(ValueError, match="read-only"):
+        bundle.emotion.template[0] = 0
+
+
+def test_a_damaged_file_is_found_by_its_hash(own_bundle: Path) -> None:
+    # guards: weights that were cut off or replaced never run
+    file = own_bundle / "emotion.int8.onnx"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(facexp.BundleError, match=r"emotion\.int8\.onnx: sha256 is .* the manifest says"):
+        facexp.Analyzer(bundle=own_bundle)
+    # only the files in use are read
+    assert facexp.Analyzer(precision="float32", bundle=own_bundle).device in ("cpu", "cuda")
+    file.unlink()
+    with pytest.raises(facexp.BundleError, match=r"emotion\.int8\.onnx: cannot be read \(No such file"):
+        facexp.Analyzer("cpu", bundle=own_bundle)
+
+
+def test_a_precision_that_is_not_there_is_named(tiny_bundle: Path) -> None:
+    # guards: a mistyped precision lists what exists
+    with pytest.raises(facexp.BundleError, match="model keypoints has no float16 file, it has float32, int8"):
+        facexp.Analyzer(precision="float16", bundle=tiny_bundle)
+
+
+def test_a_missing_or_broken_manifest_is_named(tmp_path: Path) -> None:
+    # guards: the first thing that goes wrong with --bundle
+    with pytest.raises(facexp.BundleError, match=r"manifest\.json: cannot be read \(No such file or directory\)"):
+        Bundle.load(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"schema": 1,')
+    with pytest.raises(facexp.BundleError, match=r"manifest\.json: not valid JSON"):
+        Bundle.load(tmp_path)
+    (tmp_path / "manifest.json").write_text("[1]")
+    with pytest.raises(facexp.BundleError, match=r"the file must be an object, got \[1\]"):
+        Bundle.load(tmp_path)
+
+
+def drop(*keys: str) -> Callable[[Manifest], None]:
+    def change(manifest: Manifest) -> None:
+        *path, last = keys
+        for key in path:
+            manifest = manifest[key]
+        del manifest[last]
+
+    return change
+
+
+def put(value: object, *keys: str | int) -> Callable[[Manifest], None]:
+    def change(manifest: Any) -> None:
+        *path, last = keys
+        for key in path:
+            manifest = manifest[key]
+        manifest[last] = value
+
+    return change
+
+
+K, E = ("models", "keypoints"), ("models", "emotion")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (drop("schema"), "schema is missing"),
+        (put(2, "schema"), "schema is 2, this facexp reads 1"),
+        (put("1", "schema"), 'schema must be int, got "1"'),
+        (put(True, "schema"), "schema must be int, got true"),
+        (put(True, *K, "preprocessing", "framing", "dx"), "framing.dx must be float, got true"),
+        (drop("terms"), "terms is missing"),
+        (drop(*E), "models.emotion is missing"),
+        (put([], *E), r"models.emotion must be dict, got \[\]"),
+        (drop(*K, "files", "int8", "sha256"), "models.keypoints.files.int8.sha256 is missing"),
+        (put("abc", *K, "files", "int8", "sha256"), "models.keypoints.files.int8.sha256 must be 64"),
+        (put("../x.onnx", *K, "files", "int8", "file"), "files.int8.file must be a plain file name"),
+        (put({}, *K, "files"), "models.keypoints.files must name at least one"),
+        (put(["a"], *K, "labels"), "models.keypoints.labels must be .*left_eye_center"),
+        (put(list(reversed(facexp.SEVEN)), *E, "labels"), "models.emotion.labels must be .*angry"),
+        (put("bgr", *E, "preprocessing", "colour"), "models.emotion.preprocessing.colour must be 'gray'"),
+        (put(64, *E, "preprocessing", "size"), "models.emotion.input must be uint8 of shape .*64, 64, 1"),
+        (put("float32", *E, "input", "dtype"), "models.emotion.input must be uint8"),
+        (put([1, 48, 48, 1], *E, "input", "shape"), "models.emotion.input.shape must be the batch's name"),
+        (put(["batch", 8], *E, "outputs", 1, "shape"), "models.emotion.outputs must be float32"),
+        (put([], *E, "outputs"), "models.emotion.outputs must be float32 at least one"),
+        (put("points", *K, "outputs", 0, "name"), "models.keypoints.outputs must be float32"),
+        (put(["happy"], *E, "preprocessing", "heads"), "preprocessing.heads must name one or more"),
+        (put([], *E, "preprocessing", "heads"), "preprocessing.heads must name one or more"),
+        (put([[1, 2]], *E, "preprocessing", "template"), "preprocessing.template must be 15 different pairs"),
+        (put([[1, 2]] * 15, *K, "preprocessing", "mean_shape"), "preprocessing.mean_shape must be 15 different pairs"),
+        (put([[1, None]] * 15, *K, "preprocessing", "mean_shape"), "preprocessing.mean_shape must be 15"),
+        (drop(*K, "preprocessing", "framing", "dx"), "preprocessing.framing.dx is missing"),
+        (put(0, *K, "preprocessing", "framing", "scale"), "preprocessing.framing.scale must be above 0"),
+        (put(7, *K, "training"), "models.keypoints.training must be dict, got 7"),
+    ],
+)
+def test_what_is_wrong_is_named_by_file_and_key(
+    own_bundle: Path, change: Callable[[Manifest], None], words: str
+) -> None:
+    # guards: every rule of the manifest, each with a message that leads to the key
+    file = own_bundle / "manifest.json"
+    manifest = json.loads(file.read_text())
+    change(manifest)
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(facexp.BundleError, match=words) as caught:
+        Bundle.load(own_bundle)
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)

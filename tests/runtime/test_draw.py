@@ -1,0 +1,128 @@
+"""The annotated picture: boxes and points where the faces are, labels inside the picture and off each other."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from facexp import draw
+from facexp.geometry import KEYPOINTS
+from facexp.labels import SEVEN
+from facexp.types import Emotion, Face
+
+
+def face(
+    box: tuple[float, float, float, float], label: str = "happy", points: NDArray[np.float32] | None = None
+) -> Face:
+    shares = {name: 0.9 if name == label else 0.1 / 6 for name in SEVEN}
+    x, y, w, h = box
+    if points is None:
+        points = np.tile(np.array([x + w / 2, y + h / 2], np.float32), (len(KEYPOINTS), 1))
+    return Face(box, 0.9, points, Emotion(label, shares))
+
+
+def near(image: NDArray[np.uint8], label: str) -> NDArray[np.bool_]:
+    return np.asarray(np.abs(image.astype(int) - draw.COLOURS[label]).max(axis=-1) < 12)
+
+
+def plates(monkeypatch: pytest.MonkeyPatch) -> list[draw.Rectangle]:
+    """Collects the rectangles of the labels that are drawn from now on."""
+    found: list[draw.Rectangle] = []
+    real = draw._label
+
+    def label(*arguments: object) -> draw.Rectangle:
+        found.append(real(*arguments))  # type: ignore[arg-type]
+        return found[-1]
+
+    monkeypatch.setattr(draw, "_label", label)
+    return found
+
+
+def test_the_picture_given_is_left_alone() -> None:
+    """Guards the caller's pixels, and that a picture without a face comes back as it was."""
+    image = np.full((400, 500, 3), 90, np.uint8)
+    assert np.array_equal(draw.annotate(image, []), image)
+    assert not np.array_equal(draw.annotate(image, [face((100, 100, 80, 100))]), image)
+    assert (image == 90).all()
+    gray = draw.annotate(image[:, :, 0], [])
+    assert gray.shape == (400, 500, 3)
+
+
+def test_box_and_points_lie_where_the_face_is() -> None:
+    """Guards against an offset: the box's four edges, and each point within half a pixel of its place."""
+    points = np.stack([200 + 7 * np.arange(15), 150 + 9 * np.arange(15)], axis=-1).astype(np.float32)
+    drawn = draw.annotate(np.zeros((500, 500, 3), np.uint8), [face((180, 130, 140, 160), "sad", points)])
+    colour = near(drawn, "sad")
+    # a row and a column that meet no point and no label
+    for line, ends in ((colour[285], (180, 319)), (colour[:, 310], (130, 289))):
+        assert (int(np.flatnonzero(line)[0]), int(np.flatnonzero(line)[-1])) == ends
+    for x, y in points:
+        patch = colour[int(y) - 3 : int(y) + 4, int(x) - 3 : int(x) + 4]
+        ys, xs = np.nonzero(patch)
+        assert np.hypot(ys.mean() - 3, xs.mean() - 3) < 0.5
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (48, 48), (1, 700), (700, 1), (12, 300), (96, 64), (480, 640), (3000, 4000), (30, 9000)]
+)
+@pytest.mark.parametrize("box", [(0, 0, 1, 1), (-0.2, -0.2, 0.5, 0.5), (0.8, 0.8, 0.5, 0.5), (0.9, 0.0, 0.05, 0.05)])
+def test_labels_stay_inside_the_picture(
+    size: tuple[int, int], box: tuple[float, float, float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards labels at every border and at every size, from one pixel to a large photo."""
+    height, width = size
+    found = plates(monkeypatch)
+    scaled = (box[0] * width, box[1] * height, box[2] * width, box[3] * height)
+    drawn = draw.annotate(np.full((height, width, 3), 90, np.uint8), [face(scaled, "surprise")])
+    ((left, top, right, bottom),) = found
+    assert left >= 0
+    assert top >= 0
+    assert right <= drawn.shape[1]
+    assert bottom <= drawn.shape[0]
+
+
+@pytest.mark.parametrize("size", [48, 320, 640, 2000, 6000])
+def test_labels_can_be_read_at_any_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards legibility: at least 13 pixels, 1.2% of the picture, and never a third of it."""
+    found = plates(monkeypatch)
+    for side in (size / 12, size):
+        drawn = draw.annotate(np.zeros((size, size, 3), np.uint8), [face((0, 0, side, side))])
+        _, top, _, bottom = found[-1]
+        assert bottom - top >= 13
+        assert 0.012 <= (bottom - top) / len(drawn) <= 0.15
+
+
+def test_labels_avoid_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards a row of people: neighbours' labels do not cover each other where there is room."""
+    found = plates(monkeypatch)
+    faces = [face((100 + 60 * i, 200, 50, 60)) for i in range(2)]
+    draw.annotate(np.zeros((480, 640, 3), np.uint8), faces)
+    for one, two in itertools.combinations(found, 2):
+        assert one[2] <= two[0] or two[2] <= one[0] or one[3] <= two[1] or two[3] <= one[1]
+
+
+def test_each_emotion_has_its_colour_and_a_readable_text() -> None:
+    """Guards the colours: all seven, apart from each other, with ink that stands out on each."""
+    assert set(draw.COLOURS) == set(SEVEN)
+    for one, two in itertools.combinations(draw.COLOURS.values(), 2):
+        assert np.abs(np.subtract(one, two)).max() > 60
+    for label in SEVEN:
+        drawn = draw.annotate(np.full((400, 400, 3), 90, np.uint8), [face((100, 100, 200, 200), label)])
+        plate = drawn[76:99, 101:180]
+        assert near(plate, label).mean() > 0.3
+        luminance = plate.astype(int) @ [0.114, 0.587, 0.299]
+        assert luminance.max() - luminance.min() > 100
+
+
+def test_small_pictures_are_enlarged_in_place() -> None:
+    """Guards 48-pixel face crops: enlarged by a whole factor, with the points still on their pixels."""
+    points = np.tile(np.array([12, 30], np.float32), (15, 1))
+    drawn = draw.annotate(np.zeros((48, 48, 3), np.uint8), [face((0, 0, 48, 48), "happy", points)])
+    assert drawn.shape == (336, 336, 3)
+    ys, xs = np.nonzero(near(drawn, "happy")[60:-10, 10:-10])
+    # the middle of pixel 12 of seven-fold pixels is 12 * 7 + 3
+    assert xs.mean() + 10 == pytest.approx(87, abs=0.5)
+    assert ys.mean() + 60 == pytest.approx(213, abs=0.5)

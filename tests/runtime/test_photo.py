@@ -1,0 +1,238 @@
+"""Every way in which a photo file can be odd: read as a person sees it, or refused in one clear line."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from facexp import photo
+from facexp.errors import SourceError
+
+Pixels = NDArray[Any]
+
+
+@pytest.fixture(scope="module")
+def picture() -> NDArray[np.uint8]:
+    """(60, 80, 3) smooth colours without any symmetry, so that a lossy format stays near and each turn shows."""
+    y, x = np.mgrid[:60, :80]
+    return np.stack([3 * x, 4 * y, 255 - 2 * x - y], axis=-1).clip(0, 255).astype(np.uint8)
+
+
+def exif(orientation: int) -> NDArray[np.uint8]:
+    tag = struct.pack("<HHIHH", 0x112, 3, 1, orientation, 0)
+    return np.frombuffer(b"II*\0" + struct.pack("<IH", 8, 1) + tag + bytes(4), np.uint8)
+
+
+def seen(stored: Pixels, orientation: int) -> Pixels:
+    """What a person sees, by the EXIF standard's own words: where the stored first row and first column are shown."""
+    across = np.swapaxes(stored, 0, 1)
+    return {
+        1: stored,
+        2: stored[:, ::-1],
+        3: stored[::-1, ::-1],
+        4: stored[::-1],
+        5: across,
+        6: across[:, ::-1],
+        7: across[::-1, ::-1],
+        8: across[::-1],
+    }[orientation]
+
+
+def decode(data: bytes) -> NDArray[np.uint8]:
+    kind = photo.sniff(data[:64])
+    assert kind is not None
+    return photo.decode(data, kind)
+
+
+def encode(suffix: str, image: Pixels) -> bytes:
+    ok, data = cv2.imencode(suffix, image)
+    assert ok
+    return bytes(data.tobytes())
+
+
+def with_tag(tiff: bytes, tag: int, value: int) -> bytes:
+    """A TIFF with one more entry in its directory, which moves to the file's end."""
+    (start,) = struct.unpack_from("<I", tiff, 4)
+    (count,) = struct.unpack_from("<H", tiff, start)
+    entries = [tiff[start + 2 + 12 * i : start + 14 + 12 * i] for i in range(count)]
+    entries.append(struct.pack("<HHIHH", tag, 3, 1, value, 0))
+    entries.sort(key=lambda entry: int(struct.unpack_from("<H", entry)[0]))
+    head = tiff[:4] + struct.pack("<I", len(tiff)) + tiff[8:]
+    return head + struct.pack("<H", count + 1) + b"".join(entries) + bytes(4)
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, extra: bytes = b"") -> bytes:
+    """A PNG by hand, for the kinds that OpenCV does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    stride = len(rows) // height if height else 0
+    packed = zlib.compress(b"".join(b"\0" + rows[i * stride : (i + 1) * stride] for i in range(height)))
+    parts = b"".join(chunk(extra[:4], extra[4:]) for extra in extra.split(b"|") if extra)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + parts + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_exif_orientation_is_applied(picture: NDArray[np.uint8], suffix: str, orientation: int) -> None:
+    """Guards phone photos: all eight orientations, in each format that carries EXIF."""
+    kinds, data = [cv2.IMAGE_METADATA_EXIF], [exif(orientation)]
+    ok, file = cv2.imencodeWithMetadata(suffix, picture, kinds, data, [cv2.IMWRITE_WEBP_QUALITY, 101])
+    assert ok
+    want = seen(picture, orientation)
+    got = decode(file.tobytes())
+    assert got.shape == want.shape
+    assert np.abs(got.astype(int) - want).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_tiff_orientation_is_applied(picture: NDArray[np.uint8], depth: type, orientation: int) -> None:
+    """Guards scans: the TIFF orientation tag, at 8 and at 16 bits."""
+    data = encode(".tif", picture.astype(depth) * (257 if depth is np.uint16 else 1))
+    got = decode(with_tag(data, 0x112, orientation))
+    assert np.array_equal(got, seen(picture, orientation))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_avif_orientation_is_applied(picture: NDArray[np.uint8], tmp_path: Path, orientation: int) -> None:
+    """Guards AVIF, whose rotation and mirror OpenCV leaves to the caller."""
+    pil = pytest.importorskip("PIL.Image", reason="Pillow writes the rotated AVIF")
+    if not pytest.importorskip("PIL.features").check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    tags = pil.Exif()
+    tags[0x112] = orientation
+    pil.fromarray(picture[:, :, ::-1]).save(tmp_path / "x.avif", quality=95, exif=tags)
+    got = decode((tmp_path / "x.avif").read_bytes())
+    want = seen(picture, orientation)
+    assert got.shape == want.shape
+    assert np.abs(got.astype(int) - want).mean() < 3
+
+
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_transparency_is_laid_on_white(picture: NDArray[np.uint8], depth: type) -> None:
+    """Guards pictures with alpha; in TIFF a tag says whether the colours are multiplied by it already."""
+    alpha = np.full((60, 80, 1), 255, np.uint8)
+    alpha[:, :40], alpha[:, 20:40] = 0, 128
+    scale = 257 if depth is np.uint16 else 1
+    rgba: Pixels = np.concatenate([picture, alpha], axis=-1).astype(depth) * scale
+    multiplied: Pixels = np.concatenate([np.round(picture * (alpha / 255)), alpha], axis=-1).astype(depth) * scale
+    want = np.round(255 + (picture.astype(float) - 255) * (alpha / 255))
+    for name, file in {
+        "png": encode(".png", rgba),
+        "tiff without the tag, as OpenCV writes it": encode(".tif", rgba),
+        "tiff, not multiplied": with_tag(encode(".tif", rgba), 338, 2),
+        "tiff, multiplied": with_tag(encode(".tif", multiplied), 338, 1),
+    }.items():
+        assert np.abs(decode(file) - want).max() <= 2, name
+    assert np.abs(decode(with_tag(encode(".tif", rgba), 338, 0)).astype(int) - picture).max() == 0, "not alpha at all"
+
+
+def test_gray_with_alpha_and_palette_with_transparency() -> None:
+    """Guards the rarer PNG kinds: gray with alpha, palette, a transparent palette entry, one bit."""
+    assert decode(png(2, 1, 8, 4, bytes([90, 255, 90, 0]))).tolist() == [[[90] * 3, [255] * 3]]
+    palette = b"PLTE" + bytes([10, 20, 30, 40, 50, 60])
+    assert decode(png(2, 1, 8, 3, bytes([0, 1]), palette)).tolist() == [[[30, 20, 10], [60, 50, 40]]]
+    see_through = palette + b"|tRNS" + bytes([255, 0])
+    assert decode(png(2, 1, 8, 3, bytes([0, 1]), see_through)).tolist() == [[[30, 20, 10], [255, 255, 255]]]
+    assert decode(png(8, 1, 1, 0, bytes([0b10000001])))[0, :, 0].tolist() == [255, 0, 0, 0, 0, 0, 0, 255]
+
+
+@pytest.mark.parametrize(("top", "bits"), [(65535, 16), (255, 8), (1023, 10), (4095, 12), (16383, 14)])
+def test_sixteen_bits_are_scaled_by_their_real_range(top: int, bits: int) -> None:
+    """Guards against black pictures: an 8, 10, 12 or 14-bit camera in a 16-bit file keeps its white."""
+    ramp = np.linspace(0, top, 64).round().astype(np.uint16).reshape(8, 8)
+    want = np.round(ramp / (2**bits - 1) * 255)
+    for suffix in (".png", ".tif"):
+        got = decode(encode(suffix, ramp))
+        assert got.shape == (8, 8, 3)
+        assert np.abs(got - want[:, :, None]).max() <= 1
+
+
+def test_floats_are_refused(picture: NDArray[np.uint8]) -> None:
+    """Guards float TIFFs: no agreed white, so no guess."""
+    with pytest.raises(SourceError, match="float32 values"):
+        decode(encode(".tif", picture.astype(np.float32) / 255))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".bmp", ".gif", ".ppm", ".jp2"])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.97])
+def test_cut_files_are_refused(astronaut: NDArray[np.uint8], suffix: str, share: float) -> None:
+    """Guards against half a picture: JPEG's missing rows would come as gray, without a word."""
+    data = encode(suffix, astronaut[::4, ::4])
+    assert decode(data).shape == (128, 128, 3)
+    with pytest.raises(SourceError, match=r"cut short|damaged"):
+        decode(data[: int(share * len(data))])
+
+
+def test_a_cut_jpeg_is_called_so(astronaut: NDArray[np.uint8]) -> None:
+    """Guards the reason given."""
+    data = encode(".jpg", astronaut)
+    for cut in (data[:-2], data[: len(data) // 2], data[: len(data) // 2] + bytes(len(data) // 2)):
+        with pytest.raises(SourceError, match="is cut short"):
+            decode(cut)
+
+
+def test_pictures_beyond_the_limit_are_refused_by_their_header(picture: NDArray[np.uint8]) -> None:
+    """Guards small machines: a few bytes may claim gigabytes, and are refused before any memory is taken."""
+    big = struct.pack(">H", 20000)
+    jpeg = bytearray(encode(".jpg", picture))
+    frame = jpeg.find(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = big + big
+    tiff = bytearray(encode(".tif", picture))
+    for tag in (256, 257):
+        entry = next(i for i in range(len(tiff)) if tiff[i : i + 2] == struct.pack("<H", tag) and tiff[i + 3] == 0)
+        tiff[entry + 8 : entry + 12] = struct.pack("<I", 20000)
+    gif = bytearray(encode(".gif", picture))
+    gif[6:10] = struct.pack("<HH", 20000, 20000)
+    bmp = bytearray(encode(".bmp", picture))
+    bmp[18:26] = struct.pack("<ii", 20000, -20000)
+    for data in (png(20000, 20000, 8, 0, b""), bytes(jpeg), bytes(tiff), bytes(gif), bytes(bmp)):
+        with pytest.raises(SourceError, match="too large, 20000x20000 pixels: at most 250 megapixels"):
+            decode(data)
+
+
+def test_one_pixel_and_gray(tmp_path: Path) -> None:
+    """Guards the smallest picture, and that gray comes as BGR."""
+    for suffix in (".png", ".jpg", ".bmp", ".tif", ".webp", ".pgm"):
+        assert decode(encode(suffix, np.full((1, 1), 100, np.uint8))).shape == (1, 1, 3)
+
+
+def test_raw_previews_and_heic_are_refused(picture: NDArray[np.uint8]) -> None:
+    """Guards camera raw files, whose first TIFF page is a thumbnail, and HEIC, which OpenCV does not read."""
+    with pytest.raises(SourceError, match="camera raw"):
+        decode(with_tag(encode(".tif", picture), 254, 1))
+    with pytest.raises(SourceError, match="HEIC"):
+        decode(struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(100))
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".avif"])
+def test_animations_give_every_frame_in_time(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards animated GIF, APNG, WebP and AVIF: all frames, each as shown, also when they are decoded in windows."""
+    monkeypatch.setattr(photo, "ANIMATION_WINDOW", 1)
+    animation = cv2.Animation()
+    animation.frames = [np.full((24, 32, 4), (12 * i, 12 * i, 12 * i, 255), np.uint8) for i in range(20)]
+    animation.durations = np.where(np.arange(20) == 3, 200, 40).astype(np.int32)  # type: ignore[assignment]
+    path = tmp_path / f"x{suffix}"
+    assert cv2.imwriteanimation(str(path), animation)
+    assert photo.pages(path, photo.sniff(path.read_bytes()[:64]) or "") == 20
+    frames = list(photo.animation(path, 20))
+    assert [round(float(image.mean()) / 12) for image, _ in frames] == list(range(20))
+    assert [duration for _, duration in frames] == [200 if i == 3 else 40 for i in range(20)]
+
+
+def test_damaged_animation_is_refused(tmp_path: Path) -> None:
+    """Guards against an endless loop on an animation whose frames cannot be read."""
+    path = tmp_path / "x.gif"
+    path.write_bytes(b"GIF89a" + bytes(50))
+    with pytest.raises(SourceError, match="breaks off"):
+        list(photo.animation(path, 3))

@@ -1,0 +1,230 @@
+"""Annotated files: under which name, at which pace, never over a source, never half written."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from facexp.pictures import PictureSink, SinkError, save_picture
+from facexp.sources import Shot
+from facexp.types import Frame, Timings
+
+GRAY = np.full((360, 480, 3), 90, np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write(sink: PictureSink, name: str, image: NDArray[np.uint8] = GRAY, save_as: str | None = None) -> None:
+    shot = Shot(name, PurePath(save_as or Path(name).name), 0, 0.0, image)
+    sink.write(frame(shot), shot)
+
+
+def frame(shot: Shot) -> Frame:
+    height, width = shot.image.shape[:2]
+    return Frame(shot.source, shot.index, shot.time_ms, width, height, "cpu", (), Timings())
+
+
+def write_clip(
+    sink: PictureSink, name: str, times_ms: list[float], fps: float, size: tuple[int, int] = (480, 360)
+) -> None:
+    for index, time_ms in enumerate(times_ms):
+        value = 20 + 20 * (index % 11)
+        shot = Shot(name, PurePath(name), index, time_ms, np.full((size[1], size[0], 3), value, np.uint8), fps)
+        sink.write(frame(shot), shot)
+
+
+def read_clip(path: str) -> tuple[float, list[float], tuple[int, int]]:
+    """Frames a second, each frame's brightness, and the size."""
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    assert capture.isOpened()
+    found: list[float] = []
+    size = (0, 0)
+    while True:
+        ok, image = capture.read()
+        if not ok:
+            return capture.get(cv2.CAP_PROP_FPS), found, size
+        found.append(float(image.mean()))
+        size = (image.shape[1], image.shape[0])
+
+
+def files(folder: str = ".") -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
+
+
+def test_pictures_keep_their_names_and_formats() -> None:
+    """Guards the names: the structure stays, and a format that is not written gets .png behind its name."""
+    with PictureSink(Path("out")) as sink:
+        for name in ("a.jpg", "b.PNG", "c.tiff", "d.avif", "e", "f.jpg.part"):
+            write(sink, name, save_as=f"album/{name}")
+    assert files("out") == [
+        f"album/{name}" for name in ("a.jpg", "b.PNG", "c.tiff", "d.avif.png", "e.png", "f.jpg.part.png")
+    ]
+    for name in files("out"):
+        image = cv2.imread(f"out/{name}")
+        assert image is not None
+        assert np.abs(image.astype(int) - 90).max() <= 1
+
+
+def test_two_sources_of_one_name_get_two_files() -> None:
+    """Guards against a silent loss, also where names differ by case or extension alone, or look like a numbered one."""
+    with PictureSink(Path("out")) as sink:
+        for folder in "abc":
+            write(sink, f"{folder}/x.png")
+        write(sink, "d/X.png")
+        write(sink, "d/x-2.png")
+        write_clip(sink, "x.mov", [0, 40], 25)
+        write_clip(sink, "x.mkv", [0, 40], 25)
+    assert files("out") == ["X-4.png", "x-2-2.png", "x-2.mp4", "x-2.png", "x-3.png", "x.mp4", "x.png"]
+
+
+def test_a_second_run_replaces_the_results_of_the_first() -> None:
+    """Guards against stale pictures beside new ones."""
+    for value in (50, 200):
+        with PictureSink(Path("out"), ["album"]) as sink:
+            write(sink, "x.png", np.full((360, 480, 3), value, np.uint8))
+    assert files("out") == ["x.png"]
+    assert (cv2.imread("out/x.png") == 200).all()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("source", ["x.png", "./x.png", "other/../x.png", "link.png"])
+def test_a_source_is_never_written_over(source: str) -> None:
+    """Guards the user's own photo, however its path is written."""
+    Path("other").mkdir()
+    save_picture(Path("x.png"), np.full((9, 9, 3), 7, np.uint8))
+    Path("link.png").symlink_to("x.png")
+    before = Path("x.png").read_bytes()
+    with PictureSink(Path(), [source]) as sink:
+        write(sink, source, save_as="x.png")
+    assert Path("x.png").read_bytes() == before
+    assert Path("x-2.png").exists()
+
+
+def test_pictures_inside_a_source_folder_are_never_written_over() -> None:
+    """Guards a folder that is a source of the same run and not read yet."""
+    save_picture(Path("out/deep/x/x.png"), GRAY)
+    before = Path("out/deep/x/x.png").read_bytes()
+    with PictureSink(Path("out"), ["other", "out/deep/x"]) as sink:
+        write(sink, "other/x.png", np.full((360, 480, 3), 7, np.uint8), save_as="deep/x/x.png")
+    assert Path("out/deep/x/x.png").read_bytes() == before
+    assert Path("out/deep/x/x-2.png").exists()
+
+
+def test_results_do_not_mix_with_the_sources() -> None:
+    """Guards `facexp-infer album --save album`, and `--save .`, where album's results would lie in album itself."""
+    Path("album").mkdir()
+    for folder, source in ((".", "album"), ("album", "album"), ("album", "album/*.jpg"), ("album", "./album/")):
+        with pytest.raises(SinkError, match="results would mix with the pictures in"):
+            PictureSink(Path(folder), [source])
+    for folder, source in (("album/out", "album"), ("out", "album"), ("out", "."), (".", "album/*.jpg")):
+        with PictureSink(Path(folder), [source]):
+            assert Path(folder).is_dir()
+
+
+def test_a_clip_keeps_its_pace() -> None:
+    """Guards the length and the order of a saved clip."""
+    times = [40.0 * i for i in range(50)]
+    with PictureSink(Path("out")) as sink:
+        write_clip(sink, "x.mov", times, 25)
+        assert files("out") != ["x.mp4"]
+    assert files("out") == ["x.mp4"]
+    fps, frames, size = read_clip("out/x.mp4")
+    assert (fps, len(frames), size) == (25, 50, (480, 360))
+    assert frames == pytest.approx([20 + 20 * (i % 11) for i in range(50)], abs=8)
+
+
+def test_a_clip_of_a_varying_rate_keeps_its_pace() -> None:
+    """Guards phone and screen recordings: each frame shows until the next one's time."""
+    with PictureSink(Path("out")) as sink:
+        write_clip(sink, "x.mp4", [1000, 1040, 1240, 1250, 1280, 1400], 25)
+    _, frames, _ = read_clip("out/x.mp4")
+    shown = [round((value - 20) / 20) for value in frames]
+    assert len(frames) == 11
+    assert shown == [0, 1, 1, 1, 1, 1, 2, 4, 4, 4, 5]
+
+
+def test_a_broken_time_stamp_does_not_fill_the_disk() -> None:
+    """Guards against a jump of an hour: a pause is shown for ten seconds, and the pace goes on after it."""
+    with PictureSink(Path("out")) as sink:
+        write_clip(sink, "x.mp4", [0, 40, 3_600_000, 3_600_040, 3_600_080], 25)
+    assert len(read_clip("out/x.mp4")[1]) == 2 + 250 + 2
+
+
+@pytest.mark.parametrize(("size", "saved"), [((481, 361), (482, 362)), ((14, 25), (182, 326)), ((1, 1), (320, 320))])
+def test_clips_of_odd_sizes_lose_no_line(size: tuple[int, int], saved: tuple[int, int]) -> None:
+    """Guards odd widths and heights, which the codec would cut, and clips too small for it."""
+    with PictureSink(Path("out")) as sink:
+        write_clip(sink, "x.mp4", [0, 40], 25, size)
+    assert read_clip("out/x.mp4")[2] == saved
+
+
+def test_a_stream_that_changes_its_size_is_kept_whole() -> None:
+    """Guards against frames that the writer drops without a word."""
+    with PictureSink(Path("out")) as sink:
+        for index, width in enumerate((480, 640, 480)):
+            shot = Shot("x.mp4", PurePath("x.mp4"), index, 40.0 * index, np.full((360, width, 3), 90, np.uint8), 25.0)
+            sink.write(frame(shot), shot)
+    assert len(read_clip("out/x.mp4")[1]) == 3
+
+
+def test_a_broken_clip_keeps_its_frames_and_the_next_follows() -> None:
+    """Guards the end of a clip: by an error, by another source, by the same source once more."""
+    with PictureSink(Path("out")) as sink:
+        write_clip(sink, "a.mp4", [0, 40, 80], 25)
+        sink.write(Frame("a.mp4", 3, 0.0, None, None, None, (), None, "a.mp4: breaks off"))
+        assert files("out") == ["a.mp4"]
+        write_clip(sink, "b.mp4", [0, 40], 25)
+        write_clip(sink, "b.mp4", [0], 25)
+        write(sink, "p.png")
+    assert files("out") == ["a.mp4", "b-2.mp4", "b.mp4", "p.png"]
+    assert [len(read_clip(f"out/{name}.mp4")[1]) for name in ("a", "b", "b-2")] == [3, 2, 1]
+
+
+def test_nothing_half_written_is_left() -> None:
+    """Guards Ctrl-C: the clip that was being written is gone, and so is its temporary file."""
+
+    def interrupted() -> None:
+        with PictureSink(Path("out")) as sink:
+            write(sink, "p.png")
+            write_clip(sink, "x.mp4", [0, 40], 25)
+            assert len(files("out")) == 2
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert files("out") == ["p.png"]
+
+
+def test_what_cannot_be_written_is_said_once() -> None:
+    """Guards the reasons: a folder that is a file, a clip that the codec refuses (said once), a full disk."""
+    Path("file").write_text("")
+    with pytest.raises(SinkError, match="file: this folder cannot be made"):
+        PictureSink(Path("file"))
+    with PictureSink(Path("out")) as sink:
+        Path("out/album").write_text("")
+        with pytest.raises(SinkError, match="album: this folder cannot be made"):
+            write(sink, "x.png", save_as="album/x.png")
+        huge = Shot("h.mp4", PurePath("h.mp4"), 0, 0.0, np.zeros((16, 20000, 3), np.uint8), 25.0)
+        with pytest.raises(SinkError, match=r"h\.mp4: OpenCV cannot write an MP4 of 20000x16"):
+            sink.write(frame(huge), huge)
+        again = Shot("h.mp4", PurePath("h.mp4"), 1, 40.0, huge.image, 25.0)
+        sink.write(frame(again), again)
+        write_clip(sink, "x.mp4", [0, 40, 80], 25)
+        assert sink._clip is not None
+        sink._clip._written = 4
+        with pytest.raises(SinkError, match="only 3 of 4 frames could be written: is the disk full"):
+            sink.finish()
+    assert files("out") == ["album"]
+
+
+def test_a_picture_that_cannot_be_encoded_is_refused() -> None:
+    """Guards the message, and that no temporary file stays."""
+    with pytest.raises(SinkError, match="a picture of 9x0 cannot be encoded"):
+        save_picture(Path("x.png"), np.zeros((0, 9, 3), np.uint8))
+    assert files() == []

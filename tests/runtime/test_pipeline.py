@@ -1,0 +1,65 @@
+"""Sources -> frames: what the analyzer is asked, and what a source that breaks leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import pytest
+
+from facexp import Analyzer
+from facexp.errors import SourceError
+from facexp.pictures import save_picture
+from facexp.pipeline import analyze_sources
+from facexp.sources import Shot, Source, open_sources
+
+
+class Clip:
+    """A source of five frames that breaks off after three."""
+
+    name = "x.mp4"
+
+    def shots(self, every: int) -> Iterator[Shot]:
+        for index in range(0, 3, every):
+            yield Shot(self.name, PurePath(self.name), index, 40.0 * index, np.zeros((48, 64, 3), np.uint8), 25.0)
+        raise SourceError("x.mp4: breaks off")
+
+
+@pytest.fixture(scope="module")
+def analyzer(tiny_bundle: Path) -> Analyzer:
+    return Analyzer("cpu", bundle=tiny_bundle)
+
+
+def test_a_break_keeps_the_frames_before_and_the_source_after(
+    analyzer: Analyzer, tmp_path: Path, astronaut: Any
+) -> None:
+    """Guards the order: frames, then the error with the number of the frame that is missing, then the next source."""
+    save_picture(tmp_path / "a.png", astronaut)
+    sources: list[Any] = [Clip(), Source("gone.jpg", PurePath("gone.jpg"), "no such file or folder")]
+    found = list(analyze_sources(analyzer, [*sources, *open_sources([str(tmp_path)])], every=2))
+    frames = [frame for frame, _ in found]
+    assert [(frame.index, frame.time_ms, frame.error) for frame in frames] == [
+        (0, 0.0, None),
+        (2, 80.0, None),
+        (4, 0.0, "x.mp4: breaks off"),
+        (0, 0.0, "gone.jpg: no such file or folder"),
+        (0, 0.0, None),
+    ]
+    assert [shot is None for _, shot in found] == [False, False, True, True, False]
+    assert (frames[0].width, frames[0].height, frames[0].device) == (64, 48, "cpu")
+    assert (frames[2].width, frames[2].device, frames[2].timings, frames[2].faces) == (None, None, None, ())
+    assert len(frames[4].faces) == 1
+    assert frames[4].timings is not None
+    assert frames[4].timings.detect_ms > 0
+
+
+def test_face_crops_need_no_detector(analyzer: Analyzer, tmp_path: Path) -> None:
+    """Guards --face-crops: each picture is one face as large as itself, also one that shows nothing."""
+    save_picture(tmp_path / "a.png", np.full((40, 30, 3), 128, np.uint8))
+    for crops, boxes in ((True, [(0.0, 0.0, 30.0, 40.0)]), (False, [])):
+        ((frame, _),) = analyze_sources(analyzer, open_sources([str(tmp_path / "a.png")]), face_crops=crops)
+        assert [face.box for face in frame.faces] == boxes
+        assert frame.timings is not None
+        assert (frame.timings.detect_ms > 0) is not crops

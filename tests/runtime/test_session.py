@@ -1,0 +1,187 @@
+"""One network on one device: what runs is what was asked."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+import facexp
+from facexp.bundle import Bundle, TensorSpec
+from facexp.session import Session, candidates
+
+CUDA = "CUDAExecutionProvider"
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_bundle: Path) -> Bundle:
+    return Bundle.load(tiny_bundle)
+
+
+@pytest.fixture
+def emotion(bundle: Bundle) -> Session:
+    return Session(bundle.read(bundle.emotion, "float32"), bundle.emotion, device="cpu", threads=1)
+
+
+class FakeRuntime:
+    """An onnxruntime that lists CUDA and whose sessions then run on whatever `live` says."""
+
+    __version__ = "9.9"
+    SessionOptions = onnxruntime.SessionOptions
+
+    def __init__(self, live: list[str], fails: str = "") -> None:
+        self.live, self.fails = live, fails
+        self.asked: list[tuple[list[str], dict[str, Any]]] = []
+        self.levels: list[int] = []
+
+    def get_available_providers(self) -> list[str]:
+        return [CUDA, "CPUExecutionProvider"]
+
+    def set_default_logger_severity(self, level: int) -> None:
+        self.levels.append(level)
+
+    def InferenceSession(self, model: bytes, options: object, providers: list[str], **more: Any) -> object:  # noqa: N802
+        self.asked.append((providers, more))
+        if providers[0] == CUDA and self.fails == "load":
+            raise RuntimeError("libcudnn.so.9:\n cannot open shared object file")
+        real = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+        def run(*inputs: object) -> object:
+            if providers[0] == CUDA and self.fails == "run":
+                raise RuntimeError("no kernel image is available")
+            return real.run(*inputs)
+
+        live = self.live if providers[0] == CUDA else providers
+        return SimpleNamespace(
+            get_providers=lambda: live, get_inputs=real.get_inputs, get_outputs=real.get_outputs, run=run
+        )
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, live: list[str], fails: str = "") -> FakeRuntime:
+    runtime = FakeRuntime(live, fails)
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)  # type: ignore[arg-type]
+    return runtime
+
+
+def test_outputs_come_by_name(emotion: Session) -> None:
+    # guards: names, not positions; every row its own answer
+    batch = np.zeros((2, 48, 48, 1), np.uint8)
+    batch[1] = 255
+    outputs = emotion.run(batch)
+    assert set(outputs) == {"fer2013", "ferplus"}
+    for rows in outputs.values():
+        assert rows.dtype == np.float32
+        assert rows.shape == (2, 7)
+        assert rows.argmax(axis=1).tolist() == [0, 6]
+    assert np.allclose(outputs["ferplus"], 2 * outputs["fer2013"])
+
+
+def test_a_large_batch_goes_in_pieces_and_comes_back_whole(emotion: Session) -> None:
+    # guards: no row lost, doubled or moved at the seams
+    gray = np.arange(150, dtype=np.uint8)
+    batch = np.broadcast_to(gray[:, None, None, None], (150, 48, 48, 1)).copy()
+    seen: list[int] = []
+    run = emotion._session.run
+    emotion._session = SimpleNamespace(run=lambda names, feed: seen.append(len(feed["image"])) or run(names, feed))
+    together = emotion.run(batch)["fer2013"]
+    assert seen == [64, 64, 22]
+    alone = np.concatenate([emotion.run(row[None])["fer2013"] for row in batch])
+    assert np.allclose(together, alone, atol=1e-5)
+    assert emotion.run(batch[:0])["fer2013"].shape == (0, 7)
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        (np.zeros((1, 48, 48, 1), np.float32), "uint8 array, got float32"),
+        (np.zeros((1, 96, 96, 1), np.uint8), r"shape \(N, 48, 48, 1\), got \(1, 96, 96, 1\)"),
+        (np.zeros((48, 48, 1), np.uint8), r"shape \(N, 48, 48, 1\), got \(48, 48, 1\)"),
+        ([[1, 2]], "uint8 array, got list"),
+    ],
+)
+def test_a_wrong_batch_is_named(emotion: Session, batch: Any, words: str) -> None:
+    # guards: a float image in [0, 1] would otherwise be a black one
+    with pytest.raises(ValueError, match=words):
+        emotion.run(batch)
+
+
+def test_threads_reach_onnxruntime(bundle: Bundle) -> None:
+    # guards: --threads would otherwise be a flag that does nothing
+    session = Session(bundle.read(bundle.emotion, "float32"), bundle.emotion, device="cpu", threads=2)
+    options = session._session.get_session_options()
+    assert options.intra_op_num_threads == 2
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        Session(b"", bundle.emotion, device="cpu", threads=0)
+
+
+def test_a_file_that_is_not_what_the_manifest_says_is_refused(bundle: Bundle) -> None:
+    # guards: two models swapped on disk, or a manifest of another export
+    with pytest.raises(facexp.BundleError, match="model emotion: the file's input is"):
+        Session(bundle.read(bundle.keypoints, "float32"), bundle.emotion, device="cpu")
+    other = replace(bundle.emotion, outputs=(TensorSpec("fer2013", "float32", (7,)),))
+    with pytest.raises(facexp.BundleError, match=r"the file's output is .*ferplus"):
+        Session(bundle.read(bundle.emotion, "float32"), other, device="cpu")
+    with pytest.raises(facexp.BundleError, match="model emotion cannot be loaded on cpu"):
+        Session(b"no model", bundle.emotion, device="cpu")
+
+
+@pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
+def test_cuda_is_refused_where_onnxruntime_has_none(tiny_bundle: Path) -> None:
+    # guards: the real onnxruntime here; the message says what to install
+    with pytest.raises(facexp.DeviceError, match=r'has no CUDA; .*pip install "facexp\[gpu\]"'):
+        facexp.Analyzer("cuda", bundle=tiny_bundle)
+    assert facexp.Analyzer("auto", bundle=tiny_bundle).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("live", "fails", "words"),
+    [
+        (["CPUExecutionProvider"], "", "live session runs on CPUExecutionProvider"),
+        ([CUDA, "CPUExecutionProvider"], "load", "libcudnn.so.9: cannot open shared object file"),
+        ([CUDA, "CPUExecutionProvider"], "run", "does not run on cuda: no kernel image"),
+    ],
+)
+def test_cuda_that_does_not_really_run_raises_and_auto_takes_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, live: list[str], fails: str, words: str
+) -> None:
+    # guards: onnxruntime lists CUDA, then runs on the CPU in silence
+    runtime = fake(monkeypatch, live, fails)
+    with pytest.raises(facexp.DeviceError, match=words):
+        facexp.Analyzer("cuda", bundle=tiny_bundle)
+    assert facexp.Analyzer("auto", bundle=tiny_bundle).device == "cpu"
+    assert runtime.asked[-1][0] == ["CPUExecutionProvider"]
+    # the quiet lasts no longer than the attempt, and onnxruntime's own fallback, which prints to stdout, is off
+    assert runtime.levels[-1] == 2
+    assert all(more == {"enable_fallback": 0} for _, more in runtime.asked)
+
+
+def test_auto_takes_cuda_where_it_runs(monkeypatch: pytest.MonkeyPatch, bundle: Bundle, tiny_bundle: Path) -> None:
+    # guards: the best that really runs, with the precision that suits it
+    fake(monkeypatch, [CUDA, "CPUExecutionProvider"])
+    read: list[str] = []
+    original = Bundle.read
+    monkeypatch.setattr(
+        Bundle, "read", lambda self, model, precision: read.append(precision) or original(self, model, precision)
+    )
+    assert facexp.Analyzer("auto", bundle=tiny_bundle).device == "cuda"
+    assert read == ["float32", "float32"]
+    assert facexp.Analyzer("cpu", bundle=tiny_bundle).device == "cpu"
+    assert read[2:] == ["int8", "int8"]
+    assert candidates("auto") == ("cuda", "cpu")
+    with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda, got 'gpu'"):
+        candidates("gpu")
+
+
+def test_a_missing_onnxruntime_is_one_line(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
+    # guards: the install command instead of a traceback of imports
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(facexp.DeviceError, match=r'onnxruntime .*; run: pip install "facexp\[cpu\]"') as caught:
+        facexp.Analyzer(bundle=tiny_bundle)
+    assert "\n" not in str(caught.value)

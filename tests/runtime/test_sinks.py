@@ -1,0 +1,151 @@
+"""What goes out: the record's schema to the letter, CSV, text, and each line at once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from pathlib import PurePath
+
+import numpy as np
+import pytest
+
+from facexp.geometry import KEYPOINTS
+from facexp.labels import FIVE, SEVEN
+from facexp.sinks import CsvSink, JsonlSink, TextSink, frame_record
+from facexp.sources import Shot
+from facexp.types import Emotion, Face, Frame, Timings
+
+
+def face(label: str = "happy", labels: tuple[str, ...] = SEVEN) -> Face:
+    shares = {name: 0.876543 if name == label else 0.123457 / (len(labels) - 1) for name in labels}
+    points = np.stack([10.123456 + np.arange(15), 20.987654 + np.arange(15)], axis=-1).astype(np.float32)
+    return Face((1.23456, 2.0, 30.5, 40.25), 0.934567, points, Emotion(label, shares))
+
+
+def frame(*faces: Face, source: str = "photo.jpg", index: int = 0, time_ms: float = 0.0) -> Frame:
+    return Frame(source, index, time_ms, 640, 480, "cpu", faces, Timings(5.12345, 0.4, 0.3))
+
+
+BROKEN = Frame("bad.jpg", 7, 0.0, None, None, None, (), None, "bad.jpg: is empty (0 bytes)")
+
+
+def test_the_record_is_the_schema() -> None:
+    """Guards every key, its order and its rounding: programs are written against this."""
+    record = frame_record(frame(face(), index=3, time_ms=120.04999))
+    assert list(record) == ["schema", "source", "frame", "time_ms", "width", "height", "device", "faces", "ms"]
+    faces = record.pop("faces")
+    assert record == {
+        "schema": 1,
+        "source": "photo.jpg",
+        "frame": 3,
+        "time_ms": 120.0,
+        "width": 640,
+        "height": 480,
+        "device": "cpu",
+        "ms": {"detect": 5.123, "keypoints": 0.4, "emotion": 0.3},
+    }
+    (found,) = faces
+    assert list(found) == ["box", "score", "keypoints", "emotion"]
+    assert found["box"] == [1.23, 2.0, 30.5, 40.25]
+    assert found["score"] == 0.9346
+    assert list(found["keypoints"]) == list(KEYPOINTS)
+    assert found["keypoints"]["left_eye_center"] == [10.12, 20.99]
+    assert found["emotion"]["label"] == "happy"
+    assert list(found["emotion"]["probabilities"]) == list(SEVEN)
+    assert found["emotion"]["probabilities"]["happy"] == 0.8765
+
+
+def test_an_error_has_no_faces() -> None:
+    """Guards the difference between no face and no picture."""
+    assert frame_record(BROKEN) == {
+        "schema": 1,
+        "source": "bad.jpg",
+        "frame": 7,
+        "error": "bad.jpg: is empty (0 bytes)",
+    }
+    assert frame_record(frame())["faces"] == []
+
+
+class Stream(io.StringIO):
+    """Remembers what had been written at each flush."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flushed: list[str] = []
+
+    def flush(self) -> None:
+        self.flushed.append(self.getvalue())
+
+
+@pytest.mark.parametrize("kind", [JsonlSink, CsvSink, TextSink])
+def test_each_frame_is_flushed_whole(kind: type[JsonlSink]) -> None:
+    """Guards against losing results in a crash: after each frame everything is out, ended by a line break."""
+    stream = Stream()
+    sink = kind(stream)
+    for index in range(3):
+        sink.write(frame(face(), face(), index=index))
+        assert stream.flushed[-1] == stream.getvalue()
+        assert stream.getvalue().endswith("\n")
+    assert all(text.endswith("\n") for text in stream.flushed)
+
+
+def test_json_lines() -> None:
+    """Guards one object a line, letters as they are, and names that are not valid UTF-8, which must come back whole."""
+    stream = io.StringIO()
+    sink = JsonlSink(stream)
+    names = ["Grüße 😀.jpg", "line\nbreak.jpg", os.fsdecode(b"n\xff.jpg")]
+    for name in names:
+        sink.write(frame(face(), source=name))
+    lines = stream.getvalue().splitlines()
+    assert [json.loads(line)["source"] for line in lines] == names
+    assert "Grüße 😀" in lines[0]
+    stream.getvalue().encode()
+
+
+@pytest.mark.parametrize("labels", [SEVEN, FIVE])
+def test_csv(labels: tuple[str, ...]) -> None:
+    """Guards the table: one heading, a row a face, a row for no face and for an error, and Kaggle's column names."""
+    stream = io.StringIO()
+    sink = CsvSink(stream, labels)
+    assert stream.getvalue().count("\n") == 1
+    sink.write(frame(face("happy", labels), face("sad", labels), source='a, "b".jpg', index=3, time_ms=120))
+    sink.write(frame())
+    sink.write(BROKEN)
+    rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
+    assert all(None not in row and None not in row.values() for row in rows)
+    assert [row["source"] for row in rows] == ['a, "b".jpg'] * 2 + ["photo.jpg", "bad.jpg"]
+    assert [row["face"] for row in rows] == ["0", "1", "", ""]
+    assert [row["emotion"] for row in rows] == ["happy", "sad", "", ""]
+    assert [row["error"] for row in rows] == ["", "", "", "bad.jpg: is empty (0 bytes)"]
+    assert rows[0] | {"frame": "3", "time_ms": "120", "box_x": "1.23", "box_h": "40.25", "score": "0.9346"} == rows[0]
+    assert (rows[0]["prob_happy"], rows[1]["prob_sad"]) == ("0.8765", "0.8765")
+    assert [name for name in rows[0] if name.startswith("prob_")] == [f"prob_{label}" for label in labels]
+    assert (rows[0]["nose_tip_x"], rows[0]["nose_tip_y"]) == ("20.12", "30.99")
+    assert sum(name[:-2] in KEYPOINTS for name in rows[0]) == 30
+    assert all(rows[2][name] == "" for name in rows[2] if name not in ("source", "frame", "time_ms"))
+    assert rows[2]["time_ms"] == "0.0"
+    assert rows[3]["time_ms"] == ""
+
+
+def test_text() -> None:
+    """Guards what a person reads: a heading a picture, a line a face with its second guess, no reason of an error."""
+    stream = io.StringIO()
+    sink = TextSink(stream)
+    sink.write(frame(face()))
+    sink.write(frame())
+    sink.write(frame(face(), face(), source="x.mp4", index=12, time_ms=480), shot("x.mp4", 12, fps=25.0))
+    sink.write(BROKEN)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "photo.jpg  640x480  1 face"
+    assert " ".join(lines[1].split()) == "0 happy 88% (angry 2%) box 1,2 30x40 score 0.93"
+    assert lines[2] == "photo.jpg  640x480  no face"
+    assert lines[3] == "x.mp4  frame 12  0.48 s  640x480  2 faces"
+    assert lines[4].startswith("  0  happy ")
+    assert lines[5].startswith("  1  happy ")
+    assert lines[6:] == ["bad.jpg  not read"]
+
+
+def shot(name: str, index: int, fps: float | None) -> Shot:
+    return Shot(name, PurePath(name), index, 0.0, np.zeros((480, 640, 3), np.uint8), fps)

@@ -1,0 +1,226 @@
+"""Names -> pictures: what is found, in which order, under which name it is saved, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path, PurePath
+
+import cv2
+import numpy as np
+import pytest
+
+from facexp.errors import SourceError
+from facexp.sources import MEDIA, Source, open_sources, printable
+
+
+def put(path: Path, value: int = 100) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ok, data = cv2.imencode(path.suffix, np.full((8, 10, 3), value, np.uint8))
+    assert ok
+    path.write_bytes(data.tobytes())
+    return path
+
+
+def problem(path: Path | str) -> str:
+    """The one line that reading this name gives."""
+    (source,) = open_sources([str(path)])
+    with pytest.raises(SourceError) as caught:
+        list(source.shots())
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with a folder `album` of pictures and of what is none."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("p10.jpg", "p2.JPG", "P1.png", "sub/p3.bmp", "sub/deep/p4.png", ".hidden.jpg", ".cache/p5.jpg"):
+        path = put((tmp_path / "album" / name).with_suffix(Path(name).suffix.lower()))
+        path.rename(tmp_path / "album" / name)
+    for name in ("notes.txt", "labels.csv", "sub/code.py", "jpg"):
+        (tmp_path / "album" / name).write_text("no picture")
+    return tmp_path
+
+
+def test_folders_are_searched_to_their_depths_in_natural_order(tree: Path) -> None:
+    """Guards what of a folder is read: media by suffix, no hidden ones, 2 before 10, files before folders."""
+    found = list(open_sources(["album"]))
+    names = ["P1.png", "p2.JPG", "p10.jpg", "sub/p3.bmp", "sub/deep/p4.png"]
+    assert [source.name for source in found] == [str(PurePath("album", name)) for name in names]
+    assert [source.save_as for source in found] == [PurePath("album", name) for name in names]
+    assert all(next(source.shots()).image.shape == (8, 10, 3) for source in found)
+
+
+def test_results_keep_the_folder_name_however_it_is_given(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards --save's names for `.`, `..` and a slash at the end."""
+    monkeypatch.chdir("album/sub")
+    assert next(open_sources(["."])).save_as == PurePath("sub/p3.bmp")
+    assert next(open_sources([".."])).save_as == PurePath("album/P1.png")
+    assert next(open_sources(["../sub/"])).save_as == PurePath("sub/p3.bmp")
+    assert next(open_sources([str(tree / "album" / "sub" / "p3.bmp")])).save_as == PurePath("p3.bmp")
+
+
+def test_globs(tree: Path) -> None:
+    """Guards quoted globs: one level, deep, folders, and the structure behind the fixed part."""
+
+    def found(pattern: str) -> list[tuple[str, str]]:
+        return [(source.name, str(source.save_as)) for source in open_sources([pattern])]
+
+    assert found("album/*.jpg") == [("album/p10.jpg", "p10.jpg")]
+    assert found("album/**/*.png") == [("album/P1.png", "P1.png"), ("album/sub/deep/p4.png", "sub/deep/p4.png")]
+    assert found("alb*") == [(f"album/{name}", f"album/{name}") for name in _ALL]
+    assert sorted(found("album/*")) == sorted((f"album/{name}", name) for name in _ALL)
+    assert found(str(tree / "album" / "*.jpg")) == [(str(tree / "album" / "p10.jpg"), "p10.jpg")]
+    # a name that exists is never a pattern
+    put(Path("a[1].png"))
+    assert found("a[1].png") == [("a[1].png", "a[1].png")]
+
+
+_ALL = ["P1.png", "p2.JPG", "p10.jpg", "sub/p3.bmp", "sub/deep/p4.png"]
+
+
+def test_the_results_folder_is_left_out(tree: Path) -> None:
+    """Guards a second run of `facexp-infer . --save out`, which must not analyse its own pictures."""
+    put(Path("album/out/p1.jpg"))
+    for name in ("album", "album/**/*.jpg", "alb*"):
+        assert not any("out" in source.name for source in open_sources([name], Path("album/out")))
+        assert any("out" in source.name for source in open_sources([name]))
+    # named itself, a file is always read
+    assert [source.name for source in open_sources(["album/out/p1.jpg"], Path("album/out"))] == ["album/out/p1.jpg"]
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no symbolic links")
+def test_links_are_followed_but_not_in_circles(tree: Path) -> None:
+    """Guards against a folder that is linked into itself."""
+    Path("album/sub/loop").symlink_to(tree / "album")
+    Path("album/linked").symlink_to(put(tree / "other" / "p9.png").parent)
+    assert [source.name for source in open_sources(["album"])] == [
+        f"album/{name}" for name in ["P1.png", "p2.JPG", "p10.jpg", "linked/p9.png", *_ALL[3:]]
+    ]
+
+
+def test_names_without_anything_behind_them(tree: Path) -> None:
+    """Guards against an empty answer that looks like success."""
+    Path("empty").mkdir()
+    put(Path("hidden/.p1.jpg"))
+    assert problem("nowhere.jpg") == "nowhere.jpg: no such file or folder"
+    assert problem("nothing/*.jpg") == "nothing/*.jpg: no photo or clip in what this pattern matches"
+    assert problem("album/*.csv") == "album/*.csv: no photo or clip in what this pattern matches"
+    assert problem("empty") == "empty: no photo or clip in this folder"
+    assert problem("hidden") == "hidden: no photo or clip in this folder"
+    assert problem("") == ": no such file or folder"
+    Path("dangling.jpg").symlink_to("gone.jpg")
+    assert problem("dangling.jpg") == "dangling.jpg: no such file or folder"
+
+
+def test_content_decides_not_the_suffix(tree: Path) -> None:
+    """Guards renamed files: a JPEG called .png, a PNG called .mp4, a clip called .jpg, and texts called anything."""
+    for name, real in (("a.png", ".jpg"), ("b.mp4", ".png"), ("c.dat", ".bmp")):
+        put(tree / f"x{real}").rename(name)
+        assert next(open_sources([name])).shots().__next__().fps is None
+    writer = cv2.VideoWriter("x.mp4", cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    for _ in range(3):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    shutil.move("x.mp4", "x.jpg")
+    shots = list(next(open_sources(["x.jpg"])).shots())
+    assert [(shot.index, shot.time_ms, shot.fps, shot.total) for shot in shots] == [
+        (0, 0.0, 10.0, 3),
+        (1, 100.0, 10.0, 3),
+        (2, 200.0, 10.0, 3),
+    ]
+    for name in ("t.jpg", "t.mp4", "t.txt"):
+        Path(name).write_text("hello world\n" * 50)
+        assert problem(name) == f"{name}: is not a photo or clip in a format that facexp reads"
+
+
+def test_odd_files_are_refused_in_one_line(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards empty files, pipes (which would block for ever), too large ones, and unreadable ones."""
+    Path("empty.jpg").touch()
+    assert problem("empty.jpg") == "empty.jpg: is empty (0 bytes)"
+    if hasattr(os, "mkfifo"):
+        os.mkfifo("pipe.jpg")
+        assert problem("pipe.jpg") == "pipe.jpg: is neither a file nor a folder"
+    with put(Path("huge.jpg")).open("r+b") as file:
+        file.truncate((1 << 30) + 1)
+    assert problem("huge.jpg") == "huge.jpg: is too large: photo files of at most 1024 MB are read"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    put(Path("secret.jpg"))
+    monkeypatch.setattr(Path, "open", refuse)
+    assert problem("secret.jpg") == "secret.jpg: no permission to read it"
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert problem("album") == "album: no permission to read it"
+
+
+def test_names_of_every_kind(tree: Path) -> None:
+    """Guards names beyond ASCII, with a colon (FFmpeg's sign for a protocol), a percent, a line break, broken bytes."""
+    writer = cv2.VideoWriter("x.mp4", cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    photo = put(tree / "x.jpg").read_bytes()
+    clip = Path("x.mp4").read_bytes()
+    broken = os.fsdecode(b"n\xff")
+    for stem in ("Grüße 😀", "http:x", "p%03d", "line\nbreak", broken):
+        Path(f"{stem}.jpg").write_bytes(photo)
+        assert len(list(Source(f"{stem}.jpg", PurePath("x")).shots())) == 1
+        Path(f"{stem}.mp4").write_bytes(clip)
+        if stem != broken:
+            assert len(list(Source(f"{stem}.mp4", PurePath("x")).shots())) == 1
+    assert "not valid UTF-8" in problem(f"{broken}.mp4")
+    assert printable("line\nbreak") == r"'line\nbreak'"
+    assert printable("Grüße 😀.png") == "Grüße 😀.png"
+
+
+def test_pages_and_animations(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Guards the choice made: a TIFF's first page with a note, all frames of a GIF with their times."""
+    pages = [np.full((8, 10), 40 * i, np.uint8) for i in range(1, 4)]
+    assert cv2.imwritemulti("pages.tif", pages)
+    with caplog.at_level(logging.WARNING, "facexp"):
+        (shot,) = Source("pages.tif", PurePath("x")).shots()
+    assert (shot.image == 40).all()
+    assert caplog.messages == ["pages.tif: has 3 pages, only the first is read"]
+    animation = cv2.Animation()
+    animation.frames = [np.full((8, 10, 4), (40 * i, 0, 0, 255), np.uint8) for i in range(1, 6)]
+    animation.durations = np.array([70, 10, 200, 40, 40], np.int32)  # type: ignore[assignment]
+    assert cv2.imwriteanimation("x.gif", animation)
+    shots = list(Source("x.gif", PurePath("x")).shots(every=2))
+    # what claims 10 ms is shown for 100
+    assert [(shot.index, shot.time_ms, shot.total) for shot in shots] == [(0, 0, 5), (2, 170, 5), (4, 410, 5)]
+    assert [round(float(shot.image[..., 0].mean()) / 40) for shot in shots] == [1, 3, 5]
+    with pytest.raises(ValueError, match="every must be at least 1"):
+        list(Source("x.gif", PurePath("x")).shots(every=0))
+
+
+def test_media_names() -> None:
+    """Guards the list of suffixes that folders are searched for."""
+    for suffix in ("jpg", "JPEG", "png", "gif", "tif", "tiff", "webp", "avif", "heic", "mp4", "MOV", "mkv", "avi"):
+        assert MEDIA.fullmatch(f"a.{suffix}"), suffix
+    for name in ("a.txt", "a.jpg.txt", "jpg", ".jpg", "a.mp3", "a.ts", "a.pdf", "a.jpgx"):
+        assert not MEDIA.fullmatch(name), name
+
+
+@pytest.mark.data
+def test_the_odd_samples(data_dir: Path) -> None:
+    """Guards every odd file of the samples: each is read as a person sees it, or refused for its real reason."""
+    odd = data_dir / "samples" / "odd"
+    sound = [path for path in odd.iterdir() if path.name != "truncated.jpg"]
+    frames = {path.name: list(Source(str(path), PurePath(path.name)).shots()) for path in sound}
+    assert {name: (len(shots), shots[0].image.shape[:2]) for name, shots in frames.items()} == {
+        "_blobs_3d_fiji_skeleton.tif": (1, (32, 32)),
+        "bw_text.png": (1, (333, 516)),
+        "chessboard_GRAY_U16.tif": (1, (200, 200)),
+        "color.png": (1, (370, 371)),
+        "green_palette.png": (1, (240, 320)),
+        "multipage.tif": (1, (15, 10)),
+        "no_time_for_that_tiny.gif": (24, (25, 14)),
+        "palette_color.png": (1, (10, 10)),
+    }
+    # 8-bit values in a 16-bit file: divided by 257 they would be black
+    chessboard = frames["chessboard_GRAY_U16.tif"][0].image
+    assert (chessboard.min(), chessboard.max()) == (0, 255)
+    assert problem(odd / "truncated.jpg").endswith("truncated.jpg: is cut short: the JPEG data end early")

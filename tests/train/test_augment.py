@@ -1,0 +1,115 @@
+"""Augmentation: points follow their pixels, reflections swap the sides, and every change can be switched off."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+
+from facexp import geometry
+from facexp.geometry import KEYPOINTS
+from facexp_train import augment
+from facexp_train.config import Augmentation
+
+OFF = Augmentation(flip=0, rotation=0, scale=0, shift=0, brightness=0, contrast=0, erasing=0)
+LEFT, RIGHT = KEYPOINTS.index("left_eye_center"), KEYPOINTS.index("right_eye_center")
+
+
+def some_points(count: int, size: int = 96) -> np.ndarray:
+    rng = np.random.default_rng(5)
+    return rng.uniform(0.25 * size, 0.75 * size, (count, len(KEYPOINTS), 2)).astype(np.float32)
+
+
+def matrices(how: Augmentation, count: int = 4, size: int = 96) -> np.ndarray:
+    return augment.jitter_matrices(np.random.default_rng(1), count, size, how)
+
+
+def replace(how: Augmentation, **changes: float) -> Augmentation:
+    return dataclasses.replace(how, **changes)
+
+
+def test_horizontal_flip_swaps_left_and_right() -> None:
+    points = some_points(4)
+    moved = augment.move_points(points, matrices(replace(OFF, flip=1)))
+    assert moved[:, LEFT, 0] == pytest.approx(95 - points[:, RIGHT, 0], abs=1e-3)
+    assert moved[:, LEFT, 1] == pytest.approx(points[:, RIGHT, 1], abs=1e-3)
+    nose = KEYPOINTS.index("nose_tip")
+    assert moved[:, nose, 0] == pytest.approx(95 - points[:, nose, 0], abs=1e-3)
+
+
+def test_vertical_flip_is_a_reflection_too() -> None:
+    points = some_points(4)
+    moved = augment.move_points(points, matrices(replace(OFF, vertical_flip=1)))
+    assert moved[:, LEFT, 1] == pytest.approx(95 - points[:, RIGHT, 1], abs=1e-3)
+
+
+def test_both_flips_are_a_half_turn_and_keep_the_sides() -> None:
+    points = some_points(4)
+    moved = augment.move_points(points, matrices(replace(OFF, flip=1, vertical_flip=1)))
+    assert moved == pytest.approx(95 - points, abs=1e-3)
+
+
+def test_missing_points_stay_missing_under_the_other_name() -> None:
+    points = some_points(2)
+    points[:, LEFT] = np.nan
+    moved = augment.move_points(points, matrices(replace(OFF, flip=1), 2))
+    assert np.isnan(moved[:, RIGHT]).all()
+    assert np.isfinite(moved[:, LEFT]).all()
+
+
+def test_points_follow_their_pixels() -> None:
+    how = replace(OFF, flip=0.5, vertical_flip=0.3, rotation=25, scale=0.2, shift=0.05)
+    count, canvas = 24, 160
+    rng = np.random.default_rng(2)
+    spots = rng.uniform(60, 100, (count, 2))
+    ys, xs = np.mgrid[:canvas, :canvas]
+    images = np.stack([255 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 18) for x, y in spots]).astype(np.uint8)
+    points = np.repeat(spots[:, None], len(KEYPOINTS), axis=1).astype(np.float32)
+    squares = np.tile([79.5, 79.5, 96.0], (count, 1))
+    chain = augment.compose(matrices(how, count), augment.square_matrices(squares, 96))
+    moved = augment.move_points(points, chain)[:, 0]
+    crops = np.asarray(augment.warp_batch(images, chain, 96))[..., 0].astype(np.float64)
+    ys, xs = np.mgrid[:96, :96]
+    mass = crops.sum(axis=(1, 2))
+    centre = np.stack([(crops * xs).sum(axis=(1, 2)) / mass, (crops * ys).sum(axis=(1, 2)) / mass], axis=1)
+    inside = ((moved > 15) & (moved < 80)).all(axis=1)
+    assert inside.sum() > 10
+    assert centre[inside] == pytest.approx(moved[inside], abs=0.1)
+
+
+def test_training_cuts_the_same_crop_as_the_runtime() -> None:
+    rng = np.random.default_rng(3)
+    noise = rng.integers(0, 256, (6, 150, 150), dtype=np.uint8)
+    images = np.stack([cv2.normalize(cv2.GaussianBlur(n, (0, 0), 2), None, 0, 255, cv2.NORM_MINMAX) for n in noise])
+    chain = augment.compose(
+        matrices(replace(OFF, rotation=20, scale=0.1, shift=0.1), 6),
+        augment.square_matrices(np.tile([74.0, 75.0, 90.0], (6, 1)), 96),
+    )
+    ours = np.asarray(augment.warp_batch(images, chain, 96))[..., 0]
+    theirs = np.stack([geometry.warp(image, matrix, 96) for image, matrix in zip(images, chain, strict=True)])
+    # OpenCV rounds to whole grays and places samples at 1/32 px: a shift of half a pixel would give a mean above 5
+    assert np.abs(ours - theirs).mean() < 0.5
+    assert np.abs(ours - theirs).max() < 3
+
+
+def test_a_canvas_smaller_than_the_crop_is_refused() -> None:
+    with pytest.raises(ValueError, match="48 px are smaller than the 96 px"):
+        augment.warp_batch(np.zeros((1, 48, 48), np.uint8), matrices(OFF, 1), 96)
+
+
+def test_everything_off_changes_nothing() -> None:
+    images = np.random.default_rng(4).integers(0, 256, (3, 48, 48), dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    crops = augment.warp_batch(images, matrices(OFF, 3, 48), 48)
+    crops = np.asarray(augment.to_uint8(augment.change_pixels(crops, rng, OFF)))
+    assert (crops[..., 0] == images).all()
+
+
+@pytest.mark.parametrize("change", ["brightness", "contrast", "gamma", "noise", "blur", "erasing"])
+def test_each_pixel_change_does_something_alone(change: str) -> None:
+    images = np.random.default_rng(4).integers(60, 190, (8, 48, 48, 1)).astype(np.float32)
+    changed = np.asarray(augment.change_pixels(images, np.random.default_rng(0), replace(OFF, **{change: 0.9})))
+    assert changed.shape == images.shape
+    assert np.abs(changed - images).mean() > 1
+    # a change is drawn for each face, not once for the batch
+    assert len({round(float(np.abs(c - i).mean()), 3) for c, i in zip(changed, images, strict=True)}) > 2

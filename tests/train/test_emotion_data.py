@@ -1,0 +1,373 @@
+"""Emotion faces: every format that people download, FER+'s votes, and training faces that would give a test away."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from facexp.labels import SEVEN
+from facexp_train.emotion_data import VOTES, EmotionFaces, EmotionReport, read_emotion
+from facexp_train.errors import DataError
+from facexp_train.splits import near_copies, pixel_hash
+
+ROOT = Path(__file__).parents[2]
+USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
+
+
+def smooth(count: int, seed: int = 0, size: int = 48) -> np.ndarray:
+    """Pictures with large shapes, all different, as faces are."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 6)).astype(np.uint8)
+    return np.array([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in coarse])
+
+
+def write_csv(path: Path, header: str, images: np.ndarray, codes: Sequence[int], splits: Sequence[str] = ()) -> Path:
+    """A CSV file whose columns stand as in its header."""
+    lines = [header]
+    for index, image in enumerate(images):
+        cells = {"emotion": str(codes[index]), "pixels": " ".join(map(str, image.ravel()))}
+        cells["Usage"] = USAGES[splits[index]] if splits else ""
+        lines.append(",".join(cells[name.strip()] for name in header.split(",")))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def write_votes(path: Path, votes: np.ndarray, splits: Sequence[str]) -> Path:
+    lines = ["Usage,Image name," + ",".join(VOTES)]
+    for index, row in enumerate(votes):
+        lines.append(f"{USAGES[splits[index]]},fer{index:07d}.png," + ",".join(map(str, row)))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def read(path: Path, tmp_path: Path, **options: Any) -> EmotionFaces:
+    return read_emotion(path, cache=tmp_path / "cache", quiet=True, **options)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["emotion,pixels,Usage", "emotion, Usage, pixels", "Usage,emotion,pixels"],
+    ids=["fer2013", "icml_face_data", "another order"],
+)
+def test_fer2013(tmp_path: Path, header: str) -> None:
+    """Guards FER2013's two files: pixels, codes, the official split, and the same again from the cache."""
+    images, codes, names = smooth(7), [0, 1, 2, 3, 4, 5, 6], ["train", "val", "test", "train", "val", "test", "train"]
+    path = write_csv(tmp_path / "fer2013.csv", header, images, codes, names)
+    for _ in range(2):
+        faces = read(path, tmp_path)
+        assert np.array_equal(faces.images, images)
+        assert faces.images.dtype == np.uint8
+        assert faces.labels.tolist() == codes
+        assert faces.labels.dtype == np.int64
+        assert faces.split.tolist() == names
+        assert faces.rows.tolist() == [1, 2, 3, 4, 5, 6, 7]
+        assert faces.votes is None
+        assert faces.report == EmotionReport(rows=7, copies=0, near_copies=0, flat=0)
+    part = faces.part("val")
+    assert len(part) == 2
+    assert part.rows.tolist() == [2, 5]
+    assert part.labels.tolist() == [1, 4]
+    assert np.array_equal(part.images, images[[1, 4]])
+    with pytest.raises(ValueError, match="'public'"):
+        faces.part("public")
+
+
+def test_five_classes(tmp_path: Path) -> None:
+    """Guards that the five-class set's own codes become FER2013's, but not those of a seven-class file."""
+    images = smooth(20)
+    five = read(write_csv(tmp_path / "emotion.csv", "emotion, pixels", images, [0, 1, 2, 3, 4] * 4), tmp_path)
+    assert [SEVEN[code] for code in five.labels[:5]] == ["angry", "disgust", "sad", "happy", "surprise"]
+    seven = read(write_csv(tmp_path / "seven.csv", "emotion,pixels", images, [0, 1, 2, 3, 6] * 4), tmp_path)
+    assert seven.labels[:5].tolist() == [0, 1, 2, 3, 6]
+
+
+def test_without_usage_copies_never_straddle(tmp_path: Path) -> None:
+    """Guards the split by pixels: 80/10/10, copies of every kind together, the same for the same seed."""
+    images = smooth(100)
+    bright = np.clip(images.astype(float) * 0.7 + 40, 0, 255).astype(np.uint8)
+    images = np.concatenate([images, images, bright, images[:, :, ::-1]])
+    path = write_csv(tmp_path / "emotion.csv", "emotion,pixels", images, [0] * 400)
+    faces = read(path, tmp_path)
+    assert len(faces) == 400
+    assert faces.report == EmotionReport(400, 0, 0, 0)
+    splits = faces.split.reshape(4, 100)
+    assert (splits == splits[0]).all()
+    assert [len(faces.part(name)) for name in ("train", "val", "test")] == [320, 40, 40]
+    assert np.array_equal(read(path, tmp_path).split, faces.split)
+    assert not np.array_equal(read(path, tmp_path, seed=1).split, faces.split)
+
+
+def test_training_faces_that_show_a_test_face_are_left_out(tmp_path: Path) -> None:
+    """Guards what is dropped and counted: exact, near, a near copy's copy and flat; never validation or test faces."""
+    images = smooth(13)
+    images[3] = images[10]  # pixel copy of a test face
+    images[4] = np.clip(images[11].astype(float) * 0.7 + 40, 0, 255)  # near copy of a test face
+    images[5] = images[4]
+    images[6] = images[9][:, ::-1]  # a validation face, mirrored
+    images[7] = images[12] = 128  # flat
+    images[1] = images[2]  # copies inside training stay
+    images[8] = images[11]  # copies between validation and test stay
+    names = ["train"] * 8 + ["val"] * 2 + ["test"] * 3
+    faces = read(write_csv(tmp_path / "fer2013.csv", "emotion,pixels,Usage", images, [4] * 13, names), tmp_path)
+    assert faces.rows.tolist() == [1, 2, 3, 9, 10, 11, 12, 13]
+    assert faces.labels.tolist() == [4] * 8  # Usage says FER2013, however low the codes
+    assert faces.report == EmotionReport(rows=13, copies=1, near_copies=3, flat=1)
+    assert faces.part("train").report == faces.report
+
+
+def test_training_gives_validation_faces_when_a_file_has_none(tmp_path: Path) -> None:
+    """Guards that a file with only Training and PrivateTest still has faces to choose the epoch by."""
+    names = ["train"] * 50 + ["test"] * 10
+    faces = read(write_csv(tmp_path / "f.csv", "emotion,pixels,Usage", smooth(60), [0] * 60, names), tmp_path)
+    assert [len(faces.part(name)) for name in ("train", "val", "test")] == [45, 5, 10]
+    assert (faces.split[50:] == "test").all()
+
+
+BALLOTS = np.random.default_rng(0).multinomial(10, [0.1] * 10, 9)
+"""Ten votes for each of nine faces."""
+
+
+@pytest.fixture
+def voted(tmp_path: Path) -> EmotionFaces:
+    names = ["train", "val", "test"] * 3
+    path = write_csv(tmp_path / "fer2013.csv", "emotion,pixels,Usage", smooth(9), [3] * 9, names)
+    write_votes(tmp_path / "fer2013new.csv", BALLOTS, names)
+    return read(path, tmp_path)
+
+
+def test_votes_lie_beside_their_faces(voted: EmotionFaces) -> None:
+    """Guards that votes are found beside the file, row for row, and stay with their faces in a part."""
+    assert np.array_equal(voted.votes, BALLOTS)
+    assert voted.votes.dtype == np.float32
+    assert np.array_equal(voted.part("val").votes, BALLOTS[1::3])
+
+
+def test_each_vote_column_has_its_emotion(tmp_path: Path) -> None:
+    """Guards the order of FER+'s columns against FER2013's codes, one column at a time, also when they are shuffled."""
+    images, names = smooth(10), ["train"] * 8 + ["val", "test"]
+    path = write_csv(tmp_path / "f.csv", "emotion,pixels,Usage", images, [0] * 10, names)
+    order = np.random.default_rng(0).permutation(10)
+    lines = [",".join(VOTES[i] for i in order), *(",".join(map(str, row[order])) for row in np.eye(10, dtype=int) * 10)]
+    (tmp_path / "votes.csv").write_text("\n".join(lines))
+    faces = read(path, tmp_path, votes=tmp_path / "votes.csv")
+    named = ["neutral", "happy", "surprise", "sad", "angry", "disgust", "fear"]
+    assert faces.majority().tolist() == [*map(SEVEN.index, named), -1, -1, -1]
+    shares, usable = faces.distributions()
+    assert usable.tolist() == [True] * 7 + [False] * 3
+    assert shares[:7].argmax(axis=1).tolist() == [*map(SEVEN.index, named)]
+
+
+def test_no_votes(tmp_path: Path) -> None:
+    """Guards the line that says which file is missing when votes are asked for."""
+    faces = read(write_csv(tmp_path / "f.csv", "emotion,pixels", smooth(3), [0] * 3), tmp_path)
+    for ask in (faces.majority, faces.distributions):
+        with pytest.raises(DataError, match=r"no FER\+ votes; put fer2013new.csv beside"):
+            ask()
+
+
+def test_the_five_class_set_ignores_votes_beside_it(tmp_path: Path) -> None:
+    """Guards that emotion.csv, whose rows are not FER2013's, is not joined with the votes in the same folder."""
+    write_votes(tmp_path / "fer2013new.csv", BALLOTS, ["train"] * 9)
+    assert read(write_csv(tmp_path / "emotion.csv", "emotion,pixels", smooth(9), [0] * 9), tmp_path).votes is None
+
+
+def test_wrong_votes(tmp_path: Path) -> None:
+    """Guards each line about votes that do not belong to the faces, or are none."""
+    names = ["train"] * 7 + ["val", "test"]
+    path = write_csv(tmp_path / "f.csv", "emotion,pixels,Usage", smooth(9), [0] * 9, names)
+    votes = tmp_path / "v.csv"
+
+    def message() -> str:
+        with pytest.raises(DataError) as error:
+            read(path, tmp_path, votes=votes)
+        return str(error.value).replace(f"{tmp_path}{os.sep}", "")
+
+    assert message() == "v.csv: no such file"
+    write_votes(votes, BALLOTS[:8], names)
+    assert message() == "v.csv: 8 rows of votes, but f.csv has 9 faces; expected a row for each face"
+    write_votes(votes, BALLOTS, ["train"] * 8 + ["test"])
+    assert message() == "v.csv: row 8, column Usage: expected PublicTest as in f.csv, found 'Training'"
+    negative = BALLOTS.copy()
+    negative[4, 0] = -1
+    write_votes(votes, negative, names)
+    assert message() == "v.csv: row 5, column neutral: expected votes of 0 or more"
+    votes.write_text(votes.read_text().replace("-1", "many", 1))
+    assert message() == "v.csv: row 5, column neutral: expected a number, found 'many'"
+    votes.write_text(votes.read_text().replace("contempt", "scorn", 1))
+    assert message().startswith("v.csv: no column contempt; expected neutral, happiness")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("emotion,", "label,"), "no column emotion; expected emotion, pixels, found label, pixels, Usage"),
+        (("\n0,", "\n7,"), "row 1, column emotion: expected a whole number from 0 to 6, found '7'"),
+        (("\n3,", "\n,"), "row 2, column emotion: expected a whole number from 0 to 6, found an empty field"),
+        (
+            ("PrivateTest", "Private"),
+            "row 3, column Usage: expected one of Training, PublicTest, PrivateTest, found 'Private'",
+        ),
+        ((" 9 9 9,Pub", " 9 9,Pub"), "row 2, column pixels: expected 2304 pixels, found 2303"),
+        (
+            (" 9 9 9,Pub", " 9 9 a,Pub"),
+            "row 2, column pixels: pixel 2304: expected a whole number from 0 to 255, found 'a'",
+        ),
+        (
+            (",PublicTest", ""),
+            "row 2, column Usage: expected one of Training, PublicTest, PrivateTest, found an empty field",
+        ),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    """Guards the one line about a wrong file: file, row, column, what was expected; and that nothing is cached."""
+    images = np.full((3, 48, 48), 9, np.uint8)
+    path = write_csv(tmp_path / "f.csv", "emotion,pixels,Usage", images, [0, 3, 6], ["train", "val", "test"])
+    text = path.read_text()
+    assert change[0] in text
+    path.write_text(text.replace(*change))
+    for _ in range(2):
+        with pytest.raises(DataError) as error:
+            read(path, tmp_path)
+        assert str(error.value) == f"{path}: {message}"
+
+
+def test_no_file(tmp_path: Path) -> None:
+    """Guards the line about a path that is not there."""
+    with pytest.raises(DataError, match=r"none.csv: no such file or folder"):
+        read(tmp_path / "none.csv", tmp_path)
+
+
+def test_a_folder_with_the_csv_file(tmp_path: Path) -> None:
+    """Guards that the folder of a download works as the file in it, with the votes beside."""
+    folder = tmp_path / "download"
+    folder.mkdir()
+    names = ["train"] * 7 + ["val", "test"]
+    write_csv(folder / "icml_face_data.csv", "emotion, Usage, pixels", smooth(9), [0] * 9, names)
+    write_votes(folder / "fer2013new.csv", BALLOTS, names)
+    faces = read(folder, tmp_path)
+    assert len(faces) == 9
+    assert np.array_equal(faces.votes, BALLOTS)
+
+
+def save(file: Path, image: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(file), image)
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    """Guards names in any case and their synonyms, colour and other sizes, and other files in the folders."""
+    folders = ["Anger", "disgusted", "FEARFUL", "happiness", "sadness", "Surprised", "neutral"]
+    images = smooth(7)
+    for name, image in zip(folders, images, strict=True):
+        save(tmp_path / "faces" / name / "a.png", image)
+        (tmp_path / "faces" / name / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / "faces" / ".cache").mkdir()
+    save(tmp_path / "faces" / "neutral" / "b.PNG", cv2.resize(smooth(1, seed=1)[0], (96, 64)))
+    save(tmp_path / "faces" / "neutral" / "c.jpg", cv2.cvtColor(smooth(1, seed=2)[0], cv2.COLOR_GRAY2BGR))
+    faces = read(tmp_path / "faces", tmp_path)
+    assert faces.images.shape == (9, 48, 48)
+    for code, image in enumerate(images):
+        index = int(np.flatnonzero(faces.labels == code)[0])
+        assert np.array_equal(faces.images[index], image)
+    assert (faces.labels == 6).sum() == 3
+    assert set(faces.split) == {"train", "val", "test"}
+    assert faces.votes is None
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("train", "test"), {"train": 9, "val": 1, "test": 3}),
+        (("Training", "PublicTest", "PrivateTest"), {"train": 10, "val": 3, "test": 3}),
+        (("train", "validation"), {"train": 10, "val": 3, "test": 0}),
+    ],
+)
+def test_split_folders(tmp_path: Path, names: tuple[str, ...], expected: dict[str, int]) -> None:
+    """Guards FER2013 as folders: the splits are kept, and training gives validation faces where there are none."""
+    for place, name in enumerate(names):
+        for index, image in enumerate(smooth(3 if place else 10, seed=place)):
+            save(tmp_path / "faces" / name / ("angry" if index % 2 else "happy") / f"{index}.png", image)
+    faces = read(tmp_path / "faces", tmp_path)
+    assert {split: len(faces.part(split)) for split in expected} == expected
+
+
+def test_wrong_folders(tmp_path: Path) -> None:
+    """Guards each line about a folder that is not a dataset."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+
+    def message(**options: Any) -> str:
+        with pytest.raises(DataError) as error:
+            read(folder, tmp_path, **options)
+        return str(error.value).replace(f"{tmp_path}{os.sep}", "")
+
+    assert message().startswith("faces: no folders in it; expected fer2013.csv or icml_face_data.csv, or a folder of")
+    (folder / "happy").mkdir()
+    assert message().startswith("faces: no images in its class folders; expected .bmp, .jpeg")
+    (folder / "happy" / "a.png").write_bytes(b"no picture")
+    assert message() == "faces/happy/a.png: expected an image, but OpenCV cannot decode it"
+    (folder / "bored").mkdir()
+    assert message() == f"faces/bored: expected a folder named after one of {', '.join(SEVEN)}"
+    assert message(votes="v.csv").startswith("v.csv: votes go with FER2013's CSV file")
+
+
+@pytest.fixture(scope="module")
+def real() -> tuple[np.ndarray, list[list[str]]]:
+    """FER2013's faces (N, 48, 48) and the cells of its labels, out of the data folder's mosaics."""
+    folder = Path(os.environ.get("FACEXP_DATA", ROOT / ".." / "shared" / "data")) / "fer2013"
+    if not folder.is_dir():
+        pytest.skip(f"no real faces in {folder}")
+    cells = [line.split(",") for line in (folder / "labels.csv").read_text().splitlines()[1:]]
+    tiles = []
+    for file in sorted(folder.glob("faces_*.png")):
+        mosaic = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+        tiles.append(mosaic.reshape(60, 48, 60, 48).swapaxes(1, 2).reshape(-1, 48, 48))
+    return np.concatenate(tiles)[: len(cells)], cells
+
+
+@pytest.mark.data
+def test_real_copies_leave_training(real: tuple[np.ndarray, list[list[str]]], tmp_path: Path) -> None:
+    """Guards the count in the data's README, and that such faces are left out of a real file with real votes."""
+    images, cells = real
+    usage = np.array([row[1] for row in cells])
+    digests = pixel_hash(images)
+    train = usage == "Training"
+    shared = ~train & np.isin(digests, digests[train])
+    assert shared.sum() == 568
+    held = np.flatnonzero(shared)[:40]
+    copies = np.flatnonzero(train & np.isin(digests, digests[held]))
+    chosen = np.unique([*held, *copies, *range(100)])
+    splits = [{"Training": "train", "PublicTest": "val", "PrivateTest": "test"}[usage[i]] for i in chosen]
+    path = write_csv(
+        tmp_path / "fer2013.csv", "emotion,pixels,Usage", images[chosen], [int(cells[i][0]) for i in chosen], splits
+    )
+    write_votes(tmp_path / "fer2013new.csv", np.array([cells[i][2:] for i in chosen], dtype=int), splits)
+    faces = read(path, tmp_path)
+    assert faces.report.copies == len(np.intersect1d(copies, chosen)) > 30
+    assert not set(pixel_hash(faces.part("train").images)) & set(digests[held])
+    kept = chosen[faces.rows - 1]
+    assert np.array_equal(faces.images, images[kept])
+    assert faces.labels.tolist() == [int(cells[i][0]) for i in kept]
+    # two labellings of one set of faces: were a column out of place, they would agree at chance
+    clear = faces.majority() >= 0
+    assert 0.5 < (faces.majority() == faces.labels)[clear].mean() < 0.85
+
+
+@pytest.mark.data
+def test_real_near_copies(real: tuple[np.ndarray, list[list[str]]]) -> None:
+    """Guards the near-copy thresholds on real faces: changed copies are found, strangers are not joined."""
+    images = real[0][::70]
+    strangers = len(near_copies(images))
+    assert strangers <= 4
+    small = [cv2.resize(image, (40, 40), interpolation=cv2.INTER_AREA) for image in images]
+    soft = np.array([cv2.resize(image, (48, 48)) for image in small])
+    bright = np.clip(images * 0.8 + 30, 0, 255).astype(np.uint8)
+    for changed in (soft, bright, images[:, :, ::-1]):
+        pairs = near_copies(np.concatenate([images, changed]))
+        found = (pairs[:, 1] - pairs[:, 0] == len(images)).sum()
+        assert found >= 0.97 * len(images)

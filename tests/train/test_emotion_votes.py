@@ -1,0 +1,57 @@
+"""FER+'s ten votes a face become a distribution and a majority over the seven emotions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facexp_train.emotion_data import EmotionFaces, EmotionReport
+
+BALLOTS = np.array(
+    [
+        # neutral happiness surprise sadness anger disgust fear contempt unknown NF
+        [0, 8, 1, 0, 0, 0, 0, 1, 0, 0],  # happy; single votes dropped
+        [4, 0, 0, 4, 2, 0, 0, 0, 0, 0],  # a tie
+        [1, 0, 1, 0, 0, 1, 0, 7, 0, 0],  # contempt leads
+        [2, 0, 0, 0, 0, 0, 0, 0, 8, 0],  # unknown leads
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 10],  # not a face
+        [1, 1, 1, 1, 1, 1, 1, 1, 1, 1],  # nothing but single votes
+        [0, 0, 0, 0, 3, 6, 1, 0, 0, 0],  # disgust, then anger
+        [0, 0, 0, 0, 0, 0, 5, 0, 5, 0],  # fear shares the lead with unknown
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0],  # nobody voted
+        [4, 3, 3, 0, 0, 0, 0, 0, 0, 0],  # the most votes, but not half of them
+    ]
+)
+
+
+@pytest.fixture
+def voted() -> EmotionFaces:
+    return EmotionFaces(
+        images=np.zeros((10, 48, 48), np.uint8),
+        labels=np.zeros(10, np.int64),
+        votes=BALLOTS.astype(np.float32),
+        split=np.full(10, "train"),
+        rows=np.arange(1, 11),
+        report=EmotionReport(rows=10, copies=0, near_copies=0, flat=0),
+    )
+
+
+def test_distributions(voted: EmotionFaces) -> None:
+    """Guards how votes become probabilities: single votes dropped, no share for the other three columns."""
+    shares, usable = voted.distributions()
+    assert shares.dtype == np.float32
+    assert usable.tolist() == [True, True, False, False, False, True, True, True, False, True]
+    expected = np.zeros((10, 7), np.float32)  # angry disgust fear happy sad surprise neutral
+    expected[0, 3] = 1
+    expected[1, [6, 4, 0]] = [0.4, 0.4, 0.2]
+    expected[5] = 1 / 7
+    expected[6, [1, 0]] = [2 / 3, 1 / 3]
+    expected[7, 2] = 1
+    expected[9, [6, 3, 5]] = [0.4, 0.3, 0.3]
+    assert np.allclose(shares, expected, atol=1e-6)
+
+
+def test_majority(voted: EmotionFaces) -> None:
+    """Guards FER+'s majority: a code of the seven, or -1 for a tie, no clear lead, contempt, unknown and no face."""
+    assert voted.majority().tolist() == [3, -1, -1, -1, -1, -1, 1, -1, -1, -1]
+    assert voted.majority().dtype == np.int64

@@ -1,0 +1,113 @@
+"""Scores of whole splits: framing is jittered the same each time, sources and both labellings are scored apart."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facexp.geometry import KEYPOINTS
+from facexp.labels import FIVE, SEVEN
+from facexp_train import evaluate, run
+from facexp_train.emotion_data import EmotionFaces, EmotionReport
+from facexp_train.errors import DataError
+from facexp_train.keypoint_data import KeypointFaces
+from facexp_train.keypoints import jittered_crops
+
+
+def keypoint_faces(count: int = 12) -> KeypointFaces:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(60, 110, (count, 15, 2)).astype(np.float32)
+    points[:, 0], points[:, 1] = (104, 78), (72, 78)
+    points[::3, 5] = np.nan
+    return KeypointFaces(
+        images=rng.integers(0, 256, (count, 176, 176), dtype=np.uint8),
+        points=points,
+        squares=np.tile([87.5, 87.5, 96.0], (count, 1)),
+        source=np.array(["one", "two"] * (count // 2)),
+        group=np.arange(count).astype(str),
+        split=np.array(["test"] * count),
+        names=np.arange(count).astype(str),
+    )
+
+
+def emotion_faces() -> EmotionFaces:
+    labels = np.array([0, 1, 2, 3, 4, 5, 6, 3])
+    votes = np.zeros((8, 10), np.float32)
+    votes[:, 0] = 10
+    votes[7] = (0, 0, 0, 0, 0, 0, 0, 0, 0, 10)
+    return EmotionFaces(
+        images=np.zeros((8, 48, 48), np.uint8),
+        labels=labels,
+        votes=votes,
+        split=np.array(["test"] * 8),
+        rows=np.arange(8),
+        report=EmotionReport(8, 0, 0, 0),
+    )
+
+
+def test_a_model_that_knows_the_answer_has_no_error() -> None:
+    faces = keypoint_faces()
+    _, truth = jittered_crops(faces)
+    found = evaluate.evaluate_keypoints(lambda crops: {"keypoints": np.nan_to_num(truth)}, faces, "test")
+    assert found.value("error_interocular") == 0
+    assert found.value("error_interocular", "test/two") == 0
+    assert found.value("points_within_5") == 1
+
+
+def test_errors_are_told_per_source_and_worst_faces_by_name() -> None:
+    faces = keypoint_faces()
+    _, truth = jittered_crops(faces)
+    wrong = np.nan_to_num(truth)
+    wrong[1::2] += 4
+    wrong[5] += 9
+    found = evaluate.evaluate_keypoints(lambda crops: {"keypoints": wrong}, faces, "test")
+    assert found.value("error_interocular", "test/one") == 0
+    assert found.value("error_interocular", "test/two") > 0.1
+    assert found.worst[0][0] == "5"
+    table = evaluate.keypoint_table(found)
+    assert "test/two" in table
+    assert all(name in table for name in KEYPOINTS)
+
+
+def test_the_jitter_is_the_same_each_time_and_moves_the_frame() -> None:
+    faces = keypoint_faces()
+    crops, points = jittered_crops(faces)
+    again, points_again = jittered_crops(faces)
+    assert (crops == again).all()
+    assert np.array_equal(points, points_again, equal_nan=True)
+    exact = faces.points - 39.5 - 0.5
+    assert np.nanmean(np.abs(points - exact)) > 1
+
+
+def test_each_head_is_scored_against_its_own_labelling() -> None:
+    faces = emotion_faces()
+    own = np.eye(7, dtype=np.float32)[faces.labels]
+    neutral = np.tile(np.eye(7, dtype=np.float32)[SEVEN.index("neutral")], (8, 1))
+    found = evaluate.evaluate_emotion(lambda crops: {"fer2013": own, "ferplus": neutral}, faces, "test")
+    assert found.value("fer2013/accuracy") == 1
+    assert found.value("fer2013/macro_f1") == 1
+    # the eighth face is "not a face" to FER+ and is not rated
+    assert found.value("ferplus/accuracy") == 1
+    five = next(f for f in found.figures if f.metric == "fer2013_five/accuracy")
+    assert five.n == 6
+    confusion = {c.name: c for c in found.confusions}
+    assert confusion["fer2013_five"].labels == FIVE
+    assert "happy" in evaluate.emotion_table(found)
+
+
+def test_an_empty_split_is_named() -> None:
+    with pytest.raises(DataError, match="no faces in split 'val'; it has test"):
+        evaluate.evaluate_keypoints(lambda crops: {}, keypoint_faces(), "val")
+
+
+def test_the_report_keeps_other_splits(tmp_path: Path) -> None:
+    faces = emotion_faces()
+    found = evaluate.evaluate_emotion(
+        lambda crops: {"fer2013": np.eye(7, dtype=np.float32)[faces.labels]}, faces, "test"
+    )
+    run.write_evaluation(found, tmp_path)
+    run.write_evaluation(evaluate.Evaluation("val", (evaluate.Figure("val", "m", 1, 1, 1, 1),)), tmp_path)
+    stored = json.loads((tmp_path / "evaluation.json").read_text())
+    assert {f["split"] for f in stored["figures"]} == {"test", "val"}
+    assert (tmp_path / "confusion_fer2013_test.png").read_bytes().startswith(b"\x89PNG")

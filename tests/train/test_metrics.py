@@ -1,0 +1,78 @@
+"""Metrics against figures worked out by hand, and intervals that behave like intervals."""
+
+import numpy as np
+import pytest
+
+from facexp.geometry import KEYPOINTS
+from facexp.labels import SEVEN
+from facexp_train import metrics
+
+
+def truth(count: int = 3) -> np.ndarray:
+    points = np.zeros((count, len(KEYPOINTS), 2), np.float32)
+    points[:, :, 0] = np.arange(len(KEYPOINTS))
+    points[:, KEYPOINTS.index("left_eye_center")] = (60, 30)
+    points[:, KEYPOINTS.index("right_eye_center")] = (20, 30)
+    return points
+
+
+def value(figures: list[metrics.Figure], name: str) -> float:
+    return next(f.value for f in figures if f.metric == name)
+
+
+def test_error_is_over_the_inter_ocular_distance() -> None:
+    target = truth()
+    errors = metrics.keypoint_errors(target + np.float32([3, 4]), target)
+    assert errors.pixels == pytest.approx(np.full((3, 15), 5.0))
+    assert errors.face == pytest.approx(np.full(3, 5 / 40))
+    figures = metrics.keypoint_figures(errors, np.arange(3), "test")
+    # per coordinate, as Kaggle: sqrt((3^2 + 4^2) / 2)
+    assert value(figures, "rmse_px") == pytest.approx(np.sqrt(12.5))
+    assert value(figures, "points_within_10") == 0
+    assert value(figures, "faces_above_10") == 1
+
+
+def test_missing_points_do_not_count() -> None:
+    target = truth(2)
+    target[0, 10:] = np.nan
+    prediction = np.nan_to_num(target, nan=999.0) + np.float32([4, 0])
+    errors = metrics.keypoint_errors(prediction, target)
+    assert errors.face == pytest.approx([0.1, 0.1])
+    figures = metrics.keypoint_figures(errors, np.arange(2), "test")
+    assert value(figures, "rmse_px") == pytest.approx(np.sqrt(8))
+
+
+def test_a_face_without_eye_centres_is_not_rated() -> None:
+    target = truth(2)
+    target[1, 0] = np.nan
+    errors = metrics.keypoint_errors(target, target)
+    assert np.isnan(errors.face[1])
+    assert metrics.keypoint_figures(errors, np.arange(2), "test")[0].n == 1
+
+
+def test_accuracy_f1_and_confusion_by_hand() -> None:
+    codes = np.array([0, 0, 3, 3, -1])
+    logits = np.eye(7, dtype=np.float32)[[0, 3, 3, 3, 5]]
+    figures, table = metrics.emotion_figures(logits, codes, SEVEN, "test")
+    assert value(figures, "accuracy") == 0.75
+    assert value(figures, "recall/angry") == 0.5
+    assert value(figures, "precision/happy") == pytest.approx(2 / 3)
+    # F1 of angry 2/3, of happy 4/5; classes that are not in the truth stay out of the mean
+    assert value(figures, "macro_f1") == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert table[0, 3] == 1
+    assert table.sum() == 4
+
+
+def test_intervals_hold_the_value_and_widen_with_groups() -> None:
+    hit = (np.arange(400) % 4 > 0).astype(float)
+    alone = metrics.figure("t", "m", metrics.ratio(hit, np.ones(400)), metrics.resample_weights(np.arange(400)))
+    # faces of a group agree: forty independent ones, not four hundred
+    hit = np.repeat((np.arange(40) % 4 > 0).astype(float), 10)
+    grouped = metrics.figure(
+        "t", "m", metrics.ratio(hit, np.ones(400)), metrics.resample_weights(np.repeat(np.arange(40), 10))
+    )
+    assert alone.value == grouped.value == 0.75
+    assert alone.low < 0.75 < alone.high
+    assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
+    # the normal approximation: 1.96 * sqrt(0.75 * 0.25 / 400) = 0.042 to either side
+    assert alone.high - alone.low == pytest.approx(0.085, abs=0.012)

@@ -1,0 +1,71 @@
+"""The networks: what goes in and out, what the soft-argmax computes, and losses that leave out what is not labelled."""
+
+import keras
+import numpy as np
+import pytest
+
+from facexp_train import losses, networks
+
+SMALL = {"stem": 4, "stages": (4, 8), "blocks": 1}
+
+
+def test_keypoint_network_takes_bytes_and_gives_points() -> None:
+    model = networks.keypoint_network(96, **SMALL, head=8)
+    assert model.input_shape == (None, 96, 96, 1)
+    assert model.inputs[0].dtype == "uint8"
+    points = model.predict(np.zeros((2, 96, 96, 1), np.uint8), verbose=0)
+    assert points.shape == (2, 15, 2)
+    assert points.dtype == np.float32
+
+
+def test_soft_argmax_finds_the_peak_in_crop_pixels() -> None:
+    logits = np.full((1, 24, 24, 2), -50, np.float32)
+    logits[0, 5, 20, 0] = 50
+    logits[0, 23, 0, 1] = 50
+    points = np.asarray(networks.SoftArgmax(96)(logits))[0]
+    # cell 5 stands for pixels 20 to 23, whose centre is 21.5
+    assert points == pytest.approx(np.array([[81.5, 21.5], [1.5, 93.5]]), abs=1e-3)
+
+
+def test_emotion_network_has_a_head_for_each_labelling() -> None:
+    model = networks.emotion_network(**SMALL)
+    logits = model.predict(np.zeros((3, 48, 48, 1), np.uint8), verbose=0)
+    assert {name: value.shape for name, value in logits.items()} == {"fer2013": (3, 7), "ferplus": (3, 7)}
+    assert list(networks.emotion_network(**SMALL, heads=("fer2013",)).output) == ["fer2013"]
+
+
+def test_the_outermost_pixels_do_not_reach_the_emotion() -> None:
+    model = networks.emotion_network(**SMALL)
+    face = np.random.default_rng(0).integers(0, 256, (1, 48, 48, 1), dtype=np.uint8)
+    framed = face.copy()
+    framed[:, :2] = framed[:, -2:] = framed[:, :, :2] = framed[:, :, -2:] = 0
+    one, other = model.predict(face, verbose=0), model.predict(framed, verbose=0)
+    assert one["fer2013"] == pytest.approx(other["fer2013"])
+
+
+def test_mixed_precision_keeps_heads_in_float32_and_weights_move_over() -> None:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = networks.keypoint_network(96, **SMALL, head=8)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert mixed.get_layer("expectation").compute_dtype == "float32"
+    plain = networks.keypoint_network(96, **SMALL, head=8)
+    plain.set_weights(mixed.get_weights())
+    crops = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 1), dtype=np.uint8)
+    assert plain.predict(crops, verbose=0) == pytest.approx(mixed.predict(crops, verbose=0), abs=1.0)
+
+
+def test_unlabelled_points_add_no_loss() -> None:
+    target = np.zeros((1, 15, 3), np.float32)
+    target[0, 0] = (10, 10, 1)
+    prediction = np.full((1, 15, 2), 50, np.float32)
+    prediction[0, 0] = (13, 10)
+    assert float(losses.masked_distance(target, prediction)) == pytest.approx(1.5)
+    assert float(losses.masked_distance(np.zeros((1, 15, 3), np.float32), prediction)) == 0
+
+
+def test_a_face_without_a_label_adds_no_loss() -> None:
+    target = np.array([[1, 0], [0, 0]], np.float32)
+    logits = np.array([[0, 0], [9, -9]], np.float32)
+    assert float(losses.soft_cross_entropy(target, logits)) == pytest.approx(np.log(2) / 2)

@@ -1,0 +1,127 @@
+"""Copies are found, and whole groups are divided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+
+from facexp_train import splits
+
+
+def smooth(count: int, size: int = 48, seed: int = 0) -> np.ndarray:
+    """Pictures with large shapes, all different, as photos are."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 6)).astype(np.uint8)
+    return np.array([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in coarse])
+
+
+def brighter(image: np.ndarray) -> np.ndarray:
+    return np.clip(image.astype(float) * 0.7 + 40, 0, 255).astype(np.uint8)
+
+
+def recompressed(image: np.ndarray) -> np.ndarray:
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 60])[1], cv2.IMREAD_GRAYSCALE)
+
+
+def stamped(image: np.ndarray) -> np.ndarray:
+    return cv2.putText(image.copy(), "(c)", (14, 40), cv2.FONT_HERSHEY_SIMPLEX, 0.3, 255)
+
+
+def test_pixel_hash_sees_one_pixel() -> None:
+    """Guards that equal images share a hash and that a single changed pixel does not."""
+    images = smooth(3)
+    images[1] = images[0]
+    images[2] = images[0]
+    images[2, 47, 47] ^= 1
+    hashes = splits.pixel_hash(images)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize("change", [brighter, recompressed, stamped, np.fliplr])
+def test_a_changed_copy_is_found(change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Guards that a copy is known again after each of the changes that stock photos go through."""
+    images = smooth(40)
+    both = np.concatenate([images, np.array([change(image) for image in images])])
+    pairs = {(int(i), int(j)) for i, j in splits.near_copies(both)}
+    assert pairs >= {(i, i + 40) for i in range(40)}
+    assert len(pairs) <= 42  # strangers are not joined
+
+
+def test_flat_images_are_nobodys_copy() -> None:
+    """Guards that flat images, whose perceptual hashes are all alike, are not near copies of each other."""
+    flat = np.stack([np.full((48, 48), value, np.uint8) for value in (0, 9, 200)])
+    assert len(splits.near_copies(flat)) == 0
+
+
+def test_copies_are_found_across_blocks_and_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the block arithmetic, and images that are not 48 pixels wide."""
+    monkeypatch.setattr(splits, "_BLOCK_ROWS", 7)
+    images = smooth(30, size=96)
+    images[29] = brighter(images[9])
+    images[18] = np.fliplr(images[16])
+    assert sorted(map(tuple, splits.near_copies(images).tolist())) == [(9, 29), (16, 18)]
+
+
+def test_groups_join_copies_of_copies_whatever_the_order() -> None:
+    """Guards that exact and near copies end in one group, named the same in any order of the images."""
+    images = smooth(10)
+    images[3] = images[0]
+    images[7] = brighter(images[3])
+    groups = splits.duplicate_groups(images)
+    assert groups[0] == groups[3] == groups[7]
+    assert len(set(groups)) == 8
+    order = np.random.default_rng(1).permutation(10)
+    assert list(splits.duplicate_groups(images[order])) == list(groups[order])
+
+
+def test_groups_follow_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards that a face with two copies that do not resemble each other keeps both in its group."""
+    pairs = np.array([[0, 2], [0, 3], [1, 4], [3, 4]])
+    monkeypatch.setattr(splits, "near_copies", lambda images, quiet: pairs)
+    groups = splits.duplicate_groups(smooth(7))
+    assert len(set(groups[:5])) == 1
+    assert len(set(groups)) == 3
+
+
+def test_groups_are_never_divided_and_shares_are_kept() -> None:
+    """Guards the two promises of a split by group: whole groups, about 80/10/10."""
+    groups = np.random.default_rng(0).integers(0, 300, 2000).astype(str)
+    split = splits.split_by_group(groups, seed=3)
+    assert all(len(set(split[groups == group])) == 1 for group in set(groups))
+    assert [round(float((split == name).mean()), 1) for name in splits.SPLITS] == [0.8, 0.1, 0.1]
+
+
+def test_split_follows_seed_and_names_only() -> None:
+    """Guards that the same seed gives the same split in any order of the faces, and another seed another."""
+    groups = np.random.default_rng(0).integers(0, 100, 500).astype(str)
+    split = splits.split_by_group(groups, seed=1)
+    order = np.random.default_rng(5).permutation(500)
+    assert list(splits.split_by_group(groups[order], seed=1)) == list(split[order])
+    assert list(splits.split_by_group(groups, seed=2)) != list(split)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, set()), (1, {"train"}), (2, {"train", "val"}), (3, set(splits.SPLITS))]
+)
+def test_tiny_sets_train_first(count: int, expected: set[str]) -> None:
+    """Guards that a handful of faces still gets training faces, then validation, then test."""
+    assert set(splits.split_by_group([str(i) for i in range(count)])) == expected
+
+
+def test_the_largest_group_trains() -> None:
+    """Guards that one big group cannot swallow the validation split."""
+    groups = ["big"] * 70 + [str(i) for i in range(30)]
+    assert all(splits.split_by_group(groups, seed)[0] == "train" for seed in range(8))
+
+
+def test_missing_validation_comes_from_training() -> None:
+    """Guards that named splits stay, and that only training faces move when there is no validation split."""
+    groups = np.array([str(i // 2) for i in range(200)])
+    named = np.array(["train"] * 160 + ["test"] * 40)
+    split = splits.with_validation(named, groups)
+    assert (split[160:] == "test").all()
+    assert (split[:160] == "val").sum() == 16
+    assert all(len(set(split[groups == group])) == 1 for group in set(groups))
+    assert list(splits.with_validation(split, groups, seed=9)) == list(split)

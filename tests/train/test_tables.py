@@ -1,0 +1,266 @@
+"""Tables: every wrong cell is named, and the cache saves time without ever being trusted blindly."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facexp_train import tables
+from facexp_train.errors import DataError
+from facexp_train.progress import progress_bar
+
+HERE = Path("faces.csv")
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def read(path: Path, expected: list[str]) -> list[tuple[int, dict[str, list[str]]]]:
+    return list(tables.chunks(path, expected, quiet=True))
+
+
+def test_chunks_number_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the row numbers of later chunks, the spaces in a header, and cells kept as texts."""
+    monkeypatch.setattr(tables, "_CHUNK_ROWS", 2)
+    path = write(tmp_path / "t.csv", "a, b\n1, x\n2,NA\n3,\n")
+    assert read(path, ["b", "a"]) == [(1, {"a": ["1", "2"], "b": ["x", "NA"]}), (3, {"a": ["3"], "b": [""]})]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty; expected a header with a, b"),
+        ("a,b\n", "the table has no rows; expected at least one below the header"),
+        ("a,c\n1,2\n", "no column b; expected a, b, found a, c"),
+        ("a,c\n", "no column b; expected a, b, found a, c"),
+        ("a,b,b \n1,2,3\n", "two columns of one name; found a, b, b"),
+        ("a,b\n1,2,3\n4,5,6\n", "row 1: more cells than the header has columns: a, b"),
+        ("a,b\n1,2\n1,2,3\n", "not a CSV table with a, b: .*line 3"),
+        (b"a,b\n1,\xff\xfe\n", "not a CSV table with a, b: .*decode"),
+    ],
+)
+def test_a_wrong_table_is_named(tmp_path: Path, text: str | bytes, message: str) -> None:
+    """Guards the one line about a file that is no table, or not the expected one."""
+    path = write(tmp_path / "t.csv", text)
+    with pytest.raises(DataError, match=f"t.csv: {message}") as error:
+        read(path, ["a", "b"])
+    assert "\n" not in str(error.value)
+
+
+def test_no_file_and_no_permission(tmp_path: Path) -> None:
+    """Guards that a missing file and a folder in a file's place are told apart from a wrong one."""
+    with pytest.raises(DataError, match=r"t.csv: no such file"):
+        read(tmp_path / "t.csv", ["a"])
+    with pytest.raises(DataError, match=r"cannot be read: Is a directory"):
+        read(tmp_path, ["a"])
+
+
+def test_a_long_list_of_columns_is_cut(tmp_path: Path) -> None:
+    """Guards that a file with hundreds of columns still gives a line that a person can read."""
+    path = write(tmp_path / "t.csv", ",".join(f"c{i}" for i in range(300)) + "\n")
+    with pytest.raises(DataError, match=r"c11 and 288 more$"):
+        read(path, ["a"])
+
+
+@pytest.mark.parametrize("text", ["1 2 3 255", " 1  2 3 255 ", "1\t2 3\n255"])
+def test_pixels(text: str) -> None:
+    """Guards the values and their places, with the spaces that files have."""
+    images = tables.pixels(["0 0 0 0", text], 2, HERE, 1, "pixels")
+    assert images.dtype == np.uint8
+    assert images.tolist() == [[[0, 0], [0, 0]], [[1, 2], [3, 255]]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (["1 2 3 4", "1 2 3"], "row 12, column pixels: expected 4 pixels, found 3"),
+        (["1 2 3", "1 2 3 4 5"], "row 11, column pixels: expected 4 pixels, found 3"),
+        (["1 2 3 4", ""], "row 12, column pixels: expected 4 pixels, found 0"),
+        (
+            ["1 2 3 4", "1 2.5 3 4"],
+            "row 12, column pixels: pixel 2: expected a whole number from 0 to 255, found '2.5'",
+        ),
+        (["1 2 3 x"], "row 11, column pixels: pixel 4: expected a whole number from 0 to 255, found 'x'"),
+        (["1 2 3 256"], "row 11, column pixels: pixel 4: expected a whole number from 0 to 255, found '256'"),
+        (["-1 2 3 4"], "row 11, column pixels: pixel 1: expected a whole number from 0 to 255, found '-1'"),
+        (["1 2 3 " + "9" * 50], "pixel 4: expected a whole number from 0 to 255, found '9{40}...'"),
+    ],
+)
+def test_a_wrong_pixel_is_named(cells: list[str], message: str) -> None:
+    """Guards that no wrong pixel is read as something else, and that its file, row and column are told."""
+    with pytest.raises(DataError, match=message) as error:
+        tables.pixels(cells, 2, HERE, 11, "pixels")
+    assert str(error.value).startswith("faces.csv: row 1")
+
+
+@pytest.mark.parametrize("cell", ["7", "-1", "1.0", "x", ""])
+def test_a_wrong_whole_number_is_named(cell: str) -> None:
+    """Guards the codes: only whole numbers of the range pass."""
+    assert tables.integers(["0", "6"], range(7), HERE, 1, "emotion").tolist() == [0, 6]
+    found = repr(cell) if cell else "an empty field"
+    with pytest.raises(DataError) as error:
+        tables.integers(["0", cell], range(7), HERE, 5, "emotion")
+    assert str(error.value) == f"faces.csv: row 6, column emotion: expected a whole number from 0 to 6, found {found}"
+
+
+def test_numbers_and_missing_numbers() -> None:
+    """Guards that an empty field is a missing number only where one may be missing, and that no text passes."""
+    values = tables.numbers(["1.5", "", "nan", "-2"], HERE, 1, "x", missing=True)
+    assert np.array_equal(values, [1.5, np.nan, np.nan, -2], equal_nan=True)
+    with pytest.raises(DataError, match=r"faces.csv: row 2, column x: expected a number, found an empty field"):
+        tables.numbers(["1", ""], HERE, 1, "x")
+    with pytest.raises(DataError, match=r"row 1, column x: expected a number or an empty field, found 'left'"):
+        tables.numbers(["left"], HERE, 1, "x", missing=True)
+    with pytest.raises(DataError, match="found 'inf'"):
+        tables.numbers(["inf"], HERE, 1, "x")
+
+
+def test_a_wrong_choice_is_named() -> None:
+    """Guards that an unknown word is told with the words that are known."""
+    assert tables.choices(["a", "b"], {"a": "1", "b": "2"}, HERE, 1, "u") == ["1", "2"]
+    with pytest.raises(DataError, match=r"faces.csv: row 3, column u: expected one of a, b, found 'c'"):
+        tables.choices(["a", "b", "c"], {"a": "1", "b": "2"}, HERE, 1, "u")
+
+
+def test_a_wrong_image_is_named(tmp_path: Path) -> None:
+    """Guards the three ways in which an image is not there: missing, empty, something else."""
+    with pytest.raises(DataError, match=r"^row 3: .*a.png: expected an image, but it cannot be read: No such file"):
+        tables.read_gray(tmp_path / "a.png", "row 3: ")
+    for content in (b"", b"<html>"):
+        with pytest.raises(DataError, match=r"b.png: expected an image, but OpenCV cannot decode it"):
+            tables.read_gray(write(tmp_path / "b.png", content))
+
+
+class Parser:
+    """Counts how often a file is really parsed."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        self.calls += 1
+        return {"images": np.arange(5000, dtype=np.int64), "names": np.array(["a", "bc"])}
+
+
+def test_a_cache_is_read_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards hit and miss: the file's time, its size, the reader; and that old caches do not pile up."""
+    source, parse, cache = write(tmp_path / "t.csv", "abc"), Parser(), tmp_path / "cache"
+    for _ in range(3):
+        arrays = tables.cached(source, parse, cache)
+        assert sorted(arrays) == ["images", "names"]
+        assert arrays["images"].tolist() == list(range(5000))
+        assert arrays["names"].tolist() == ["a", "bc"]
+    assert parse.calls == 1
+    os.utime(source, ns=(1, 1))
+    tables.cached(source, parse, cache)
+    assert parse.calls == 2
+    write(source, "abcd")
+    os.utime(source, ns=(1, 1))
+    tables.cached(source, parse, cache)
+    assert parse.calls == 3
+    monkeypatch.setattr(tables, "READER_VERSION", 99)
+    tables.cached(source, parse, cache)
+    assert parse.calls == 4
+    assert len(list(cache.iterdir())) == 1
+
+
+def test_files_of_one_name_have_their_own_caches(tmp_path: Path) -> None:
+    """Guards that two folders with a fer2013.csv each do not read each other's faces."""
+    (tmp_path / "other").mkdir()
+    first, second, parse = write(tmp_path / "t.csv", "abc"), write(tmp_path / "other" / "t.csv", "abc"), Parser()
+    os.utime(first, ns=(1, 1))
+    os.utime(second, ns=(1, 1))
+    for source in (first, second, first):
+        tables.cached(source, parse, tmp_path / "cache")
+    assert parse.calls == 2
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def flipped(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 0xFF]) + data[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    "damage", [cut, flipped, lambda data: b"", lambda data: b"not a zip file", lambda data: b"PK" + data]
+)
+def test_a_damaged_cache_is_parsed_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """Guards that a cache cut short or with a flipped byte is neither an error nor believed, and is mended."""
+    source, parse, cache = write(tmp_path / "t.csv", "abc"), Parser(), tmp_path / "cache"
+    tables.cached(source, parse, cache)
+    file = next(cache.iterdir())
+    file.write_bytes(damage(file.read_bytes()))
+    for _ in range(2):
+        assert tables.cached(source, parse, cache)["images"].tolist() == list(range(5000))
+    assert parse.calls == 2
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Guards that reading goes on without a cache, with a line that says so."""
+    source, parse = write(tmp_path / "t.csv", "abc"), Parser()
+    with caplog.at_level(logging.WARNING):
+        assert len(tables.cached(source, parse, write(tmp_path / "file", "in the way"))["images"]) == 5000
+    assert "t.csv: not cached" in caplog.text
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards that a full disk leaves neither half a cache nor a temporary file."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    tables.cached(write(tmp_path / "t.csv", "abc"), Parser(), tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_the_default_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards where caches lie when nobody says so."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert tables.default_cache() == tmp_path / "facexp"
+    tables.cached(write(tmp_path / "t.csv", "abc"), Parser())
+    assert len(list((tmp_path / "facexp").glob("t-*.npz"))) == 1
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tables.default_cache() == tmp_path / ".cache" / "facexp"
+
+
+class Terminal(io.StringIO):
+    """A stderr that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("stderr", "quiet", "shown"), [(Terminal, False, True), (Terminal, True, False), (io.StringIO, False, False)]
+)
+def test_progress_is_for_terminals(
+    monkeypatch: pytest.MonkeyPatch, stderr: type[io.StringIO], quiet: bool, shown: bool
+) -> None:
+    """Guards that a pipe or --quiet never sees a progress bar, and a terminal does."""
+    stream = stderr()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with progress_bar(10, "reading", "B", quiet=quiet) as bar:
+        bar.update(10)
+    assert ("reading: 100%" in stream.getvalue()) is shown
+
+
+def test_reading_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards that the bar of a table ends at the file's size."""
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    list(tables.chunks(write(tmp_path / "t.csv", "a\n" + "1\n" * 5000), ["a"]))
+    assert "reading t.csv: 100%" in stream.getvalue()

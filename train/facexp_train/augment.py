@@ -1,0 +1,118 @@
+"""Augmentation in batches: one matrix a face moves the pixels and the points together, so they cannot come apart.
+
+The few random numbers a face needs are drawn with numpy, so that a seed gives the same crops under every Keras backend;
+the pixels are moved by `keras.ops`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from facexp.geometry import MIRROR, Square, square_matrix
+from facexp_train.config import Augmentation
+
+Matrices = NDArray[np.float64]
+
+
+def square_matrices(squares: NDArray[np.float64], size: int) -> Matrices:
+    """(N, 3) squares (centre x, y, side) -> (N, 2, 3) matrices from canvas to crop pixels."""
+    return np.stack([square_matrix(Square(*map(float, square)), size) for square in squares])
+
+
+def jitter_matrices(rng: np.random.Generator, count: int, size: int, how: Augmentation) -> Matrices:
+    """(N, 2, 3) matrices from the crop to the jittered crop: reflection, rotation, scale and shift about its centre."""
+    angle = np.deg2rad(how.rotation) * rng.standard_normal(count)
+    scale = np.exp(how.scale * rng.standard_normal(count))
+    shift = how.shift * size * rng.standard_normal((count, 2))
+    across = np.where(rng.random(count) < how.flip, -1.0, 1.0)
+    down = np.where(rng.random(count) < how.vertical_flip, -1.0, 1.0)
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    linear = np.stack([np.stack([cos * across, -sin * down], -1), np.stack([sin * across, cos * down], -1)], axis=1)
+    centre = (size - 1) / 2
+    offset = centre + shift - linear @ np.full(2, centre)
+    return np.concatenate([linear, offset[:, :, None]], axis=2)
+
+
+def compose(outer: Matrices, inner: Matrices) -> Matrices:
+    """Batched `facexp.geometry.compose`."""
+    return np.concatenate(
+        [outer[:, :, :2] @ inner[:, :, :2], outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]], axis=2
+    )
+
+
+def move_points(points: NDArray[np.float32], matrices: Matrices) -> NDArray[np.float32]:
+    """(N, 15, 2) points through (N, 2, 3) matrices; a reflection changes the names of left and right points.
+
+    Missing points (NaN) stay missing, and change names too.
+    """
+    moved = points @ np.swapaxes(matrices[:, :, :2], 1, 2) + matrices[:, None, :, 2]
+    mirrored = np.linalg.det(matrices[:, :, :2]) < 0
+    moved[mirrored] = moved[mirrored][:, list(MIRROR)]
+    return moved.astype(np.float32)
+
+
+def warp_batch(canvases: NDArray[np.uint8], matrices: Matrices, size: int) -> Any:
+    """uint8 (N, C, C) canvases through (N, 2, 3) canvas-to-crop matrices -> float tensor (N, size, size, 1), 0 to 255.
+
+    Bilinear with a replicated border, as `facexp.geometry.warp`. ValueError where a canvas is smaller than the crop.
+    """
+    if canvases.shape[1] < size:
+        raise ValueError(f"canvases of {canvases.shape[1]} px are smaller than the {size} px crop")
+    linear = np.linalg.inv(matrices[:, :, :2])
+    offset = -linear @ matrices[:, :, 2:]
+    back = np.concatenate([linear, offset], axis=2).reshape(len(matrices), 6)
+    transforms = np.concatenate([back, np.zeros((len(back), 2))], axis=1).astype(np.float32)
+    pixels = ops.cast(ops.convert_to_tensor(canvases[..., None]), "float32")
+    moved = ops.image.affine_transform(pixels, ops.convert_to_tensor(transforms), "bilinear", "nearest")
+    return moved[:, :size, :size, :]
+
+
+def _column(values: NDArray[np.float64]) -> Any:
+    return ops.convert_to_tensor(values.astype(np.float32).reshape(-1, 1, 1, 1))
+
+
+def change_pixels(pixels: Any, rng: np.random.Generator, how: Augmentation) -> Any:
+    """Brightness, contrast, gamma, blur, noise and erasing on a float tensor (N, S, S, 1), 0 to 255."""
+    count, size = pixels.shape[0], pixels.shape[1]
+    if how.contrast or how.brightness:
+        mean = ops.mean(pixels, axis=(1, 2, 3), keepdims=True)
+        factor = _column(np.exp(how.contrast * rng.standard_normal(count)))
+        light = _column(255 * how.brightness * rng.standard_normal(count))
+        pixels = (pixels - mean) * factor + mean + light
+    if how.gamma:
+        power = _column(np.exp(how.gamma * rng.standard_normal(count)))
+        pixels = 255 * ops.power(ops.clip(pixels / 255, 1e-4, 1.0), power)
+    if how.blur:
+        smooth = ops.average_pool(pixels, 3, strides=1, padding="same")
+        chosen = _column((rng.random(count) < how.blur) * rng.random(count))
+        pixels = pixels + (smooth - pixels) * chosen
+    if how.noise:
+        level = _column(255 * how.noise * rng.random(count))
+        pixels = pixels + level * keras.random.normal(ops.shape(pixels), seed=int(rng.integers(2**31)))
+    if how.erasing:
+        pixels = _erase(pixels, rng, count, size, how.erasing)
+    return pixels
+
+
+def _erase(pixels: Any, rng: np.random.Generator, count: int, size: int, chance: float) -> Any:
+    area = rng.uniform(0.02, 0.2, count) * size**2
+    aspect = np.exp(rng.uniform(np.log(0.4), np.log(2.5), count))
+    width, height = np.sqrt(area * aspect), np.sqrt(area / aspect)
+    left, top = rng.random(count) * (size - width), rng.random(count) * (size - height)
+    width = np.where(rng.random(count) < chance, width, -1)
+    line = np.arange(size)
+    inside_x = (line >= left[:, None]) & (line < (left + width)[:, None])
+    inside_y = (line >= top[:, None]) & (line < (top + height)[:, None])
+    mask = inside_y[:, :, None, None] & inside_x[:, None, :, None]
+    fill = _column(rng.uniform(0, 255, count))
+    return ops.where(ops.convert_to_tensor(mask), fill, pixels)
+
+
+def to_uint8(pixels: Any) -> Any:
+    """Rounded to what a camera would give: uint8, 0 to 255."""
+    return ops.cast(ops.clip(ops.round(pixels), 0, 255), "uint8")

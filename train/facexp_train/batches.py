@@ -1,0 +1,104 @@
+"""Batches of augmented crops for Keras, the same for a seed and an epoch however often a run was resumed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp_train import augment
+from facexp_train.config import Augmentation
+
+
+class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
+    """Shuffled batches; `epoch` is set by the training loop and, with the seed, fixes the order and every change."""
+
+    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+        super().__init__(workers=1, max_queue_size=8)
+        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
+
+    def __len__(self) -> int:
+        return max(1, self.count // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        order = self.order(np.random.default_rng([self.seed, self.epoch]))
+        rows = order[index * self.batch_size : (index + 1) * self.batch_size]
+        return self.batch(rows, np.random.default_rng([self.seed, self.epoch, index]))
+
+    def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The rows of an epoch, shuffled."""
+        return rng.permutation(self.count)
+
+    def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Any, Any]:
+        """The crops and targets of some rows."""
+        raise NotImplementedError
+
+
+class KeypointBatches(_Batches):
+    """uint8 crops (B, size, size, 1) and targets (B, 15, 3): x, y in crop pixels, and 1 where the point is labelled."""
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        points: NDArray[np.float32],
+        squares: NDArray[np.float64],
+        size: int,
+        how: Augmentation,
+        batch_size: int,
+        seed: int,
+        partial_share: float = 1.0,
+    ) -> None:
+        whole = np.isfinite(points).all(axis=(1, 2))
+        self.whole, self.partial = np.flatnonzero(whole), np.flatnonzero(~whole)
+        self.drawn = round(partial_share * len(self.partial))
+        super().__init__(len(self.whole) + self.drawn, batch_size, seed)
+        self.images, self.points, self.size, self.how = images, points, size, how
+        self.framing = augment.square_matrices(squares, size)
+
+    def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Every completely labelled face, and this epoch's draw of the others, shuffled."""
+        return rng.permutation(np.concatenate([self.whole, rng.permutation(self.partial)[: self.drawn]]))
+
+    def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Any, Any]:
+        """The crops and targets of some rows."""
+        jitter = augment.jitter_matrices(rng, len(rows), self.size, self.how)
+        matrices = augment.compose(jitter, self.framing[rows])
+        points = augment.move_points(self.points[rows], matrices)
+        known = np.isfinite(points).all(axis=2, keepdims=True)
+        target = np.concatenate([np.where(known, points, 0), known], axis=2).astype(np.float32)
+        pixels = augment.warp_batch(self.images[rows], matrices, self.size)
+        return augment.to_uint8(augment.change_pixels(pixels, rng, self.how)), target
+
+
+class EmotionBatches(_Batches):
+    """uint8 crops (B, size, size, 1) and, for each head, a distribution (B, 7), all zero where a face has no label."""
+
+    def __init__(
+        self,
+        images: NDArray[np.uint8],
+        targets: dict[str, NDArray[np.float32]],
+        how: Augmentation,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        super().__init__(len(images), batch_size, seed)
+        self.images, self.targets, self.how = images, targets, how
+
+    def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Any, Any]:
+        """The crops and targets of some rows."""
+        size = self.images.shape[1]
+        matrices = augment.jitter_matrices(rng, len(rows), size, self.how)
+        pixels = augment.warp_batch(self.images[rows], matrices, size)
+        pixels = augment.change_pixels(pixels, rng, self.how)
+        targets = {head: values[rows] for head, values in self.targets.items()}
+        if rng.random() < self.how.mixup:
+            weight = rng.beta(0.4, 0.4)
+            partner = rng.permutation(len(rows))
+            pixels = weight * pixels + (1 - weight) * keras.ops.take(pixels, partner, axis=0)
+            targets = {
+                head: (weight * values + (1 - weight) * values[partner]).astype(np.float32)
+                for head, values in targets.items()
+            }
+        return augment.to_uint8(pixels), targets

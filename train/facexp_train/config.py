@@ -1,0 +1,119 @@
+"""What a training run is made of: a frozen dataclass, read from a TOML file and saved as JSON beside the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from facexp_train.errors import DataError
+
+Task = Literal["keypoints", "emotion"]
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How far training crops are changed. Zero switches a change off. "sd": standard deviation of a normal draw.
+
+    flip, vertical_flip: chance of a reflection (left and right points change names).
+    rotation: sd in degrees. scale: sd of the logarithm of the scale. shift: sd in parts of the crop's side.
+    brightness: sd in parts of the full range. contrast, gamma: sd of the logarithm of the factor or exponent.
+    noise: the largest sd of the pixel noise, in parts of the full range. blur: chance of a 3x3 smoothing.
+    erasing: chance of a rectangle filled with a random gray, 2 to 20% of the area
+    (Zhong et al., "Random Erasing Data Augmentation", AAAI 2020).
+    mixup: chance that a batch is mixed with itself, with a Beta(0.4, 0.4) weight
+    (Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018); labels only, not points.
+    """
+
+    flip: float = 0.5
+    vertical_flip: float = 0.0
+    rotation: float = 8.0
+    scale: float = 0.08
+    shift: float = 0.04
+    brightness: float = 0.1
+    contrast: float = 0.2
+    gamma: float = 0.0
+    noise: float = 0.0
+    blur: float = 0.0
+    erasing: float = 0.5
+    mixup: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """One training run.
+
+    network: keyword arguments of the task's network function.
+    partial_share: the part of the incompletely labelled faces that an epoch draws (keypoints).
+    """
+
+    task: Task
+    data: str
+    votes: str | None = None
+    seed: int = 0
+    epochs: int = 60
+    batch_size: int = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.1
+    warmup_epochs: float = 1.0
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    partial_share: float = 1.0
+    ema: float = 0.998
+    patience: int = 20
+    dtype: Literal["float32", "mixed_bfloat16"] = "mixed_bfloat16"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    network: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The configuration as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    def with_data(self, data: str) -> TrainConfig:
+        """The same configuration with other data; votes are then looked for beside it."""
+        return dataclasses.replace(self, data=data, votes=None)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], origin: str) -> TrainConfig:
+        """Check the names and types of `values`; DataError names the key and `origin`, the file it came from."""
+        values = dict(values)
+        augmentation = _checked(Augmentation, values.pop("augmentation", {}), f"{origin}: augmentation.")
+        return cls(**_checked(cls, values, f"{origin}: "), augmentation=Augmentation(**augmentation))
+
+    @classmethod
+    def from_run(cls, run: Path) -> TrainConfig:
+        """The configuration that a run directory was trained with."""
+        path = run / "config.json"
+        if not path.is_file():
+            raise DataError(f"{run}: no config.json; expected the --out directory of `facexp train`")
+        return cls.from_dict(json.loads(path.read_text()), str(path))
+
+
+def _checked(kind: type, values: dict[str, Any], origin: str) -> dict[str, Any]:
+    defaults = {f.name: f for f in dataclasses.fields(kind)}
+    for key, value in values.items():
+        if key not in defaults:
+            raise DataError(f"{origin}{key} is unknown; expected one of {', '.join(defaults)}")
+        default = defaults[key].default
+        number = isinstance(default, (int, float)) and not isinstance(default, bool)
+        if number and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise DataError(f"{origin}{key} must be a number, got {value!r}")
+        if number and value < 0:
+            raise DataError(f"{origin}{key} must not be negative, got {value!r}")
+        if isinstance(default, int) and number and not isinstance(value, int):
+            raise DataError(f"{origin}{key} must be a whole number, got {value!r}")
+    for key, allowed in (("optimizer", ("sgd", "adamw")), ("dtype", ("float32", "mixed_bfloat16"))):
+        if key in values and values[key] not in allowed:
+            raise DataError(f"{origin}{key} must be one of {', '.join(allowed)}, got {values[key]!r}")
+    return values
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The keys of a configuration file; DataError where it is not TOML."""
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as TOML: {error}") from error

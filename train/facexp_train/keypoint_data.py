@@ -1,0 +1,163 @@
+"""Faces with 15 keypoints: Kaggle's CSV files, or a folder of images with labels.csv."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp.geometry import KEYPOINTS, Square, square_matrix, transform, warp
+from facexp_train import tables
+from facexp_train.errors import DataError
+from facexp_train.progress import progress_bar
+from facexp_train.splits import SPLITS, duplicate_groups, split_by_group, with_validation
+
+COORDINATES: tuple[str, ...] = tuple(f"{name}_{axis}" for name in KEYPOINTS for axis in "xy")
+SQUARE: tuple[str, ...] = ("crop_x", "crop_y", "crop_side")
+KAGGLE_SIZE = 96
+CANVAS = 176
+"""Side of a folder's canvases: the 96 px framing square with 40 px of room on every side, for the jitter."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeypointFaces:
+    """N faces on square canvases, with their points and the square that frames each face.
+
+    Attributes:
+        images: uint8 (N, C, C) gray canvases; C is 96 for a CSV file, 176 for a folder.
+        points: float32 (N, 15, 2) x, y in canvas pixels, in the order of facexp.geometry.KEYPOINTS; NaN where missing.
+        squares: float64 (N, 3) centre x, centre y and side of the framing square, in canvas pixels.
+        source: (N,) str, the set a face comes from.
+        group: (N,) str, the photo or person, or the faces that are copies of each other.
+        split: (N,) str, "train", "val" or "test"; a group is in one only, unless the file's own splits divide it.
+        names: (N,) str, the image's file, or the 1-based data row of the CSV file.
+    """
+
+    images: NDArray[np.uint8]
+    points: NDArray[np.float32]
+    squares: NDArray[np.float64]
+    source: NDArray[np.str_]
+    group: NDArray[np.str_]
+    split: NDArray[np.str_]
+    names: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def part(self, split: str) -> KeypointFaces:
+        """The faces of one split; ValueError when it is not train, val or test."""
+        if split not in SPLITS:
+            raise ValueError(f"a split is one of {', '.join(SPLITS)}, got {split!r}")
+        keep = self.split == split
+        return KeypointFaces(
+            self.images[keep],
+            self.points[keep],
+            self.squares[keep],
+            self.source[keep],
+            self.group[keep],
+            self.split[keep],
+            self.names[keep],
+        )
+
+    def complete(self) -> NDArray[np.bool_]:
+        """(N,) bool: the faces whose 15 points are all there."""
+        return np.asarray(np.isfinite(self.points).all(axis=(1, 2)))
+
+
+def read_keypoints(
+    path: str | Path, *, cache: str | Path | None = None, seed: int = 0, quiet: bool = False
+) -> KeypointFaces:
+    """Faces and points from Kaggle's CSV files, or from a folder with labels.csv.
+
+    A CSV file has Kaggle's 30 coordinate columns and `Image` (9,216 pixels), in any order, other columns ignored; an
+    empty coordinate is a missing point. Its faces are split 80/10/10 by its `group` column, else so that copies stay
+    together, after `seed`. It is parsed once and then read from `cache` (see facexp_train.tables.cached).
+
+    A folder's labels.csv has file, crop_x, crop_y, crop_side (pixels of the file) and the 30 coordinates; its source,
+    group and split columns are kept to when they are there. Every face is brought onto the same canvas.
+
+    Raises DataError with the file, row and column of the first thing that is wrong.
+    """
+    place = Path(path)
+    if place.is_dir():
+        return _read_folder(place, seed, quiet)
+    arrays = tables.cached(place, lambda: _parse_kaggle(place, quiet), cache)
+    images = np.asarray(arrays["images"], dtype=np.uint8)
+    groups = np.asarray(arrays["group"], dtype=np.str_)
+    count = len(images)
+    middle = (KAGGLE_SIZE - 1) / 2
+    return KeypointFaces(
+        images=images,
+        points=np.asarray(arrays["points"], dtype=np.float32),
+        squares=np.tile(np.array([middle, middle, KAGGLE_SIZE], dtype=np.float64), (count, 1)),
+        source=np.full(count, place.stem),
+        group=groups,
+        split=split_by_group(groups, seed),
+        names=np.arange(1, count + 1).astype(np.str_),
+    )
+
+
+def _parse_kaggle(path: Path, quiet: bool) -> tables.Arrays:
+    images, points, groups = [], [], []
+    for row, columns in tables.chunks(path, [*COORDINATES, "Image"], quiet=quiet):
+        points.append(_points(columns, path, row))
+        images.append(tables.pixels(columns["Image"], KAGGLE_SIZE, path, row, "Image"))
+        groups.extend(columns.get("group", []))
+    faces = np.concatenate(images)
+    group = np.array(groups, dtype=np.str_) if groups else duplicate_groups(faces, quiet=quiet)
+    return {"images": faces, "points": np.concatenate(points), "group": group}
+
+
+def _points(columns: dict[str, list[str]], path: Path, row: int) -> NDArray[np.float32]:
+    read = [tables.numbers(columns[name], path, row, name, missing=True) for name in COORDINATES]
+    points = np.stack(read, axis=1).reshape(-1, len(KEYPOINTS), 2)
+    # half a point is no point
+    points[np.isnan(points).any(axis=2)] = np.nan
+    return points.astype(np.float32)
+
+
+def _read_folder(folder: Path, seed: int, quiet: bool) -> KeypointFaces:
+    path = folder / "labels.csv"
+    if not path.is_file():
+        raise DataError(
+            f"{folder}: no labels.csv in it; expected Kaggle's CSV file, or a folder with labels.csv and images"
+        )
+    pictures = folder / "images" if (folder / "images").is_dir() else folder
+    table: dict[str, list[str]] = {}
+    # quiet: the table is small, the images take the time
+    for _, columns in tables.chunks(path, ["file", *SQUARE, *COORDINATES], quiet=True):
+        for name, cells in columns.items():
+            table.setdefault(name, []).extend(cells)
+    names = table["file"]
+    points = _points(table, path, 1)
+    crops = np.stack([tables.numbers(table[name], path, 1, name) for name in SQUARE], axis=1)
+    if (narrow := np.flatnonzero(crops[:, 2] <= 0)).size:
+        cell = table["crop_side"][narrow[0]]
+        raise DataError(f"{path}: row {narrow[0] + 1}, column crop_side: expected a positive number, found {cell!r}")
+    named = None
+    if "split" in table:
+        known = {split: split for split in SPLITS}
+        named = np.array(tables.choices(table["split"], known, path, 1, "split"), dtype=np.str_)
+    images = np.empty((len(names), CANVAS, CANVAS), dtype=np.uint8)
+    with progress_bar(len(names), f"reading {folder.name}", "image", quiet=quiet) as bar:
+        for index, (x, y, side) in enumerate(crops):
+            gray = tables.read_gray(pictures / names[index], f"{path}: row {index + 1}, column file: ")
+            # the square's first pixel is centred at crop_x, so its middle is half a pixel short of half its side
+            middle = side / 2 - 0.5
+            matrix = square_matrix(Square(x + middle, y + middle, side * CANVAS / KAGGLE_SIZE), CANVAS)
+            images[index] = warp(gray, matrix, CANVAS)
+            points[index] = transform(points[index], matrix)
+            bar.update()
+    groups = np.array(table["group"]) if "group" in table else duplicate_groups(images, quiet=quiet)
+    split = split_by_group(groups, seed) if named is None else with_validation(named, groups, seed)
+    return KeypointFaces(
+        images=images,
+        points=points,
+        squares=np.tile(np.array([(CANVAS - 1) / 2, (CANVAS - 1) / 2, KAGGLE_SIZE], dtype=np.float64), (len(names), 1)),
+        source=np.array(table.get("source", [folder.name] * len(names)), dtype=np.str_),
+        group=groups,
+        split=split,
+        names=np.array(names, dtype=np.str_),
+    )

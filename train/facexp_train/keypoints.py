@@ -1,0 +1,84 @@
+"""The keypoint task: its crops, targets, validation and the framing that its tests use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp import geometry
+from facexp_train import augment
+from facexp_train.batches import KeypointBatches
+from facexp_train.config import Augmentation, TrainConfig
+from facexp_train.errors import DataError
+from facexp_train.keypoint_data import KeypointFaces
+from facexp_train.losses import masked_distance
+from facexp_train.metrics import keypoint_errors
+from facexp_train.networks import keypoint_network
+
+SIZE = 96
+TEST_JITTER = Augmentation(flip=0, rotation=8, scale=0.08, shift=0.05)
+"""How far off the framing of a validation or test face is, as a detector's is: standard deviations of normal draws."""
+TEST_SEED = 2026
+
+
+def jittered_crops(
+    faces: KeypointFaces, how: Augmentation = TEST_JITTER, seed: int = TEST_SEED
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """uint8 crops (N, 96, 96, 1) as the runtime cuts them, and the points (N, 15, 2) in them (NaN where missing)."""
+    rng = np.random.default_rng(seed)
+    jitter = augment.jitter_matrices(rng, len(faces.images), SIZE, how)
+    matrices = augment.compose(jitter, augment.square_matrices(faces.squares, SIZE))
+    crops = [geometry.warp(image, matrix, SIZE) for image, matrix in zip(faces.images, matrices, strict=True)]
+    return np.stack(crops)[..., None], augment.move_points(faces.points, matrices)
+
+
+class KeypointJob:
+    """Train on the training split; the error over inter-ocular distance on validation faces chooses the epoch."""
+
+    monitor = "val_error_interocular"
+    higher_is_better = False
+    losses = staticmethod(masked_distance)
+
+    def __init__(self, faces: KeypointFaces, config: TrainConfig) -> None:
+        self.config = config
+        self.faces = faces
+        part = faces.part("train")
+        held = faces.part("val")
+        if not len(part.images) or not held.complete().any():
+            raise DataError(
+                f"{config.data}: {len(part.images)} training faces and {int(held.complete().sum())} validation faces "
+                "with all 15 points; at least one of each is needed"
+            )
+        self.batches = KeypointBatches(
+            part.images,
+            part.points,
+            part.squares,
+            SIZE,
+            config.augmentation,
+            config.batch_size,
+            config.seed,
+            config.partial_share,
+        )
+        crops, points = jittered_crops(held)
+        self.held = crops[held.complete()], points[held.complete()], held.source[held.complete()]
+
+    def build(self) -> keras.Model:
+        """A new network under the current dtype policy."""
+        return keypoint_network(SIZE, **self.config.network)
+
+    def validate(self, model: keras.Model) -> dict[str, float]:
+        """Mean error over inter-ocular distance: over all validation faces, and per source."""
+        crops, points, source = self.held
+        face = keypoint_errors(model.predict(crops, batch_size=256, verbose=0), points).face
+        errors = {f"val_error_{name}": float(face[source == name].mean()) for name in np.unique(source)}
+        return {self.monitor: float(face.mean()), **errors}
+
+    def summary(self) -> dict[str, Any]:
+        """Faces per source and split."""
+        keys, counts = np.unique(
+            [f"{s}/{p}" for s, p in zip(self.faces.source, self.faces.split, strict=True)], return_counts=True
+        )
+        return {"faces": {str(key): int(count) for key, count in zip(keys, counts, strict=True)}}

@@ -1,0 +1,170 @@
+"""What is measured, and how sure we are: every figure comes with a bootstrap interval.
+
+The bootstrap resamples groups (a photo, a person) where they are known, because faces of one group are not independent.
+Each metric is a function of a weight for each face, so one resampling scheme serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp.geometry import KEYPOINTS
+
+Floats = NDArray[np.float64]
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A measured value with its 95% bootstrap interval."""
+
+    split: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in evaluation.json and in a manifest."""
+        return asdict(self)
+
+
+def resample_weights(groups: Sequence[Any] | NDArray[Any], seed: int = 0) -> Floats:
+    """(RESAMPLES, N) how often each face is drawn when whole groups are drawn with replacement."""
+    _, index = np.unique(np.asarray(groups), return_inverse=True)
+    count = int(index.max()) + 1
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    return draws[:, index].astype(np.float64)
+
+
+def figure(split: str, metric: str, value: Callable[[Floats], Floats], weights: Floats) -> Figure:
+    """`value` takes (B, N) weights and gives (B,) values; the figure itself is its value at weight one each."""
+    n = weights.shape[1]
+    samples = value(weights)
+    low, high = np.nanpercentile(samples, [2.5, 97.5])
+    return Figure(split, metric, float(value(np.ones((1, n)))[0]), float(low), float(high), n)
+
+
+def ratio(numerator: Floats, denominator: Floats) -> Callable[[Floats], Floats]:
+    """Weighted sum over weighted sum, the form of every mean and share."""
+    return lambda weights: _divide(weights @ numerator, weights @ denominator)
+
+
+@dataclass(frozen=True, slots=True)
+class KeypointErrors:
+    """Distances of predicted from true points; NaN where a point is not labelled.
+
+    pixels: float64 (N, 15) in crop pixels. relative: float64 (N, 15) over the true inter-ocular distance
+    (between the eye centres). face: float64 (N,) the mean of `relative` over a face's labelled points.
+    """
+
+    pixels: Floats
+    relative: Floats
+    face: Floats
+
+
+def keypoint_errors(prediction: NDArray[np.float32], truth: NDArray[np.float32]) -> KeypointErrors:
+    """(N, 15, 2) predicted and true points in crop pixels (truth NaN where missing) -> their errors."""
+    left, right = KEYPOINTS.index("left_eye_center"), KEYPOINTS.index("right_eye_center")
+    pixels = np.linalg.norm(prediction.astype(np.float64) - truth, axis=2)
+    ocular = np.linalg.norm(truth[:, left].astype(np.float64) - truth[:, right], axis=1)
+    relative = pixels / ocular[:, None]
+    known = np.isfinite(relative)
+    face = np.where(known, relative, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+    return KeypointErrors(pixels, relative, np.where(known.any(axis=1), face, np.nan))
+
+
+def keypoint_figures(errors: KeypointErrors, groups: NDArray[Any], split: str) -> list[Figure]:
+    """RMSE in pixels, error over inter-ocular distance, shares within bounds, and each point's error."""
+    rated = np.isfinite(errors.face)
+    if not rated.any():
+        return []
+    pixels, relative, face = errors.pixels[rated], errors.relative[rated], errors.face[rated]
+    weights = resample_weights(groups[rated])
+    known = np.isfinite(pixels)
+    ones = np.ones(len(face))
+    # RMSE is over coordinates, as Kaggle scores it: a point's squared distance holds two of them
+    squared = ratio(np.where(known, pixels, 0).__pow__(2).sum(axis=1) / 2, known.sum(axis=1).astype(np.float64))
+    figures = [
+        figure(split, "rmse_px", lambda w: np.sqrt(squared(w)), weights),
+        figure(split, "error_interocular", ratio(face, ones), weights),
+        Figure(split, "error_interocular_median", *_median(face, weights), len(face)),
+        figure(split, "faces_above_10", ratio((face > 0.10).astype(np.float64), ones), weights),
+    ]
+    count = known.sum(axis=1).astype(np.float64)
+    for percent in (5, 10):
+        within = (np.where(known, relative, np.inf) <= percent / 100).sum(axis=1).astype(np.float64)
+        figures.append(figure(split, f"points_within_{percent}", ratio(within, count), weights))
+    for index, name in enumerate(KEYPOINTS):
+        has = known[:, index]
+        if has.any():
+            value = ratio(np.where(has, relative[:, index], 0), has.astype(np.float64))
+            figures.append(figure(split, f"error_interocular/{name}", value, weights))
+    return figures
+
+
+def _median(face: Floats, weights: Floats) -> tuple[float, float, float]:
+    order = np.argsort(face)
+    total = np.cumsum(weights[:, order], axis=1)
+    middle = (total >= total[:, -1:] / 2).argmax(axis=1)
+    low, high = np.percentile(face[order][middle], [2.5, 97.5])
+    return float(np.median(face)), float(low), float(high)
+
+
+def emotion_figures(
+    logits: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str], split: str
+) -> tuple[list[Figure], NDArray[np.int64]]:
+    """Accuracy, macro-F1, and per class recall, precision and F1, with the confusion matrix (rows true).
+
+    `logits` is (N, C); `truth` (N,) holds codes 0..C-1, and -1 for a face that is not rated. A class that is not in the
+    truth has no F1 and stays out of the mean.
+    """
+    rated = truth >= 0
+    classes = len(labels)
+    true, predicted = truth[rated], logits[rated].argmax(axis=1)
+    pair = np.eye(classes * classes)[true * classes + predicted]
+    weights = resample_weights(np.arange(len(true)))
+
+    def matrices(w: Floats) -> Floats:
+        return np.asarray(w @ pair).reshape(-1, classes, classes)
+
+    def recall(w: Floats) -> Floats:
+        table = matrices(w)
+        return _divide(np.einsum("bii->bi", table), table.sum(axis=2))
+
+    def precision(w: Floats) -> Floats:
+        table = matrices(w)
+        return _divide(np.einsum("bii->bi", table), table.sum(axis=1))
+
+    def f1(w: Floats) -> Floats:
+        table = matrices(w)
+        both = table.sum(axis=1) + table.sum(axis=2)
+        return np.where(table.sum(axis=2) > 0, _divide(2 * np.einsum("bii->bi", table), both), np.nan)
+
+    hit = (true == predicted).astype(np.float64)
+    figures = [
+        figure(split, "accuracy", ratio(hit, np.ones(len(hit))), weights),
+        figure(split, "macro_f1", lambda w: np.nanmean(f1(w), axis=1), weights),
+    ]
+    for index, label in enumerate(labels):
+        if (true == index).any():
+            for name, metric in (("recall", recall), ("precision", precision), ("f1", f1)):
+                value = partial(_of_class, metric, index)
+                figures.append(figure(split, f"{name}/{label}", value, weights))
+    table = matrices(np.ones((1, len(true))))[0].astype(np.int64)
+    return figures, table
+
+
+def _of_class(metric: Callable[[Floats], Floats], index: int, weights: Floats) -> Floats:
+    return metric(weights)[:, index]
+
+
+def _divide(top: Floats, bottom: Floats) -> Floats:
+    return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)

@@ -1,0 +1,17 @@
+"""The one way to show progress: a bar on stderr, and only where a person watches."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress_bar(total: int, text: str, unit: str, *, quiet: bool = False, scale: bool = False) -> Any:
+    """A tqdm bar over `total` units (bytes, images, batches); silent when quiet or when stderr is not a terminal.
+
+    `scale` prints 300M instead of 300000000. Use it as a context manager and call its `update`.
+    """
+    hidden = quiet or not sys.stderr.isatty()
+    return tqdm(total=total, desc=text, unit=unit, unit_scale=scale, disable=hidden, file=sys.stderr)

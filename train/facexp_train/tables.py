@@ -1,0 +1,218 @@
+"""Tables with pictures in them: read in chunks by pandas, checked cell by cell, cached as arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from facexp_train.errors import DataError
+from facexp_train.progress import progress_bar
+
+Arrays = dict[str, NDArray[np.generic]]
+Texts = list[str]
+
+# raise it when what the readers put into a cache changes, so that older caches are read no more
+READER_VERSION = 2
+_CHUNK_ROWS = 2000
+
+
+def chunks(path: Path, expected: Sequence[str], *, quiet: bool = False) -> Iterator[tuple[int, dict[str, Texts]]]:
+    """Pieces of a CSV file: the 1-based number of the first data row, and per column its cells as stripped texts.
+
+    Spaces round the column names are dropped and the columns may stand in any order. Raises DataError when the file is
+    missing, empty, not a table, or lacks one of the `expected` columns.
+    """
+    row = 1
+    try:
+        with (
+            path.open("rb") as file,
+            progress_bar(path.stat().st_size, f"reading {path.name}", "B", quiet=quiet, scale=True) as bar,
+            pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True, chunksize=_CHUNK_ROWS) as reader,
+        ):
+            for frame in reader:
+                frame.columns = frame.columns.str.strip()
+                found = list(frame.columns)
+                if missing := [name for name in expected if name not in found]:
+                    raise DataError(
+                        f"{path}: no column {_listed(missing)}; expected {_listed(expected)}, found {_listed(found)}"
+                    )
+                if len(set(found)) < len(found):
+                    raise DataError(f"{path}: two columns of one name; found {_listed(found)}")
+                if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the cells too many for names of the rows
+                    raise DataError(f"{path}: row {row}: more cells than the header has columns: {_listed(found)}")
+                # a row that ends early has no text at all in its last cells
+                yield row, {name: frame[name].fillna("").str.strip().tolist() for name in frame.columns}
+                row += len(frame)
+                bar.update(file.tell() - bar.n)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except pd.errors.EmptyDataError:
+        raise DataError(f"{path}: the file is empty; expected a header with {_listed(expected)}") from None
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: not a CSV table with {_listed(expected)}: {reason}") from None
+    if row == 1:
+        raise DataError(f"{path}: the table has no rows; expected at least one below the header")
+
+
+def pixels(texts: Texts, size: int, path: Path, row: int, column: str) -> NDArray[np.uint8]:
+    """(N, size, size) uint8 images out of N texts of size * size whole numbers 0..255 with spaces between them.
+
+    `path`, `row` (of the first text, 1-based) and `column` go into the DataError that names the first wrong cell.
+    """
+    count = size * size
+    values = np.empty(0, dtype=np.int64)
+    if all(text.count(" ") == count - 1 for text in texts):
+        with warnings.catch_warnings():
+            # numpy stops at the first thing that is no number and warns; the cell is then found below
+            warnings.simplefilter("ignore", DeprecationWarning)
+            try:
+                values = np.fromstring(" ".join(texts), dtype=np.int64, sep=" ")
+            except ValueError:
+                values = np.empty(0, dtype=np.int64)
+    if values.size != count * len(texts) or (values.size and (values.min() < 0 or values.max() > 255)):
+        values = np.array(
+            [_row_of_pixels(text, count, f"{path}: row {row + i}, column {column}") for i, text in enumerate(texts)]
+        )
+    return values.astype(np.uint8).reshape(-1, size, size)
+
+
+def integers(texts: Texts, allowed: range, path: Path, row: int, column: str) -> NDArray[np.int64]:
+    """(N,) int64 out of N texts, each a whole number in `allowed`; DataError names the first that is not."""
+    values = np.empty(len(texts), dtype=np.int64)
+    for index, text in enumerate(texts):
+        if not text.isdecimal() or int(text) not in allowed:
+            raise DataError(
+                f"{path}: row {row + index}, column {column}: expected a whole number from {allowed[0]} to "
+                f"{allowed[-1]}, found {_shown(text)}"
+            )
+        values[index] = int(text)
+    return values
+
+
+def numbers(texts: Texts, path: Path, row: int, column: str, *, missing: bool = False) -> NDArray[np.float64]:
+    """(N,) float64 out of N texts, each a finite number; with `missing`, an empty or "nan" cell becomes NaN."""
+    values = np.empty(len(texts), dtype=np.float64)
+    for index, text in enumerate(texts):
+        if missing and text.lower() in ("", "nan"):
+            values[index] = np.nan
+            continue
+        try:
+            values[index] = float(text)
+        except ValueError:
+            values[index] = np.inf
+        if not np.isfinite(values[index]):
+            wanted = "a number or an empty field" if missing else "a number"
+            raise DataError(f"{path}: row {row + index}, column {column}: expected {wanted}, found {_shown(text)}")
+    return values
+
+
+def choices(texts: Texts, allowed: dict[str, str], path: Path, row: int, column: str) -> list[str]:
+    """What `allowed` says for each of N texts; DataError names the first text that is not one of its keys."""
+    for index, text in enumerate(texts):
+        if text not in allowed:
+            raise DataError(
+                f"{path}: row {row + index}, column {column}: expected one of {_listed(list(allowed))}, "
+                f"found {_shown(text)}"
+            )
+    return [allowed[text] for text in texts]
+
+
+def read_gray(path: Path, where: str = "") -> NDArray[np.uint8]:
+    """One picture as (H, W) gray uint8; `where` ("FILE: row R, column C: ") begins the error if it is none."""
+    try:
+        data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+    except OSError as error:
+        raise DataError(f"{where}{path}: expected an image, but it cannot be read: {error.strerror or error}") from None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise DataError(f"{where}{path}: expected an image, but OpenCV cannot decode it")
+    return np.asarray(image, dtype=np.uint8)
+
+
+def cached(source: Path, parse: Callable[[], Arrays], cache: str | Path | None = None) -> Arrays:
+    """The arrays that `parse` makes of a file, from the cache when neither the file nor the reader has changed.
+
+    `cache` is a folder, by default `facexp` in the user's cache folder. A cache that cannot be read is made anew, and
+    one that cannot be written is a warning: the cache only saves time.
+    """
+    if not source.is_file():
+        raise DataError(f"{source}: no such file or folder")
+    folder = Path(cache) if cache is not None else default_cache()
+    state = source.stat()
+    place = str(source.resolve())
+    key = f"{place}|{state.st_size}|{state.st_mtime_ns}|{READER_VERSION}"
+    # named by place alone: a changed file replaces its old cache instead of lying beside it
+    file = folder / f"{source.stem}-{hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}.npz"
+    arrays = _load(file, key)
+    if arrays is None:
+        arrays = parse()
+        try:
+            _save(file, arrays, key)
+        except OSError as error:
+            logging.getLogger(__name__).warning("%s: not cached, %s", source, error)
+    return arrays
+
+
+def default_cache() -> Path:
+    """The folder `facexp` in XDG_CACHE_HOME, or in ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "facexp"
+
+
+def _load(file: Path, key: str) -> Arrays | None:
+    try:
+        with np.load(file, allow_pickle=False) as data:
+            if str(data["key"]) != key:
+                return None
+            return {name: data[name] for name in data.files if name != "key"}
+    except Exception:  # whatever a damaged file does to the zip and array readers, the answer is to parse again
+        return None
+
+
+def _save(file: Path, arrays: Arrays, key: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            np.savez(stream, allow_pickle=False, key=np.array(key), **arrays)
+        Path(beside).replace(file)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def _row_of_pixels(text: str, count: int, where: str) -> NDArray[np.int64]:
+    cells = text.split()
+    if len(cells) != count:
+        raise DataError(f"{where}: expected {count} pixels, found {len(cells)}")
+    for number, cell in enumerate(cells, start=1):
+        if not cell.isdecimal() or int(cell) > 255:
+            raise DataError(f"{where}: pixel {number}: expected a whole number from 0 to 255, found {_shown(cell)}")
+    return np.array([int(cell) for cell in cells], dtype=np.int64)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:12])
+    return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown
+
+
+def _shown(text: str) -> str:
+    if not text:
+        return "an empty field"
+    return repr(text if len(text) <= 40 else text[:40] + "...")
