@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -52,15 +53,15 @@ def main() -> None:
                 precision: Session(bundle.read(model, precision), model, device="cpu", threads=threads)
                 for precision in ("float32", "int8")
             }
-            rivals = {name: (lambda s=session: s.run(crops)) for name, session in sessions.items()}
+            rivals = {name: partial(session.run, crops) for name, session in sessions.items()}
             show(f"{model.name}, batch {batch}", timed(rivals))
     detector = Detector()
     for width, height in ((320, 240), (640, 480), (1280, 720)):
         image = cv2.resize(photo, (width, height))
-        show(f"detector, {width}x{height}", timed({"yunet": lambda i=image: detector.detect(i)}, 50))
+        show(f"detector, {width}x{height}", timed({"yunet": partial(detector.detect, image)}, 50))
     image = cv2.resize(photo, (640, 480))
     analyzers = {p: facexp.Analyzer("cpu", threads, precision=p) for p in ("float32", "int8")}
-    show("one face of 640x480, all", timed({p: (lambda a=a: a.analyze(image)) for p, a in analyzers.items()}, 50))
+    show("one face of 640x480, all", timed({p: partial(a.analyze, image) for p, a in analyzers.items()}, 50))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -35,8 +36,7 @@ def test_the_bundle_is_whole_and_small() -> None:
 def test_the_manifest_names_no_machine() -> None:
     text = (BUNDLE / "manifest.json").read_text()
     assert "/" not in json.loads(text)["models"]["emotion"]["training"]["config"]["data"]
-    for place in ("/work", "/tmp", "/home", "/root"):
-        assert place not in text
+    assert not re.search(r"(?<![\w.])/\w+/", text)
 
 
 def test_float32_gives_the_golden_outputs() -> None:

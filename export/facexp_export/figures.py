@@ -36,7 +36,7 @@ class BundleModel:
                 if file["file"] == path.name:
                     if manifest.sha256(path) != file["sha256"]:
                         raise ExportError(f"{path}: is not the file that {beside} describes; export it again")
-                    return cls(path, task, precision, int(entry["training"]["config"].get("seed", 0)))
+                    return cls(path, task, precision, int(entry.get("training", {}).get("config", {}).get("seed", 0)))
         raise ExportError(f"{beside}: names no file {path.name}")
 
     def predict(self, crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -61,5 +61,7 @@ class BundleModel:
                 "command": command,
             }
             for figure in evaluation.figures
+            # by source and by point at once stays in the report: the manifest travels with every bundle
+            if not ("/" in figure.split and "/" in figure.metric)
         ]
         write_json(beside, content)

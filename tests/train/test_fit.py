@@ -124,6 +124,9 @@ class ScriptedJob:
         self.weights.append(float(model.get_weights()[0][0, 0]))
         return {"val_error": next(self.scores)}
 
+    def finish(self, model: keras.Model) -> keras.Model:
+        return model
+
     def summary(self) -> dict[str, object]:
         return {}
 

@@ -1,5 +1,7 @@
 """The networks: what goes in and out, what the soft-argmax computes, and losses that leave out what is not labelled."""
 
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -69,3 +71,17 @@ def test_a_face_without_a_label_adds_no_loss() -> None:
     target = np.array([[1, 0], [0, 0]], np.float32)
     logits = np.array([[0, 0], [9, -9]], np.float32)
     assert float(losses.soft_cross_entropy(target, logits)) == pytest.approx(np.log(2) / 2)
+
+
+def test_a_mirrored_face_has_the_same_emotion(tmp_path: Path) -> None:
+    model = networks.emotion_network(**SMALL)
+    path = tmp_path / "model.keras"
+    networks.mirror_averaged(model).save(path)
+    averaged = keras.saving.load_model(path, compile=False)
+    faces = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 1), dtype=np.uint8)
+    mirrored = np.ascontiguousarray(faces[:, :, ::-1])
+    for name, logits in averaged.predict(faces, verbose=0).items():
+        assert logits == pytest.approx(averaged.predict(mirrored, verbose=0)[name], abs=1e-5)
+        one, other = (model.predict(crops, verbose=0)[name] for crops in (faces, mirrored))
+        assert one != pytest.approx(other, abs=1e-4)
+        assert logits == pytest.approx((one + other) / 2, abs=1e-5)

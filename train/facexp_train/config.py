@@ -47,12 +47,14 @@ class TrainConfig:
     """One training run.
 
     network: keyword arguments of the task's network function.
+    start_from: run directory whose best weights the training starts with, to go on with other data or settings.
     partial_share: the part of the incompletely labelled faces that an epoch draws (keypoints).
     """
 
     task: Task
     data: str
     votes: str | None = None
+    start_from: str | None = None
     seed: int = 0
     epochs: int = 60
     batch_size: int = 128

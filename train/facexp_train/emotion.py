@@ -14,7 +14,7 @@ from facexp_train.config import TrainConfig
 from facexp_train.emotion_data import EmotionFaces
 from facexp_train.errors import DataError
 from facexp_train.losses import soft_cross_entropy
-from facexp_train.networks import emotion_network
+from facexp_train.networks import emotion_network, mirror_averaged
 
 
 def targets(faces: EmotionFaces, smoothing: float) -> dict[str, NDArray[np.float32]]:
@@ -77,6 +77,10 @@ class EmotionJob:
             rated = truth >= 0
             scores[f"val_accuracy_{head}"] = float((logits[head].argmax(axis=1) == truth)[rated].mean())
         return {self.monitor: float(np.mean(list(scores.values()))), **scores}
+
+    def finish(self, model: keras.Model) -> keras.Model:
+        """The trained network, averaged over a face and its mirror image."""
+        return mirror_averaged(model)
 
     def summary(self) -> dict[str, Any]:
         """Faces per split, and what was dropped."""

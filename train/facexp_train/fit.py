@@ -39,6 +39,9 @@ class Job(Protocol):
     def validate(self, model: keras.Model) -> dict[str, float]:
         """Metrics on the validation split."""
 
+    def finish(self, model: keras.Model) -> keras.Model:
+        """The model to ship, made of the trained one."""
+
     def summary(self) -> dict[str, Any]:
         """Facts about the data, for the manifest."""
 
@@ -75,6 +78,8 @@ def train(job: Job, config: TrainConfig, out: Path, resume: bool, quiet: bool = 
     optimizer.build(model.trainable_variables)
 
     history: list[dict[str, float]] = []
+    if config.start_from:
+        _load_best(Path(config.start_from), model)
     if resume and (out / "checkpoint.npz").is_file():
         history = _restore(out / "checkpoint.npz", model, optimizer)
     sign = 1 if job.higher_is_better else -1
@@ -166,6 +171,14 @@ def _restore(path: Path, model: keras.Model, optimizer: keras.Optimizer) -> list
     return history
 
 
+def _load_best(run: Path, model: keras.Model) -> None:
+    path = run / "best.weights.npz"
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected in the --out directory of `facexp train`")
+    with np.load(path, allow_pickle=False) as stored:
+        _assign(stored, "v", model.variables, path)
+
+
 def _write_log(path: Path, history: list[dict[str, float]]) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(history[-1]), lineterminator="\n")
@@ -177,11 +190,10 @@ def _write_log(path: Path, history: list[dict[str, float]]) -> None:
 def _finish(job: Job, config: TrainConfig, out: Path, history: list[dict[str, float]], sign: int) -> Path:
     # built anew in float32: a model that was made under a mixed policy would export its casts too
     model = job.build()
-    with np.load(out / "best.weights.npz", allow_pickle=False) as stored:
-        _assign(stored, "v", model.variables, out / "best.weights.npz")
+    _load_best(out, model)
     path = out / "model.keras"
     beside = out / "model.part.keras"
-    model.save(beside)
+    job.finish(model).save(beside)
     beside.replace(path)
     best = max(history, key=lambda row: sign * row[job.monitor])
     summary = {

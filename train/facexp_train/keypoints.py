@@ -76,6 +76,10 @@ class KeypointJob:
         errors = {f"val_error_{name}": float(face[source == name].mean()) for name in np.unique(source)}
         return {self.monitor: float(face.mean()), **errors}
 
+    def finish(self, model: keras.Model) -> keras.Model:
+        """The trained network itself."""
+        return model
+
     def summary(self) -> dict[str, Any]:
         """Faces per source and split."""
         keys, counts = np.unique(

@@ -121,3 +121,17 @@ def emotion_network(
     x = layers.Dropout(dropout, name="dropout")(x)
     outputs = {head: layers.Dense(len(SEVEN), name=head, dtype="float32")(x) for head in heads}
     return keras.Model(image, outputs, name="emotion")
+
+
+def mirror_averaged(model: keras.Model) -> keras.Model:
+    """The same emotion network, answering with the mean of its logits for a face and for its mirror image.
+
+    An expression has no side, so the two answers differ by the network's own noise alone.
+    """
+    image = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
+    both = keras.ops.concatenate([image, image[:, :, ::-1]], axis=0)
+    outputs = {
+        name: keras.ops.mean(keras.ops.reshape(logits, (2, -1, logits.shape[1])), axis=0)
+        for name, logits in model(both).items()
+    }
+    return keras.Model(image, outputs, name=model.name)

@@ -1,0 +1,128 @@
+"""Write the tables of README.md and model-card.md from the shipped manifest, so that no figure is typed by hand.
+
+python docs/figures.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+MANIFEST = ROOT / "runtime" / "facexp" / "models" / "manifest.json"
+FILES = (ROOT / "README.md", ROOT / "docs" / "model-card.md")
+Json = dict[str, Any]
+
+
+def cell(model: Json, split: str, metric: str, precision: str = "int8", percent: bool = True) -> str:
+    """A figure as "6.1 [5.8, 6.3]", or a dash."""
+    for figure in model["figures"]:
+        if (figure["split"], figure["metric"], figure["model"]) == (split, metric, precision):
+            factor, digits = (100, 1) if percent else (1, 2)
+            value, low, high = (f"{factor * figure[key]:.{digits}f}" for key in ("value", "low", "high"))
+            return f"{value} [{low}, {high}]"
+    return "-"
+
+
+def count(model: Json, split: str, metric: str) -> str:
+    """How many faces a figure is over."""
+    return next((f"{f['n']:,}" for f in model["figures"] if (f["split"], f["metric"]) == (split, metric)), "-")
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def summary(models: Json) -> str:
+    """README's table."""
+    points, emotion = models["keypoints"], models["emotion"]
+    rows = []
+    for title, model, split, metric in (
+        ("keypoints, error over inter-ocular distance, %", points, "test", "error_interocular"),
+        ("keypoints, faces with an error above 10%, %", points, "test", "faces_above_10"),
+        ("emotion, 7 classes, FER2013's labels, accuracy, %", emotion, "test", "fer2013/accuracy"),
+        ("emotion, 7 classes, FER+ majority, accuracy, %", emotion, "test", "ferplus/accuracy"),
+        ("emotion, 5 classes, FER2013's labels, accuracy, %", emotion, "test", "fer2013_five/accuracy"),
+        ("emotion, 5 classes, FER+ majority, accuracy, %", emotion, "test", "ferplus_five/accuracy"),
+    ):
+        cells = [cell(model, split, metric, precision) for precision in ("int8", "float32")]
+        rows.append([title, *cells, count(model, split, metric)])
+    return table(["on `test` (FER2013: PrivateTest)", "int8", "float32", "faces"], rows)
+
+
+def sizes(models: Json) -> str:
+    """The model card's table of files."""
+    rows = []
+    for name, model in models.items():
+        parameters = model["training"]["parameters"] / 1e6
+        megabytes = [f"{model['files'][precision]['bytes'] / 1e6:.2f}" for precision in ("int8", "float32")]
+        rows.append([name, f"{parameters:.2f}", *megabytes])
+    return table(["network", "parameters, M", "int8, MB", "float32, MB"], rows)
+
+
+def keypoints(models: Json) -> str:
+    """Errors by source, then by point."""
+    model = models["keypoints"]
+    columns = {
+        "error, %": ("error_interocular", True),
+        "median, %": ("error_interocular_median", True),
+        "RMSE at 96 px": ("rmse_px", False),
+        "faces above 10%, %": ("faces_above_10", True),
+        "points within 5%, %": ("points_within_5", True),
+        "points within 10%, %": ("points_within_10", True),
+    }
+    rows = []
+    for precision in ("int8", "float32"):
+        for split in ("test", "test/face21", "test/ytfaces"):
+            cells = [cell(model, split, metric, precision, percent) for metric, percent in columns.values()]
+            rows.append([split, precision, count(model, split, "error_interocular"), *cells])
+    by_point = [[name, cell(model, "test", f"error_interocular/{name}")] for name in model["labels"]]
+    return "\n\n".join(
+        [table(["split", "file", "faces", *columns], rows), table(["point (int8, `test`)", "error, %"], by_point)]
+    )
+
+
+def emotion(models: Json) -> str:
+    """Accuracy and macro-F1 per labelling, then the classes."""
+    model = models["emotion"]
+    rows = []
+    for name, title in (
+        ("fer2013", "own labels, seven"),
+        ("fer2013_five", "own labels, five"),
+        ("ferplus", "FER+ majority, seven"),
+        ("ferplus_five", "FER+ majority, five"),
+    ):
+        for precision in ("int8", "float32"):
+            cells = [cell(model, "test", f"{name}/{metric}", precision) for metric in ("accuracy", "macro_f1")]
+            rows.append([title, precision, count(model, "test", f"{name}/accuracy"), *cells])
+    parts = [table(["labels", "file", "faces", "accuracy", "macro-F1"], rows)]
+    for name, title in (("fer2013", "own labels"), ("ferplus", "FER+ majority")):
+        classes = [
+            [label, *(cell(model, "test", f"{name}/{metric}/{label}") for metric in ("recall", "precision", "f1"))]
+            for label in model["labels"]
+        ]
+        parts.append(table([f"class ({title}, int8)", "recall", "precision", "F1"], classes))
+    return "\n\n".join(parts)
+
+
+TABLES = {"summary": summary, "sizes": sizes, "keypoints": keypoints, "emotion": emotion}
+
+
+def filled(text: str, models: Json) -> str:
+    """The text with a fresh table between each pair of markers."""
+    return re.sub(
+        r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)",
+        lambda found: found[1] + TABLES[found[2]](models) + found[3],
+        text,
+        flags=re.DOTALL,
+    )
+
+
+if __name__ == "__main__":
+    shipped = json.loads(MANIFEST.read_text())["models"]
+    for path in FILES:
+        path.write_text(filled(path.read_text(), shipped))

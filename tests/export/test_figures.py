@@ -1,0 +1,59 @@
+"""Figures of an exported file go into its manifest, in the place of older ones, and only of the file it describes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facexp.bundle import Bundle
+from facexp_export.errors import ExportError
+from facexp_export.figures import BundleModel
+from facexp_train.evaluate import Evaluation
+from facexp_train.metrics import Figure
+
+
+@pytest.fixture
+def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+def evaluation(split: str, value: float) -> Evaluation:
+    return Evaluation(split, (Figure(split, "accuracy", value, value - 0.1, value + 0.1, 30),))
+
+
+def test_the_file_says_task_and_precision(bundle: Path) -> None:
+    model = BundleModel.open(bundle / "emotion.int8.onnx")
+    assert (model.task, model.precision) == ("emotion", "int8")
+    outputs = model.predict(np.zeros((3, 48, 48, 1), np.uint8))
+    assert {name: values.shape for name, values in outputs.items()} == {"fer2013": (3, 7), "ferplus": (3, 7)}
+
+
+def test_new_figures_take_the_place_of_old_ones(bundle: Path) -> None:
+    int8, float32 = (BundleModel.open(bundle / f"emotion.{p}.onnx") for p in ("int8", "float32"))
+    int8.record(evaluation("val", 0.5))
+    float32.record(evaluation("val", 0.6))
+    int8.record(evaluation("test", 0.7))
+    int8.record(evaluation("val", 0.8))
+    figures = Bundle.load(bundle).emotion.figures
+    found = {(f["model"], f["split"]): f["value"] for f in figures}
+    assert found == {("float32", "val"): 0.6, ("int8", "test"): 0.7, ("int8", "val"): 0.8}
+    assert len(figures) == 3
+    assert figures[-1]["command"] == "facexp evaluate emotion.int8.onnx DATA --split val"
+    assert not list(bundle.glob("*.part"))
+
+
+def test_another_file_than_the_manifests_is_refused(bundle: Path) -> None:
+    path = bundle / "emotion.int8.onnx"
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(ExportError, match=r"is not the file that .*manifest.json describes"):
+        BundleModel.open(path)
+    stray = bundle / "other.onnx"
+    stray.write_bytes(b"")
+    with pytest.raises(ExportError, match=r"names no file other\.onnx"):
+        BundleModel.open(stray)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["models"]["emotion"]["figures"] == []

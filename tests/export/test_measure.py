@@ -1,0 +1,104 @@
+"""What an export measures on the training faces, against what can be worked out by hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from facexp import geometry
+from facexp.detector import Detector
+from facexp_export.errors import ExportError
+from facexp_export.measure import measure_emotion, measure_keypoints
+from facexp_train.emotion_data import EmotionFaces, EmotionReport
+from facexp_train.keypoint_data import KeypointFaces
+
+
+def framed(astronaut: np.ndarray, squares: list[geometry.Square]) -> KeypointFaces:
+    """Canvases of 176 px whose middle 96 px show the squares of the portrait, with the same points in all."""
+    gray = geometry.to_gray(astronaut)
+    shift = np.array([[1.0, 0, 40], [0, 1, 40]])
+    chains = [geometry.compose(shift, geometry.square_matrix(square, 96)) for square in squares]
+    count = len(squares)
+    points = np.random.default_rng(1).uniform(60, 115, (15, 2)).astype(np.float32)
+    return KeypointFaces(
+        images=np.stack([geometry.warp(gray, chain, 176) for chain in chains]),
+        points=np.repeat(points[None], count, axis=0),
+        squares=np.tile([87.5, 87.5, 96.0], (count, 1)),
+        source=np.full(count, "one"),
+        group=np.arange(count).astype(str),
+        split=np.full(count, "train"),
+        names=np.arange(count).astype(str),
+    )
+
+
+def test_framing_is_the_square_round_the_detectors_box(astronaut: np.ndarray) -> None:
+    (face,) = Detector().detect(astronaut)
+    x, y, w, h = face.box
+    size = np.sqrt(w * h)
+    rng = np.random.default_rng(0)
+    squares = [
+        geometry.Square(x + w / 2 + rng.normal(0, 4), y + h / 2 - 0.1 * size + rng.normal(0, 2), 1.4 * size * f)
+        for f in np.exp(rng.normal(0, 0.05, 60))
+    ]
+    said: list[str] = []
+    measured = measure_keypoints(framed(astronaut, squares), said.append)
+    framing = measured["framing"]
+    assert framing["scale"] == pytest.approx(1.4, abs=0.06)
+    assert framing["dy"] == pytest.approx(-0.1, abs=0.04)
+    assert framing["dx"] == 0
+    assert "of 60 training faces" in said[0]
+    # and the runtime lays the same square round the same box
+    square = geometry.Framing(**framing).square(face.box)
+    assert square.side == pytest.approx(np.median([s.side for s in squares]), rel=0.05)
+
+
+def test_the_mean_shape_is_its_own_mirror_image(astronaut: np.ndarray) -> None:
+    (face,) = Detector().detect(astronaut)
+    x, y, w, h = face.box
+    measured = measure_keypoints(framed(astronaut, [geometry.Square(x + w / 2, y + h / 2, 1.2 * w)] * 50), print)
+    shape = np.array(measured["mean_shape"])
+    mirrored = shape[list(geometry.MIRROR)] * (-1, 1) + (95, 0)
+    assert shape == pytest.approx(mirrored, abs=0.002)
+    assert np.ptp(shape, axis=0).min() > 1
+
+
+def test_too_few_faces_found_is_an_error(astronaut: np.ndarray) -> None:
+    faces = framed(astronaut[300:, 300:], [geometry.Square(60, 60, 80)] * 60)
+    with pytest.raises(ExportError, match="finds 0 of 60 training faces; 50 are needed"):
+        measure_keypoints(faces, print)
+
+
+def gray_faces(count: int = 70) -> EmotionFaces:
+    return EmotionFaces(
+        images=np.full((count, 48, 48), 128, np.uint8),
+        labels=np.zeros(count, np.int64),
+        votes=None,
+        split=np.full(count, "train"),
+        rows=np.arange(count),
+        report=EmotionReport(count, 0, 0, 0),
+    )
+
+
+def test_the_template_is_where_the_keypoint_network_sees_the_training_crops(
+    tiny: ModuleType, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    del manifest["models"]["emotion"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    measured = measure_emotion(gray_faces(), ["fer2013"], bundle, print)
+    # one gray shows the tiny network its average face, in a crop of 96 px over 48
+    seen = (tiny.MEAN_SHAPE + 0.5) / 2 - 0.5
+    symmetric = (seen + seen[list(geometry.MIRROR)] * (-1, 1) + (47, 0)) / 2
+    assert np.array(measured["template"]) == pytest.approx(symmetric, abs=0.02)
+    assert measured["heads"] == ["fer2013"]
+
+
+def test_a_template_needs_a_keypoint_network(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="export a keypoint run there first"):
+        measure_emotion(gray_faces(), ["fer2013"], tmp_path, print)
