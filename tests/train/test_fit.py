@@ -163,6 +163,19 @@ def test_training_goes_on_with_its_own_weights_not_the_averaged(tmp_path: Path) 
     assert plain.weights != pytest.approx(averaged.weights)
 
 
+def test_a_run_starts_from_anothers_best_weights_and_resumes_without_them(tmp_path: Path) -> None:
+    first, second = ScriptedJob([0.3, 0.1, 0.2]), ScriptedJob([0.3, 0.2])
+    fit.train(first, TrainConfig("keypoints", "nowhere", epochs=3, dtype="float32"), tmp_path / "one", resume=False)
+    still = {"learning_rate": 0.0, "warmup_epochs": 0, "weight_decay": 0.0, "dtype": "float32"}
+    config = TrainConfig("keypoints", "nowhere", epochs=1, start_from=str(tmp_path / "one"), **still)
+    fit.train(second, config, tmp_path / "two", resume=False)
+    assert second.weights == pytest.approx([first.weights[1]])
+    (tmp_path / "one" / "best.weights.npz").unlink()
+    fit.train(second, config, tmp_path / "two", resume=True)
+    with pytest.raises(DataError, match=r"best\.weights\.npz: no such file"):
+        fit.train(second, config, tmp_path / "three", resume=False)
+
+
 def test_resume_without_a_run_says_so(faces_csv: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no run to resume"):
         run.start(run.configure("keypoints", str(faces_csv)), tmp_path / "none", resume=True, quiet=True)

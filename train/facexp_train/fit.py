@@ -78,10 +78,10 @@ def train(job: Job, config: TrainConfig, out: Path, resume: bool, quiet: bool = 
     optimizer.build(model.trainable_variables)
 
     history: list[dict[str, float]] = []
-    if config.start_from:
-        _load_best(Path(config.start_from), model)
     if resume and (out / "checkpoint.npz").is_file():
         history = _restore(out / "checkpoint.npz", model, optimizer)
+    elif config.start_from:
+        _load_best(Path(config.start_from), model)
     sign = 1 if job.higher_is_better else -1
     for epoch in range(len(history), config.epochs):
         best = max((sign * row[job.monitor] for row in history), default=-np.inf)
