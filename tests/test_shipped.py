@@ -132,8 +132,8 @@ def test_keypoints_of_validation_faces(data_dir: Path) -> None:
         x, y, side = (float(row[key]) for key in ("crop_x", "crop_y", "crop_side"))
         square = facexp.geometry.Square(x + side / 2 - 0.5, y + side / 2 - 0.5, side)
         matrix = facexp.geometry.square_matrix(square, 96)
-        (found,) = finder.find([image], [matrix])
-        found = facexp.geometry.transform(found, facexp.geometry.invert(matrix))
+        looks = finder.find([image], [matrix])
+        found = facexp.geometry.transform(looks.points[0], facexp.geometry.invert(looks.placed[0]))
         errors.append(np.linalg.norm(found - true, axis=1).mean() / np.linalg.norm(true[0] - true[1]))
     assert len(errors) == 120
     # jittered validation faces have 6 to 7%; swapped sides or a shifted crop give more than 20%

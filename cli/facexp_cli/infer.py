@@ -64,9 +64,9 @@ def _no_flag(_: click.Context, __: click.Parameter, value: Path | None) -> Path 
 @click.option(
     "--min-score",
     type=click.FloatRange(0, 1),
-    default=0.7,
+    default=0.5,
     show_default=True,
-    help="Leave out faces of which the detector is less sure.",
+    help="Leave out faces of which the detector is less sure; below 0.8 the keypoints must confirm them, too.",
 )
 @click.option("--max-faces", type=click.IntRange(1), metavar="N", help="Keep the N largest faces of a picture.")
 @click.option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -61,9 +61,9 @@ def real_faces(faces: KeypointFaces | EmotionFaces, data: Path) -> RealFaces:
                 f"{data}: {len(train)} training and {len(held)} validation faces; at least {CALIBRATION_LEAST} and "
                 f"{PARITY_LEAST_DISTINCT} are needed; give more with --data"
             )
-        calibration = jittered_crops(_chosen(train, _choice(len(train), CALIBRATION_FACES, rng)), seed=_SEED)[0]
+        calibration = jittered_crops(train.chosen(_choice(len(train), CALIBRATION_FACES, rng)), seed=_SEED)[0]
         indices = np.resize(_choice(len(held), PARITY_FACES, rng), max(min(len(held), PARITY_FACES), PARITY_LEAST))
-        parity = jittered_crops(_chosen(held, indices), seed=_SEED + 1)[0]
+        parity = jittered_crops(held.chosen(indices), seed=_SEED + 1)[0]
     else:
         calibration = _some(faces.part("train").images, CALIBRATION_FACES, rng)[..., None]
         parity = _some(faces.part("val").images, PARITY_FACES, rng)[..., None]
@@ -85,10 +85,6 @@ def _choice(count: int, wanted: int, rng: np.random.Generator) -> NDArray[np.int
 
 def _some(images: Crops, wanted: int, rng: np.random.Generator) -> Crops:
     return images[_choice(len(images), wanted, rng)]
-
-
-def _chosen(faces: KeypointFaces, indices: NDArray[np.int64]) -> KeypointFaces:
-    return replace(faces, **{field.name: getattr(faces, field.name)[indices] for field in fields(faces)})
 
 
 def drawn_faces(size: int) -> Crops:

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from facexp.analyzer import Analyzer
+from facexp.detector import Box
 from facexp_export import manifest
 from facexp_export.bundle_writer import run_onnx
 from facexp_export.errors import ExportError
 from facexp_export.run import read_json, write_json
 from facexp_train.config import Task
-from facexp_train.evaluate import Evaluation
+from facexp_train.evaluate import Evaluation, Locate
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +45,26 @@ class BundleModel:
         """uint8 crops (N, S, S, 1) -> float32 arrays by output name."""
         return run_onnx(self.path, crops)
 
-    def record(self, evaluation: Evaluation) -> None:
-        """Put the figures into the manifest, in the place of this file's earlier ones on the same splits."""
+    def locate(self) -> Locate:
+        """The product itself, with this file in it: detector, framing and keypoints; the bundle must be complete."""
+        analyzer = Analyzer("cpu", bundle=self.path.parent, precision=self.precision)
+
+        def locate(image: NDArray[np.uint8], inside: tuple[float, float]) -> NDArray[np.float32] | None:
+            holding = [face for face in analyzer.analyze(image) if _distance(face.box, inside) < 1]
+            return min(holding, key=lambda face: _distance(face.box, inside)).keypoints if holding else None
+
+        return locate
+
+    def record(self, evaluation: Evaluation, framing: str = "jitter") -> None:
+        """Put the figures into the manifest, in the place of this file's earlier ones."""
         beside = self.path.parent / manifest.FILE
         content = read_json(beside, "an ONNX file is evaluated in its bundle")
         entry = content["models"][self.task]
-        splits = {figure.split for figure in evaluation.figures}
-        kept = [f for f in entry["figures"] if f["split"] not in splits or f["model"] != self.precision]
         command = f"facexp evaluate {self.path.name} DATA --split {evaluation.split}"
+        if framing != "jitter":
+            command += f" --framing {framing}"
+        # figures that the same command gave before, whether or not it gives them again
+        kept = [f for f in entry["figures"] if (f["model"], f.get("command")) != (self.precision, command)]
         entry["figures"] = kept + [
             {
                 **figure.to_dict(),
@@ -65,3 +79,9 @@ class BundleModel:
             if not ("/" in figure.split and "/" in figure.metric)
         ]
         write_json(beside, content)
+
+
+def _distance(box: Box, point: tuple[float, float]) -> float:
+    """How far a point lies from a box's middle; 1 is the border."""
+    x, y, width, height = box
+    return max(abs(point[0] - x - width / 2) / (width / 2), abs(point[1] - y - height / 2) / (height / 2))

@@ -94,8 +94,8 @@ def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, report:
     rows = np.sort(np.random.default_rng(_SEED).permutation(len(images))[:FACES])
     found = []
     for start in tqdm(range(0, len(rows), 64), desc="template", unit="batch", disable=None):
-        placed, points = finder.find_in_crops([images[row] for row in rows[start : start + 64]])
-        found += [transform(p, invert(matrix)) for p, matrix in zip(points, placed, strict=True)]
+        looks = finder.find_in_crops([images[row] for row in rows[start : start + 64]])
+        found += [transform(p, invert(matrix)) for p, matrix in zip(looks.points, looks.placed, strict=True)]
     size = TASKS["emotion"].size
     # the median: the keypoints of some crops are wrong, and a few crops are not faces
     template = np.median(np.stack(found), axis=0)

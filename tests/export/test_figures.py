@@ -46,6 +46,30 @@ def test_new_figures_take_the_place_of_old_ones(bundle: Path) -> None:
     assert not list(bundle.glob("*.part"))
 
 
+def test_each_framing_keeps_its_own_figures(bundle: Path) -> None:
+    model = BundleModel.open(bundle / "keypoints.int8.onnx")
+    model.record(evaluation("val", 0.5))
+    model.record(evaluation("val", 0.6), framing="detector")
+    model.record(evaluation("val", 0.7), framing="detector")
+    figures = Bundle.load(bundle).keypoints.figures
+    assert [(f["command"].split("DATA ")[1], f["value"]) for f in figures] == [
+        ("--split val", 0.5),
+        ("--split val --framing detector", 0.7),
+    ]
+
+
+def test_the_face_is_located_that_holds_the_point(bundle: Path, astronaut: np.ndarray) -> None:
+    canvas = np.zeros((512, 800), np.uint8)
+    canvas[:256, :256] = astronaut[::2, ::2, 1]
+    canvas[:, 288:] = astronaut[:, :, 1]
+    locate = BundleModel.open(bundle / "keypoints.float32.onnx").locate()
+    small, large = locate(canvas, (110, 60)), locate(canvas, (508, 120))
+    assert small is not None
+    assert large is not None
+    assert small[:, 0].max() < 256 < 288 < large[:, 0].min()
+    assert locate(canvas, (60, 400)) is None
+
+
 def test_another_file_than_the_manifests_is_refused(bundle: Path) -> None:
     path = bundle / "emotion.int8.onnx"
     path.write_bytes(path.read_bytes() + b"\0")

@@ -33,6 +33,7 @@ def framed(astronaut: np.ndarray, squares: list[geometry.Square]) -> KeypointFac
         group=np.arange(count).astype(str),
         split=np.full(count, "train"),
         names=np.arange(count).astype(str),
+        upscale=np.full(count, 1.5),
     )
 
 

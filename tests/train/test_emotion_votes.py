@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -55,3 +57,12 @@ def test_majority(voted: EmotionFaces) -> None:
     """Guards FER+'s majority: a code of the seven, or -1 for a tie, no clear lead, contempt, unknown and no face."""
     assert voted.majority().tolist() == [3, -1, -1, -1, -1, -1, 1, -1, -1, -1]
     assert voted.majority().dtype == np.int64
+
+
+def test_a_clear_majority_is_more_than_half_of_all_votes(voted: EmotionFaces) -> None:
+    """Guards the narrower rule: five of ten are enough only where single votes are dropped, six always are."""
+    five, six = [5, 1, 1, 1, 1, 1, 0, 0, 0, 0], [6, 4, 0, 0, 0, 0, 0, 0, 0, 0]
+    faces = dataclasses.replace(voted, votes=np.array([five, six, [0] * 7 + [6, 4, 0]] + [six] * 7, np.float32))
+    assert faces.majority().tolist()[:3] == [6, 6, -1]
+    assert faces.clear_majority().tolist()[:3] == [-1, 6, -1]
+    assert voted.clear_majority().tolist() == [3, -1, -1, -1, -1, -1, 1, -1, -1, -1]

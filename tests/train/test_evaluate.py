@@ -28,6 +28,7 @@ def keypoint_faces(count: int = 12) -> KeypointFaces:
         group=np.arange(count).astype(str),
         split=np.array(["test"] * count),
         names=np.arange(count).astype(str),
+        upscale=np.full(count, 1.5),
     )
 
 
@@ -80,6 +81,52 @@ def test_the_jitter_is_the_same_each_time_and_moves_the_frame() -> None:
     assert np.nanmean(np.abs(points - exact)) > 1
 
 
+def test_faces_are_told_apart_by_pose_and_size() -> None:
+    faces = keypoint_faces(4)
+    names = {name: index for index, name in enumerate(KEYPOINTS)}
+    # 32 px between the eyes, whose middle is (88, 78)
+    for row, below in enumerate((38, 46, 60, 38)):
+        faces.points[row, names["mouth_left_corner"]] = (98, 78 + below)
+        faces.points[row, names["mouth_right_corner"]] = (78, 78 + below)
+    faces.upscale[:] = (96 / 40, 1.0, 0.1, np.nan)
+    found = {name: np.flatnonzero(mask).tolist() for name, mask in evaluate.strata(faces).items()}
+    assert found == {
+        "one": [0, 2],
+        "two": [1, 3],
+        "frontal": [0, 3],
+        "turned": [1],
+        "profile": [2],
+        "below 64 px": [0],
+        "64 to 128 px": [1],
+        "above 128 px": [2],
+    }
+
+
+def test_a_face_that_is_not_found_is_a_failure_but_no_error() -> None:
+    faces = keypoint_faces()
+    truth = {image.tobytes(): points for image, points in zip(faces.images, faces.points, strict=True)}
+    asked = []
+
+    def locate(image: np.ndarray, inside: tuple[float, float]) -> np.ndarray | None:
+        asked.append(inside)
+        number = len(asked) - 1
+        if number == 3:
+            return None
+        # 32 px between the eyes: 8 px are an error of 25%
+        return np.nan_to_num(truth[image.tobytes()]) + (8 if number == 5 else 0)
+
+    found = evaluate.evaluate_detected(locate, faces, "test", quiet=True)
+    assert asked == [(87.5, 87.5)] * 12
+    assert found.value("detected_missed") == pytest.approx(1 / 12)
+    assert found.value("detected_failures") == pytest.approx(2 / 12)
+    assert found.value("detected_failures", "test/one") == 0
+    error = np.linalg.norm([8, 8]) / 32
+    assert found.value("detected_error_interocular") == pytest.approx(error / 11)
+    assert found.value("detected_error_interocular_median") == 0
+    assert found.worst[0] == ("5", pytest.approx(error))
+    assert ">10% or missed" in evaluate.keypoint_table(found)
+
+
 def test_each_head_is_scored_against_its_own_labelling() -> None:
     faces = emotion_faces()
     own = np.eye(7, dtype=np.float32)[faces.labels]
@@ -88,7 +135,7 @@ def test_each_head_is_scored_against_its_own_labelling() -> None:
     assert found.value("fer2013/accuracy") == 1
     assert found.value("fer2013/macro_f1") == 1
     # the eighth face is "not a face" to FER+ and is not rated
-    assert found.value("ferplus/accuracy") == 1
+    assert found.value("ferplus/accuracy") == found.value("ferplus_clear/accuracy") == 1
     five = next(f for f in found.figures if f.metric == "fer2013_five/accuracy")
     assert five.n == 6
     confusion = {c.name: c for c in found.confusions}

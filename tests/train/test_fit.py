@@ -174,6 +174,8 @@ def test_a_run_starts_from_anothers_best_weights_and_resumes_without_them(tmp_pa
     fit.train(second, config, tmp_path / "two", resume=True)
     with pytest.raises(DataError, match=r"best\.weights\.npz: no such file"):
         fit.train(second, config, tmp_path / "three", resume=False)
+    # the same command works once the other run is there
+    assert not (tmp_path / "three").exists()
 
 
 def test_resume_without_a_run_says_so(faces_csv: Path, tmp_path: Path) -> None:
@@ -191,6 +193,7 @@ def test_resume_without_a_run_says_so(faces_csv: Path, tmp_path: Path) -> None:
         ("augmentation.flips=1", "augmentation.flips is unknown"),
         ("optimizer=lion", "optimizer must be one of sgd, adamw"),
         ("epochs", "expected KEY=VALUE"),
+        ("repeat.helen=two", "repeat.helen must be a whole number and not negative, got 'two'"),
     ],
 )
 def test_a_wrong_setting_is_named(change: str, message: str) -> None:

@@ -60,11 +60,11 @@ def test_mixed_precision_keeps_heads_in_float32_and_weights_move_over() -> None:
 
 def test_unlabelled_points_add_no_loss() -> None:
     target = np.zeros((1, 15, 3), np.float32)
-    target[0, 0] = (10, 10, 1)
+    target[0, 0] = (10, 10, 1 / 40)
     prediction = np.full((1, 15, 2), 50, np.float32)
-    prediction[0, 0] = (13, 10)
-    assert float(losses.masked_distance(target, prediction)) == pytest.approx(1.5)
-    assert float(losses.masked_distance(np.zeros((1, 15, 3), np.float32), prediction)) == 0
+    prediction[0, 0] = (13, 14)
+    assert float(losses.weighted_distance(target, prediction)) == pytest.approx(5 / 40, rel=1e-4)
+    assert float(losses.weighted_distance(np.zeros((1, 15, 3), np.float32), prediction)) == 0
 
 
 def test_a_face_without_a_label_adds_no_loss() -> None:

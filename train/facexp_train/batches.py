@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp_train import augment
-from facexp_train.config import Augmentation
+from facexp_train.config import Augmentation, TrainConfig
+from facexp_train.keypoint_data import KeypointFaces
+from facexp_train.metrics import interocular
 
 
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
@@ -37,25 +39,21 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
 
 class KeypointBatches(_Batches):
-    """uint8 crops (B, size, size, 1) and targets (B, 15, 3): x, y in crop pixels, and 1 where the point is labelled."""
+    """uint8 crops (B, size, size, 1) and targets (B, 15, 3): x, y in crop pixels, and a point's weight.
 
-    def __init__(
-        self,
-        images: NDArray[np.uint8],
-        points: NDArray[np.float32],
-        squares: NDArray[np.float64],
-        size: int,
-        how: Augmentation,
-        batch_size: int,
-        seed: int,
-        partial_share: float = 1.0,
-    ) -> None:
-        whole = np.isfinite(points).all(axis=(1, 2))
-        self.whole, self.partial = np.flatnonzero(whole), np.flatnonzero(~whole)
-        self.drawn = round(partial_share * len(self.partial))
-        super().__init__(len(self.whole) + self.drawn, batch_size, seed)
-        self.images, self.points, self.size, self.how = images, points, size, how
-        self.framing = augment.square_matrices(squares, size)
+    The weight is one over the face's inter-ocular distance, the unit that errors are reported in, so that the eyes of a
+    face in profile, which lie close together, count as they do in the score; 0 where a point is not labelled.
+    """
+
+    def __init__(self, faces: KeypointFaces, size: int, config: TrainConfig) -> None:
+        whole = faces.complete()
+        times = np.array([config.repeat.get(str(source), 1) for source in faces.source])
+        self.whole = np.repeat(np.arange(len(faces)), np.where(whole, times, 0))
+        self.partial = np.repeat(np.arange(len(faces)), np.where(whole, 0, times))
+        self.drawn = round(config.partial_share * len(self.partial))
+        super().__init__(len(self.whole) + self.drawn, config.batch_size, config.seed)
+        self.images, self.points, self.size, self.how = faces.images, faces.points, size, config.augmentation
+        self.framing = augment.square_matrices(faces.squares, size)
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Every completely labelled face, and this epoch's draw of the others, shuffled."""
@@ -67,9 +65,17 @@ class KeypointBatches(_Batches):
         matrices = augment.compose(jitter, self.framing[rows])
         points = augment.move_points(self.points[rows], matrices)
         known = np.isfinite(points).all(axis=2, keepdims=True)
-        target = np.concatenate([np.where(known, points, 0), known], axis=2).astype(np.float32)
+        weight = known / _unit(points, self.size)[:, None, None]
+        target = np.concatenate([np.where(known, points, 0), weight], axis=2).astype(np.float32)
         pixels = augment.warp_batch(self.images[rows], matrices, self.size)
         return augment.to_uint8(augment.change_pixels(pixels, rng, self.how)), target
+
+
+def _unit(points: NDArray[np.float32], size: int) -> NDArray[np.float64]:
+    """(N,) inter-ocular distances in pixels, at least an eighth of the crop: a full profile's is almost 0, and its
+    labels are no more exact than others'. An average face's where an eye is not labelled."""
+    distance = interocular(points)
+    return np.where(np.isfinite(distance), np.maximum(distance, size / 8), 0.37 * size)
 
 
 class EmotionBatches(_Batches):

@@ -49,6 +49,10 @@ class TrainConfig:
     network: keyword arguments of the task's network function.
     start_from: run directory whose best weights the training starts with, to go on with other data or settings.
     partial_share: the part of the incompletely labelled faces that an epoch draws (keypoints).
+    repeat: how often an epoch shows the faces of a source, 1 where none is named; sources that the data does not have
+    are passed over, so that one configuration serves all data (keypoints).
+    leave_out: names of training faces whose labels are plainly wrong; names that the data does not have are passed over
+    (keypoints).
     """
 
     task: Task
@@ -64,6 +68,8 @@ class TrainConfig:
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     partial_share: float = 1.0
+    repeat: dict[str, int] = field(default_factory=dict)
+    leave_out: list[str] = field(default_factory=list)
     ema: float = 0.998
     patience: int = 20
     dtype: Literal["float32", "mixed_bfloat16"] = "mixed_bfloat16"
@@ -110,6 +116,9 @@ def _checked(kind: type, values: dict[str, Any], origin: str) -> dict[str, Any]:
     for key, allowed in (("optimizer", ("sgd", "adamw")), ("dtype", ("float32", "mixed_bfloat16"))):
         if key in values and values[key] not in allowed:
             raise DataError(f"{origin}{key} must be one of {', '.join(allowed)}, got {values[key]!r}")
+    for source, times in values.get("repeat", {}).items():
+        if isinstance(times, bool) or not isinstance(times, int) or times < 0:
+            raise DataError(f"{origin}repeat.{source} must be a whole number and not negative, got {times!r}")
     return values
 
 

@@ -16,10 +16,22 @@ from facexp_train.emotion_data import EmotionFaces
 from facexp_train.errors import DataError
 from facexp_train.keypoint_data import KeypointFaces
 from facexp_train.keypoints import jittered_crops
-from facexp_train.metrics import Figure, KeypointErrors, emotion_figures, keypoint_errors, keypoint_figures
+from facexp_train.metrics import (
+    Figure,
+    KeypointErrors,
+    detected_figures,
+    emotion_figures,
+    interocular,
+    keypoint_errors,
+    keypoint_figures,
+)
+from facexp_train.progress import progress_bar
 
 Predict = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 """uint8 crops (N, S, S, 1) -> arrays by output name, whatever runs the model."""
+
+Locate = Callable[[NDArray[np.uint8], tuple[float, float]], NDArray[np.float32] | None]
+"""A gray uint8 image (H, W) and a point (x, y) inside a face -> that face's (15, 2) points, None where not found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,43 +68,102 @@ class _Collected:
 
 
 def evaluate_keypoints(predict: Predict, faces: KeypointFaces, split: str) -> Evaluation:
-    """Errors on the jittered crops of one split: over all faces, and for each source (metric split "SPLIT/SOURCE").
+    """Errors on the jittered crops of one split, over all faces and over each of `strata` (metric split "SPLIT/NAME").
 
     DataError where the split is empty.
     """
-    part = faces.part(split)
-    if not len(part.images):
-        raise DataError(f"the data has no faces in split {split!r}; it has {', '.join(np.unique(faces.split))}")
+    part = _part(faces, split)
     crops, points = jittered_crops(part)
     errors = keypoint_errors(predict(crops)["keypoints"], points)
     figures = keypoint_figures(errors, part.group, split)
-    for source in np.unique(part.source):
-        chosen = part.source == source
-        each = KeypointErrors(errors.pixels[chosen], errors.relative[chosen], errors.face[chosen])
-        figures += keypoint_figures(each, part.group[chosen], f"{split}/{source}")
+    for name, rows in strata(part).items():
+        figures += keypoint_figures(errors.chosen(rows), part.group[rows], f"{split}/{name}")
+    return Evaluation(split, tuple(figures), worst=_worst(errors, part))
+
+
+def evaluate_detected(locate: Locate, faces: KeypointFaces, split: str, quiet: bool = False) -> Evaluation:
+    """Errors of the whole way from a picture: what `locate` finds on the canvases of one split.
+
+    Metrics are named "detected_...": `detected_failures` is the share of faces with an error above 10% or not found,
+    `detected_missed` of those not found; the errors are over the faces that were found. DataError where the split is
+    empty.
+    """
+    part = _part(faces, split)
+    found = np.full(part.points.shape, np.nan, np.float32)
+    with progress_bar(len(part), f"locating {split}", "face", quiet=quiet) as bar:
+        for row, image in enumerate(part.images):
+            points = locate(image, (float(part.squares[row, 0]), float(part.squares[row, 1])))
+            if points is not None:
+                found[row] = points
+            bar.update()
+    errors = keypoint_errors(found, part.points)
+    missed = np.asarray(np.isnan(found).any(axis=(1, 2)))
+    figures = detected_figures(errors, missed, part.group, split)
+    for name, rows in strata(part).items():
+        figures += detected_figures(errors.chosen(rows), missed[rows], part.group[rows], f"{split}/{name}")
+    return Evaluation(split, tuple(figures), worst=_worst(errors, part))
+
+
+def strata(faces: KeypointFaces) -> dict[str, NDArray[np.bool_]]:
+    """Masks (N,) of the faces by source, by pose and by size; only those that hold a face.
+
+    Pose is the distance between the eyes over that between their middle and the mouth's, which shrinks as a head turns:
+    "profile" up to 0.6 (about 50 degrees), "turned" up to 0.8 (about 30), "frontal" beyond. Size is the side of the
+    framing square in pixels of the picture before it was enlarged.
+    """
+    masks = {str(source): faces.source == source for source in np.unique(faces.source)}
+    masks |= dict(zip(("profile", "turned", "frontal"), _between(_width(faces.points), 0.6, 0.8), strict=True))
+    sides = faces.squares[:, 2] / faces.upscale
+    masks |= dict(zip(("below 64 px", "64 to 128 px", "above 128 px"), _between(sides, 64, 128), strict=True))
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def _width(points: NDArray[np.float32]) -> NDArray[np.float64]:
+    eyes = [KEYPOINTS.index(name) for name in ("left_eye_center", "right_eye_center")]
+    mouth = [KEYPOINTS.index(name) for name in ("mouth_left_corner", "mouth_right_corner")]
+    height = np.linalg.norm(points[:, eyes].mean(axis=1) - points[:, mouth].mean(axis=1), axis=1)
+    return np.asarray(interocular(points) / np.maximum(height, 1e-6))
+
+
+def _between(values: NDArray[np.float64], low: float, high: float) -> list[NDArray[np.bool_]]:
+    # NaN is in none of them
+    return [values <= low, (values > low) & (values <= high), values > high]
+
+
+def _part(faces: KeypointFaces, split: str) -> KeypointFaces:
+    part = faces.part(split)
+    if not len(part):
+        raise DataError(f"the data has no faces in split {split!r}; it has {', '.join(np.unique(faces.split))}")
+    return part
+
+
+def _worst(errors: KeypointErrors, part: KeypointFaces) -> tuple[tuple[str, float], ...]:
     order = np.argsort(-np.nan_to_num(errors.face, nan=-1.0))[:20]
-    worst = tuple((str(part.names[i]), float(errors.face[i])) for i in order if np.isfinite(errors.face[i]))
-    return Evaluation(split, tuple(figures), worst=worst)
+    return tuple((str(part.names[i]), float(errors.face[i])) for i in order if np.isfinite(errors.face[i]))
 
 
 def evaluate_emotion(predict: Predict, faces: EmotionFaces, split: str) -> Evaluation:
     """Scores of each head against its own labelling, over seven classes and, for faces of those, over the five.
 
-    Metrics are named "fer2013/accuracy", "ferplus_five/macro_f1" and so on. DataError where the split is empty.
+    Metrics are named "fer2013/accuracy", "ferplus_five/macro_f1" and so on; the head "ferplus" is scored against its
+    clear majorities as well, as "ferplus_clear". DataError where the split is empty.
     """
     part = faces.part(split)
     if not len(part.images):
         raise DataError(f"the data has no faces in split {split!r}; it has {', '.join(np.unique(faces.split))}")
     logits = predict(part.images[..., None])
     result = _Collected()
-    for head, truth in truths(part).items():
+    labellings = {head: (head, truth) for head, truth in truths(part).items()}
+    if part.votes is not None:
+        labellings["ferplus_clear"] = "ferplus", part.clear_majority()
+    for name, (head, truth) in labellings.items():
         if head not in logits:
             continue
         five = np.array([SEVEN.index(label) for label in FIVE])
         truth_five = np.full(len(SEVEN) + 1, -1)
         truth_five[five] = np.arange(len(FIVE))
-        _score(result, head, logits[head], truth, SEVEN, split)
-        _score(result, f"{head}_five", logits[head][:, five], truth_five[truth], FIVE, split)
+        _score(result, name, logits[head], truth, SEVEN, split)
+        _score(result, f"{name}_five", logits[head][:, five], truth_five[truth], FIVE, split)
     return Evaluation(split, tuple(result.figures), tuple(result.confusions))
 
 
@@ -111,29 +182,38 @@ def _score(
     result.confusions.append(Confusion(name, tuple(labels), table))
 
 
+_COLUMNS = {
+    "error_interocular": "error/ocular",
+    "error_interocular_median": "median",
+    "rmse_px": "RMSE px",
+    "faces_above_10": "faces >10%",
+    "points_within_5": "points <5%",
+    "points_within_10": "points <10%",
+    "detected_error_interocular": "error/ocular",
+    "detected_error_interocular_median": "median",
+    "detected_failures": ">10% or missed",
+    "detected_missed": "missed",
+}
+
+
 def keypoint_table(evaluation: Evaluation) -> str:
-    """Figures per split and source, then per point, as text."""
-    columns = (
-        "error_interocular",
-        "error_interocular_median",
-        "rmse_px",
-        "faces_above_10",
-        "points_within_5",
-        "points_within_10",
-    )
-    titles = ("error/ocular", "median", "RMSE px", "faces >10%", "points <5%", "points <10%")
-    lines = [f"{'split':<16}{'faces':>6}" + "".join(f"{title:>22}" for title in titles)]
+    """Figures per split, source, pose and size, then per point, as text."""
+    columns = [name for name in _COLUMNS if any(figure.metric == name for figure in evaluation.figures)]
+    lines = [f"{'split':<24}{'faces':>6}" + "".join(f"{_COLUMNS[name]:>22}" for name in columns)]
     splits = list(dict.fromkeys(figure.split for figure in evaluation.figures))
     for split in splits:
         row = {f.metric: f for f in evaluation.figures if f.split == split}
-        cells = "".join(f"{_cell(row[c], 'px' not in c):>22}" for c in columns)
-        lines.append(f"{split:<16}{row[columns[0]].n:>6}{cells}")
-    lines += ["", f"{'point':<28}{'error/ocular':>22}"]
-    for name in KEYPOINTS:
-        found = [
-            f for f in evaluation.figures if f.metric == f"error_interocular/{name}" and f.split == evaluation.split
-        ]
-        lines += [f"{name:<28}{_cell(f, True):>22}" for f in found]
+        cells = "".join(f"{_cell(row[c], 'px' not in c) if c in row else '-':>22}" for c in columns)
+        lines.append(f"{split:<24}{max(figure.n for figure in row.values()):>6}{cells}")
+    by_point = [
+        (name, figure)
+        for name in KEYPOINTS
+        for figure in evaluation.figures
+        if figure.metric == f"error_interocular/{name}" and figure.split == evaluation.split
+    ]
+    if by_point:
+        lines += ["", f"{'point':<28}{'error/ocular':>22}"]
+        lines += [f"{name:<28}{_cell(figure, True):>22}" for name, figure in by_point]
     return "\n".join(lines)
 
 

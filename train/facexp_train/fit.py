@@ -8,7 +8,6 @@ kill at any moment leaves the last whole one.
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 import time
@@ -64,7 +63,7 @@ def train(job: Job, config: TrainConfig, out: Path, resume: bool, quiet: bool = 
 
     With `resume` the run goes on after its last whole epoch. DataError where `out` holds another run.
     """
-    _prepare(out, config, resume)
+    _check(out, config, resume)
     keras.utils.set_random_seed(config.seed)
     keras.config.set_dtype_policy(config.dtype)
     try:
@@ -82,6 +81,8 @@ def train(job: Job, config: TrainConfig, out: Path, resume: bool, quiet: bool = 
         history = _restore(out / "checkpoint.npz", model, optimizer)
     elif config.start_from:
         _load_best(Path(config.start_from), model)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "config.json", config.to_json().encode())
     sign = 1 if job.higher_is_better else -1
     for epoch in range(len(history), config.epochs):
         best = max((sign * row[job.monitor] for row in history), default=-np.inf)
@@ -110,19 +111,17 @@ def train(job: Job, config: TrainConfig, out: Path, resume: bool, quiet: bool = 
     return _finish(job, config, out, history, sign)
 
 
-def _prepare(out: Path, config: TrainConfig, resume: bool) -> None:
+def _check(out: Path, config: TrainConfig, resume: bool) -> None:
     path = out / "config.json"
     if path.is_file() and not resume:
         raise DataError(f"{out}: holds a run already; give --resume to go on with it, or another --out")
     if resume and not path.is_file():
         raise DataError(f"{out}: no run to resume; leave --resume out to start one")
     if resume:
-        before, now = json.loads(path.read_text()), dataclasses.asdict(config)
-        changed = [key for key in now if json.loads(json.dumps(now[key])) != before.get(key)]
+        before, now = (json.loads(c.to_json()) for c in (TrainConfig.from_run(out), config))
+        changed = [key for key in now if now[key] != before[key]]
         if changed:
             raise DataError(f"{path}: the run to resume was started with another {', '.join(changed)}")
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, config.to_json().encode())
 
 
 def _optimizer(config: TrainConfig, steps: int) -> keras.Optimizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ class KeypointFaces:
         group: (N,) str, the photo or person, or the faces that are copies of each other.
         split: (N,) str, "train", "val" or "test"; a group is in one only, unless the file's own splits divide it.
         names: (N,) str, the image's file, or the 1-based data row of the CSV file.
+        upscale: float64 (N,) how many times the file enlarged its original picture; NaN where nobody says.
     """
 
     images: NDArray[np.uint8]
@@ -42,6 +43,7 @@ class KeypointFaces:
     group: NDArray[np.str_]
     split: NDArray[np.str_]
     names: NDArray[np.str_]
+    upscale: NDArray[np.float64]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,16 +52,11 @@ class KeypointFaces:
         """The faces of one split; ValueError when it is not train, val or test."""
         if split not in SPLITS:
             raise ValueError(f"a split is one of {', '.join(SPLITS)}, got {split!r}")
-        keep = self.split == split
-        return KeypointFaces(
-            self.images[keep],
-            self.points[keep],
-            self.squares[keep],
-            self.source[keep],
-            self.group[keep],
-            self.split[keep],
-            self.names[keep],
-        )
+        return self.chosen(self.split == split)
+
+    def chosen(self, rows: NDArray[np.bool_] | NDArray[np.int64]) -> KeypointFaces:
+        """The faces of a mask or of row numbers, in their order."""
+        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def complete(self) -> NDArray[np.bool_]:
         """(N,) bool: the faces whose 15 points are all there."""
@@ -96,6 +93,7 @@ def read_keypoints(
         group=groups,
         split=split_by_group(groups, seed),
         names=np.arange(1, count + 1).astype(np.str_),
+        upscale=np.full(count, np.nan),
     )
 
 
@@ -150,6 +148,9 @@ def _read_folder(folder: Path, seed: int, quiet: bool) -> KeypointFaces:
             images[index] = warp(gray, matrix, CANVAS)
             points[index] = transform(points[index], matrix)
             bar.update()
+    upscale = np.full(len(names), np.nan)
+    if "upscale" in table:
+        upscale = tables.numbers(table["upscale"], path, 1, "upscale", missing=True).astype(np.float64)
     groups = np.array(table["group"]) if "group" in table else duplicate_groups(images, quiet=quiet)
     split = split_by_group(groups, seed) if named is None else with_validation(named, groups, seed)
     return KeypointFaces(
@@ -160,4 +161,5 @@ def _read_folder(folder: Path, seed: int, quiet: bool) -> KeypointFaces:
         group=groups,
         split=split,
         names=np.array(names, dtype=np.str_),
+        upscale=upscale,
     )

@@ -14,7 +14,7 @@ from facexp_train.batches import KeypointBatches
 from facexp_train.config import Augmentation, TrainConfig
 from facexp_train.errors import DataError
 from facexp_train.keypoint_data import KeypointFaces
-from facexp_train.losses import masked_distance
+from facexp_train.losses import weighted_distance
 from facexp_train.metrics import keypoint_errors
 from facexp_train.networks import keypoint_network
 
@@ -40,28 +40,19 @@ class KeypointJob:
 
     monitor = "val_error_interocular"
     higher_is_better = False
-    losses = staticmethod(masked_distance)
+    losses = staticmethod(weighted_distance)
 
     def __init__(self, faces: KeypointFaces, config: TrainConfig) -> None:
         self.config = config
-        self.faces = faces
-        part = faces.part("train")
+        self.faces = faces.chosen((faces.split != "train") | ~np.isin(faces.names, config.leave_out))
+        part = self.faces.part("train")
         held = faces.part("val")
         if not len(part.images) or not held.complete().any():
             raise DataError(
                 f"{config.data}: {len(part.images)} training faces and {int(held.complete().sum())} validation faces "
                 "with all 15 points; at least one of each is needed"
             )
-        self.batches = KeypointBatches(
-            part.images,
-            part.points,
-            part.squares,
-            SIZE,
-            config.augmentation,
-            config.batch_size,
-            config.seed,
-            config.partial_share,
-        )
+        self.batches = KeypointBatches(part, SIZE, config)
         crops, points = jittered_crops(held)
         self.held = crops[held.complete()], points[held.complete()], held.source[held.complete()]
 
@@ -81,7 +72,7 @@ class KeypointJob:
         return model
 
     def summary(self) -> dict[str, Any]:
-        """Faces per source and split."""
+        """Faces per source and split, without those left out."""
         keys, counts = np.unique(
             [f"{s}/{p}" for s, p in zip(self.faces.source, self.faces.split, strict=True)], return_counts=True
         )

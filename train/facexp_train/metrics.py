@@ -69,13 +69,21 @@ class KeypointErrors:
     relative: Floats
     face: Floats
 
+    def chosen(self, rows: NDArray[np.bool_]) -> KeypointErrors:
+        """Those of some faces."""
+        return KeypointErrors(self.pixels[rows], self.relative[rows], self.face[rows])
+
+
+def interocular(points: NDArray[np.float32]) -> Floats:
+    """(N,) distances between the eye centres of (N, 15, 2) points; NaN where one is missing."""
+    left, right = KEYPOINTS.index("left_eye_center"), KEYPOINTS.index("right_eye_center")
+    return np.asarray(np.linalg.norm(points[:, left].astype(np.float64) - points[:, right], axis=1))
+
 
 def keypoint_errors(prediction: NDArray[np.float32], truth: NDArray[np.float32]) -> KeypointErrors:
     """(N, 15, 2) predicted and true points in crop pixels (truth NaN where missing) -> their errors."""
-    left, right = KEYPOINTS.index("left_eye_center"), KEYPOINTS.index("right_eye_center")
     pixels = np.linalg.norm(prediction.astype(np.float64) - truth, axis=2)
-    ocular = np.linalg.norm(truth[:, left].astype(np.float64) - truth[:, right], axis=1)
-    relative = pixels / ocular[:, None]
+    relative = pixels / interocular(truth)[:, None]
     known = np.isfinite(relative)
     face = np.where(known, relative, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     return KeypointErrors(pixels, relative, np.where(known.any(axis=1), face, np.nan))
@@ -107,6 +115,29 @@ def keypoint_figures(errors: KeypointErrors, groups: NDArray[Any], split: str) -
         if has.any():
             value = ratio(np.where(has, relative[:, index], 0), has.astype(np.float64))
             figures.append(figure(split, f"error_interocular/{name}", value, weights))
+    return figures
+
+
+def detected_figures(
+    errors: KeypointErrors, missed: NDArray[np.bool_], groups: NDArray[Any], split: str
+) -> list[Figure]:
+    """Share of the faces that fail, share that was not found, and the error of those that were found."""
+    rated = missed | np.isfinite(errors.face)
+    if not rated.any():
+        return []
+    ones, failed = np.ones(int(rated.sum())), missed | (errors.face > 0.10)
+    weights = resample_weights(groups[rated])
+    figures = [
+        figure(split, "detected_failures", ratio(failed[rated].astype(np.float64), ones), weights),
+        figure(split, "detected_missed", ratio(missed[rated].astype(np.float64), ones), weights),
+    ]
+    found = rated & ~missed
+    if found.any():
+        face, weights = errors.face[found], resample_weights(groups[found])
+        figures += [
+            figure(split, "detected_error_interocular", ratio(face, np.ones(len(face))), weights),
+            Figure(split, "detected_error_interocular_median", *_median(face, weights), len(face)),
+        ]
     return figures
 
 

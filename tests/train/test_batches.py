@@ -1,0 +1,68 @@
+"""Batches of keypoint faces: what an epoch shows, and what each point of it weighs."""
+
+import numpy as np
+import pytest
+
+from facexp.geometry import KEYPOINTS
+from facexp_train.batches import KeypointBatches
+from facexp_train.config import Augmentation, TrainConfig
+from facexp_train.keypoint_data import KeypointFaces
+from facexp_train.keypoints import KeypointJob
+
+OFF = Augmentation(flip=0, rotation=0, scale=0, shift=0, brightness=0, contrast=0, erasing=0)
+LEFT, RIGHT, NOSE = (KEYPOINTS.index(name) for name in ("left_eye_center", "right_eye_center", "nose_tip"))
+
+
+def faces() -> KeypointFaces:
+    """Five faces with all points, the last two of the source "few", and five with the nose alone."""
+    points = np.random.default_rng(0).uniform(20, 70, (10, 15, 2)).astype(np.float32)
+    points[:5, LEFT], points[:5, RIGHT] = (60, 40), (30, 40)
+    points[4, RIGHT] = (58, 40)
+    points[5:, :NOSE] = points[5:, NOSE + 1 :] = np.nan
+    return KeypointFaces(
+        images=np.zeros((10, 96, 96), np.uint8),
+        points=points,
+        squares=np.tile([47.5, 47.5, 96.0], (10, 1)),
+        source=np.array(["many"] * 3 + ["few"] * 2 + ["nose"] * 5),
+        group=np.arange(10).astype(str),
+        split=np.full(10, "train"),
+        names=np.arange(10).astype(str),
+        upscale=np.full(10, np.nan),
+    )
+
+
+def config(**changes: object) -> TrainConfig:
+    return TrainConfig(task="keypoints", data="", batch_size=10, augmentation=OFF, **changes)  # type: ignore[arg-type]
+
+
+def test_an_epoch_repeats_a_source_and_draws_from_the_partly_labelled() -> None:
+    batches = KeypointBatches(faces(), 96, config(partial_share=0.4, repeat={"few": 3, "elsewhere": 9}))
+    assert batches.count == 3 + 2 * 3 + 2
+    drawn = set()
+    for epoch in range(20):
+        rows, times = np.unique(batches.order(np.random.default_rng(epoch)), return_counts=True)
+        assert dict(zip(rows[:5].tolist(), times[:5].tolist(), strict=True)) == {0: 1, 1: 1, 2: 1, 3: 3, 4: 3}
+        assert times[5:].tolist() == [1, 1]
+        drawn |= set(rows[5:].tolist())
+    assert drawn == {5, 6, 7, 8, 9}
+
+
+def test_a_point_weighs_one_over_the_inter_ocular_distance() -> None:
+    batches = KeypointBatches(faces(), 96, config())
+    crops, target = batches.batch(np.arange(10), np.random.default_rng(0))
+    assert np.asarray(crops).shape == (10, 96, 96, 1)
+    assert target[0, :, 2] == pytest.approx(np.full(15, 1 / 30))
+    # a profile's is at least an eighth of the crop
+    assert target[4, :, 2] == pytest.approx(np.full(15, 1 / 12))
+    assert np.flatnonzero(target[7, :, 2]).tolist() == [NOSE]
+    assert target[7, NOSE, 2] == pytest.approx(1 / (0.37 * 96))
+    assert target[7, NOSE, :2] == pytest.approx(faces().points[7, NOSE], abs=1e-3)
+
+
+def test_wrong_labels_are_left_out_of_training_alone() -> None:
+    every = faces()
+    every.split[:2] = "val"
+    job = KeypointJob(every, config(leave_out=["1", "3", "elsewhere"]))
+    assert job.faces.names.tolist() == ["0", "1", "2", "4", "5", "6", "7", "8", "9"]
+    assert job.batches.count == 7
+    assert job.summary() == {"faces": {"few/train": 1, "many/train": 1, "many/val": 2, "nose/train": 5}}
