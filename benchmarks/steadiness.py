@@ -5,6 +5,9 @@ frame before and after; the root mean square of what differs from that, over the
 deviation per coordinate of independent errors. It is given in % of the inter-ocular distance, over all points
 of the stillest stretch of the clip: the frames that differ least from their neighbours, whatever the points say.
 
+Heads are never quite still, and what they do within three frames is in these figures. With --noise SD the first frame
+of the stretch is filmed 25 times instead, with Gaussian noise of that many gray levels: a face that is really still.
+
 Without smoothing: the points are those of `Analyzer.analyze`, each frame on its own. Give several bundles to compare
 them on the same frames.
 """
@@ -43,6 +46,10 @@ def stillest(images: list[NDArray[np.uint8]], where: NDArray[np.bool_]) -> int:
     return min(starts, key=lambda i: sum(changes[i : i + STRETCH - 1]))
 
 
+def noisy(image: NDArray[np.uint8], sd: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+    return np.clip(np.rint(image + rng.normal(0, sd, image.shape)), 0, 255).astype(np.uint8)
+
+
 def trembling(points: NDArray[np.float64]) -> float:
     """Standard deviation per coordinate of independent errors, over the inter-ocular distance; points (T, 15, 2)."""
     rest = points[1:-1] - (points[:-2] + points[2:]) / 2
@@ -54,6 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--bundle", action="append", type=Path, help="another bundle than the shipped one; repeatable")
+    parser.add_argument("--noise", type=float, help="film one frame with this much noise, in gray levels")
     parser.add_argument("--precision", choices=("int8", "float32"))
     parser.add_argument("--frames", type=int, default=300, help="frames of a clip that are looked at (300)")
     asked = parser.parse_args()
@@ -63,6 +71,10 @@ def main() -> None:
             analyzer = facexp.Analyzer("cpu", bundle=bundle, precision=asked.precision, max_faces=1)
             faces = [analyzer.analyze(image) for image in images]
             start = stillest(images, np.array([bool(found) for found in faces]))
+            if asked.noise is not None:
+                rng = np.random.default_rng(0)
+                still = [noisy(images[start], asked.noise, rng) for _ in range(STRETCH)]
+                faces[start : start + STRETCH] = [analyzer.analyze(image) for image in still]
             points = np.stack([faces[i][0].keypoints for i in range(start, start + STRETCH)]).astype(np.float64)
             boxes = np.array([faces[i][0].box for i in range(start, start + STRETCH)])
             print(

@@ -136,8 +136,8 @@ def test_keypoints_of_validation_faces(data_dir: Path) -> None:
         found = facexp.geometry.transform(looks.points[0], facexp.geometry.invert(looks.placed[0]))
         errors.append(np.linalg.norm(found - true, axis=1).mean() / np.linalg.norm(true[0] - true[1]))
     assert len(errors) == 120
-    # jittered validation faces have 6 to 7%; swapped sides or a shifted crop give more than 20%
-    assert np.mean(errors) < 0.08
+    # jittered validation faces of these sets have 4%; swapped sides or a shifted crop give more than 20%
+    assert np.mean(errors) < 0.055
 
 
 @pytest.mark.data
