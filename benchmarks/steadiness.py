@@ -23,10 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import facexp
-from facexp.geometry import KEYPOINTS
+from facexp.geometry import interocular
 
 STRETCH = 25
-LEFT, RIGHT = KEYPOINTS.index("left_eye_center"), KEYPOINTS.index("right_eye_center")
 
 
 def frames(path: Path, most: int) -> list[NDArray[np.uint8]]:
@@ -50,11 +49,10 @@ def noisy(image: NDArray[np.uint8], sd: float, rng: np.random.Generator) -> NDAr
     return np.clip(np.rint(image + rng.normal(0, sd, image.shape)), 0, 255).astype(np.uint8)
 
 
-def trembling(points: NDArray[np.float64]) -> float:
+def trembling(points: NDArray[np.float32]) -> float:
     """Standard deviation per coordinate of independent errors, over the inter-ocular distance; points (T, 15, 2)."""
     rest = points[1:-1] - (points[:-2] + points[2:]) / 2
-    ocular = np.linalg.norm(points[:, LEFT] - points[:, RIGHT], axis=1).mean()
-    return float(np.sqrt((rest**2).mean() / 1.5) / ocular)
+    return float(np.sqrt((rest**2).mean() / 1.5) / interocular(points).mean())
 
 
 def main() -> None:
@@ -75,7 +73,7 @@ def main() -> None:
                 rng = np.random.default_rng(0)
                 still = [noisy(images[start], asked.noise, rng) for _ in range(STRETCH)]
                 faces[start : start + STRETCH] = [analyzer.analyze(image) for image in still]
-            points = np.stack([faces[i][0].keypoints for i in range(start, start + STRETCH)]).astype(np.float64)
+            points = np.stack([faces[i][0].keypoints for i in range(start, start + STRETCH)])
             boxes = np.array([faces[i][0].box for i in range(start, start + STRETCH)])
             print(
                 f"{clip.name:<24} frames {start}-{start + STRETCH - 1}  "

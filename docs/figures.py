@@ -16,6 +16,12 @@ FILES = (ROOT / "README.md", ROOT / "docs" / "model-card.md")
 Json = dict[str, Any]
 
 
+LABELLINGS = {
+    "fer2013": "FER2013's labels",
+    "ferplus_clear": "FER+, more than half of all votes",
+    "ferplus": "FER+, single votes dropped",
+}
+
 GROUPED = {
     "error_interocular": "error, %",
     "error_interocular_median": "median, %",
@@ -48,28 +54,16 @@ def summary(models: Json) -> str:
     """README's table."""
     points, emotion = models["keypoints"], models["emotion"]
     rows = []
-    for title, model, split, metric in (
-        ("keypoints, error over inter-ocular distance, %", points, "test", "error_interocular"),
-        ("keypoints, faces with an error above 10%, %", points, "test", "faces_above_10"),
-        ("emotion, 7 classes, FER2013's labels, accuracy, %", emotion, "test", "fer2013/accuracy"),
-        (
-            "emotion, 7 classes, FER+, more than half of all votes, accuracy, %",
-            emotion,
-            "test",
-            "ferplus_clear/accuracy",
-        ),
-        ("emotion, 7 classes, FER+, single votes dropped, accuracy, %", emotion, "test", "ferplus/accuracy"),
-        ("emotion, 5 classes, FER2013's labels, accuracy, %", emotion, "test", "fer2013_five/accuracy"),
-        (
-            "emotion, 5 classes, FER+, more than half of all votes, accuracy, %",
-            emotion,
-            "test",
-            "ferplus_clear_five/accuracy",
-        ),
-        ("emotion, 5 classes, FER+, single votes dropped, accuracy, %", emotion, "test", "ferplus_five/accuracy"),
-    ):
-        cells = [cell(model, split, metric, precision) for precision in ("int8", "float32")]
-        rows.append([title, *cells, count(model, split, metric)])
+    listed = [
+        ("keypoints, error over inter-ocular distance, %", points, "error_interocular"),
+        ("keypoints, faces with an error above 10%, %", points, "faces_above_10"),
+    ]
+    for classes, suffix in ((7, ""), (5, "_five")):
+        for name, title in LABELLINGS.items():
+            listed.append((f"emotion, {classes} classes, {title}, accuracy, %", emotion, f"{name}{suffix}/accuracy"))
+    for title, model, metric in listed:
+        cells = [cell(model, "test", metric, precision) for precision in ("int8", "float32")]
+        rows.append([title, *cells, count(model, "test", metric)])
     return table(["on `test` (FER2013: PrivateTest)", "int8", "float32", "faces"], rows)
 
 
@@ -133,24 +127,19 @@ def emotion(models: Json) -> str:
     """Accuracy and macro-F1 per labelling, then the classes."""
     model = models["emotion"]
     rows = []
-    for name, title in (
-        ("fer2013", "own labels, seven"),
-        ("fer2013_five", "own labels, five"),
-        ("ferplus_clear", "FER+, more than half of all votes, seven"),
-        ("ferplus_clear_five", "FER+, more than half of all votes, five"),
-        ("ferplus", "FER+, single votes dropped, seven"),
-        ("ferplus_five", "FER+, single votes dropped, five"),
-    ):
-        for precision in ("int8", "float32"):
-            cells = [cell(model, "test", f"{name}/{metric}", precision) for metric in ("accuracy", "macro_f1")]
-            rows.append([title, precision, count(model, "test", f"{name}/accuracy"), *cells])
+    for name, title in LABELLINGS.items():
+        for classes, suffix in (("seven", ""), ("five", "_five")):
+            for precision in ("int8", "float32"):
+                metrics = [f"{name}{suffix}/{metric}" for metric in ("accuracy", "macro_f1")]
+                cells = [cell(model, "test", metric, precision) for metric in metrics]
+                rows.append([f"{title}, {classes}", precision, count(model, "test", metrics[0]), *cells])
     parts = [table(["labels", "file", "faces", "accuracy", "macro-F1"], rows)]
-    for name, title in (("fer2013", "own labels"), ("ferplus", "FER+, single votes dropped")):
+    for name in ("fer2013", "ferplus"):
         classes = [
             [label, *(cell(model, "test", f"{name}/{metric}/{label}") for metric in ("recall", "precision", "f1"))]
             for label in model["labels"]
         ]
-        parts.append(table([f"class ({title}, int8)", "recall", "precision", "F1"], classes))
+        parts.append(table([f"class ({LABELLINGS[name]}, int8)", "recall", "precision", "F1"], classes))
     return "\n\n".join(parts)
 
 

@@ -132,6 +132,13 @@ class Analyzer:
 
     def _confirmed(self, gray: Image, candidates: list[Detection]) -> tuple[list[Detection], Found]:
         """The largest `max_faces` candidates that both detector and keypoint network take for faces."""
+        faces, found = self._confirm(gray, candidates[: self._max_faces])
+        # seldom is one of the largest no face: only then are the others looked at
+        if self._max_faces is not None and len(faces) < min(self._max_faces, len(candidates)):
+            return self._confirm(gray, candidates)
+        return faces, found
+
+    def _confirm(self, gray: Image, candidates: list[Detection]) -> tuple[list[Detection], Found]:
         framing, size = self._bundle.keypoints.framing, self._bundle.keypoints.size
         squares = [framing.square(face.box) for face in candidates]
         found = self._keypoints.find([gray] * len(squares), [square_matrix(square, size) for square in squares])

@@ -163,6 +163,12 @@ def transform(points: Points, matrix: Matrix) -> Points:
     return moved.astype(np.float32)
 
 
+def interocular(points: Points) -> NDArray[np.float64]:
+    """(N,) distances between the eye centres of (N, 15, 2) points; NaN where one is missing."""
+    left, right = KEYPOINTS.index("left_eye_center"), KEYPOINTS.index("right_eye_center")
+    return np.asarray(np.linalg.norm(points[:, left].astype(np.float64) - points[:, right], axis=1))
+
+
 def warp(gray: Image, matrix: Matrix, size: int) -> Image:
     """Cut the (size, size) crop that `matrix` describes out of a gray (H, W) image; the border is replicated.
 

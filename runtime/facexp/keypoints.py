@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.bundle import KeypointsSpec
-from facexp.geometry import KEYPOINTS, Image, Matrix, Points, Square, align, compose, cut, square_matrix, transform
+from facexp.geometry import Image, Matrix, Points, Square, align, compose, cut, interocular, square_matrix, transform
 from facexp.session import Session
-
-_LEFT_EYE, _RIGHT_EYE = KEYPOINTS.index("left_eye_center"), KEYPOINTS.index("right_eye_center")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,6 @@ class KeypointFinder:
         return np.eye(2, 3) if better is None else better
 
     def _drift(self, first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
-        # in full profile the eyes lie on each other
-        ocular = np.linalg.norm(second[:, _LEFT_EYE] - second[:, _RIGHT_EYE], axis=1)
         distance = np.linalg.norm(first - second, axis=2).mean(axis=1)
-        return np.asarray(distance / np.maximum(ocular, self._spec.size / 8), dtype=np.float64)
+        # in full profile the eyes lie on each other
+        return np.asarray(distance / np.maximum(interocular(second), self._spec.size / 8))

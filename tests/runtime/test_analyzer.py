@@ -269,7 +269,11 @@ def test_an_unsure_face_must_keep_its_points(make: Make, tiny: ModuleType, tmp_p
         for most in (None, 1):
             analyzer = make(max_faces=most, **({} if bundle is None else {"bundle": bundle}))
             analyzer._detector = SimpleNamespace(detect=lambda image: found)  # type: ignore[assignment]
+            seen = spy(analyzer._keypoints._session)
             assert [face.box for face in analyzer.analyze(image)] == wanted[:most]
+            # the second largest is looked at only where the largest is no face
+            looked = [1, 1] if most else [2, 2]
+            assert [len(batch) for batch in seen] == looked + ([2, 2] if most and wanted == [small] else [])
 
 
 def test_wrong_arguments_are_named(tiny_bundle: Path) -> None:

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from facexp.geometry import interocular
 from facexp_train import augment
 from facexp_train.config import Augmentation, TrainConfig
 from facexp_train.keypoint_data import KeypointFaces
-from facexp_train.metrics import interocular
 
 
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]

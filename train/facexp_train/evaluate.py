@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.geometry import KEYPOINTS
+from facexp.geometry import KEYPOINTS, interocular
 from facexp.labels import FIVE, SEVEN
 from facexp_train.emotion import truths
 from facexp_train.emotion_data import EmotionFaces
@@ -21,7 +21,6 @@ from facexp_train.metrics import (
     KeypointErrors,
     detected_figures,
     emotion_figures,
-    interocular,
     keypoint_errors,
     keypoint_figures,
 )
@@ -29,6 +28,8 @@ from facexp_train.progress import progress_bar
 
 Predict = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 """uint8 crops (N, S, S, 1) -> arrays by output name, whatever runs the model."""
+
+Faces = TypeVar("Faces", KeypointFaces, EmotionFaces)
 
 Locate = Callable[[NDArray[np.uint8], tuple[float, float]], NDArray[np.float32] | None]
 """A gray uint8 image (H, W) and a point (x, y) inside a face -> that face's (15, 2) points, None where not found."""
@@ -130,9 +131,9 @@ def _between(values: NDArray[np.float64], low: float, high: float) -> list[NDArr
     return [values <= low, (values > low) & (values <= high), values > high]
 
 
-def _part(faces: KeypointFaces, split: str) -> KeypointFaces:
+def _part(faces: Faces, split: str) -> Faces:
     part = faces.part(split)
-    if not len(part):
+    if not len(part.images):
         raise DataError(f"the data has no faces in split {split!r}; it has {', '.join(np.unique(faces.split))}")
     return part
 
@@ -148,20 +149,18 @@ def evaluate_emotion(predict: Predict, faces: EmotionFaces, split: str) -> Evalu
     Metrics are named "fer2013/accuracy", "ferplus_five/macro_f1" and so on; the head "ferplus" is scored against its
     clear majorities as well, as "ferplus_clear". DataError where the split is empty.
     """
-    part = faces.part(split)
-    if not len(part.images):
-        raise DataError(f"the data has no faces in split {split!r}; it has {', '.join(np.unique(faces.split))}")
+    part = _part(faces, split)
     logits = predict(part.images[..., None])
     result = _Collected()
     labellings = {head: (head, truth) for head, truth in truths(part).items()}
     if part.votes is not None:
         labellings["ferplus_clear"] = "ferplus", part.clear_majority()
+    five = np.array([SEVEN.index(label) for label in FIVE])
+    truth_five = np.full(len(SEVEN) + 1, -1)
+    truth_five[five] = np.arange(len(FIVE))
     for name, (head, truth) in labellings.items():
         if head not in logits:
             continue
-        five = np.array([SEVEN.index(label) for label in FIVE])
-        truth_five = np.full(len(SEVEN) + 1, -1)
-        truth_five[five] = np.arange(len(FIVE))
         _score(result, name, logits[head], truth, SEVEN, split)
         _score(result, f"{name}_five", logits[head][:, five], truth_five[truth], FIVE, split)
     return Evaluation(split, tuple(result.figures), tuple(result.confusions))

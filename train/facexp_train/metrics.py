@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.geometry import KEYPOINTS
+from facexp.geometry import KEYPOINTS, interocular
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
+FAILURE = 0.10
+"""A face whose error over the inter-ocular distance is larger counts as a failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +76,6 @@ class KeypointErrors:
         return KeypointErrors(self.pixels[rows], self.relative[rows], self.face[rows])
 
 
-def interocular(points: NDArray[np.float32]) -> Floats:
-    """(N,) distances between the eye centres of (N, 15, 2) points; NaN where one is missing."""
-    left, right = KEYPOINTS.index("left_eye_center"), KEYPOINTS.index("right_eye_center")
-    return np.asarray(np.linalg.norm(points[:, left].astype(np.float64) - points[:, right], axis=1))
-
-
 def keypoint_errors(prediction: NDArray[np.float32], truth: NDArray[np.float32]) -> KeypointErrors:
     """(N, 15, 2) predicted and true points in crop pixels (truth NaN where missing) -> their errors."""
     pixels = np.linalg.norm(prediction.astype(np.float64) - truth, axis=2)
@@ -104,7 +100,7 @@ def keypoint_figures(errors: KeypointErrors, groups: NDArray[Any], split: str) -
         figure(split, "rmse_px", lambda w: np.sqrt(squared(w)), weights),
         figure(split, "error_interocular", ratio(face, ones), weights),
         Figure(split, "error_interocular_median", *_median(face, weights), len(face)),
-        figure(split, "faces_above_10", ratio((face > 0.10).astype(np.float64), ones), weights),
+        figure(split, "faces_above_10", ratio((face > FAILURE).astype(np.float64), ones), weights),
     ]
     count = known.sum(axis=1).astype(np.float64)
     for percent in (5, 10):
@@ -125,7 +121,7 @@ def detected_figures(
     rated = missed | np.isfinite(errors.face)
     if not rated.any():
         return []
-    ones, failed = np.ones(int(rated.sum())), missed | (errors.face > 0.10)
+    ones, failed = np.ones(int(rated.sum())), missed | (errors.face > FAILURE)
     weights = resample_weights(groups[rated])
     figures = [
         figure(split, "detected_failures", ratio(failed[rated].astype(np.float64), ones), weights),
