@@ -113,3 +113,26 @@ def test_each_pixel_change_does_something_alone(change: str) -> None:
     assert np.abs(changed - images).mean() > 1
     # a change is drawn for each face, not once for the batch
     assert len({round(float(np.abs(c - i).mean()), 3) for c, i in zip(changed, images, strict=True)}) > 2
+
+
+def test_a_small_or_compressed_picture_keeps_its_light_and_loses_its_detail() -> None:
+    # guards: shrink and jpeg each change the crops they are asked for, and only their detail
+    rng = np.random.default_rng(2)
+    smooth = np.linspace(40, 200, 96)[None, :, None] * np.ones((4, 1, 96))
+    crops = np.clip(smooth + 40 * (np.indices((96, 96)).sum(0) % 2)[None], 0, 255).astype(np.uint8)[..., None]
+    assert augment.degrade(crops, rng, OFF) is crops
+    for changes in ({"shrink": 1.0}, {"jpeg": 1.0}):
+        worse = augment.degrade(crops, np.random.default_rng(3), replace(OFF, **changes))
+        assert worse.shape == crops.shape
+        assert worse.dtype == np.uint8
+        assert (worse != crops).any(axis=(1, 2, 3)).all()
+        assert worse.mean(axis=(1, 2, 3)) == pytest.approx(crops.mean(axis=(1, 2, 3)), abs=2)
+    shrunk = augment.degrade(crops, np.random.default_rng(3), replace(OFF, shrink=1.0))
+    assert np.diff(shrunk.astype(int), axis=1).std() < 0.7 * np.diff(crops.astype(int), axis=1).std()
+
+
+def test_the_pictures_asked_for_are_the_share_that_is_changed() -> None:
+    # guards: chances are per picture, not per batch
+    crops = np.random.default_rng(0).integers(0, 256, (400, 32, 32, 1)).astype(np.uint8)
+    changed = augment.degrade(crops, np.random.default_rng(1), replace(OFF, jpeg=0.25))
+    assert (changed != crops).any(axis=(1, 2, 3)).mean() == pytest.approx(0.25, abs=0.07)

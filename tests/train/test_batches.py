@@ -66,3 +66,17 @@ def test_wrong_labels_are_left_out_of_training_alone() -> None:
     assert job.faces.names.tolist() == ["0", "1", "2", "4", "5", "6", "7", "8", "9"]
     assert job.batches.count == 7
     assert job.summary() == {"faces": {"few/train": 1, "many/train": 1, "many/val": 2, "nose/train": 5}}
+
+
+def test_the_last_epochs_change_their_crops_by_the_settled_amounts() -> None:
+    # guards: which epoch is the first settled one
+    settled = Augmentation(flip=1, rotation=0, scale=0, shift=0, brightness=0, contrast=0, erasing=0)
+    batches = KeypointBatches(faces(), 96, config(epochs=5, settle_epochs=2, settled=settled))
+    flips = []
+    for batches.epoch in range(5):
+        flips.append(batches.how.flip)
+    assert flips == [0, 0, 0, 1, 1]
+    batches.epoch = 2
+    before = batches[0][1]
+    batches.epoch = 3
+    assert not np.allclose(np.sort(before[..., 0].ravel()), np.sort(batches[0][1][..., 0].ravel()))

@@ -1,5 +1,6 @@
 """Scores of whole splits: framing is jittered the same each time, sources and both labellings are scored apart."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from facexp_train.emotion_data import EmotionFaces, EmotionReport
 from facexp_train.errors import DataError
 from facexp_train.keypoint_data import KeypointFaces
 from facexp_train.keypoints import jittered_crops
+from facexp_train.shifts import SHIFTS
 
 
 def keypoint_faces(count: int = 12) -> KeypointFaces:
@@ -143,6 +145,21 @@ def test_each_head_is_scored_against_its_own_labelling() -> None:
     assert "happy" in evaluate.emotion_table(found)
 
 
+def test_the_faces_are_scored_as_shifted_too() -> None:
+    # guards: which picture a figure belongs to
+    faces = dataclasses.replace(emotion_faces(), images=np.full((8, 48, 48), 200, np.uint8))
+
+    def predict(crops: np.ndarray) -> dict[str, np.ndarray]:
+        right = np.eye(7, dtype=np.float32)[faces.labels]
+        return {"fer2013": right if crops.mean() > 100 else np.roll(right, 1, axis=1)}
+
+    found = evaluate.evaluate_emotion(predict, faces, "test")
+    assert {name: found.value("fer2013/accuracy", f"test/{name}") for name in SHIFTS} == {
+        name: float(name != "darkened") for name in SHIFTS
+    }
+    assert "darkened" in evaluate.emotion_table(found)
+
+
 def test_an_empty_split_is_named() -> None:
     with pytest.raises(DataError, match="no faces in split 'val'; it has test"):
         evaluate.evaluate_keypoints(lambda crops: {}, keypoint_faces(), "val")
@@ -156,5 +173,5 @@ def test_the_report_keeps_other_splits(tmp_path: Path) -> None:
     run.write_evaluation(found, tmp_path)
     run.write_evaluation(evaluate.Evaluation("val", (evaluate.Figure("val", "m", 1, 1, 1, 1),)), tmp_path)
     stored = json.loads((tmp_path / "evaluation.json").read_text())
-    assert {f["split"] for f in stored["figures"]} == {"test", "val"}
+    assert {f["split"] for f in stored["figures"]} == {"test", "val", *(f"test/{name}" for name in SHIFTS)}
     assert (tmp_path / "confusion_fer2013_test.png").read_bytes().startswith(b"\x89PNG")

@@ -124,8 +124,8 @@ class ScriptedJob:
         self.weights.append(float(model.get_weights()[0][0, 0]))
         return {"val_error": next(self.scores)}
 
-    def finish(self, model: keras.Model) -> keras.Model:
-        return model
+    def finish(self, model: keras.Model) -> tuple[keras.Model, dict[str, object]]:
+        return model, {}
 
     def summary(self) -> dict[str, object]:
         return {}

@@ -85,3 +85,14 @@ def test_a_mirrored_face_has_the_same_emotion(tmp_path: Path) -> None:
         one, other = (model.predict(crops, verbose=0)[name] for crops in (faces, mirrored))
         assert one != pytest.approx(other, abs=1e-4)
         assert logits == pytest.approx((one + other) / 2, abs=1e-5)
+
+
+def test_temperatures_divide_the_logits_inside_the_graph(tmp_path: Path) -> None:
+    model = networks.emotion_network(**SMALL)
+    path = tmp_path / "model.keras"
+    networks.with_temperatures(networks.mirror_averaged(model), {"fer2013": 2.0, "ferplus": 0.5}).save(path)
+    cooled = keras.saving.load_model(path, compile=False)
+    faces = np.random.default_rng(0).integers(0, 256, (3, 48, 48, 1), dtype=np.uint8)
+    before, after = (m.predict(faces, verbose=0) for m in (networks.mirror_averaged(model), cooled))
+    assert after["fer2013"] == pytest.approx(before["fer2013"] / 2, abs=1e-5)
+    assert after["ferplus"] == pytest.approx(before["ferplus"] * 2, abs=1e-5)

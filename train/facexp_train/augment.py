@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import keras
 import numpy as np
 from keras import ops
@@ -116,3 +117,23 @@ def _erase(pixels: Any, rng: np.random.Generator, count: int, size: int, chance:
 def to_uint8(pixels: Any) -> Any:
     """Rounded to what a camera would give: uint8, 0 to 255."""
     return ops.cast(ops.clip(ops.round(pixels), 0, 255), "uint8")
+
+
+def degrade(crops: Any, rng: np.random.Generator, how: Augmentation) -> Any:
+    """What small pictures and cameras do to uint8 crops (N, S, S, 1): fewer pixels, then JPEG. The tensor itself where
+    neither is asked for, else an array."""
+    if not (how.shrink or how.jpeg):
+        return crops
+    changed = np.array(ops.convert_to_numpy(crops))
+    size = changed.shape[1]
+    for crop, shrunk, compressed in zip(
+        changed[..., 0], rng.random(len(changed)) < how.shrink, rng.random(len(changed)) < how.jpeg, strict=True
+    ):
+        if shrunk:
+            side = max(1, round(size * rng.uniform(1 / 3, 1)))
+            small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)
+            crop[:] = cv2.resize(small, (size, size), interpolation=cv2.INTER_LINEAR)
+        if compressed:
+            encoded = cv2.imencode(".jpg", crop, (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 91))))[1]
+            crop[:] = cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE)
+    return changed

@@ -17,9 +17,10 @@ from facexp_train.keypoint_data import KeypointFaces
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
     """Shuffled batches; `epoch` is set by the training loop and, with the seed, fixes the order and every change."""
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
+    def __init__(self, count: int, config: TrainConfig) -> None:
         super().__init__(workers=1, max_queue_size=8)
-        self.count, self.batch_size, self.seed, self.epoch = count, batch_size, seed, 0
+        self.config, self.batch_size, self.seed = config, config.batch_size, config.seed
+        self.count, self.epoch = count, 0
 
     def __len__(self) -> int:
         return max(1, self.count // self.batch_size)
@@ -28,6 +29,11 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
         order = self.order(np.random.default_rng([self.seed, self.epoch]))
         rows = order[index * self.batch_size : (index + 1) * self.batch_size]
         return self.batch(rows, np.random.default_rng([self.seed, self.epoch, index]))
+
+    @property
+    def how(self) -> Augmentation:
+        """How this epoch's crops are changed."""
+        return self.config.changes(self.epoch)
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The rows of an epoch, shuffled."""
@@ -51,8 +57,8 @@ class KeypointBatches(_Batches):
         self.whole = np.repeat(np.arange(len(faces)), np.where(whole, times, 0))
         self.partial = np.repeat(np.arange(len(faces)), np.where(whole, 0, times))
         self.drawn = round(config.partial_share * len(self.partial))
-        super().__init__(len(self.whole) + self.drawn, config.batch_size, config.seed)
-        self.images, self.points, self.size, self.how = faces.images, faces.points, size, config.augmentation
+        super().__init__(len(self.whole) + self.drawn, config)
+        self.images, self.points, self.size = faces.images, faces.points, size
         self.framing = augment.square_matrices(faces.squares, size)
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -68,7 +74,8 @@ class KeypointBatches(_Batches):
         weight = known / _unit(points, self.size)[:, None, None]
         target = np.concatenate([np.where(known, points, 0), weight], axis=2).astype(np.float32)
         pixels = augment.warp_batch(self.images[rows], matrices, self.size)
-        return augment.to_uint8(augment.change_pixels(pixels, rng, self.how)), target
+        pixels = augment.to_uint8(augment.change_pixels(pixels, rng, self.how))
+        return augment.degrade(pixels, rng, self.how), target
 
 
 def _unit(points: NDArray[np.float32], size: int) -> NDArray[np.float64]:
@@ -81,16 +88,9 @@ def _unit(points: NDArray[np.float32], size: int) -> NDArray[np.float64]:
 class EmotionBatches(_Batches):
     """uint8 crops (B, size, size, 1) and, for each head, a distribution (B, 7), all zero where a face has no label."""
 
-    def __init__(
-        self,
-        images: NDArray[np.uint8],
-        targets: dict[str, NDArray[np.float32]],
-        how: Augmentation,
-        batch_size: int,
-        seed: int,
-    ) -> None:
-        super().__init__(len(images), batch_size, seed)
-        self.images, self.targets, self.how = images, targets, how
+    def __init__(self, images: NDArray[np.uint8], targets: dict[str, NDArray[np.float32]], config: TrainConfig) -> None:
+        super().__init__(len(images), config)
+        self.images, self.targets = images, targets
 
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Any, Any]:
         """The crops and targets of some rows."""
@@ -107,4 +107,4 @@ class EmotionBatches(_Batches):
                 head: (weight * values + (1 - weight) * values[partner]).astype(np.float32)
                 for head, values in targets.items()
             }
-        return augment.to_uint8(pixels), targets
+        return augment.degrade(augment.to_uint8(pixels), rng, self.how), targets

@@ -7,11 +7,12 @@ import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from facexp_train.errors import DataError
 
 Task = Literal["keypoints", "emotion"]
+Optimizer = Literal["sgd", "adamw", "muon"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class Augmentation:
     noise: the largest sd of the pixel noise, in parts of the full range. blur: chance of a 3x3 smoothing.
     erasing: chance of a rectangle filled with a random gray, 2 to 20% of the area
     (Zhong et al., "Random Erasing Data Augmentation", AAAI 2020).
+    shrink: chance of a crop made smaller, to a third of its side at the least, and enlarged again, as a small face is.
+    jpeg: chance of a JPEG compression of quality 20 to 90.
     mixup: chance that a batch is mixed with itself, with a Beta(0.4, 0.4) weight
     (Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018); labels only, not points.
     """
@@ -39,6 +42,8 @@ class Augmentation:
     noise: float = 0.0
     blur: float = 0.0
     erasing: float = 0.5
+    shrink: float = 0.0
+    jpeg: float = 0.0
     mixup: float = 0.0
 
 
@@ -53,6 +58,7 @@ class TrainConfig:
     are passed over, so that one configuration serves all data (keypoints).
     leave_out: names of training faces whose labels are plainly wrong; names that the data does not have are passed over
     (keypoints).
+    settle_epochs: the last so many epochs change their crops by `settled` instead of `augmentation`.
     """
 
     task: Task
@@ -62,7 +68,7 @@ class TrainConfig:
     seed: int = 0
     epochs: int = 60
     batch_size: int = 128
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     learning_rate: float = 0.1
     warmup_epochs: float = 1.0
     weight_decay: float = 5e-4
@@ -74,7 +80,13 @@ class TrainConfig:
     patience: int = 20
     dtype: Literal["float32", "mixed_bfloat16"] = "mixed_bfloat16"
     augmentation: Augmentation = field(default_factory=Augmentation)
+    settle_epochs: int = 0
+    settled: Augmentation = field(default_factory=Augmentation)
     network: dict[str, Any] = field(default_factory=dict)
+
+    def changes(self, epoch: int) -> Augmentation:
+        """How the crops of an epoch, counted from 0, are changed."""
+        return self.settled if epoch >= self.epochs - self.settle_epochs else self.augmentation
 
     def to_json(self) -> str:
         """The configuration as JSON text."""
@@ -89,7 +101,12 @@ class TrainConfig:
         """Check the names and types of `values`; DataError names the key and `origin`, the file it came from."""
         values = dict(values)
         augmentation = _checked(Augmentation, values.pop("augmentation", {}), f"{origin}: augmentation.")
-        return cls(**_checked(cls, values, f"{origin}: "), augmentation=Augmentation(**augmentation))
+        settled = _checked(Augmentation, values.pop("settled", {}), f"{origin}: settled.")
+        return cls(
+            **_checked(cls, values, f"{origin}: "),
+            augmentation=Augmentation(**augmentation),
+            settled=Augmentation(**settled),
+        )
 
     @classmethod
     def from_run(cls, run: Path) -> TrainConfig:
@@ -113,7 +130,7 @@ def _checked(kind: type, values: dict[str, Any], origin: str) -> dict[str, Any]:
             raise DataError(f"{origin}{key} must not be negative, got {value!r}")
         if isinstance(default, int) and number and not isinstance(value, int):
             raise DataError(f"{origin}{key} must be a whole number, got {value!r}")
-    for key, allowed in (("optimizer", ("sgd", "adamw")), ("dtype", ("float32", "mixed_bfloat16"))):
+    for key, allowed in (("optimizer", get_args(Optimizer)), ("dtype", ("float32", "mixed_bfloat16"))):
         if key in values and values[key] not in allowed:
             raise DataError(f"{origin}{key} must be one of {', '.join(allowed)}, got {values[key]!r}")
     for source, times in values.get("repeat", {}).items():

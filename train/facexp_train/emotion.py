@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from facexp.labels import SEVEN
 from facexp_train.batches import EmotionBatches
+from facexp_train.calibration import fit_temperature
 from facexp_train.config import TrainConfig
 from facexp_train.emotion_data import EmotionFaces
 from facexp_train.errors import DataError
 from facexp_train.losses import soft_cross_entropy
-from facexp_train.networks import emotion_network, mirror_averaged
+from facexp_train.networks import emotion_network, mirror_averaged, with_temperatures
 
 
 def targets(faces: EmotionFaces, smoothing: float) -> dict[str, NDArray[np.float32]]:
@@ -63,7 +64,7 @@ class EmotionJob:
             )
         self.targets = targets(part, config.label_smoothing)
         self.losses = dict.fromkeys(self.targets, soft_cross_entropy)
-        self.batches = EmotionBatches(part.images, self.targets, config.augmentation, config.batch_size, config.seed)
+        self.batches = EmotionBatches(part.images, self.targets, config)
 
     def build(self) -> keras.Model:
         """A new network under the current dtype policy, with a head for each labelling that the data has."""
@@ -78,9 +79,19 @@ class EmotionJob:
             scores[f"val_accuracy_{head}"] = float((logits[head].argmax(axis=1) == truth)[rated].mean())
         return {self.monitor: float(np.mean(list(scores.values()))), **scores}
 
-    def finish(self, model: keras.Model) -> keras.Model:
-        """The trained network, averaged over a face and its mirror image."""
-        return mirror_averaged(model)
+    def finish(self, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
+        """The trained network, averaged over a face and its mirror image, its probabilities made to mean something.
+
+        Each head's temperature is fitted on the validation faces: on FER2013's own labels, and on the emotion that has
+        more than half of a face's FER+ votes.
+        """
+        averaged = mirror_averaged(model)
+        logits = predict(averaged, self.held.images)
+        rated = truths(self.held)
+        if self.held.votes is not None:
+            rated["ferplus"] = self.held.clear_majority()
+        temperatures = {head: round(fit_temperature(logits[head], rated[head]), 4) for head in logits}
+        return with_temperatures(averaged, temperatures), {"temperatures": temperatures}
 
     def summary(self) -> dict[str, Any]:
         """Faces per split, and what was dropped."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from facexp_train.metrics import (
     keypoint_figures,
 )
 from facexp_train.progress import progress_bar
+from facexp_train.shifts import SHIFTS, shifted
 
 Predict = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 """uint8 crops (N, S, S, 1) -> arrays by output name, whatever runs the model."""
@@ -60,12 +61,6 @@ class Evaluation:
             if figure.metric == metric and figure.split == wanted:
                 return figure.value
         raise KeyError(f"{metric} on {wanted} was not measured")
-
-
-@dataclass(slots=True)
-class _Collected:
-    figures: list[Figure] = field(default_factory=list)
-    confusions: list[Confusion] = field(default_factory=list)
 
 
 def evaluate_keypoints(predict: Predict, faces: KeypointFaces, split: str) -> Evaluation:
@@ -147,38 +142,39 @@ def evaluate_emotion(predict: Predict, faces: EmotionFaces, split: str) -> Evalu
     """Scores of each head against its own labelling, over seven classes and, for faces of those, over the five.
 
     Metrics are named "fer2013/accuracy", "ferplus_five/macro_f1" and so on; the head "ferplus" is scored against its
-    clear majorities as well, as "ferplus_clear". DataError where the split is empty.
+    clear majorities as well, as "ferplus_clear". The seven classes are scored under each of `shifts.SHIFTS` too (metric
+    split "SPLIT/NAME"). DataError where the split is empty.
     """
     part = _part(faces, split)
-    logits = predict(part.images[..., None])
-    result = _Collected()
     labellings = {head: (head, truth) for head, truth in truths(part).items()}
     if part.votes is not None:
         labellings["ferplus_clear"] = "ferplus", part.clear_majority()
     five = np.array([SEVEN.index(label) for label in FIVE])
     truth_five = np.full(len(SEVEN) + 1, -1)
     truth_five[five] = np.arange(len(FIVE))
-    for name, (head, truth) in labellings.items():
-        if head not in logits:
-            continue
-        _score(result, name, logits[head], truth, SEVEN, split)
-        _score(result, f"{name}_five", logits[head][:, five], truth_five[truth], FIVE, split)
-    return Evaluation(split, tuple(result.figures), tuple(result.confusions))
+    logits = predict(part.images[..., None])
+    answered = {name: (logits[head], truth) for name, (head, truth) in labellings.items() if head in logits}
+    figures: list[Figure] = []
+    confusions = []
+    for name, (values, truth) in answered.items():
+        for scored, labels, classes, true in (
+            (name, SEVEN, values, truth),
+            (f"{name}_five", FIVE, values[:, five], truth_five[truth]),
+        ):
+            if (true >= 0).any():
+                found, table = emotion_figures(classes, true, labels, split)
+                figures += _named(scored, found)
+                confusions.append(Confusion(scored, tuple(labels), table))
+    for shift in SHIFTS:
+        logits = predict(shifted(part.images, shift)[..., None])
+        for name, (head, truth) in labellings.items():
+            if name in answered and (truth >= 0).any():
+                figures += _named(name, emotion_figures(logits[head], truth, SEVEN, f"{split}/{shift}")[0][:3])
+    return Evaluation(split, tuple(figures), tuple(confusions))
 
 
-def _score(
-    result: _Collected,
-    name: str,
-    logits: NDArray[np.float32],
-    truth: NDArray[Any],
-    labels: Sequence[str],
-    split: str,
-) -> None:
-    if not (truth >= 0).any():
-        return
-    figures, table = emotion_figures(logits, truth, labels, split)
-    result.figures += [Figure(f.split, f"{name}/{f.metric}", f.value, f.low, f.high, f.n) for f in figures]
-    result.confusions.append(Confusion(name, tuple(labels), table))
+def _named(labelling: str, figures: Sequence[Figure]) -> list[Figure]:
+    return [replace(figure, metric=f"{labelling}/{figure.metric}") for figure in figures]
 
 
 _COLUMNS = {
@@ -217,17 +213,19 @@ def keypoint_table(evaluation: Evaluation) -> str:
 
 
 def emotion_table(evaluation: Evaluation) -> str:
-    """Accuracy and macro-F1 per head, then the classes, as text."""
+    """Accuracy, macro-F1 and calibration error per labelling with its classes, then the accuracy by shift, as text."""
+    found = {(figure.split, figure.metric): figure for figure in evaluation.figures}
     lines = []
     for confusion in evaluation.confusions:
         row = {
-            f.metric.removeprefix(confusion.name + "/"): f
-            for f in evaluation.figures
-            if f.metric.startswith(confusion.name + "/")
+            metric.removeprefix(confusion.name + "/"): figure
+            for (split, metric), figure in found.items()
+            if split == evaluation.split and metric.startswith(confusion.name + "/")
         }
         lines += [
             f"{evaluation.split} {confusion.name}: accuracy {_cell(row['accuracy'], True)}, "
-            f"macro-F1 {_cell(row['macro_f1'], True)}, {row['accuracy'].n} faces",
+            f"macro-F1 {_cell(row['macro_f1'], True)}, "
+            f"calibration error {_cell(row['calibration_error'], True)}, {row['accuracy'].n} faces",
             f"  {'class':<10}{'faces':>6}{'recall':>22}{'precision':>22}{'F1':>22}",
         ]
         for index, label in enumerate(confusion.labels):
@@ -235,7 +233,16 @@ def emotion_table(evaluation: Evaluation) -> str:
                 cells = "".join(f"{_cell(row[f'{m}/{label}'], True):>22}" for m in ("recall", "precision", "f1"))
                 lines.append(f"  {label:<10}{confusion.table[index].sum():>6}{cells}")
         lines.append("")
-    return "\n".join(lines).rstrip()
+    labellings = [
+        c.name
+        for c in evaluation.confusions
+        if (f"{evaluation.split}/{next(iter(SHIFTS))}", f"{c.name}/accuracy") in found
+    ]
+    lines.append(f"{'accuracy':<24}" + "".join(f"{name:>22}" for name in labellings))
+    for title, split in (("as they are", evaluation.split), *((name, f"{evaluation.split}/{name}") for name in SHIFTS)):
+        cells = "".join(f"{_cell(found[split, f'{name}/accuracy'], True):>22}" for name in labellings)
+        lines.append(f"{title:<24}{cells}")
+    return "\n".join(lines)
 
 
 def _cell(figure: Figure, percent: bool) -> str:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError
+from facexp_train.muon import ConvolutionMuon
 from facexp_train.report import draw_curves
 
 
@@ -38,8 +39,8 @@ class Job(Protocol):
     def validate(self, model: keras.Model) -> dict[str, float]:
         """Metrics on the validation split."""
 
-    def finish(self, model: keras.Model) -> keras.Model:
-        """The model to ship, made of the trained one."""
+    def finish(self, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
+        """The model to ship, made of the trained one, and facts about the making, for the manifest."""
 
     def summary(self) -> dict[str, Any]:
         """Facts about the data, for the manifest."""
@@ -137,8 +138,12 @@ def _optimizer(config: TrainConfig, steps: int) -> keras.Optimizer:
         common |= {"use_ema": True, "ema_momentum": config.ema}
     if config.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, **common)
-    else:
+    elif config.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(schedule, **common)
+    else:
+        optimizer = ConvolutionMuon(
+            schedule, adam_weight_decay=common["weight_decay"], exclude_layers=["heatmaps"], **common
+        )
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
 
@@ -192,11 +197,13 @@ def _finish(job: Job, config: TrainConfig, out: Path, history: list[dict[str, fl
     _load_best(out, model)
     path = out / "model.keras"
     beside = out / "model.part.keras"
-    job.finish(model).save(beside)
+    finished, facts = job.finish(model)
+    finished.save(beside)
     beside.replace(path)
     best = max(history, key=lambda row: sign * row[job.monitor])
     summary = {
         **job.summary(),
+        **facts,
         "parameters": model.count_params(),
         "epochs_run": len(history),
         "best_epoch": int(best["epoch"]),

@@ -67,9 +67,9 @@ class KeypointJob:
         errors = {f"val_error_{name}": float(face[source == name].mean()) for name in np.unique(source)}
         return {self.monitor: float(face.mean()), **errors}
 
-    def finish(self, model: keras.Model) -> keras.Model:
+    def finish(self, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
         """The trained network itself."""
-        return model
+        return model, {}
 
     def summary(self) -> dict[str, Any]:
         """Faces per source and split, without those left out."""

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from facexp.geometry import KEYPOINTS, interocular
+from facexp_train.calibration import BINS, bin_of
 
 Floats = NDArray[np.float64]
 RESAMPLES = 1000
@@ -148,10 +150,12 @@ def _median(face: Floats, weights: Floats) -> tuple[float, float, float]:
 def emotion_figures(
     logits: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str], split: str
 ) -> tuple[list[Figure], NDArray[np.int64]]:
-    """Accuracy, macro-F1, and per class recall, precision and F1, with the confusion matrix (rows true).
+    """Accuracy, macro-F1, calibration error, and per class recall, precision and F1, with the confusion matrix.
 
     `logits` is (N, C); `truth` (N,) holds codes 0..C-1, and -1 for a face that is not rated. A class that is not in the
-    truth has no F1 and stays out of the mean.
+    truth has no F1 and stays out of the mean. The calibration error is the mean distance between the probability of a
+    face's first label and how often such labels are right, over `calibration.BINS` bins (Guo et al., ICML 2017). The
+    matrix has true rows.
     """
     rated = truth >= 0
     classes = len(labels)
@@ -176,9 +180,12 @@ def emotion_figures(
         return np.where(table.sum(axis=2) > 0, _divide(2 * np.einsum("bii->bi", table), both), np.nan)
 
     hit = (true == predicted).astype(np.float64)
+    confidence = softmax(logits[rated].astype(np.float64), axis=1).max(axis=1)
+    gaps = (hit - confidence)[:, None] * np.eye(BINS)[bin_of(confidence)]
     figures = [
         figure(split, "accuracy", ratio(hit, np.ones(len(hit))), weights),
         figure(split, "macro_f1", lambda w: np.nanmean(f1(w), axis=1), weights),
+        figure(split, "calibration_error", lambda w: np.abs(w @ gaps).sum(axis=1) / w.sum(axis=1), weights),
     ]
     for index, label in enumerate(labels):
         if (true == index).any():

@@ -135,3 +135,12 @@ def mirror_averaged(model: keras.Model) -> keras.Model:
         for name, logits in model(both).items()
     }
     return keras.Model(image, outputs, name=model.name)
+
+
+def with_temperatures(model: keras.Model, temperatures: dict[str, float]) -> keras.Model:
+    """The same emotion network with each head's logits divided by its temperature, inside the graph."""
+    outputs = {
+        name: layers.Rescaling(1 / temperatures[name], name=f"{name}_temperature")(logits)
+        for name, logits in model.output.items()
+    }
+    return keras.Model(model.input, outputs, name=model.name)
