@@ -67,7 +67,8 @@ def _evaluate(model: Path, data: str, split: str, framing: str, out: Path | None
             evaluation = ev.evaluate_keypoints(predict, faces, split)
         table = ev.keypoint_table(evaluation)
     else:
-        evaluation = ev.evaluate_emotion(predict, faces, split)
+        temperatures = bundled.temperatures if bundled else runs.temperatures(model)
+        evaluation = ev.evaluate_emotion(predict, faces, split, temperatures)
         table = ev.emotion_table(evaluation)
     if bundled:
         bundled.record(evaluation, framing)

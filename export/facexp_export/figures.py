@@ -27,6 +27,8 @@ class BundleModel:
     precision: str
     seed: int
     """The training run's, which decides the split of data that comes without one."""
+    temperatures: dict[str, float] | None
+    """What the graph divides its heads' logits by, None where it does not."""
 
     @classmethod
     def open(cls, path: Path) -> BundleModel:
@@ -38,7 +40,9 @@ class BundleModel:
                 if file["file"] == path.name:
                     if manifest.sha256(path) != file["sha256"]:
                         raise ExportError(f"{path}: is not the file that {beside} describes; export it again")
-                    return cls(path, task, precision, int(entry.get("training", {}).get("config", {}).get("seed", 0)))
+                    training = entry.get("training", {})
+                    seed = int(training.get("config", {}).get("seed", 0))
+                    return cls(path, task, precision, seed, training.get("temperatures"))
         raise ExportError(f"{beside}: names no file {path.name}")
 
     def predict(self, crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from facexp_train.calibration import bin_of, fit_temperature
+from facexp_train.calibration import bin_of, curve, fit_temperature
 from facexp_train.metrics import emotion_figures
 
 
@@ -31,3 +31,11 @@ def test_the_calibration_error_is_the_mean_gap_over_the_bins() -> None:
     (error,) = (figure for figure in figures if figure.metric == "calibration_error")
     assert error.value == pytest.approx((10 * 0 + 10 * 0.5) / 20, abs=1e-6)
     assert error.low <= error.value <= error.high
+
+
+def test_a_curve_holds_the_bins_that_hold_a_face() -> None:
+    logits = np.log(np.array([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 10)).astype(np.float32)
+    found = curve(logits, np.array([0] * 9 + [1] + [0] + [1] * 8 + [-1]))
+    assert found.confidence == pytest.approx([0.6, 0.9])
+    assert found.accuracy == pytest.approx([1 / 9, 0.9])
+    assert found.faces.tolist() == [9, 10]

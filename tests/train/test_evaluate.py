@@ -174,4 +174,5 @@ def test_the_report_keeps_other_splits(tmp_path: Path) -> None:
     run.write_evaluation(evaluate.Evaluation("val", (evaluate.Figure("val", "m", 1, 1, 1, 1),)), tmp_path)
     stored = json.loads((tmp_path / "evaluation.json").read_text())
     assert {f["split"] for f in stored["figures"]} == {"test", "val", *(f"test/{name}" for name in SHIFTS)}
-    assert (tmp_path / "confusion_fer2013_test.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("confusion", "calibration"):
+        assert (tmp_path / f"{picture}_fer2013_test.png").read_bytes().startswith(b"\x89PNG")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 BINS = 15
 """Bins of equal width over [0, 1] that the calibration error is summed over."""
@@ -31,3 +33,27 @@ def fit_temperature(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> fl
 def bin_of(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
     """(N,) the bin 0..BINS-1 that a confidence in [0, 1] lies in; a bin holds its upper edge."""
     return np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """How often labels are right by how probable they are said to be, over the bins that hold a face."""
+
+    confidence: NDArray[np.float64]
+    """(B,) the mean probability of a bin's first labels."""
+    accuracy: NDArray[np.float64]
+    """(B,) the share of them that is right."""
+    faces: NDArray[np.int64]
+    """(B,) how many."""
+
+
+def curve(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> Curve:
+    """The curve of (N, C) logits against (N,) codes, -1 for a face that is not rated."""
+    rated = truth >= 0
+    chances = softmax(logits[rated].astype(np.float64), axis=1)
+    confidence, right = chances.max(axis=1), chances.argmax(axis=1) == truth[rated]
+    bins = bin_of(confidence)
+    faces = np.bincount(bins, minlength=BINS)
+    used = faces > 0
+    means = [np.bincount(bins, values, BINS)[used] / faces[used] for values in (confidence, right)]
+    return Curve(means[0], means[1], faces[used])

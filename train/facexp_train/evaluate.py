@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from facexp.geometry import KEYPOINTS, interocular
 from facexp.labels import FIVE, SEVEN
+from facexp_train.calibration import Curve, curve
 from facexp_train.emotion import truths
 from facexp_train.emotion_data import EmotionFaces
 from facexp_train.errors import DataError
@@ -47,11 +48,15 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was measured on one split. `worst` are the keypoint faces with the largest errors, as (name, error)."""
+    """What was measured on one split. `worst` are the keypoint faces with the largest errors, as (name, error).
+
+    `calibrations` holds a labelling's curves by what they are of: the model as it is, and without its temperature.
+    """
 
     split: str
     figures: tuple[Figure, ...]
     confusions: tuple[Confusion, ...] = ()
+    calibrations: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
     worst: tuple[tuple[str, float], ...] = ()
 
     def value(self, metric: str, split: str | None = None) -> float:
@@ -138,12 +143,15 @@ def _worst(errors: KeypointErrors, part: KeypointFaces) -> tuple[tuple[str, floa
     return tuple((str(part.names[i]), float(errors.face[i])) for i in order if np.isfinite(errors.face[i]))
 
 
-def evaluate_emotion(predict: Predict, faces: EmotionFaces, split: str) -> Evaluation:
+def evaluate_emotion(
+    predict: Predict, faces: EmotionFaces, split: str, temperatures: Mapping[str, float] | None = None
+) -> Evaluation:
     """Scores of each head against its own labelling, over seven classes and, for faces of those, over the five.
 
     Metrics are named "fer2013/accuracy", "ferplus_five/macro_f1" and so on; the head "ferplus" is scored against its
     clear majorities as well, as "ferplus_clear". The seven classes are scored under each of `shifts.SHIFTS` too (metric
-    split "SPLIT/NAME"). DataError where the split is empty.
+    split "SPLIT/NAME"). `temperatures` are those that the graph divides a head's logits by, for the curves without
+    them. DataError where the split is empty.
     """
     part = _part(faces, split)
     labellings = {head: (head, truth) for head, truth in truths(part).items()}
@@ -165,12 +173,18 @@ def evaluate_emotion(predict: Predict, faces: EmotionFaces, split: str) -> Evalu
                 found, table = emotion_figures(classes, true, labels, split)
                 figures += _named(scored, found)
                 confusions.append(Confusion(scored, tuple(labels), table))
+    calibrations: dict[str, dict[str, Curve]] = {}
+    for name, (head, truth) in labellings.items():
+        if name in answered and (truth >= 0).any():
+            calibrations[name] = {"as it is": curve(logits[head], truth)}
+            if temperatures is not None:
+                calibrations[name]["without its temperature"] = curve(logits[head] * temperatures[head], truth)
     for shift in SHIFTS:
         logits = predict(shifted(part.images, shift)[..., None])
         for name, (head, truth) in labellings.items():
             if name in answered and (truth >= 0).any():
                 figures += _named(name, emotion_figures(logits[head], truth, SEVEN, f"{split}/{shift}")[0][:3])
-    return Evaluation(split, tuple(figures), tuple(confusions))
+    return Evaluation(split, tuple(figures), tuple(confusions), calibrations)
 
 
 def _named(labelling: str, figures: Sequence[Figure]) -> list[Figure]:

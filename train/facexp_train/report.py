@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+
+from facexp_train.calibration import Curve
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -46,4 +48,24 @@ def draw_confusion(table: NDArray[np.int64], labels: Sequence[str], path: Path, 
         for column in range(len(labels)):
             shade = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, f"{100 * share[row, column]:.0f}", ha="center", va="center", color=shade)
+    _save(figure, path)
+
+
+def draw_calibration(curves: Mapping[str, Curve], path: Path, title: str) -> None:
+    """How often labels are right over how probable they are said to be, a line a curve, as a PNG.
+
+    A marker's area is in proportion to the faces of its bin; on the diagonal a probability means what it says.
+    """
+    figure = Figure(figsize=(5.6, 5.2), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
+    for (name, curve), colour in zip(curves.items(), ("tab:blue", "tab:orange", "tab:green"), strict=False):
+        axes.plot(curve.confidence, curve.accuracy, color=colour, linewidth=1.5, label=name)
+        axes.scatter(
+            curve.confidence, curve.accuracy, 10 + 400 * curve.faces / curve.faces.sum(), color=colour, alpha=0.7
+        )
+    axes.set(title=title, xlabel="probability of the first label", ylabel="share of such labels that are right")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
     _save(figure, path)

@@ -20,7 +20,7 @@ from facexp_train.errors import DataError
 from facexp_train.evaluate import Evaluation, Predict
 from facexp_train.keypoint_data import KeypointFaces, read_keypoints
 from facexp_train.keypoints import KeypointJob
-from facexp_train.report import draw_confusion
+from facexp_train.report import draw_calibration, draw_confusion
 
 
 def configure(
@@ -82,8 +82,15 @@ def load_predict(run: Path) -> Predict:
     return predict
 
 
+def temperatures(run: Path) -> dict[str, float] | None:
+    """What the logits of a run's heads are divided by, None where its network has no temperatures."""
+    path = run / "summary.json"
+    found: dict[str, float] | None = json.loads(path.read_text()).get("temperatures") if path.is_file() else None
+    return found
+
+
 def write_evaluation(evaluation: Evaluation, out: Path) -> None:
-    """evaluation.json (figures of other splits stay) and a PNG for each confusion matrix, into a directory."""
+    """evaluation.json (figures of other splits stay) and a PNG for each confusion matrix and calibration curve."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / "evaluation.json"
     measured = {f.split for f in evaluation.figures}
@@ -98,3 +105,6 @@ def write_evaluation(evaluation: Evaluation, out: Path) -> None:
         draw_confusion(
             confusion.table, confusion.labels, out / f"confusion_{confusion.name}_{evaluation.split}.png", title
         )
+    for labelling, curves in evaluation.calibrations.items():
+        title = f"{labelling}, {evaluation.split}"
+        draw_calibration(curves, out / f"calibration_{labelling}_{evaluation.split}.png", title)
