@@ -50,8 +50,8 @@ def main() -> None:
             gray = cv2.resize(cv2.cvtColor(photo[40:200, 145:305], cv2.COLOR_BGR2GRAY), (model.size, model.size))
             crops = np.repeat(gray[None, :, :, None], batch, axis=0)
             sessions = {
-                precision: Session(bundle.read(model, precision), model, device="cpu", threads=threads)
-                for precision in ("float32", "int8")
+                key: Session(bundle.read(model, key), model, key, threads=threads)
+                for key in ("float32.onnx", "int8.onnx")
             }
             rivals = {name: partial(session.run, crops) for name, session in sessions.items()}
             show(f"{model.name}, batch {batch}", timed(rivals))

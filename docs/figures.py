@@ -1,10 +1,11 @@
-"""Write the tables of README.md and model-card.md from the shipped manifest, so that no figure is typed by hand.
+"""Write the tables of README.md and model-card.md from the shipped bundle, so that no figure is typed by hand.
 
 python docs/figures.py
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -22,6 +23,9 @@ LABELLINGS = {
     "ferplus": "FER+, single votes dropped",
 }
 
+ONNX = ("int8.onnx", "float32.onnx")
+SHIPPED = (*ONNX, "int8.tflite")
+
 GROUPED = {
     "error_interocular": "error, %",
     "error_interocular_median": "median, %",
@@ -29,10 +33,15 @@ GROUPED = {
 }
 
 
-def cell(model: Json, split: str, metric: str, precision: str = "int8", percent: bool = True) -> str:
+def shown(key: str) -> str:
+    """A file's name in the tables: its precision."""
+    return key.partition(".")[0]
+
+
+def cell(model: Json, split: str, metric: str, key: str = "int8.onnx", percent: bool = True) -> str:
     """A figure as "6.1 [5.8, 6.3]", or a dash."""
     for figure in model["figures"]:
-        if (figure["split"], figure["metric"], figure["model"]) == (split, metric, precision):
+        if (figure["split"], figure["metric"], figure["model"]) == (split, metric, key):
             factor, digits = (100, 1) if percent else (1, 2)
             value, low, high = (f"{factor * figure[key]:.{digits}f}" for key in ("value", "low", "high"))
             return f"{value} [{low}, {high}]"
@@ -62,7 +71,7 @@ def summary(models: Json) -> str:
         for name, title in LABELLINGS.items():
             listed.append((f"emotion, {classes} classes, {title}, accuracy, %", emotion, f"{name}{suffix}/accuracy"))
     for title, model, metric in listed:
-        cells = [cell(model, "test", metric, precision) for precision in ("int8", "float32")]
+        cells = [cell(model, "test", metric, key) for key in ONNX]
         rows.append([title, *cells, count(model, "test", metric)])
     return table(["on `test` (FER2013: PrivateTest)", "int8", "float32", "faces"], rows)
 
@@ -72,9 +81,9 @@ def sizes(models: Json) -> str:
     rows = []
     for name, model in models.items():
         parameters = model["training"]["parameters"] / 1e6
-        megabytes = [f"{model['files'][precision]['bytes'] / 1e6:.2f}" for precision in ("int8", "float32")]
+        megabytes = [f"{model['files'][key]['bytes'] / 1e6:.2f}" for key in SHIPPED]
         rows.append([name, f"{parameters:.2f}", *megabytes])
-    return table(["network", "parameters, M", "int8, MB", "float32, MB"], rows)
+    return table(["network", "parameters, M", *(f"{key}, MB" for key in SHIPPED)], rows)
 
 
 def keypoints(models: Json) -> str:
@@ -89,10 +98,10 @@ def keypoints(models: Json) -> str:
         "points within 10%, %": ("points_within_10", True),
     }
     rows = []
-    for precision in ("int8", "float32"):
+    for key in ONNX:
         for split in ("test", "test/face21", "test/ytfaces"):
-            cells = [cell(model, split, metric, precision, percent) for metric, percent in columns.values()]
-            rows.append([split, precision, count(model, split, "error_interocular"), *cells])
+            cells = [cell(model, split, metric, key, percent) for metric, percent in columns.values()]
+            rows.append([split, shown(key), count(model, split, "error_interocular"), *cells])
     by_group = [
         [name, count(model, f"test/{name}", "error_interocular"), *(cell(model, f"test/{name}", m) for m in GROUPED)]
         for name in ("frontal", "turned", "profile", "below 64 px", "64 to 128 px", "above 128 px")
@@ -129,11 +138,11 @@ def emotion(models: Json) -> str:
     rows = []
     for name, title in LABELLINGS.items():
         for classes, suffix in (("seven", ""), ("five", "_five")):
-            for precision in ("int8", "float32"):
-                metrics = [f"{name}{suffix}/{metric}" for metric in ("accuracy", "macro_f1")]
-                cells = [cell(model, "test", metric, precision) for metric in metrics]
-                rows.append([f"{title}, {classes}", precision, count(model, "test", metrics[0]), *cells])
-    parts = [table(["labels", "file", "faces", "accuracy", "macro-F1"], rows)]
+            for key in ONNX:
+                metrics = [f"{name}{suffix}/{metric}" for metric in ("accuracy", "macro_f1", "calibration_error")]
+                cells = [cell(model, "test", metric, key) for metric in metrics]
+                rows.append([f"{title}, {classes}", shown(key), count(model, "test", metrics[0]), *cells])
+    parts = [table(["labels", "file", "faces", "accuracy", "macro-F1", "calibration error"], rows)]
     for name in ("fer2013", "ferplus"):
         classes = [
             [label, *(cell(model, "test", f"{name}/{metric}/{label}") for metric in ("recall", "precision", "f1"))]
@@ -143,7 +152,70 @@ def emotion(models: Json) -> str:
     return "\n\n".join(parts)
 
 
-TABLES = {"summary": summary, "sizes": sizes, "keypoints": keypoints, "detected": detected, "emotion": emotion}
+def report(task: str) -> Json:
+    """What the gate measured when the task was exported: its checks by step, subject and figure."""
+    steps = json.loads(MANIFEST.with_name(f"{task}.report.json").read_text())["steps"]
+    return {
+        (step["number"], check.get("file", ""), check.get("output", ""), check["what"]): check
+        for step in steps
+        for check in step["checks"]
+    }
+
+
+def number(check: Json) -> str:
+    """A measured value, with its interval where it has one."""
+    interval = f" [{check['low']:.2g}, {check['high']:.2g}]" if "low" in check else ""
+    return f"{check['value']:.2g}{interval}"
+
+
+def numbers(models: Json) -> str:
+    """How far each file's answers are from the trained model's, on real faces."""
+    columns = ("largest difference", "99.9th percentile of the difference", "mean difference")
+    rows = []
+    for task, model in models.items():
+        checks = report(task)
+        for key, output in itertools.product(model["files"], (item["name"] for item in model["outputs"])):
+            spread = checks[2, "", output, "spread across faces"]
+            found = [checks.get((2, key, output, what)) for what in columns]
+            if None not in found:
+                unit = spread["unit"]
+                rows.append([f"{task} {key}", f"{output}, {unit}", number(spread), *(number(each) for each in found)])
+    return table(["file", "output", "spread across faces", *columns], rows)
+
+
+def losses(models: Json) -> str:
+    """What each file loses against the float32 one, on held-out faces."""
+    rows = []
+    for task, model in models.items():
+        for (step, key, output, what), check in report(task).items():
+            if step == 3 and "limit" in check and key in model["files"]:
+                unit = check["unit"]
+                rows.append([f"{task} {key}", output, f"{what}, {unit}", number(check), f"{check['limit']:g}"])
+    return table(["file", "output", "loss", "[95% interval]", "margin"], rows)
+
+
+def shifts(models: Json) -> str:
+    """The emotion's accuracy when the faces are changed as other cameras and crops would, int8."""
+    model = models["emotion"]
+    metrics = {f"{name}/accuracy": title for name, title in LABELLINGS.items() if name != "ferplus"}
+    names = dict.fromkeys(f["split"] for f in model["figures"] if f["split"].startswith("test/"))
+    rows = [
+        [split.removeprefix("test/") if "/" in split else "as they are", *(cell(model, split, m) for m in metrics)]
+        for split in ("test", *names)
+    ]
+    return table(["faces", *metrics.values()], rows)
+
+
+TABLES = {
+    "shifts": shifts,
+    "numbers": numbers,
+    "losses": losses,
+    "summary": summary,
+    "sizes": sizes,
+    "keypoints": keypoints,
+    "detected": detected,
+    "emotion": emotion,
+}
 
 
 def filled(text: str, models: Json) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,16 +16,34 @@ from numpy.typing import NDArray
 _ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="session")
-def tiny() -> ModuleType:
-    """The module tests/tiny_bundle.py: MEAN_SHAPE, TEMPLATE, build(directory, answer, framing) ..."""
+def _helper(name: str) -> ModuleType:
     # tests are not on sys.path under --import-mode=importlib
-    spec = importlib.util.spec_from_file_location("tiny_bundle", Path(__file__).with_name("tiny_bundle.py"))
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """The module tests/tiny_bundle.py: MEAN_SHAPE, TEMPLATE, build(directory, answer, framing) ..."""
+    return _helper("tiny_bundle")
+
+
+@pytest.fixture
+def web_camera() -> Iterator[Any]:
+    """A running `WebCamera` of tests/web_camera.py."""
+    with _helper("web_camera").WebCamera() as camera:
+        yield camera
+
+
+@pytest.fixture
+def rtsp_camera() -> Iterator[Any]:
+    """A running `RtspCamera` of tests/rtsp_camera.py, whose first stream ends after 20 frames."""
+    with _helper("rtsp_camera").RtspCamera(first=20) as camera:
+        yield camera
 
 
 @pytest.fixture(scope="session")

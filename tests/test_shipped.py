@@ -16,21 +16,22 @@ from facexp.session import Session
 
 BUNDLE = Path(facexp.__file__).parent / "models"
 PRECISIONS = ("float32", "int8")
+KEYS = ("float32.onnx", "int8.onnx", "int8.tflite")
 
 
-def sessions(precision: str) -> dict[str, Session]:
+def sessions(key: str) -> dict[str, Session]:
     bundle = Bundle.load()
     specs = (bundle.keypoints, bundle.emotion)
-    return {spec.name: Session(bundle.read(spec, precision), spec, device="cpu", threads=1) for spec in specs}
+    return {spec.name: Session(bundle.read(spec, key), spec, key, device="cpu", threads=1) for spec in specs}
 
 
 def test_the_bundle_is_whole_and_small() -> None:
     bundle = Bundle.load()
     named = {BUNDLE / spec.file for model in (bundle.keypoints, bundle.emotion) for spec in model.files.values()}
-    assert {path for path in BUNDLE.iterdir() if path.suffix == ".onnx"} == named
-    assert sum(path.stat().st_size for path in BUNDLE.iterdir()) < 12e6
+    assert {path for path in BUNDLE.iterdir() if path.suffix in (".onnx", ".tflite")} == named
+    assert sum(path.stat().st_size for path in named) < 12e6
     for model in (bundle.keypoints, bundle.emotion):
-        assert set(model.files) == set(PRECISIONS)
+        assert set(model.files) == set(KEYS)
 
 
 def test_the_manifest_names_no_machine() -> None:
@@ -41,25 +42,27 @@ def test_the_manifest_names_no_machine() -> None:
 
 def test_float32_gives_the_golden_outputs() -> None:
     golden = np.load(BUNDLE / "golden.npz", allow_pickle=False)
-    for name, session in sessions("float32").items():
+    for name, session in sessions("float32.onnx").items():
         for output, values in session.run(golden[f"{name}_input"]).items():
-            assert values == pytest.approx(golden[f"{name}_{output}"], abs=1e-3)
+            assert values == pytest.approx(golden[f"{name}/float32.onnx/{output}"], abs=1e-3)
 
 
 def test_every_figure_has_an_interval_and_the_command_that_gave_it() -> None:
     bundle = Bundle.load()
     for model in (bundle.keypoints, bundle.emotion):
-        exported = [figure for figure in model.figures if figure["model"] in PRECISIONS]
-        assert {figure["model"] for figure in exported} == set(PRECISIONS)
+        exported = [figure for figure in model.figures if figure["model"] in KEYS]
+        assert {figure["model"] for figure in exported} >= {"float32.onnx", "int8.onnx"}
         for figure in exported:
             assert figure["low"] <= figure["value"] <= figure["high"]
             assert figure["command"].startswith("facexp evaluate")
             assert figure["n"] > 0
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_astronaut(astronaut: np.ndarray, precision: str) -> None:
-    (face,) = facexp.Analyzer("cpu", precision=precision).analyze(astronaut)
+@pytest.mark.parametrize(
+    ("backend", "precision"), [("onnxruntime", "float32"), ("onnxruntime", "int8"), ("litert", "int8")]
+)
+def test_the_astronaut(astronaut: np.ndarray, backend: str, precision: str) -> None:
+    (face,) = facexp.Analyzer("cpu", backend=backend, precision=precision).analyze(astronaut)
     assert face.emotion.label == "happy"
     points = dict(zip(facexp.KEYPOINTS, face.keypoints, strict=True))
     # read off the enlarged picture by hand; its eyes are 44 pixels apart
@@ -123,7 +126,7 @@ def test_keypoints_of_validation_faces(data_dir: Path) -> None:
     rows = [row for row in rows if row["source"] in ("face21", "helen")][:120]
     bundle = Bundle.load()
     finder = KeypointFinder(
-        Session(bundle.read(bundle.keypoints, "int8"), bundle.keypoints, device="cpu"), bundle.keypoints
+        Session(bundle.read(bundle.keypoints, "int8.onnx"), bundle.keypoints, "int8.onnx"), bundle.keypoints
     )
     errors = []
     for row in rows:
@@ -149,8 +152,8 @@ def test_emotions_of_publictest_faces(data_dir: Path) -> None:
     assert {row["Usage"] for row in rows} == {"PublicTest"}
     codes = np.array([int(row["emotion"]) for row in rows])
     order = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
-    for precision in PRECISIONS:
-        logits = sessions(precision)["emotion"].run(faces[..., None])["fer2013"]
+    for key in KEYS:
+        logits = sessions(key)["emotion"].run(faces[..., None])["fer2013"]
         predicted = logits.argmax(axis=1)
         assert len(set(predicted.tolist())) == 7
         assert (predicted == codes).mean() > 0.6

@@ -40,9 +40,12 @@ def clean_environment() -> dict[str, str]:
 def test_the_wheel_holds_the_models_and_no_faces(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        size = sum(info.file_size for info in archive.infolist() if info.filename.startswith("facexp/models/"))
+        weights = [info for info in archive.infolist() if info.filename.endswith((".onnx", ".tflite"))]
+        size = sum(info.file_size for info in weights if info.filename.startswith("facexp/models/"))
+    assert "facexp/preview.html" in names
     for name in ("manifest.json", "golden.npz", "keypoints.int8.onnx", "emotion.int8.onnx"):
         assert f"facexp/models/{name}" in names
+    assert "facexp_export/recipes/default.toml" in names
     assert size < 12e6
     assert not [name for name in names if name.endswith((".jpg", ".jpeg", ".png", ".gif", ".mp4"))]
     assert not [name for name in names if name.startswith("tests")]

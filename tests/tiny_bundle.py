@@ -47,8 +47,8 @@ def build(
     models = {
         "keypoints": {
             "files": {
-                "float32": _save(directory, "keypoints.float32.onnx", _keypoints(answer)),
-                "int8": _save(directory, "keypoints.int8.onnx", _keypoints(answer + np.float32([INT8_SHIFT, 0]))),
+                "float32.onnx": _save(directory, "keypoints.float32.onnx", _keypoints(answer)),
+                "int8.onnx": _save(directory, "keypoints.int8.onnx", _keypoints(answer + np.float32([INT8_SHIFT, 0]))),
             },
             "input": {"name": "image", "dtype": "uint8", "shape": ["batch", 96, 96, 1]},
             "outputs": [{"name": "keypoints", "dtype": "float32", "shape": ["batch", 15, 2]}],
@@ -62,8 +62,8 @@ def build(
         },
         "emotion": {
             "files": {
-                "float32": _save(directory, "emotion.float32.onnx", _emotion(1.0)),
-                "int8": _save(directory, "emotion.int8.onnx", _emotion(0.5)),
+                "float32.onnx": _save(directory, "emotion.float32.onnx", _emotion(1.0)),
+                "int8.onnx": _save(directory, "emotion.int8.onnx", _emotion(0.5)),
             },
             "input": {"name": "image", "dtype": "uint8", "shape": ["batch", 48, 48, 1]},
             "outputs": [{"name": name, "dtype": "float32", "shape": ["batch", 7]} for name in ("fer2013", "ferplus")],
@@ -72,14 +72,14 @@ def build(
                 "colour": "gray",
                 "size": 48,
                 "template": TEMPLATE.tolist(),
-                "heads": ["fer2013", "ferplus"],
+                "heads": ["ferplus", "fer2013"],
             },
         },
     }
     for model in models.values():
-        model |= {"training": {"data": "none"}, "figures": [], "parity": {}, "versions": {"onnx": onnx.__version__}}
+        model |= {"training": {"data": "none"}, "figures": [], "quantized": {}, "versions": {"onnx": onnx.__version__}}
     manifest = {
-        "schema": 1,
+        "schema": 2,
         "name": "tiny",
         "version": "0.0.1",
         "created": "2026-11-20",
@@ -90,11 +90,10 @@ def build(
     return directory
 
 
-def emotion_probabilities(brightness: float, heads: tuple[float, ...] = (1.0, 2.0)) -> NDArray[np.float64]:
-    """(7,) what the float32 emotion network says of a crop of that mean brightness, averaged over its heads."""
-    logits = -4 * (brightness / 255 * 6 - np.arange(7)) ** 2
-    shares = [np.exp(head * logits) / np.exp(head * logits).sum() for head in heads]
-    return np.asarray(np.mean(shares, axis=0))
+def emotion_probabilities(brightness: float, head: str) -> NDArray[np.float64]:
+    """(7,) what a head of the float32 emotion network says of a crop of that mean brightness."""
+    weights = np.exp(-4 * {"fer2013": 1.0, "ferplus": 2.0}[head] * (brightness / 255 * 6 - np.arange(7)) ** 2)
+    return np.asarray(weights / weights.sum())
 
 
 def _keypoints(answer: NDArray[np.float32]) -> onnx.ModelProto:

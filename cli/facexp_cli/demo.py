@@ -28,7 +28,7 @@ def demo(out: Path) -> None:
     require("cpu", "onnxruntime")
     photo = astronaut()
     from facexp_cli.console import Output, Signals, Stop, quiet_libraries, say
-    from facexp_cli.infer import line_sink
+    from facexp_cli.job import line_sink
 
     try:
         with quiet_libraries(), Signals() as signals:

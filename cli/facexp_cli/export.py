@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
@@ -19,25 +18,27 @@ from facexp_cli.extras import require
     type=click.Path(path_type=Path),
     help="The faces that RUN was trained on, where they have moved; default: the place that RUN/config.json names.",
 )
-def export_command(run: Path, out: Path, data: Path | None) -> None:
-    """Write RUN as float32 and int8 ONNX files with a manifest; prints the paths of the files.
+@click.option(
+    "--recipe",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="TOML file with what differs from the default: files to write, calibration, tolerances, margins.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the files of this network that --out holds already.")
+def export_command(run: Path, out: Path, data: Path | None, recipe: Path | None, overwrite: bool) -> None:
+    """Write RUN as ONNX, TFLite and SavedModel with a manifest; prints their paths.
 
-    Both files are compared with the trained model on real validation faces. Where they differ beyond the limits, the
+    Every file is compared with the trained model on real validation faces. Where they differ beyond the limits, the
     figures are shown, the exit status is 1 and the bundle stays as it was. A bundle holds a model per task: export the
     other task's run into the same directory.
     """
-    require("export", "tensorflow", "keras", "pandas", "matplotlib", "onnx", "onnxruntime", "tf2onnx")
-    # TensorFlow reads this when it is first imported; what it prints all the same would bury the figures too
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # the converter knows TensorFlow's graphs only; weights trained under another backend load there as well
-    os.environ["KERAS_BACKEND"] = "tensorflow"
+    require("export", "tensorflow", "keras", "pandas", "onnx", "onnxruntime", "tf2onnx", "ai_edge_quantizer")
     with quiet_libraries():
         from facexp.errors import FacexpError
         from facexp_export.bundle_writer import export_run
         from facexp_train.errors import DataError
 
         try:
-            exported = export_run(run, out, data, report=lambda line: click.echo(line, err=True))
+            exported = export_run(run, out, data, recipe, overwrite, report=lambda line: click.echo(line, err=True))
         except (FacexpError, DataError) as error:
             raise click.ClickException(str(error)) from error
     for path in exported.files.values():

@@ -1,26 +1,13 @@
-"""`facexp-infer`, also `facexp infer`: faces, points and emotions of photos, folders, globs and clips."""
+"""`facexp-infer`, also `facexp infer`: faces, points and emotions of photos, clips, cameras and streams."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import sys
-import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from facexp_cli.extras import require
-
-if TYPE_CHECKING:
-    from facexp.pictures import PictureSink
-    from facexp.sinks import Sink, Stream
-    from facexp.sources import Shot
-    from facexp.types import Frame
-    from facexp_cli.console import Progress, Signals
+from facexp_cli.job import Job, run
 
 
 def _no_flag(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
@@ -28,6 +15,29 @@ def _no_flag(_: click.Context, __: click.Parameter, value: Path | None) -> Path 
     if value is not None and str(value).startswith("-"):
         raise click.BadParameter(f"{value} looks like an option: write ./{value} for a folder of that name")
     return value
+
+
+def _size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """WxH as two numbers."""
+    if value is None:
+        return None
+    width, _x, height = value.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and 0 < int(width) < 65536 and 0 < int(height) < 65536):
+        raise click.BadParameter(f"{value} is not a width and a height, such as 640x480")
+    return int(width), int(height)
+
+
+def _served_on(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, int] | None:
+    """[HOST:]PORT as host and port; without a host only this machine can look."""
+    if value is None:
+        return None
+    host, colon, port = value.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535 or (colon and not host):
+        raise click.BadParameter(f"{value} is not [HOST:]PORT, such as 8000 or 0.0.0.0:8000")
+    return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
+
+
+_SECONDS = click.FloatRange(0, 1e6, min_open=True)
 
 
 @click.command("infer", context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,11 +56,23 @@ def _no_flag(_: click.Context, __: click.Parameter, value: Path | None) -> Path 
     help="Also save annotated pictures, and clips as MP4, in DIR.",
 )
 @click.option(
+    "--preview",
+    metavar="[HOST:]PORT",
+    callback=_served_on,
+    help="Show the newest picture, its faces and the speed on a page in the browser; for this machine alone, unless a "
+    "HOST such as 0.0.0.0 opens it to the network.",
+)
+@click.option(
     "--emotions",
     type=click.Choice(["five", "seven"]),
     default="seven",
     show_default=True,
     help="seven: angry, disgust, fear, happy, sad, surprise, neutral; five leaves out fear and neutral.",
+)
+@click.option(
+    "--labels",
+    type=click.Choice(["ferplus", "fer2013"]),
+    help="ferplus: what most onlookers say; fer2013: what FER2013's labels say.  [default: the bundle's first]",
 )
 @click.option("--face-crops", is_flag=True, help="Each picture is one face that fills it: no detector.")
 @click.option(
@@ -59,6 +81,13 @@ def _no_flag(_: click.Context, __: click.Parameter, value: Path | None) -> Path 
     default="auto",
     show_default=True,
     help="Where the networks run; auto takes the best that really works.",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["onnxruntime", "litert"]),
+    default="onnxruntime",
+    show_default=True,
+    help="What runs the networks; litert takes the models' TFLite files, on the CPU.",
 )
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Most CPU threads.  [default: all cores]")
 @click.option(
@@ -75,7 +104,48 @@ def _no_flag(_: click.Context, __: click.Parameter, value: Path | None) -> Path 
     default=1,
     show_default=True,
     metavar="N",
-    help="Analyse each N-th frame of a clip.",
+    help="Analyse each N-th frame of a clip, camera or stream.",
+)
+@click.option(
+    "--max-fps",
+    type=click.FloatRange(0, 1000, min_open=True),
+    metavar="N",
+    help="Analyse at most N frames of a second of the clip, camera or stream.",
+)
+@click.option(
+    "--start", type=click.FloatRange(0, 1e6), default=0.0, metavar="SECONDS", help="Leave out the first SECONDS."
+)
+@click.option("--duration", type=_SECONDS, metavar="SECONDS", help="Stop after SECONDS of the clip, camera or stream.")
+@click.option(
+    "--policy",
+    type=click.Choice(["latest", "all"]),
+    help="Frames that come while others are analysed: latest leaves out all but the newest, all lets the source wait; "
+    "files always give all.  [default: latest for cameras and streams, all for -]",
+)
+@click.option(
+    "--timeout",
+    type=_SECONDS,
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Open a camera or stream again that shows nothing for so long.",
+)
+@click.option(
+    "--raw", metavar="WxH", callback=_size, help="Standard input is raw frames of this size, 3 bytes a pixel (BGR24)."
+)
+@click.option(
+    "--detect-every",
+    type=click.IntRange(1),
+    metavar="N",
+    help="In clips run the detector at each N-th frame, and whenever something new moves.  [default: once a second]",
+)
+@click.option(
+    "--smooth",
+    type=click.FloatRange(0, 60),
+    default=0.3,
+    show_default=True,
+    metavar="SECONDS",
+    help="In clips smooth points and emotions over so long a time, beside the raw ones; 0 is off.",
 )
 @click.option(
     "--detector",
@@ -84,7 +154,7 @@ def _no_flag(_: click.Context, __: click.Parameter, value: Path | None) -> Path 
     help="Another YuNet detector, an ONNX file.",
 )
 @click.option(
-    "--models",
+    "--bundle",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
     help="Another model bundle: the folder of its manifest.json.",
@@ -96,7 +166,9 @@ def _no_flag(_: click.Context, __: click.Parameter, value: Path | None) -> Path 
 def infer(ctx: click.Context, /, **options: object) -> None:
     """Find the faces in photos and clips, with 15 keypoints and an emotion each.
 
-    SOURCE is a photo, a clip, a folder (searched to its depths) or a quoted glob such as 'clips/**/*.mp4'.
+    SOURCE is a photo, a clip, a folder (searched to its depths), a quoted glob such as 'clips/**/*.mp4', a list of
+    such names (@list.txt), a camera (0 or /dev/video0), a stream (rtsp://... or http://...), or - for standard input:
+    one photo, a stream of JPEGs, or with --raw raw frames. A file named 0 is written ./0.
 
     Results go to standard output, one record per photo or frame, as soon as it is there; everything else goes to
     standard error. A source that cannot be read gives a record with an error, and the others still run.
@@ -106,136 +178,12 @@ def infer(ctx: click.Context, /, **options: object) -> None:
     job = Job(**options)  # type: ignore[arg-type]
     if job.quiet and job.verbose:
         raise click.UsageError("--quiet and --verbose exclude each other")
-    require("cpu", "onnxruntime")
+    if job.raw is not None and "-" not in job.sources:
+        raise click.UsageError("--raw is for standard input: name the source -")
+    if job.backend == "litert":
+        require("litert", "ai_edge_litert")
+    else:
+        require("cpu", "onnxruntime")
+    if job.preview is not None:
+        require("serve", "starlette", "uvicorn")
     ctx.exit(run(job))
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """The options of one run."""
-
-    sources: tuple[str, ...]
-    form: str | None
-    save: Path | None
-    emotions: str
-    face_crops: bool
-    device: str
-    threads: int | None
-    min_score: float
-    max_faces: int | None
-    every: int
-    detector: Path | None
-    models: Path | None
-    quiet: bool
-    verbose: bool
-
-
-def run(job: Job) -> int:
-    """Do the job and return the exit status."""
-    from facexp_cli.console import Signals, Stop, notes, quiet_libraries
-
-    level = logging.ERROR if job.quiet else logging.INFO if job.verbose else logging.WARNING
-    with quiet_libraries(not job.verbose), notes(level):
-        try:
-            with Signals() as signals:
-                return _run(job, signals)
-        except Stop as stop:
-            return stop.status
-
-
-def _run(job: Job, signals: Signals) -> int:
-    # the heavy imports, so that --help and wrong usage need none of them
-    import cv2
-
-    from facexp import Analyzer, FacexpError
-    from facexp.pictures import PictureSink, SinkError
-    from facexp.pipeline import analyze_sources
-    from facexp.sources import open_sources
-    from facexp_cli.console import Output, Progress
-
-    try:
-        pictures = None if job.save is None else PictureSink(job.save, job.sources)
-    except SinkError as error:
-        raise click.UsageError(f"--save {error}") from None
-    if job.threads is not None:
-        cv2.setNumThreads(job.threads)
-    try:
-        analyzer = Analyzer(
-            job.device,
-            job.threads,
-            job.emotions,
-            detector=job.detector,
-            bundle=job.models,
-            min_score=job.min_score,
-            max_faces=job.max_faces,
-        )
-    except FacexpError as error:
-        raise click.ClickException(str(error)) from None
-    logger = logging.getLogger("facexp")
-    logger.info("models %s %s on %s", analyzer.bundle.name, analyzer.bundle.version, analyzer.device)
-    shown = not job.quiet and sys.stderr.isatty()
-    files = sum(1 for _ in open_sources(job.sources, job.save)) if shown else None
-    sink = line_sink(Output(signals), job.form, job.emotions)
-    frames = analyze_sources(analyzer, open_sources(job.sources, job.save), job.every, job.face_crops)
-    start = time.perf_counter()
-    tally = _Tally()
-    with Progress(files, shown) as progress:
-        tally.take(frames, sink, pictures, progress)
-    seconds = time.perf_counter() - start
-    logger.info("%d pictures, %d faces in %.1f s", tally.pictures, tally.faces, seconds)
-    return 1 if tally.failed else 0
-
-
-def line_sink(stream: Stream, form: str | None, emotions: str = "seven") -> Sink:
-    """The sink of a form; None is text for a terminal and JSON lines for a program."""
-    from facexp.labels import EMOTIONS
-    from facexp.sinks import CsvSink, JsonlSink, TextSink
-
-    form = form or ("text" if sys.stdout.isatty() else "jsonl")
-    if form == "csv":
-        return CsvSink(stream, EMOTIONS[emotions])
-    return TextSink(stream) if form == "text" else JsonlSink(stream)
-
-
-class _Tally:
-    """Hands each frame on and counts."""
-
-    def __init__(self) -> None:
-        self.pictures = 0
-        self.faces = 0
-        self.failed = False
-
-    def take(
-        self,
-        frames: Iterable[tuple[Frame, Shot | None]],
-        sink: Sink,
-        pictures: PictureSink | None,
-        progress: Progress,
-    ) -> None:
-        with pictures or contextlib.nullcontext():
-            for frame, shot in frames:
-                sink.write(frame, shot)
-                if frame.error is not None:
-                    self._fail(frame.error)
-                else:
-                    self.pictures += 1
-                    self.faces += len(frame.faces)
-                if pictures is not None:
-                    self._save(pictures.write, frame, shot)
-                progress.step(frame.source, shot)
-            if pictures is not None:
-                self._save(pictures.finish)
-
-    def _save(self, save: Callable[..., None], *what: object) -> None:
-        from facexp.pictures import SinkError
-
-        try:
-            save(*what)
-        except SinkError as error:
-            self._fail(str(error))
-
-    def _fail(self, reason: str) -> None:
-        from facexp_cli.console import say
-
-        say("Error", reason)
-        self.failed = True

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 
 import click
@@ -12,9 +14,11 @@ from facexp_cli.extras import missing
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "infer": ("facexp_cli.infer", "infer", "cpu"),
     "demo": ("facexp_cli.demo", "demo", "demo"),
+    "doctor": ("facexp_cli.doctor", "doctor", "cpu"),
     "train": ("facexp_cli.train", "train_command", "train"),
     "evaluate": ("facexp_cli.evaluate", "evaluate_command", "train"),
     "export": ("facexp_cli.export", "export_command", "export"),
+    "verify": ("facexp_cli.verify", "verify_command", "cpu"),
 }
 """Command -> module, name in the module, and the extra that it needs."""
 
@@ -73,4 +77,12 @@ def _end(command: click.Command, name: str) -> None:
     except click.Abort:
         # click turns Ctrl-C into this, and by itself would end with status 1
         status = 130
-    sys.exit(status if isinstance(status, int) else 0)
+    status = status if isinstance(status, int) else 0
+    live = sys.modules.get("facexp.live")
+    if live is not None and live.hangs():
+        # Python would wait for the thread, or abort when that comes back in the middle of the end
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

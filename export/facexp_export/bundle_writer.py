@@ -1,150 +1,190 @@
-"""A training run -> its part of a bundle, proved and put in place as a whole."""
+"""A training run -> its part of a bundle, proved and put in place as a whole.
+
+TensorFlow is not loaded here: each file is written by a process of its own.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from facexp.bundle import Bundle, ModelSpec, TensorSpec
-from facexp.session import Session
-from facexp_export import manifest, onnx_float, parity, quantize
+from facexp.bundle import KEYS, load_models
+from facexp.proof import Report
+from facexp.proof_report import said, summary, verdict
+from facexp_export import manifest
 from facexp_export.errors import ExportError, ParityError
 from facexp_export.faces import drawn_faces, read_faces, real_faces
 from facexp_export.measure import measure
-from facexp_export.parity import Measured, Precision
-from facexp_export.run import read_run, write_json
-from facexp_export.tasks import INPUT_NAME, TASKS, Task
+from facexp_export.picture import write_picture
+from facexp_export.proof_numbers import Reference, check_reference, crop_hashes
+from facexp_export.recipe import Recipe, read_recipe
+from facexp_export.run import Json, Run, read_run, write_json
+from facexp_export.steps import Job, run_step
+from facexp_export.tasks import TASKS, Task
+from facexp_export.verify import Data, Subject, examine
 
-PRECISIONS: tuple[Precision, ...] = ("float32", "int8")
-SINGLE_FACES = 64
-"""How many faces are also run one at a time, against the same faces in one batch."""
+SOURCES = {
+    "float16.onnx": "float32.onnx",
+    "int8.onnx": "float32.onnx",
+    "float16.tflite": "float32.tflite",
+    "int8.tflite": "float32.tflite",
+}
+"""Files that are made from another one, which is written for them where the recipe does not ask for it."""
+
+Outputs = dict[str, NDArray[np.float32]]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
     """What an export wrote."""
 
-    files: dict[Precision, Path]
-    """ONNX file by precision."""
-    measured: list[Measured]
-    """The figures of the parity check; all passed."""
+    files: dict[str, Path]
+    """By key."""
+    proof: Report
+    """All of it passed, as far as it was made."""
 
 
 def export_run(
-    run_directory: Path, out: Path, data: Path | None = None, report: Callable[[str], None] = lambda line: None
+    run_directory: Path,
+    out: Path,
+    data: Path | None = None,
+    recipe: Path | None = None,
+    overwrite: bool = False,
+    report: Say = lambda line: None,
 ) -> Exported:
     """Export a training run into the bundle directory `out`, beside the model of the other task if it is there.
 
-    `data` replaces the faces' place that the run's config.json names. `report` gets a line of text per step, and the
-    table of the parity check. How the training crops are framed is measured at a run's first export and kept in
-    RUN/preprocessing.json; for an emotion run that takes a keypoint network in `out`. The work is done in a directory
-    beside `out` that takes its place at the end, so `out` holds either the whole new bundle or what it held before.
+    `data` replaces the faces' place that the run's config.json names; `recipe` says what differs from the default.
+    `report` gets a line of text per step, and the proof as text. How the training crops are framed is measured at a
+    run's first export and kept in RUN/preprocessing.json; for an emotion run that takes a keypoint network in `out`.
+    The work is done in a directory beside `out` that takes its place at the end, so `out` holds either the whole new
+    bundle or what it held before. The task's files there are replaced only with `overwrite`. What the proof found of
+    the task is kept beside them in TASK.report.json.
 
-    Raises ParityError when a file differs from the trained model beyond parity's limits, ExportError for a run, data or
-    directory that cannot be used, BundleError when the runtime would refuse the bundle, facexp_train's DataError.
+    Raises ParityError when a file fails the proof (see facexp_export.verify), ExportError for a run, recipe, data or
+    directory that cannot be used and for a step that failed, BundleError when the runtime would refuse the bundle,
+    facexp_train's DataError.
     """
     run = read_run(run_directory)
+    options = read_recipe(recipe)
     task = run.task
     out = out.resolve()
     models = manifest.read(out)["models"]
+    there = [task.file(key) for key in KEYS if (out / task.file(key)).exists()]
+    if there and not overwrite:
+        raise ExportError(f"{out}: holds {', '.join(there)} already; replace them with --overwrite")
     data = data or run.data
     if data is None or not data.exists():
         place = "config.json names no data" if data is None else f"{data}: no such data"
         raise ExportError(f"{place}; give the faces the run was trained on with --data")
     report(f"reading faces from {data}")
     everything = read_faces(task, data, int(run.training["config"].get("seed", 0)))
-    faces = real_faces(everything, data)
-    report(f"loading {run.model}")
-    model = onnx_float.load_model(run.model, task)
-    reference = onnx_float.predict(model, faces.parity)
-    parity.check_reference(reference, task.kind)
-    if run.preprocessing is None:
-        report("measuring how the training faces are framed")
-        measured_crops = measure(everything, list(reference), out, report)
-        write_json(run_directory / "preprocessing.json", measured_crops)
-        run = replace(run, preprocessing=measured_crops)
-    with _staged(out) as stage:
-        files = {precision: stage / f"{task.name}.{precision}.onnx" for precision in PRECISIONS}
-        report(f"writing {files['float32'].name}")
-        onnx_float.write_float32(model, task, files["float32"])
-        report(f"writing {files['int8'].name}, calibrated on {len(faces.calibration)} training faces")
-        recipe = quantize.write_int8(files["float32"], files["int8"], faces.calibration, task.kind)
-        report(f"comparing both with the trained model on {len(faces.parity)} validation faces")
-        measured = [
-            item
-            for precision in PRECISIONS
-            for item in _judge(files[precision], precision, reference, faces.parity, task)
-        ]
-        report(parity.table(measured))
-        failed = [item for item in measured if not item.passed]
-        if failed:
-            raise ParityError(
-                f"{run_directory}: {len(failed)} figures of the exported files are beyond their limits, first "
-                f"{failed[0].precision} {failed[0].output}, {failed[0].metric}; {out} stays as it was"
-            )
-        crops = drawn_faces(task.size)
-        golden: dict[str, NDArray[np.generic]] = {
-            "input": crops,
-            **run_onnx(files["float32"], crops),
-        }
-        manifest.write_golden(stage, golden, task.name)
-        models[task.name] = manifest.entry(run, list(reference), files, measured, recipe, len(faces.parity))
-        manifest.write(stage, models)
-        if len(models) == len(TASKS):
-            _read_back(stage)
-    return Exported({precision: out / path.name for precision, path in files.items()}, measured)
+    faces = real_faces(everything, data, options)
+    with tempfile.TemporaryDirectory(prefix="facexp-export-") as scratch:
+        work = _Work(run, options, Path(scratch))
+        np.savez(work.crops, calibration=faces.calibration, parity=faces.parity)
+        report(f"asking {run.model}")
+        reference = work.reference()
+        _expect_sight(run, Reference(crop_hashes(faces.parity), reference), faces.parity)
+        if run.preprocessing is None:
+            report("measuring how the training faces are framed")
+            measured_crops = measure(everything, list(reference), out, report)
+            write_json(run_directory / "preprocessing.json", measured_crops)
+            run = replace(run, preprocessing=measured_crops)
+        known = manifest.interface(run, list(reference))
+        with _staged(out) as stage:
+            for name in there:
+                _remove(stage / name)
+            files, facts = work.convert(stage, manifest.description(task, known), report)
+            manifest.write_reference(stage, task, crop_hashes(faces.parity), reference)
+            (stage / f"{task.name}.recipe.toml").write_text(options.text(), encoding="utf-8")
+            quantized = {}
+            if "int8.onnx" in facts:
+                calibrated = {"method": options.calibration.method, "faces": len(faces.calibration)}
+                quantized = {**calibrated, **facts["int8.onnx"]}
+            models[task.name] = manifest.entry(run, known, files, quantized)
+            manifest.write(stage, models)
+            _write_golden(stage, task)
+            proof = examine(stage, {task.name: Data(data, everything)}, tuple(models), report)
+            report(summary(proof))
+            if not proof.passed:
+                first = proof.failed[0].failures[0]
+                raise ParityError(
+                    f"{run_directory}: {verdict(proof)}, first {first.subject}: {said(first)}; {out} stays as it was"
+                )
+            write_json(stage / f"{task.name}.report.json", proof.about(task.name).to_dict())
+    return Exported({key: out / path.name for key, path in files.items()}, proof)
 
 
-def open_session(path: Path) -> Session:
-    """An ONNX file of an export, as the runtime runs it on the CPU."""
-    graph = onnx.load(path).graph
-    row = {value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]) for value in graph.output}
-    size = graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    spec = ModelSpec(
-        name=path.name,
-        files={},
-        input=TensorSpec(INPUT_NAME, "uint8", (size, size, 1)),
-        outputs=tuple(TensorSpec(name, "float32", shape) for name, shape in row.items()),
-        labels=(),
-        size=size,
-        training={},
-        figures=(),
-    )
-    return Session(path.read_bytes(), spec, device="cpu")
+def _expect_sight(run: Run, reference: Reference, crops: NDArray[np.uint8]) -> None:
+    """ParityError where agreeing with the trained model would prove nothing, before any file is written."""
+    for check in check_reference(run.task, reference, crops):
+        if check.passed is False:
+            raise ParityError(f"{run.model}: agreeing with it would prove nothing: {said(check)}")
 
 
-def run_onnx(path: Path, crops: NDArray[np.uint8]) -> onnx_float.Outputs:
-    """Outputs by name of an ONNX file of an export, for uint8 crops (N, size, size, 1)."""
-    return open_session(path).run(crops)
+def _write_golden(stage: Path, task: Task) -> None:
+    """The answers of every file of a task to drawn crops, and of a whole bundle to a drawn picture."""
+    (model,) = (model for model in load_models(stage) if model.name == task.name)
+    subject = Subject(stage, model)
+    crops = drawn_faces(task.size)
+    manifest.write_golden(stage, task, crops, {key: subject.answers(key, crops) for key in subject.keys})
+    models = load_models(stage)
+    if len(models) == len(TASKS) and all("float32.onnx" in model.files for model in models):
+        write_picture(stage)
 
 
-def _judge(
-    path: Path, precision: Precision, reference: onnx_float.Outputs, crops: NDArray[np.uint8], task: Task
-) -> list[Measured]:
-    session = open_session(path)
-    few = crops[:SINGLE_FACES]
-    single = [session.run(crop[None]) for crop in few]
-    alone = {name: np.concatenate([outputs[name] for outputs in single]) for name in reference}
-    return [
-        *parity.compare(reference, session.run(crops), task.kind, precision),
-        *parity.compare_batches(alone, session.run(few), task.kind, precision),
-    ]
+class _Work:
+    """The steps of one export, and the directory that they share."""
+
+    def __init__(self, run: Run, recipe: Recipe, scratch: Path) -> None:
+        self._run = run
+        self._recipe = recipe
+        self._scratch = scratch
+        self.crops = scratch / "crops.npz"
+
+    def reference(self) -> Outputs:
+        """What the trained model answers to the parity crops."""
+        out = self._scratch / "reference.npz"
+        self._step("reference", out)
+        return _arrays(out)
+
+    def convert(self, stage: Path, description: str, report: Say) -> tuple[dict[str, Path], dict[str, Json]]:
+        """Write the recipe's files into `stage`; they, and what the steps found out, by key."""
+        task, wanted = self._run.task, self._recipe.keys
+        needed = {*wanted, *(SOURCES[key] for key in wanted if key in SOURCES)}
+        paths = {key: (stage if key in wanted else self._scratch) / task.file(key) for key in KEYS if key in needed}
+        facts = {}
+        for key, path in paths.items():
+            report(f"writing {path.name}")
+            facts[key] = self._step(key, path, paths.get(SOURCES.get(key, "")), description)
+        return {key: paths[key] for key in wanted}, facts
+
+    def _step(self, step: str, out: Path, source: Path | None = None, description: str = "") -> Json:
+        model = self._run.model.resolve()
+        method = self._recipe.calibration.method
+        return run_step(Job(step, self._run.task.name, model, self.crops, out, source or model, method, description))
 
 
-def _read_back(directory: Path) -> None:
-    """Load a whole bundle as the runtime will; BundleError where it would refuse it."""
-    bundle = Bundle.load(directory)
-    for model in (bundle.keypoints, bundle.emotion):
-        for precision in model.files:
-            bundle.read(model, precision)
+def _arrays(path: Path) -> dict[str, NDArray[np.float32]]:
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 @contextmanager

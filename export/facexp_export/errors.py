@@ -11,3 +11,8 @@ class ExportError(FacexpError):
 
 class ParityError(ExportError):
     """An exported file does not do what the trained model does, or the check itself proves nothing."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, without its pages."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,18 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp_export.errors import ExportError
+from facexp_export.recipe import Recipe
 from facexp_export.tasks import Task
 from facexp_train.emotion_data import EmotionFaces, read_emotion
+from facexp_train.framing import jittered_crops
 from facexp_train.keypoint_data import KeypointFaces, read_keypoints
-from facexp_train.keypoints import jittered_crops
 from facexp_train.splits import pixel_hash
 
-CALIBRATION_FACES = 1024
 CALIBRATION_LEAST = 512
-PARITY_FACES = 1024
-PARITY_LEAST = 256
+PARITY_LEAST = 512
 PARITY_LEAST_DISTINCT = 64
-"""Validation faces with points, when there are fewer than PARITY_LEAST: each is then framed several times."""
+"""Faces with points to judge on, when there are fewer than PARITY_LEAST: each is then framed several times."""
 GOLDEN_FACES = 4
 
 _SEED = 20261120
@@ -35,9 +34,9 @@ class RealFaces:
     """uint8 crops (N, size, size, 1); no crop is in both."""
 
     calibration: Crops
-    """Training faces, for the ranges of the integers."""
+    """For the ranges of the integers."""
     parity: Crops
-    """Validation faces, for the verdict."""
+    """For the verdict."""
 
 
 def read_faces(task: Task, data: Path, seed: int) -> KeypointFaces | EmotionFaces:
@@ -48,33 +47,35 @@ def read_faces(task: Task, data: Path, seed: int) -> KeypointFaces | EmotionFace
     return read_keypoints(data, seed=seed) if task.kind == "points" else read_emotion(data, seed=seed)
 
 
-def real_faces(faces: KeypointFaces | EmotionFaces, data: Path) -> RealFaces:
-    """Crops of training faces (calibration) and of validation faces (parity).
+def real_faces(faces: KeypointFaces | EmotionFaces, data: Path, recipe: Recipe) -> RealFaces:
+    """Crops to calibrate on and crops to judge on, of the splits and as many as the recipe says: the same each time.
 
     Keypoint crops are cut as a detector would frame them. Raises ExportError, naming `data`, when there are too few.
     """
     rng = np.random.default_rng(_SEED)
-    if isinstance(faces, KeypointFaces):
-        train, held = faces.part("train"), faces.part("val")
+    train, held = (faces.part(part.split) for part in (recipe.calibration, recipe.verification))
+    many, judged = recipe.calibration.faces, recipe.verification.faces
+    if isinstance(train, KeypointFaces) and isinstance(held, KeypointFaces):
         if not len(train) or len(held) < PARITY_LEAST_DISTINCT:
             raise ExportError(
-                f"{data}: {len(train)} training and {len(held)} validation faces; at least {CALIBRATION_LEAST} and "
+                f"{data}: {len(train)} faces in {recipe.calibration.split} and {len(held)} in "
+                f"{recipe.verification.split}; at least {CALIBRATION_LEAST} and "
                 f"{PARITY_LEAST_DISTINCT} are needed; give more with --data"
             )
-        calibration = jittered_crops(train.chosen(_choice(len(train), CALIBRATION_FACES, rng)), seed=_SEED)[0]
-        indices = np.resize(_choice(len(held), PARITY_FACES, rng), max(min(len(held), PARITY_FACES), PARITY_LEAST))
+        calibration = jittered_crops(train.chosen(_choice(len(train), many, rng)), seed=_SEED)[0]
+        indices = np.resize(_choice(len(held), judged, rng), max(min(len(held), judged), PARITY_LEAST))
         parity = jittered_crops(held.chosen(indices), seed=_SEED + 1)[0]
     else:
-        calibration = _some(faces.part("train").images, CALIBRATION_FACES, rng)[..., None]
-        parity = _some(faces.part("val").images, PARITY_FACES, rng)[..., None]
+        calibration = _some(train.images, many, rng)[..., None]
+        parity = _some(held.images, judged, rng)[..., None]
     calibration = calibration[~np.isin(pixel_hash(calibration), pixel_hash(parity))]
     for crops, split, least, use in (
-        (calibration, "training", CALIBRATION_LEAST, "calibrate on"),
-        (parity, "validation", PARITY_LEAST, "judge on"),
+        (calibration, recipe.calibration.split, CALIBRATION_LEAST, "calibrate on"),
+        (parity, recipe.verification.split, PARITY_LEAST, "judge on"),
     ):
         if len(crops) < least:
             raise ExportError(
-                f"{data}: {len(crops)} {split} faces to {use}, at least {least} are needed; give more with --data"
+                f"{data}: {len(crops)} faces of {split} to {use}, at least {least} are needed; give more with --data"
             )
     return RealFaces(calibration, parity)
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.analyzer import Analyzer
+from facexp.bundle import digest, load_models
 from facexp.detector import Box
+from facexp.session import BACKENDS, Session
 from facexp_export import manifest
-from facexp_export.bundle_writer import run_onnx
 from facexp_export.errors import ExportError
 from facexp_export.run import read_json, write_json
 from facexp_train.config import Task
@@ -20,11 +21,11 @@ from facexp_train.evaluate import Evaluation, Locate
 
 @dataclass(frozen=True, slots=True)
 class BundleModel:
-    """One ONNX file of a bundle directory."""
+    """One file of a bundle directory."""
 
     path: Path
     task: Task
-    precision: str
+    key: str
     seed: int
     """The training run's, which decides the split of data that comes without one."""
     temperatures: dict[str, float] | None
@@ -34,24 +35,27 @@ class BundleModel:
     def open(cls, path: Path) -> BundleModel:
         """Find the file in the manifest beside it; ExportError where there is none, or it names no such file."""
         beside = path.parent / manifest.FILE
-        models = read_json(beside, "an ONNX file is evaluated in its bundle").get("models", {})
+        models = read_json(beside, "a file is evaluated in its bundle").get("models", {})
         for task, entry in models.items():
-            for precision, file in entry["files"].items():
+            for key, file in entry["files"].items():
                 if file["file"] == path.name:
-                    if manifest.sha256(path) != file["sha256"]:
+                    if digest(path)[0] != file["sha256"]:
                         raise ExportError(f"{path}: is not the file that {beside} describes; export it again")
                     training = entry.get("training", {})
                     seed = int(training.get("config", {}).get("seed", 0))
-                    return cls(path, task, precision, seed, training.get("temperatures"))
+                    return cls(path, task, key, seed, training.get("temperatures"))
         raise ExportError(f"{beside}: names no file {path.name}")
 
     def predict(self, crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """uint8 crops (N, S, S, 1) -> float32 arrays by output name."""
-        return run_onnx(self.path, crops)
+        (spec,) = (model for model in load_models(self.path.parent) if model.name == self.task)
+        return Session(self.path.read_bytes(), spec, self.key).run(crops)
 
     def locate(self) -> Locate:
         """The product itself, with this file in it: detector, framing and keypoints; the bundle must be complete."""
-        analyzer = Analyzer("cpu", bundle=self.path.parent, precision=self.precision)
+        precision, _, form = self.key.rpartition(".")
+        backend = next(name for name, runs in BACKENDS.items() if runs == form)
+        analyzer = Analyzer("cpu", bundle=self.path.parent, backend=backend, precision=precision)
 
         def locate(image: NDArray[np.uint8], inside: tuple[float, float]) -> NDArray[np.float32] | None:
             holding = [face for face in analyzer.analyze(image) if _distance(face.box, inside) < 1]
@@ -62,20 +66,20 @@ class BundleModel:
     def record(self, evaluation: Evaluation, framing: str = "jitter") -> None:
         """Put the figures into the manifest, in the place of this file's earlier ones."""
         beside = self.path.parent / manifest.FILE
-        content = read_json(beside, "an ONNX file is evaluated in its bundle")
+        content = read_json(beside, "a file is evaluated in its bundle")
         entry = content["models"][self.task]
         command = f"facexp evaluate {self.path.name} DATA --split {evaluation.split}"
         if framing != "jitter":
             command += f" --framing {framing}"
         # figures that the same command gave before, whether or not it gives them again
-        kept = [f for f in entry["figures"] if (f["model"], f.get("command")) != (self.precision, command)]
+        kept = [f for f in entry["figures"] if (f["model"], f.get("command")) != (self.key, command)]
         entry["figures"] = kept + [
             {
                 **figure.to_dict(),
                 "value": round(figure.value, 5),
                 "low": round(figure.low, 5),
                 "high": round(figure.high, 5),
-                "model": self.precision,
+                "model": self.key,
                 "command": command,
             }
             for figure in evaluation.figures

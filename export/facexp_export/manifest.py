@@ -3,54 +3,62 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from facexp.bundle import SCHEMA, digest
 from facexp_export.errors import ExportError
-from facexp_export.parity import Measured, Precision
-from facexp_export.quantize import Recipe
 from facexp_export.run import Json, Run, read_json
-from facexp_export.tasks import INPUT_NAME
+from facexp_export.tasks import INPUT_NAME, Task
 
-SCHEMA = 1
 FILE = "manifest.json"
 GOLDEN = "golden.npz"
+REFERENCE = "reference.npz"
 NAME = "facexp-baseline"
 TERMS = "for research and education"
 """What the published face sets allow that the shipped networks are trained on."""
 
-_PACKAGES = ("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime", "numpy")
+_PACKAGES = (
+    *("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime"),
+    *("ai-edge-litert", "ai-edge-quantizer", "numpy"),
+)
 
 
-def entry(
-    run: Run, outputs: list[str], files: Mapping[Precision, Path], measured: list[Measured], recipe: Recipe, faces: int
-) -> Json:
-    """One model's part of the manifest; `files` are its ONNX files by precision, `faces` how many it was judged on."""
+def interface(run: Run, outputs: list[str]) -> Json:
+    """What whoever runs the model must know: input, outputs, labels and preprocessing."""
     task = run.task
     return {
-        "files": {
-            precision: {"file": path.name, "sha256": sha256(path), "bytes": path.stat().st_size}
-            for precision, path in files.items()
-        },
         "input": {"name": INPUT_NAME, "dtype": "uint8", "shape": ["batch", task.size, task.size, 1]},
         "outputs": [{"name": name, "dtype": "float32", "shape": ["batch", *task.shape]} for name in outputs],
         "labels": list(task.labels),
         "preprocessing": {"colour": "gray", "size": task.size, **(run.preprocessing or {})},
+    }
+
+
+def description(task: Task, known: Json) -> str:
+    """What each file says of itself, as JSON text: the interface, with task, version and terms."""
+    about = {"task": task.name, "version": version("facexp"), "terms": TERMS}
+    return json.dumps({**about, **known}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def entry(run: Run, known: Json, files: Mapping[str, Path], quantized: Json) -> Json:
+    """One model's part of the manifest: `files` by key, `known` its interface, `quantized` facts about int8.onnx."""
+    return {
+        "files": {
+            key: {"file": path.name, "sha256": sha256, "bytes": size}
+            for key, path in files.items()
+            for sha256, size in (digest(path),)
+        },
+        **known,
         "training": run.training,
         "figures": run.figures,
-        "parity": {
-            "against": "the Keras model, on validation faces",
-            "faces": faces,
-            "figures": [{**asdict(item), "value": float(f"{item.value:.4g}")} for item in measured],
-            "int8": asdict(recipe),
-        },
+        "quantized": quantized,
         "versions": {package: version(package) for package in _PACKAGES},
     }
 
@@ -94,19 +102,31 @@ def write(directory: Path, models: dict[str, Any]) -> None:
     (directory / FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def write_golden(directory: Path, arrays: dict[str, np.ndarray[Any, Any]], model: str) -> None:
-    """Put one model's golden arrays into golden.npz beside those of the other models."""
-    path = directory / GOLDEN
-    kept: dict[str, np.ndarray[Any, Any]] = {}
+def write_golden(
+    directory: Path, task: Task, crops: NDArray[np.uint8], answers: Mapping[str, Mapping[str, NDArray[np.float32]]]
+) -> None:
+    """Put the crops that a bundle carries, and what each file answers to them, into golden.npz: `answers[key][output]`.
+
+    The arrays are TASK_input and TASK/KEY/OUTPUT.
+    """
+    named = {f"{task.name}/{key}/{output}": value for key, by in answers.items() for output, value in by.items()}
+    _add(directory / GOLDEN, task, {f"{task.name}_input": crops, **named})
+
+
+def write_reference(directory: Path, task: Task, hashes: NDArray[np.uint8], outputs: Mapping[str, Any]) -> None:
+    """Put what the trained model answers to real crops into reference.npz, without the crops, with their hashes.
+
+    The arrays are TASK_crops (N, 32) uint8, the SHA-256 of each crop's bytes, and TASK_OUTPUT (N, ...) float32.
+    """
+    named = {f"{task.name}_{output}": value for output, value in outputs.items()}
+    _add(directory / REFERENCE, task, {f"{task.name}_crops": hashes, **named})
+
+
+def _add(path: Path, task: Task, arrays: Mapping[str, Any]) -> None:
+    """Arrays of a task into an npz, in the place of its earlier ones; those of the other task stay."""
+    kept: dict[str, Any] = {}
     if path.exists():
         with np.load(path, allow_pickle=False) as old:
-            kept = {name: old[name] for name in old.files if not name.startswith(f"{model}_")}
+            kept = {name: old[name] for name in old.files if not name.startswith((f"{task.name}_", f"{task.name}/"))}
     with path.open("wb") as stream:
-        np.savez_compressed(
-            stream, allow_pickle=False, **kept, **{f"{model}_{name}": value for name, value in arrays.items()}
-        )
-
-
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hex."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+        np.savez_compressed(stream, allow_pickle=False, **dict(sorted({**kept, **arrays}.items())))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from facexp.bundle import load_keypoints, read_model
+from facexp.bundle import ModelSpec, load_keypoints, read_model
 from facexp.detector import Box, Detector
 from facexp.errors import BundleError
 from facexp.geometry import MIRROR, invert, transform
@@ -23,8 +23,8 @@ from facexp.keypoints import KeypointFinder
 from facexp.session import Session
 from facexp_export.errors import ExportError
 from facexp_export.tasks import TASKS
-from facexp_train.augment import move_points, square_matrices
 from facexp_train.emotion_data import EmotionFaces
+from facexp_train.framing import move_points, square_matrices
 from facexp_train.keypoint_data import KeypointFaces
 
 FACES = 2000
@@ -84,7 +84,8 @@ def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, report:
     """
     try:
         spec = load_keypoints(bundle)
-        session = Session(read_model(bundle, spec, "float32"), spec, device="cpu")
+        key = _onnx_key(spec)
+        session = Session(read_model(bundle, spec, key), spec, key)
     except BundleError as error:
         raise ExportError(
             f"{error}; the emotion crop is aligned by keypoints: export a keypoint run there first"
@@ -100,7 +101,13 @@ def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, report:
     # the median: the keypoints of some crops are wrong, and a few crops are not faces
     template = np.median(np.stack(found), axis=0)
     report(f"template on {len(rows)} training faces")
-    return {"template": _symmetric(template, size), "heads": heads}
+    ranked = [name for name in TASKS["emotion"].outputs if name in heads]
+    return {"template": _symmetric(template, size), "heads": ranked}
+
+
+def _onnx_key(spec: ModelSpec) -> str:
+    """The most exact ONNX file; BundleError, when it is read, where there is none."""
+    return next((key for key in ("float32.onnx", "int8.onnx") if key in spec.files), "float32.onnx")
 
 
 def _holds(box: Box, x: float, y: float) -> bool:

@@ -7,7 +7,7 @@ networks signed ones run four times slower on x86.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,30 +26,23 @@ from facexp_export.tasks import INPUT_NAME, Kind
 QUANTIZED = ("Conv", "Add", "Relu")
 """Additions and activations between convolutions too: only then does onnxruntime keep the whole trunk in integers."""
 
-METHOD = "MinMax"
-"""Ranges are the smallest and largest value seen.
-
-Measured on the baseline against its float32 self: points 0.100 px off on average with MinMax, 0.092 with Percentile;
-labels agree on 99.4% and 99.2% (FER2013), 99.5% and 99.7% (FER+). Entropy chose the same ranges as MinMax. Too little
-for the histograms of every map that the others need.
-"""
-
 _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """What was quantized, and how, for the manifest."""
+class Quantized:
+    """How many convolutions run in integers, and how many do not."""
 
-    method: str
-    faces: int
     int8_convolutions: int
     float32_convolutions: int
 
 
-def write_int8(float32: Path, int8: Path, crops: NDArray[np.uint8], kind: Kind) -> Recipe:
+def write_int8(
+    float32: Path, int8: Path, crops: NDArray[np.uint8], kind: Kind, method: str, description: str
+) -> Quantized:
     """Quantize the trunk of `float32` with the ranges that `crops` (N, size, size, 1) uint8 give, and write `int8`.
 
+    `method` finds the ranges: "MinMax", "Percentile" or "Entropy". `description` goes into the file's metadata.
     Raises ExportError when a convolution of the trunk stayed in float.
     """
     prepared = int8.with_name(f"{int8.stem}.prepared.onnx")
@@ -57,7 +50,7 @@ def write_int8(float32: Path, int8: Path, crops: NDArray[np.uint8], kind: Kind) 
         # onnx's own shape inference is enough here; the symbolic one stumbles over resized maps of an open batch
         quant_pre_process(float32, prepared, skip_symbolic_shape=True)
         graph = onnx.load(prepared).graph
-        in_float = [*stem_nodes(graph), *head_nodes(graph, kind)]
+        in_float = [*stem_nodes(graph), *head_nodes(graph.node, kind)]
         quantize_static(
             prepared,
             int8,
@@ -71,7 +64,7 @@ def write_int8(float32: Path, int8: Path, crops: NDArray[np.uint8], kind: Kind) 
             reduce_range=True,
             op_types_to_quantize=list(QUANTIZED),
             nodes_to_exclude=in_float,
-            calibrate_method=CalibrationMethod[METHOD],
+            calibrate_method=CalibrationMethod[method],
         )
     prepared.unlink()
     model = onnx.load(int8)
@@ -80,8 +73,8 @@ def write_int8(float32: Path, int8: Path, crops: NDArray[np.uint8], kind: Kind) 
     if quantized != wanted or not wanted:
         raise ExportError(f"{int8.name}: {quantized} of {wanted} convolutions of the trunk were quantized")
     tidy(model, graph.name, {INPUT_NAME, *(value.name for value in model.graph.output)})
-    save_checked(model, int8)
-    return Recipe(METHOD, len(crops), quantized, total - quantized)
+    save_checked(model, int8, description)
+    return Quantized(quantized, total - quantized)
 
 
 def stem_nodes(graph: Any) -> list[str]:
@@ -95,18 +88,18 @@ def stem_nodes(graph: Any) -> list[str]:
     return [first.name, *after]
 
 
-def head_nodes(graph: Any, kind: Kind) -> list[str]:
+def head_nodes(nodes: Sequence[Any], kind: Kind) -> list[str]:
     """Names of the nodes that stay in float: all from the first node after the last convolutions that is not QUANTIZED.
 
     For points the last convolution is of the head too: its maps are the logits of a soft-argmax.
     """
-    feeds_convolution: set[str] = set()
-    for node in reversed(graph.node):
+    feeds_convolution: set[object] = set()
+    for node in reversed(nodes):
         if any(output in feeds_convolution for output in node.output) or node.op_type == "Conv":
             feeds_convolution.update(node.input)
     head: list[str] = []
-    in_head: set[str] = set()
-    for node in graph.node:
+    in_head: set[object] = set()
+    for node in nodes:
         if any(output in feeds_convolution for output in node.output):
             continue
         opens = node.op_type not in QUANTIZED or (kind == "points" and node.op_type == "Conv")

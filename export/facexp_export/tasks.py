@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from facexp.bundle import SAVEDMODEL
 from facexp.geometry import KEYPOINTS
 from facexp.labels import SEVEN
 
@@ -24,13 +25,18 @@ class Task:
     """Side of the square input crop, in pixels."""
     kind: Kind
     outputs: tuple[str, ...]
-    """Names that a trained model may give its outputs; it must have at least one of them and no other."""
+    """Names that a trained model may give its outputs; it has at least one of them and no other. The runtime takes the
+    first that is there."""
     shape: tuple[int, ...]
     """Shape of one output for one face."""
     labels: tuple[str, ...]
 
+    def file(self, key: str) -> str:
+        """Name of a file of the network in a bundle: TASK.KEY, and TASK for the SavedModel's directory."""
+        return self.name if key == SAVEDMODEL else f"{self.name}.{key}"
+
 
 TASKS: dict[str, Task] = {
     "keypoints": Task("keypoints", 96, "points", ("keypoints",), (len(KEYPOINTS), 2), KEYPOINTS),
-    "emotion": Task("emotion", 48, "logits", ("fer2013", "ferplus"), (len(SEVEN),), SEVEN),
+    "emotion": Task("emotion", 48, "logits", ("ferplus", "fer2013"), (len(SEVEN),), SEVEN),
 }

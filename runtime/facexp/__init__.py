@@ -8,13 +8,33 @@ for face in analyzer.analyze(cv2.imread("photo.jpg")):
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
+from typing import TYPE_CHECKING
 
-from facexp.analyzer import Analyzer
 from facexp.errors import BundleError, DetectorError, DeviceError, FacexpError, SourceError
-from facexp.geometry import KEYPOINTS
 from facexp.labels import FIVE, SEVEN
-from facexp.types import Emotion, Face, Frame, Timings
+
+if TYPE_CHECKING:
+    from facexp.analyzer import Analyzer
+    from facexp.geometry import KEYPOINTS
+    from facexp.tracking import Tracker
+    from facexp.types import Emotion, Face, Frame, Smoothed, Timings
+else:
+    _HOMES = {
+        "Analyzer": "analyzer",
+        "KEYPOINTS": "geometry",
+        "Tracker": "tracking",
+        **dict.fromkeys(("Emotion", "Face", "Frame", "Smoothed", "Timings"), "types"),
+    }
+
+    def __getattr__(name: str) -> object:
+        # imported on first use: what needs OpenCV must not keep `facexp.doctor` from saying that OpenCV is broken
+        if name not in _HOMES:
+            raise AttributeError(f"module 'facexp' has no attribute {name!r}")
+        found = globals()[name] = getattr(importlib.import_module(f"facexp.{_HOMES[name]}"), name)
+        return found
+
 
 try:
     __version__ = importlib.metadata.version("facexp")
@@ -34,7 +54,9 @@ __all__ = [
     "Face",
     "FacexpError",
     "Frame",
+    "Smoothed",
     "SourceError",
     "Timings",
+    "Tracker",
     "__version__",
 ]

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.bundle import Bundle, EmotionSpec, ModelSpec
-from facexp.detector import Detection, Detector
+from facexp.bundle import Bundle, ModelSpec
+from facexp.detector import Box, Detection, Detector
 from facexp.errors import DeviceError
 from facexp.geometry import (
     ALIGNMENT,
     Image,
     Matrix,
+    Points,
     align,
     compose,
     cut,
@@ -26,17 +27,14 @@ from facexp.geometry import (
     transform,
     zoom_of,
 )
-from facexp.keypoints import Found, KeypointFinder
+from facexp.keypoints import MOST_DRIFT, Found, KeypointFinder
 from facexp.labels import EMOTIONS, SEVEN
-from facexp.session import Session, candidates
+from facexp.session import BACKENDS, Session, candidates
 from facexp.types import Emotion, Face, Timings
 
 # A detector that is not sure is asked twice: a face keeps its points when it is framed anew, anything else does not.
-# On validation faces 99.5% of those with a score of 0.9 or more drift less than this, of what is found beside the faces
-# at scores of 0.3 to 0.7 about one in six does; in the sample photos no alarm does. Profiles drift as well, and have
-# scores above 0.8, where the detector alone raises hardly an alarm.
+# Profiles drift as well, and have scores above this, where the detector alone raises hardly an alarm.
 _SURE = 0.8
-_MOST_DRIFT = 0.05
 
 _PRECISION = {"cpu": "int8", "cuda": "float32"}
 
@@ -50,6 +48,8 @@ class Analyzer:
         threads: int | None = None,
         emotions: str = "seven",
         *,
+        labels: str | None = None,
+        backend: str = "onnxruntime",
         precision: str | None = None,
         detector: str | Path | None = None,
         bundle: str | Path | None = None,
@@ -62,7 +62,10 @@ class Analyzer:
         threads: most threads inside one operator of a network, None leaves it to onnxruntime. The detector runs in
         OpenCV, whose number of threads belongs to the whole process: set it with `cv2.setNumThreads`.
         emotions: "seven" or "five" (angry, disgust, sad, happy, surprise: the seven renormalised).
-        precision: "int8" or "float32", None takes int8 on the CPU and float32 on CUDA.
+        labels: whose labels the probabilities foretell, an output of the bundle's emotion network: "ferplus", what most
+        of ten onlookers say, or "fer2013", what FER2013's file says; None takes the bundle's first, "ferplus" in ours.
+        backend: "onnxruntime", or "litert", which runs the bundle's TFLite files on the CPU (the extra `litert`).
+        precision: "int8", "float16" or "float32", None takes int8 on the CPU and float32 on CUDA.
         detector: another YuNet ONNX file. bundle: directory of another model bundle.
         min_score: faces of a lower detector score are left out, 0 to 1; of those below 0.8, too, where the keypoint
         network finds no face. max_faces: the largest so many are kept.
@@ -73,11 +76,17 @@ class Analyzer:
             raise ValueError(f"emotions must be one of {', '.join(EMOTIONS)}, got {emotions!r}")
         if max_faces is not None and max_faces < 1:
             raise ValueError(f"max_faces must be None or at least 1, got {max_faces}")
-        self._labels = EMOTIONS[emotions]
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        self._classes = EMOTIONS[emotions]
         self._max_faces = max_faces
         self._bundle = Bundle.load(bundle)
+        heads = self._bundle.emotion.heads
+        if labels is not None and labels not in heads:
+            raise ValueError(f"labels must be one of {', '.join(heads)}, the bundle's, got {labels!r}")
+        self._head = labels or heads[0]
         self._detector = Detector(detector, min_score=min_score)
-        keypoints, self._emotion = _open(self._bundle, device, precision, threads)
+        keypoints, self._emotion = _open(self._bundle, device, backend, precision, threads)
         self._keypoints = KeypointFinder(keypoints, self._bundle.keypoints)
         self._timings = Timings()
         # where an average face's points would put the emotion crop, seen from the keypoints crop
@@ -106,12 +115,11 @@ class Analyzer:
         """
         start = time.perf_counter()
         gray = to_gray(image)
-        candidates = self._detector.detect(image)
+        candidates = self.detect(image)
         detected = time.perf_counter()
-        faces, found = self._confirmed(gray, candidates)
+        faces, found = self.confirm(gray, candidates)
         pointed = time.perf_counter()
-        grays = [gray] * len(faces)
-        emotions = self._read_emotions(grays, found.placed, found.points)
+        emotions = self.read_emotions([gray] * len(faces), found)
         self._timings = _timings(start, detected, pointed, time.perf_counter())
         return _faces(faces, found, emotions)
 
@@ -125,12 +133,23 @@ class Analyzer:
         grays = [_crop_gray(index, crop) for index, crop in enumerate(crops)]
         found = self._keypoints.find_in_crops(grays)
         pointed = time.perf_counter()
-        emotions = self._read_emotions(grays, found.placed, found.points)
+        emotions = self.read_emotions(grays, found)
         self._timings = _timings(start, start, pointed, time.perf_counter())
         whole = [Detection((0.0, 0.0, float(gray.shape[1]), float(gray.shape[0])), 1.0) for gray in grays]
         return _faces(whole, found, emotions)
 
-    def _confirmed(self, gray: Image, candidates: list[Detection]) -> tuple[list[Detection], Found]:
+    # the steps of `analyze`, for those who do not take all of them in every frame (`facexp.tracking`)
+
+    @property
+    def max_faces(self) -> int | None:
+        """How many faces of an image are kept; None is all."""
+        return self._max_faces
+
+    def detect(self, image: Image) -> list[Detection]:
+        """What the detector alone takes for faces, largest first."""
+        return self._detector.detect(image)
+
+    def confirm(self, gray: Image, candidates: list[Detection]) -> tuple[list[Detection], Found]:
         """The largest `max_faces` candidates that both detector and keypoint network take for faces."""
         faces, found = self._confirm(gray, candidates[: self._max_faces])
         # seldom is one of the largest no face: only then are the others looked at
@@ -143,43 +162,59 @@ class Analyzer:
         squares = [framing.square(face.box) for face in candidates]
         found = self._keypoints.find([gray] * len(squares), [square_matrix(square, size) for square in squares])
         sure = np.array([face.score for face in candidates]) >= _SURE
-        rows = np.flatnonzero(sure | (found.drift <= _MOST_DRIFT))[: self._max_faces]
-        kept = Found([found.placed[row] for row in rows], found.points[rows], found.drift[rows])
-        return [candidates[row] for row in rows], kept
+        rows = np.flatnonzero(sure | (found.drift <= MOST_DRIFT))[: self._max_faces]
+        return [candidates[row] for row in rows], found.rows(rows)
 
-    def _read_emotions(self, grays: list[Image], placed: list[Matrix], points: NDArray[np.float32]) -> list[Emotion]:
+    def follow(self, gray: Image, last: Found) -> Found:
+        """The points, in the next frame, of faces found in the one before; a drift above MOST_DRIFT: it is gone."""
+        return self._keypoints.follow(gray, last)
+
+    def frame(self, matrix: Matrix, points: Points, aspect: float) -> Box:
+        """The box that the detector would draw round a face, by its points: (15, 2) in the crop of the (2, 3) matrix.
+
+        `aspect` is the width over the height of the box that the detector drew.
+        """
+        return self._bundle.keypoints.framing.box(self._keypoints.middle(matrix, points), aspect)
+
+    def read_emotions(self, grays: list[Image], found: Found) -> list[Emotion]:
+        """The emotions of faces whose points were found, each in its own (H, W) image."""
         spec = self._bundle.emotion
         zoom = zoom_of(self._average)
         aligned = []
-        for matrix, found in zip(placed, points, strict=True):
-            onto_template = align(found, spec.template, zoom)
+        for matrix, points in zip(found.placed, found.points, strict=True):
+            onto_template = align(points, spec.template, zoom)
             aligned.append(compose(self._average if onto_template is None else onto_template, matrix))
         outputs = self._emotion.run(cut(grays, aligned, spec.size))
-        return [_emotion(row, self._labels) for row in _probabilities(outputs, spec)]
+        return [_emotion(row, self._classes) for row in _softmax(outputs[self._head])]
 
 
-def _open(bundle: Bundle, device: str, precision: str | None, threads: int | None) -> tuple[Session, Session]:
+def _open(
+    bundle: Bundle, device: str, backend: str, precision: str | None, threads: int | None
+) -> tuple[Session, Session]:
     """Keypoints and emotion sessions on the first device that really runs both."""
-    *hopes, last = candidates(device)
+
+    def open_on(hope: str) -> tuple[Session, Session]:
+        keypoints, emotion = (
+            Session(bundle.read(model, key), model, key, device=hope, threads=threads)
+            for model in (bundle.keypoints, bundle.emotion)
+            for key in (_key(model, hope, BACKENDS[backend], precision),)
+        )
+        return keypoints, emotion
+
+    *hopes, last = candidates(device, backend)
     for hope in hopes:
         try:
-            return _open_on(bundle, hope, precision, threads)
+            return open_on(hope)
         except DeviceError:
             continue
-    return _open_on(bundle, last, precision, threads)
+    return open_on(last)
 
 
-def _open_on(bundle: Bundle, device: str, precision: str | None, threads: int | None) -> tuple[Session, Session]:
-    keypoints, emotion = (
-        Session(bundle.read(model, precision or _best_precision(model, device)), model, device=device, threads=threads)
-        for model in (bundle.keypoints, bundle.emotion)
-    )
-    return keypoints, emotion
-
-
-def _best_precision(model: ModelSpec, device: str) -> str:
-    best = _PRECISION[device]
-    return best if best in model.files else next(iter(model.files))
+def _key(model: ModelSpec, device: str, form: str, precision: str | None) -> str:
+    """Of a model's files of a format the one of that precision, or the one that suits the device."""
+    best = f"{precision or _PRECISION[device]}.{form}"
+    others = (spec.key for spec in model.files.values() if spec.format == form)
+    return best if precision or best in model.files else next(others, best)
 
 
 def _crop_gray(index: int, crop: Image) -> Image:
@@ -189,11 +224,10 @@ def _crop_gray(index: int, crop: Image) -> Image:
         raise ValueError(f"crop {index}: {error}") from error
 
 
-def _probabilities(outputs: dict[str, NDArray[np.float32]], spec: EmotionSpec) -> NDArray[np.float64]:
-    """(N, 7): the mean of the heads' softmaxes."""
-    logits = np.stack([outputs[head] for head in spec.heads]).astype(np.float64)
-    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray((weights / weights.sum(axis=-1, keepdims=True)).mean(axis=0))
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    raised = logits.astype(np.float64)
+    weights = np.exp(raised - raised.max(axis=-1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
 def _emotion(row: NDArray[np.float64], labels: tuple[str, ...]) -> Emotion:

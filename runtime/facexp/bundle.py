@@ -1,11 +1,11 @@
-"""The model bundle: a directory with manifest.json and the ONNX files that it names, every file checked by its hash."""
+"""The model bundle: a directory with manifest.json and the models that it names, each checked by its hash."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,22 +16,37 @@ from facexp.errors import BundleError
 from facexp.geometry import KEYPOINTS, Framing, Points
 from facexp.labels import SEVEN
 
-SCHEMA = 1
+SCHEMA = 2
 MANIFEST = "manifest.json"
+SAVEDMODEL = "savedmodel"
+KEYS = ("float32.onnx", "float16.onnx", "int8.onnx", "float32.tflite", "float16.tflite", "int8.tflite", SAVEDMODEL)
+"""What a bundle may hold of a model: precision and format; a SavedModel is float32."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class FileSpec:
-    """One ONNX file of a bundle."""
+    """One form of a model in a bundle: a file, or the directory of a SavedModel."""
 
+    key: str
+    """One of KEYS."""
     file: str
     """Its name in the bundle's directory."""
     sha256: str
-    """Hash of its content, 64 lower-case hexadecimal digits."""
+    """`digest` of its content, 64 lower-case hexadecimal digits."""
     bytes: int
     """Its size."""
+
+    @property
+    def format(self) -> str:
+        """ "onnx", "tflite" or "savedmodel"."""
+        return self.key.rpartition(".")[2]
+
+    @property
+    def precision(self) -> str:
+        """ "float32", "float16" or "int8"."""
+        return self.key.partition(".")[0] if self.key != SAVEDMODEL else "float32"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +66,15 @@ class ModelSpec:
 
     name: str
     files: Mapping[str, FileSpec]
-    """Precision ("float32", "int8") -> file."""
+    """Key, one of KEYS -> file."""
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
     labels: tuple[str, ...]
     """Names of the outputs' rows (keypoints) or columns (emotion)."""
     size: int
     """Side of the square gray crop that the network takes, in pixels."""
+    preprocessing: Mapping[str, Any]
+    """As the manifest has it."""
     training: Mapping[str, Any]
     """Where the weights come from; empty where the manifest does not say."""
     figures: tuple[Mapping[str, Any], ...]
@@ -81,7 +98,7 @@ class EmotionSpec(ModelSpec):
     template: Points
     """(15, 2) float32: where alignment puts the points, in pixels of the crop, read-only."""
     heads: tuple[str, ...]
-    """The outputs whose softmaxes are averaged to give the probabilities."""
+    """The outputs that give probabilities, each by labels of its own; the first is what is taken unless asked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,7 +120,7 @@ class Bundle:
         Raises BundleError, naming file and key, when the manifest is missing, not JSON, of another schema, incomplete
         or contradicts facexp's label lists.
         """
-        directory = Path(str(importlib.resources.files("facexp") / "models")) if path is None else Path(path)
+        directory = shipped() if path is None else Path(path)
         root = _read_manifest(directory)
         models = root.child("models")
         return cls(
@@ -116,9 +133,31 @@ class Bundle:
             emotion=_emotion(models.child("emotion")),
         )
 
-    def read(self, model: ModelSpec, precision: str) -> bytes:
+    def read(self, model: ModelSpec, key: str) -> bytes:
         """`read_model` of this bundle."""
-        return read_model(self.path, model, precision)
+        return read_model(self.path, model, key)
+
+    def check(self, model: ModelSpec, key: str) -> Path:
+        """Where a file or directory of a model lies, its hash checked; BundleError as for `read_model`."""
+        spec = _spec(self.path, model, key)
+        path = self.path / spec.file
+        try:
+            found = digest(path)[0]
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        _expect_hash(path, spec, found)
+        return path
+
+
+def shipped() -> Path:
+    """The directory of the bundle that ships with facexp."""
+    return Path(str(importlib.resources.files("facexp") / "models"))
+
+
+def load_models(directory: Path) -> tuple[ModelSpec, ...]:
+    """The models of a bundle that may lack one still; BundleError as for `Bundle.load`."""
+    models = _read_manifest(directory).child("models")
+    return tuple(read(models.child(name)) for name, read in _READERS.items() if name in models.value)
 
 
 def load_keypoints(directory: Path) -> KeypointsSpec:
@@ -126,30 +165,54 @@ def load_keypoints(directory: Path) -> KeypointsSpec:
     return _keypoints(_read_manifest(directory).child("models").child("keypoints"))
 
 
-def read_model(directory: Path, model: ModelSpec, precision: str) -> bytes:
-    """The bytes of a model's ONNX file, as `Session` takes them, with their hash checked.
+def read_model(directory: Path, model: ModelSpec, key: str) -> bytes:
+    """The bytes of a model's file, as `Session` takes them, with their hash checked.
 
-    Raises BundleError when the model has no such precision, or the file is missing or differs from the manifest.
+    Raises BundleError when the model has no such file, or it is missing or differs from the manifest.
     """
-    try:
-        spec = model.files[precision]
-    except KeyError:
-        known = ", ".join(model.files)
-        message = f"{directory / MANIFEST}: model {model.name} has no {precision} file, it has {known}"
-        raise BundleError(message) from None
+    spec = _spec(directory, model, key)
     file = directory / spec.file
     try:
         content = file.read_bytes()
     except OSError as error:
-        why = error.strerror or str(error)
-        raise BundleError(f"{file}: cannot be read ({why}); the bundle is incomplete, install it again") from error
-    found = hashlib.sha256(content).hexdigest()
+        raise _unreadable(file, error) from error
+    _expect_hash(file, spec, hashlib.sha256(content).hexdigest())
+    return content
+
+
+def digest(path: Path) -> tuple[str, int]:
+    """SHA-256 in hex and size in bytes of a file, or of a directory with all that lies in it.
+
+    A directory's hash is that of the text which `sha256sum` prints for its files, in order of their paths relative to
+    it: "<hex>  <path>", a line each.
+    """
+    if not path.is_dir():
+        content = path.read_bytes()
+        return hashlib.sha256(content).hexdigest(), len(content)
+    files = {file.relative_to(path).as_posix(): digest(file) for file in path.rglob("*") if file.is_file()}
+    listing = "".join(f"{files[name][0]}  {name}\n" for name in sorted(files))
+    return hashlib.sha256(listing.encode()).hexdigest(), sum(size for _, size in files.values())
+
+
+def _spec(directory: Path, model: ModelSpec, key: str) -> FileSpec:
+    try:
+        return model.files[key]
+    except KeyError:
+        known = ", ".join(model.files)
+        raise BundleError(f"{directory / MANIFEST}: model {model.name} has no {key} file, it has {known}") from None
+
+
+def _unreadable(path: Path, error: OSError) -> BundleError:
+    why = error.strerror or str(error)
+    return BundleError(f"{path}: cannot be read ({why}); the bundle is incomplete, install it again")
+
+
+def _expect_hash(path: Path, spec: FileSpec, found: str) -> None:
     if found != spec.sha256:
         raise BundleError(
-            f"{file}: sha256 is {found[:12]}..., the manifest says {spec.sha256[:12]}...; "
+            f"{path}: sha256 is {found[:12]}..., the manifest says {spec.sha256[:12]}...; "
             "the file is damaged or was replaced, export or install the bundle again"
         )
-    return content
 
 
 def _read_manifest(directory: Path) -> _Node:
@@ -223,6 +286,9 @@ def _emotion(node: _Node) -> EmotionSpec:
     return EmotionSpec(**common, template=_points(how, "template"), heads=tuple(heads))
 
 
+_READERS: dict[str, Callable[[_Node], ModelSpec]] = {"keypoints": _keypoints, "emotion": _emotion}
+
+
 def _common(node: _Node, name: str, labels: tuple[str, ...]) -> dict[str, Any]:
     found = node.get("labels", list)
     if tuple(map(str, found)) != labels:
@@ -241,26 +307,30 @@ def _common(node: _Node, name: str, labels: tuple[str, ...]) -> dict[str, Any]:
     outputs = node.get("outputs", list)
     return {
         "name": name,
-        "files": {precision: _file(files.child(precision)) for precision in files.value},
+        "files": {key: _file(files, key) for key in files.value},
         "input": tensor,
         "outputs": tuple(
             _tensor(_Node(node.file, node.path(f"outputs[{index}]"), value)) for index, value in enumerate(outputs)
         ),
         "labels": labels,
         "size": size,
+        "preprocessing": how.value,
         "training": node.get("training", dict) if "training" in node.value else {},
         "figures": tuple(node.get("figures", list)) if "figures" in node.value else (),
     }
 
 
-def _file(node: _Node) -> FileSpec:
+def _file(files: _Node, key: str) -> FileSpec:
+    if key not in KEYS:
+        raise files.wrong(key, f"is none of {', '.join(KEYS)}")
+    node = files.child(key)
     name = node.get("file", str)
-    if not name or Path(name).name != name or "\\" in name:
+    if Path(name).name != name or name in ("", "..") or "\\" in name:
         raise node.wrong("file", f"must be a plain file name beside the manifest, got {_shown(name)}")
     sha256 = node.get("sha256", str)
     if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
         raise node.wrong("sha256", f"must be 64 lower-case hexadecimal digits, got {_shown(sha256)}")
-    return FileSpec(name, sha256, node.get("bytes", int))
+    return FileSpec(key, name, sha256, node.get("bytes", int))
 
 
 def _tensor(node: _Node) -> TensorSpec:

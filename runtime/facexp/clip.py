@@ -13,7 +13,9 @@ import numpy as np
 from facexp.errors import SourceError
 from facexp.geometry import Image
 from facexp.photo import opencv_name
+from facexp.reading import DEFAULTS, NOMINAL_FPS, Pace, ReadOptions
 
+_SEEK_EARLY_MS = 2000.0
 _STARTS = {
     b"\x1a\x45\xdf\xa3": "Matroska",
     b"FLV\x01": "FLV",
@@ -46,28 +48,33 @@ class Clip:
 
     def __init__(self, path: Path, kind: str) -> None:
         self._path, self._kind = path, kind
-        self._capture = cv2.VideoCapture(opencv_name(path), cv2.CAP_FFMPEG)
+        self._capture = _capture(path)
         if not self._capture.isOpened():
             raise SourceError(_cut_short(path, kind) or f"is a {kind} file that holds no picture FFmpeg can decode")
         rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = rate if 0 < rate <= 240 else 30.0
+        self.fps = rate if 0 < rate <= 240 else NOMINAL_FPS
         """Frames a second; 30 where the file names no sane rate."""
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.count = int(count) if 0 < count < 2**31 else None
         """How many frames the file claims; None where it does not say."""
 
-    def frames(self, every: int = 1) -> Iterator[tuple[int, float, Image]]:
-        """Number, time in ms and BGR (H, W, 3) uint8 pixels of each `every`-th frame; the file is closed at the end.
+    def frames(self, options: ReadOptions = DEFAULTS) -> Iterator[tuple[int, float, Image]]:
+        """Number, time in ms and BGR (H, W, 3) uint8 pixels of each wanted frame; the file is closed at the end.
 
+        Where reading starts later and the rate varies, the number is an estimate; the time is always the clip's own.
         A clip that breaks off gives the frames before, then raises SourceError with the reason alone.
         """
-        index, time_ms, step = 0, 0.0, 1000 / self.fps
+        pace, step = Pace(options), 1000 / self.fps
+        index, time_ms = self._skip(1000 * options.start_s), 0.0
+        first = index
         try:
             while self._capture.grab():
                 stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC)
                 # raw streams carry no times: the frame rate takes their place
-                time_ms = stamp if stamp > time_ms or index == 0 else time_ms + step
-                if index % every == 0:
+                time_ms = stamp if stamp > time_ms or index == first else time_ms + step
+                if time_ms >= 1000 * options.end_s:
+                    return
+                if pace.wants(index, time_ms):
                     ok, image = self._capture.retrieve()
                     if not ok:
                         break
@@ -78,6 +85,20 @@ class Clip:
         reason = _cut_short(self._path, self._kind) or self._ends_early(index, time_ms + step)
         if reason:
             raise SourceError(reason)
+
+    def _skip(self, start_ms: float) -> int:
+        """Go to a little before that time, without decoding what lies before; the number of the frame that is next."""
+        target_ms = start_ms - _SEEK_EARLY_MS
+        if target_ms <= 0:
+            return 0
+        # seeking goes by an even rate, and may land late where the rate varies; then all is read from the beginning
+        if self._capture.set(cv2.CAP_PROP_POS_MSEC, target_ms) and self._capture.grab():
+            index = round(self._capture.get(cv2.CAP_PROP_POS_FRAMES))
+            if index > 0 and self._capture.get(cv2.CAP_PROP_POS_MSEC) < start_ms:
+                return index
+        self._capture.release()
+        self._capture = _capture(self._path)
+        return 0
 
     def _ends_early(self, frames: int, end_ms: float) -> str | None:
         """Whether decoding stopped well before the end that the file claims: the decoder itself does not tell.
@@ -95,6 +116,10 @@ class Clip:
         if end_ms >= 0.9 * duration_ms:
             return None
         return f"breaks off after frame {frames - 1} of {self.count}, at {end_ms / 1000:.1f} s: the file is damaged"
+
+
+def _capture(path: Path) -> cv2.VideoCapture:
+    return cv2.VideoCapture(opencv_name(path), cv2.CAP_FFMPEG)
 
 
 def _cut_short(path: Path, kind: str) -> str | None:

@@ -28,7 +28,7 @@ _FINE = 960
 _COARSE = 320
 _COARSE_ABOVE = 480
 # two boxes are the same face when this share of the smaller one lies in the other; also what lies inside a large face
-_SAME = 0.5
+SAME = 0.5
 # OpenCV 4.14 computes with memory it never wrote where a side is 32 pixels or less: the same image then has other faces
 # at each call. From 64 on, the raw outputs were bit-identical for all sizes tried.
 _LEAST = 64
@@ -163,12 +163,12 @@ def _to_bgr(image: Image) -> Image:
 def _distinct(found: list[Detection]) -> list[Detection]:
     kept: list[Detection] = []
     for face in sorted(found, key=lambda face: -face.score):
-        if all(_shared(face.box, other.box) <= _SAME for other in kept):
+        if all(shared(face.box, other.box) <= SAME for other in kept):
             kept.append(face)
     return kept
 
 
-def _shared(a: Box, b: Box) -> float:
+def shared(a: Box, b: Box) -> float:
     """Which share of the smaller box lies in the other."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])

@@ -1,4 +1,4 @@
-"""What a person looks at: boxes, points and labels on a copy of the picture."""
+"""What a person looks at: boxes, points, labels and probabilities on a copy of the picture."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ _SHIFT = 4
 def annotate(image: Image, faces: Sequence[Face]) -> Image:
     """A copy of a BGR (H, W, 3) or gray (H, W) uint8 picture with each face's box, points and emotion, BGR (h, w, 3).
 
+    Points and emotion are the smoothed ones where there are any. The probabilities stand as bars beside or below the
+    face where they cover no other: all of them, or the three largest where there is less room, or none.
     The copy has the picture's size, or a whole multiple of it where the picture is smaller than SMALLEST. A face
     may lie partly or wholly outside.
     """
@@ -56,16 +58,30 @@ def annotate(image: Image, faces: Sequence[Face]) -> Image:
     # the labels last: a neighbour's box must not run through them
     for face in faces:
         plates.append(_label(drawn, face, grow, longer, plates))
+    # the bars only where they are in nobody's way
+    taken = plates + [_outside(face, grow) for face in faces]
+    for face, plate in zip(faces, plates, strict=True):
+        taken += _bars(drawn, face, grow, longer, taken, max(plate[3], _outside(face, grow)[3]))
     return drawn
 
 
 def _colour(face: Face) -> Colour:
-    return COLOURS.get(face.emotion.label, (255, 255, 255))
+    return COLOURS.get(face.shown.emotion.label, (255, 255, 255))
 
 
 def _corners(face: Face, grow: int) -> tuple[int, int, int, int]:
     x, y, w, h = (round(grow * value) for value in face.box)
     return x, y, x + w - 1, y + h - 1
+
+
+def _outside(face: Face, grow: int) -> Rectangle:
+    left, top, right, bottom = _corners(face, grow)
+    return left, top, right + 1, bottom + 1
+
+
+def _letter(face: Face, grow: int, longer: int) -> float:
+    """Height of a capital letter: by the face's size, but never too small on a screen that shows the whole picture."""
+    return min(max(11.0, 0.013 * longer, 0.1 * grow * face.box[2]), 0.05 * longer)
 
 
 def _box(canvas: Image, face: Face, grow: int, longer: int) -> None:
@@ -81,7 +97,7 @@ def _box(canvas: Image, face: Face, grow: int, longer: int) -> None:
 def _points(canvas: Image, face: Face, grow: int) -> None:
     side = grow * float(np.sqrt(face.box[2] * face.box[3]))
     radius = max(1.0, side / 90)
-    places = (np.asarray(face.keypoints, np.float64) + 0.5) * grow - 0.5
+    places = (np.asarray(face.shown.keypoints, np.float64) + 0.5) * grow - 0.5
     for x, y in np.round(places * 2**_SHIFT).astype(int).tolist():
         if radius >= 1.5:
             cv2.circle(canvas, (x, y), round((radius + 1) * 2**_SHIFT), (0, 0, 0), -1, cv2.LINE_AA, _SHIFT)
@@ -89,12 +105,12 @@ def _points(canvas: Image, face: Face, grow: int) -> None:
 
 
 def _label(canvas: Image, face: Face, grow: int, longer: int, taken: Sequence[Rectangle]) -> Rectangle:
-    label = face.emotion.label
-    text = f"{label} {100 * face.emotion.probabilities[label]:.0f}%"
+    emotion = face.shown.emotion
+    name = "" if face.id is None else f"#{face.id} "
+    text = f"{name}{emotion.label} {100 * emotion.probabilities[emotion.label]:.0f}%"
     left, top, right, bottom = _corners(face, grow)
     height, width = canvas.shape[:2]
-    # by the face's size, but never too small to read on a screen that shows the whole picture
-    letter = min(max(11.0, 0.013 * longer, 0.1 * (right - left)), 0.05 * longer)
+    letter = _letter(face, grow, longer)
     unit = cv2.getTextSize("H", _FONT, 1.0, 1)[0][1]
     plate, pad, thick, base = _plate(text, letter, unit)
     fit = min(width / plate[0], height / plate[1])
@@ -133,10 +149,47 @@ def _place(
     inside = [min(max(y, 0), lowest) for y in (top, bottom + 1 - plate[1])]
     places = outside + inside
 
-    def free(y: int) -> bool:
-        end = (x + plate[0], y + plate[1])
-        return not any(
-            x < right and end[0] > left and y < bottom and end[1] > top for left, top, right, bottom in taken
-        )
+    return x, next((y for y in places if _free((x, y, x + plate[0], y + plate[1]), taken)), places[0])
 
-    return x, next((y for y in places if free(y)), places[0])
+
+def _free(place: Rectangle, taken: Sequence[Rectangle]) -> bool:
+    return not any(
+        place[0] < right and place[2] > left and place[1] < bottom and place[3] > top
+        for left, top, right, bottom in taken
+    )
+
+
+def _bars(canvas: Image, face: Face, grow: int, longer: int, taken: Sequence[Rectangle], below: int) -> list[Rectangle]:
+    """Draw a bar for each probability beside the face or from `below` on; the place they took, none without room."""
+    shares = list(face.shown.emotion.probabilities.items())
+    letter = max(0.012 * longer, 9.0)
+    unit = cv2.getTextSize("H", _FONT, 1.0, 1)[0][1]
+    thick = max(1, round(letter / 10))
+    names = max(cv2.getTextSize(name, _FONT, letter / unit, thick)[0][0] for name, _ in shares)
+    pad, row, longest = round(0.6 * letter), round(1.7 * letter), round(4 * letter)
+    width = names + longest + 3 * pad
+    height, across = canvas.shape[:2]
+    left, top, right, _ = _outside(face, grow)
+    middle = max(0, min(left, across - width))
+    for chosen in (shares, sorted(shares, key=lambda share: -share[1])[:3]):
+        deep = row * len(chosen) + pad
+        beside = min(max(top, 0), height - deep)
+        places = [(right + pad, beside), (left - pad - width, beside), (middle, below + pad)]
+        for x, y in places:
+            place = (x, y, x + width, y + deep)
+            if min(x, y) < 0 or place[2] > across or place[3] > height or not _free(place, taken):
+                continue
+            # the picture shows through
+            ground = canvas[y : place[3], x : place[2]]
+            ground[:] = ground // 4
+            for number, (name, share) in enumerate(chosen):
+                base = y + pad + number * row
+                end = (x + pad, base + round(letter))
+                cv2.putText(canvas, name, end, _FONT, letter / unit, (255, 255, 255), thick, cv2.LINE_AA)
+                start = x + 2 * pad + names
+                cv2.rectangle(canvas, (start, base), (start + longest - 1, end[1]), (90, 90, 90), -1)
+                if filled := round(share * longest):
+                    colour = COLOURS.get(name, (255, 255, 255))
+                    cv2.rectangle(canvas, (start, base), (start + filled - 1, end[1]), colour, -1)
+            return [place]
+    return []

@@ -96,6 +96,13 @@ class Framing:
         side = float(np.sqrt(w * h))
         return Square(x + w / 2 - 0.5 + self.dx * side, y + h / 2 - 0.5 + self.dy * side, self.scale * side)
 
+    def box(self, square: Square, aspect: float = 1.0) -> tuple[float, float, float, float]:
+        """The box (x, y, w, h) that lies in a square, `aspect` times as wide as it is high: `square` backwards."""
+        side = square.side / self.scale
+        width, height = side * np.sqrt(aspect), side / np.sqrt(aspect)
+        x, y = square.x + 0.5 - self.dx * side, square.y + 0.5 - self.dy * side
+        return float(x - width / 2), float(y - height / 2), float(width), float(height)
+
 
 def check_image(image: Image) -> None:
     """ValueError unless the array is a uint8 image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not empty."""

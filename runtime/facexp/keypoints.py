@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facexp.bundle import KeypointsSpec
-from facexp.geometry import Image, Matrix, Points, Square, align, compose, cut, interocular, square_matrix, transform
+from facexp.geometry import (
+    Image,
+    Matrix,
+    Points,
+    Square,
+    align,
+    compose,
+    cut,
+    interocular,
+    invert,
+    square_matrix,
+    transform,
+    zoom_of,
+)
 from facexp.session import Session
+
+# 99.5% of the validation faces with a detector score of 0.9 or more drift less than this, and about one in six of what
+# is found beside the faces at scores of 0.3 to 0.7; in the sample photos no alarm does
+MOST_DRIFT = 0.05
+"""What drifts more is no face, or one that cannot be read well (profiles)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +40,12 @@ class Found:
     points: NDArray[np.float32]
     """(N, 15, 2) in pixels of that crop."""
     drift: NDArray[np.float64]
-    """(N,) mean distance of the first look's points from the second's, over the inter-ocular distance. What is no face
+    """(N,) mean distance of the last two looks' points from each other, over the inter-ocular distance. What is no face
     gives other points in each frame."""
+
+    def rows(self, chosen: Sequence[int] | NDArray[np.intp]) -> Found:
+        """Those of some of the faces."""
+        return Found([self.placed[row] for row in chosen], self.points[list(chosen)], self.drift[list(chosen)])
 
 
 class KeypointFinder:
@@ -44,12 +67,29 @@ class KeypointFinder:
         points depend little on the first frame, which in a video is another one each time. Where the network fails the
         points are those of an average face.
         """
-        first = self._look(grays, placed)
-        moves = [self._centring(points) for points in first]
-        placed = [compose(move, matrix) for move, matrix in zip(moves, placed, strict=True)]
-        second = self._look(grays, placed)
-        moved = np.array([transform(points, move) for points, move in zip(first, moves, strict=True)])
-        return Found(placed, second, self._drift(moved.reshape(second.shape), second))
+        return self._look_again(grays, placed, self._look(grays, placed))
+
+    def follow(self, gray: Image, last: Found) -> Found:
+        """The points of faces in the frame after the one where they were found.
+
+        The last frame's points take the place of the first look: one look is enough, and tells whether the face is
+        still there. Where a head has moved so far that the two disagree, a second look is taken.
+        """
+        found = self._look_again([gray] * len(last.placed), last.placed, last.points)
+        moved = np.flatnonzero(found.drift > MOST_DRIFT)
+        if not len(moved):
+            return found
+        again = self._look_again([gray] * len(moved), [found.placed[row] for row in moved], found.points[moved])
+        placed = dict(enumerate(found.placed)) | dict(zip(moved.tolist(), again.placed, strict=True))
+        found.points[moved], found.drift[moved] = again.points, again.drift
+        return Found(list(placed.values()), found.points, found.drift)
+
+    def middle(self, matrix: Matrix, points: Points) -> Square:
+        """Where the training square lies round a face of these (15, 2) points of the crop that the matrix describes."""
+        centred = compose(self._centring(points), matrix)
+        half = (self._spec.size - 1) / 2
+        x, y = transform(np.array([half, half], np.float32), invert(centred)).tolist()
+        return Square(x, y, self._spec.size / zoom_of(centred))
 
     def find_in_crops(self, grays: list[Image]) -> Found:
         """As `find`, for gray images that one face each fills."""
@@ -57,6 +97,13 @@ class KeypointFinder:
         # the mean side shares the damage, and the second look mends what it can
         squares = [Square((w - 1) / 2, (h - 1) / 2, float(np.sqrt(w * h))) for h, w in (gray.shape for gray in grays)]
         return self.find(grays, [square_matrix(square, self._spec.size) for square in squares])
+
+    def _look_again(self, grays: list[Image], placed: list[Matrix], points: NDArray[np.float32]) -> Found:
+        moves = [self._centring(each) for each in points]
+        placed = [compose(move, matrix) for move, matrix in zip(moves, placed, strict=True)]
+        found = self._look(grays, placed)
+        moved = np.array([transform(each, move) for each, move in zip(points, moves, strict=True)])
+        return Found(placed, found, self._drift(moved.reshape(found.shape), found))
 
     def _look(self, grays: list[Image], placed: list[Matrix]) -> NDArray[np.float32]:
         points = self._session.run(cut(grays, placed, self._spec.size))["keypoints"]

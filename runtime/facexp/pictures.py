@@ -5,6 +5,7 @@ Files are written beside and then renamed, so that a half-written one never show
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterable
@@ -15,11 +16,12 @@ from typing import Self
 import cv2
 import numpy as np
 
+from facexp.address import STDIN, is_live
 from facexp.draw import annotate
 from facexp.errors import FacexpError
 from facexp.geometry import Image
 from facexp.photo import opencv_name
-from facexp.sources import Shot, root
+from facexp.sources import Shot, listed, root
 from facexp.types import Frame
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -38,7 +40,7 @@ class PictureSink:
 
     Photos keep their format, clips become MP4 at their own pace. Two sources of one name get two files (x, x-2), and
     no source is ever written over; the file of an earlier run is replaced. Leaving the `with` block by an exception
-    removes the clip that is being written.
+    removes the clip that is being written, but not the recording of a live source, which ends in no other way.
     """
 
     def __init__(self, folder: Path, sources: Iterable[str] = ()) -> None:
@@ -49,7 +51,9 @@ class PictureSink:
         real = folder.resolve()
         self._folder = folder
         self._sources: list[Path] = []
-        for name in sources:
+        for name, _ in listed(sources):
+            if name == STDIN or is_live(name):
+                continue
             source = root(name).resolve()
             # a folder's results lie in a folder of its name
             if source.is_dir() and (real == source or (Path(name).is_dir() and real == source.parent)):
@@ -64,6 +68,7 @@ class PictureSink:
         self._used: dict[str, int] = {}
         self._clip: _ClipFile | None = None
         self._last: tuple[str, int] | None = None
+        self._live = False
 
     def __enter__(self) -> Self:
         return self
@@ -73,6 +78,10 @@ class PictureSink:
     ) -> None:
         if kind is None:
             self.finish()
+        elif self._clip is not None and self._live:
+            # what goes up is the reason to stop, not how the last clip fared
+            with contextlib.suppress(SinkError):
+                self.finish()
         elif self._clip is not None:
             self._clip.abandon()
 
@@ -89,6 +98,7 @@ class PictureSink:
             save_picture(self._target(shot, None), annotate(shot.image, frame.faces))
             return
         new = self._last is None
+        self._live = shot.captured_s is not None
         self._last = (shot.source, shot.index)
         if new:
             self._clip = _ClipFile(self._target(shot, ".mp4"), shot.fps)

@@ -2,38 +2,52 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
+from facexp.analyzer import Analyzer
 from facexp.errors import SourceError
+from facexp.reading import DEFAULTS, ReadOptions
 from facexp.sources import Shot, Source
+from facexp.tracking import SMOOTH_S, Tracker
 from facexp.types import Frame
-
-if TYPE_CHECKING:
-    from facexp.analyzer import Analyzer
 
 
 def analyze_sources(
-    analyzer: Analyzer, sources: Iterable[Source], every: int = 1, face_crops: bool = False
+    analyzer: Analyzer,
+    sources: Iterable[Source],
+    options: ReadOptions = DEFAULTS,
+    face_crops: bool = False,
+    *,
+    detect_every: int | None = None,
+    smooth: float = SMOOTH_S,
 ) -> Iterator[tuple[Frame, Shot | None]]:
     """Each picture's record, with the picture itself; the largest face first.
 
-    `every` takes each so-manieth frame of a clip. With `face_crops` each picture is one face and no detector runs.
+    `options` say which frames are taken. Where pictures follow each other in time faces are followed; `detect_every`
+    and `smooth` are as for `Tracker`. With `face_crops` each picture is one face and no detector runs.
     A source that cannot be read gives a Frame whose `error` says why, without a picture, and the next one follows.
     """
     for source in sources:
-        index = 0
+        index, tracker = 0, None
         try:
-            for shot in source.shots(every):
-                yield analyze_shot(analyzer, shot, face_crops), shot
-                index = shot.index + every
+            for shot in source.shots(options):
+                # only pictures that follow each other in time have a rate
+                if tracker is None and shot.fps is not None and not face_crops:
+                    tracker = Tracker(analyzer, detect_every=detect_every, smooth=smooth)
+                yield analyze_shot(analyzer, shot, face_crops, tracker), shot
+                index = shot.index + options.every
         except SourceError as error:
             yield Frame(source.name, index, 0.0, None, None, None, (), None, str(error)), None
 
 
-def analyze_shot(analyzer: Analyzer, shot: Shot, face_crops: bool = False) -> Frame:
-    """The record of one picture."""
-    faces = analyzer.analyze_crops([shot.image]) if face_crops else analyzer.analyze(shot.image)
+def analyze_shot(analyzer: Analyzer, shot: Shot, face_crops: bool = False, tracker: Tracker | None = None) -> Frame:
+    """The record of one picture; `tracker` follows its faces from the pictures before."""
+    if tracker is not None:
+        faces, timings = tracker.track(shot.image, shot.time_ms), tracker.timings
+    else:
+        faces = analyzer.analyze_crops([shot.image]) if face_crops else analyzer.analyze(shot.image)
+        timings = analyzer.timings
     height, width = shot.image.shape[:2]
     return Frame(
         source=shot.source,
@@ -43,5 +57,7 @@ def analyze_shot(analyzer: Analyzer, shot: Shot, face_crops: bool = False) -> Fr
         height=height,
         device=analyzer.device,
         faces=tuple(faces),
-        timings=analyzer.timings,
+        timings=timings,
+        age_ms=None if shot.captured_s is None else 1000 * (time.monotonic() - shot.captured_s),
+        dropped=shot.dropped,
     )

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
+import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facexp.bundle import ModelSpec, TensorSpec
+from facexp.engines import ENGINES, has_cuda, one_line
 from facexp.errors import BundleError, DeviceError
 
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
 """What a caller may ask for."""
+BACKENDS: dict[str, str] = {"onnxruntime": "onnx", "litert": "tflite"}
+"""What runs the networks -> the format of the files that it takes."""
 
-_PROVIDERS: dict[str, list[str]] = {
-    "cpu": ["CPUExecutionProvider"],
-    "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
-}
-_DTYPES: dict[str, str] = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 # memory of a batch grows with its size and speed does not: a crowd or a folder of crops goes through in pieces
 _CHUNK = 64
-# onnxruntime reports a provider that cannot start as log lines; `Session` raises that as one error instead
-_LOG_FATAL = 4
-_LOG_WARNING = 2
 
 
-def candidates(device: str) -> tuple[str, ...]:
+def candidates(device: str, backend: str = "onnxruntime") -> tuple[str, ...]:
     """The devices to try for what was asked, best first; "auto" tries CUDA where onnxruntime was built for it.
 
     Being in this list promises nothing: only a live `Session` tells. Raises ValueError for an unknown device.
@@ -36,35 +30,46 @@ def candidates(device: str) -> tuple[str, ...]:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
     if device != "auto":
         return (device,)
-    return ("cuda", "cpu") if "CUDAExecutionProvider" in _onnxruntime().get_available_providers() else ("cpu",)
+    return ("cuda", "cpu") if backend == "onnxruntime" and has_cuda() else ("cpu",)
 
 
 class Session:
-    """One model in onnxruntime, warmed up. Not for use by two threads at once."""
+    """One model in onnxruntime or LiteRT, warmed up. Not for use by two threads at once."""
 
-    def __init__(self, model: bytes, spec: ModelSpec, *, device: str, threads: int | None = None) -> None:
-        """Load `model` (the bytes of an ONNX file), check that it is what `spec` says, and run it once.
+    def __init__(
+        self, model: bytes, spec: ModelSpec, key: str, *, device: str = "cpu", threads: int | None = None
+    ) -> None:
+        """Load `model`, the bytes of the file `key` of a model, check that it is what `spec` says, and run it once.
 
-        `device` is "cpu" or "cuda"; `threads` bounds the threads inside one operator, None leaves it to onnxruntime.
-        Raises DeviceError when the live session does not run on `device` or onnxruntime is missing, BundleError when
+        `key` is as in the manifest, "int8.onnx": its ending tells what runs the file. `device` is "cpu" or "cuda";
+        `threads` bounds the threads inside one operator, None leaves it to onnxruntime.
+        Raises DeviceError when the live session does not run on `device` or the library is missing, BundleError when
         the model cannot be loaded or differs from `spec`, ValueError for an unknown device or threads < 1.
         """
-        if device not in _PROVIDERS:
-            raise ValueError(f"a session runs on one of {', '.join(_PROVIDERS)}, got {device!r}")
+        if device not in DEVICES[1:]:
+            raise ValueError(f"a session runs on one of {', '.join(DEVICES[1:])}, got {device!r}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads must be None or at least 1, got {threads}")
+        form = key.rpartition(".")[2]
+        if form not in ENGINES:
+            raise ValueError(f"a session runs files of {', '.join(ENGINES)}, got {key!r}")
         self._spec = spec
         self._device = device
-        self._session = _open(model, spec.name, device, threads)
-        self._check_tensors("input", (spec.input,), self._session.get_inputs())
-        self._check_tensors("output", spec.outputs, self._session.get_outputs())
-        self._names = [output.name for output in spec.outputs]
+        self._engine = ENGINES[form](model, spec.name, device, threads)
+        self._check_tensors("input", (spec.input,), self._engine.inputs)
+        self._check_tensors("output", spec.outputs, self._engine.outputs)
+        self._check_metadata()
         self._warm_up()
 
     @property
     def device(self) -> str:
         """The device that really runs: "cpu" or "cuda"."""
         return self._device
+
+    @property
+    def metadata(self) -> str | None:
+        """The JSON text in which the file says what it is, None where it says nothing."""
+        return self._engine.metadata
 
     def run(self, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Output name -> float32 array with a row per input, for a uint8 batch (N, H, W, 1) of any N, also 0.
@@ -82,11 +87,10 @@ class Session:
         parts = [self._run(batch[start : start + _CHUNK]) for start in range(0, len(batch), _CHUNK)]
         if len(parts) == 1:
             return parts[0]
-        return {name: np.concatenate([part[name] for part in parts]) for name in self._names}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _run(self, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        outputs = self._session.run(self._names, {self._spec.input.name: batch})
-        return dict(zip(self._names, outputs, strict=True))
+        return self._engine.run(self._spec.input.name, batch)
 
     def _warm_up(self) -> None:
         # the first run allocates and, on CUDA, loads kernels: a driver that cannot run shows here, not at a first face
@@ -95,57 +99,26 @@ class Session:
             self._run(blank)
         except Exception as error:
             kind = DeviceError if self._device == "cuda" else BundleError
-            raise kind(f"model {self._spec.name} does not run on {self._device}: {_one_line(error)}") from error
+            raise kind(f"model {self._spec.name} does not run on {self._device}: {one_line(error)}") from error
 
-    def _check_tensors(self, what: str, expected: Sequence[TensorSpec], found: Sequence[Any]) -> None:
+    def _check_metadata(self) -> None:
+        if self.metadata is None:
+            return
+        spec = self._spec
+        try:
+            says = json.loads(self.metadata)
+            found = {key: says[key] for key in ("task", "labels", "preprocessing")}
+        except (ValueError, TypeError, KeyError) as error:
+            raise BundleError(f"model {spec.name}: the file's metadata cannot be read ({one_line(error)})") from error
+        expected = {"task": spec.name, "labels": list(spec.labels), "preprocessing": dict(spec.preprocessing)}
+        for key, value in expected.items():
+            if found[key] != value:
+                raise BundleError(
+                    f"model {spec.name}: the file's metadata has another {key} than the manifest; export it again"
+                )
+
+    def _check_tensors(self, what: str, expected: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> None:
         says = {tensor.name: (tensor.dtype, tensor.row) for tensor in expected}
-        has = {node.name: (_DTYPES.get(node.type, node.type), tuple(node.shape[1:])) for node in found}
+        has = {tensor.name: (tensor.dtype, tensor.row) for tensor in found}
         if says != has:
             raise BundleError(f"model {self._spec.name}: the file's {what} is {has}, the manifest says {says}")
-
-
-def _open(model: bytes, name: str, device: str, threads: int | None) -> Any:
-    runtime = _onnxruntime()
-    if device == "cuda" and "CUDAExecutionProvider" not in runtime.get_available_providers():
-        raise DeviceError(
-            f"device 'cuda': onnxruntime {runtime.__version__} here has no CUDA; "
-            'uninstall onnxruntime, then run: pip install "facexp[gpu]"'
-        )
-    options = runtime.SessionOptions()
-    options.log_severity_level = _LOG_FATAL
-    options.inter_op_num_threads = 1
-    # idle threads that spin take the cores from OpenCV's detector: on 2 cores, 55 ms of CPU a frame against 24
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if device == "cuda":
-        # a failure to load CUDA's libraries goes through the process-wide logger, whose level cannot be asked for
-        runtime.set_default_logger_severity(_LOG_FATAL)
-    try:
-        # without `enable_fallback=0` onnxruntime would print to stdout and go on with the CPU
-        session = runtime.InferenceSession(model, options, providers=_PROVIDERS[device], enable_fallback=0)
-    except Exception as error:
-        kind = DeviceError if device == "cuda" else BundleError
-        raise kind(f"model {name} cannot be loaded on {device}: {_one_line(error)}") from error
-    finally:
-        if device == "cuda":
-            runtime.set_default_logger_severity(_LOG_WARNING)
-    running = session.get_providers()
-    if running[0] != _PROVIDERS[device][0]:
-        raise DeviceError(
-            f"device '{device}': the live session runs on {running[0]}; check the NVIDIA driver (nvidia-smi) and that "
-            f"the CUDA and cuDNN versions which onnxruntime-gpu {runtime.__version__} needs are installed"
-        )
-    return session
-
-
-def _onnxruntime() -> Any:
-    try:
-        # imported on first use: names, labels and geometry work without it
-        return importlib.import_module("onnxruntime")
-    except ImportError as error:
-        raise DeviceError(f'onnxruntime cannot be imported ({error}); run: pip install "facexp[cpu]"') from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

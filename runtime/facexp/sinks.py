@@ -12,10 +12,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from facexp.geometry import KEYPOINTS
+from facexp.geometry import KEYPOINTS, Points
 from facexp.labels import SEVEN
 from facexp.sources import Shot, printable
-from facexp.types import Face, Frame
+from facexp.types import Emotion, Face, Frame
 
 
 class Stream(Protocol):
@@ -37,11 +37,13 @@ class Sink(Protocol):
 
 def frame_record(frame: Frame) -> dict[str, Any]:
     """The frame as plain JSON data, rounded to what it is worth: the schema that the README describes."""
-    record: dict[str, Any] = {"schema": 1, "source": frame.source, "frame": frame.index}
+    record: dict[str, Any] = {"schema": 2, "source": frame.source, "frame": frame.index}
     if frame.error is not None:
         return record | {"error": frame.error}
+    record["time_ms"] = round(frame.time_ms, 1)
+    if frame.age_ms is not None:
+        record |= {"age_ms": round(frame.age_ms, 1), "dropped": frame.dropped}
     record |= {
-        "time_ms": round(frame.time_ms, 1),
         "width": frame.width,
         "height": frame.height,
         "device": frame.device,
@@ -55,15 +57,25 @@ def frame_record(frame: Frame) -> dict[str, Any]:
 
 
 def _face_record(face: Face) -> dict[str, Any]:
-    return {
+    record = {
+        "id": face.id,
         "box": [round(float(value), 2) for value in face.box],
         "score": round(float(face.score), 4),
+        **_reading(face.keypoints, face.emotion),
+    }
+    if face.smoothed is not None:
+        record["smoothed"] = _reading(face.smoothed.keypoints, face.smoothed.emotion)
+    return record
+
+
+def _reading(keypoints: Points, emotion: Emotion) -> dict[str, Any]:
+    return {
         "keypoints": {
-            name: [round(x, 2), round(y, 2)] for name, (x, y) in zip(KEYPOINTS, face.keypoints.tolist(), strict=True)
+            name: [round(x, 2), round(y, 2)] for name, (x, y) in zip(KEYPOINTS, keypoints.tolist(), strict=True)
         },
         "emotion": {
-            "label": face.emotion.label,
-            "probabilities": {name: round(float(p), 4) for name, p in face.emotion.probabilities.items()},
+            "label": emotion.label,
+            "probabilities": {name: round(float(p), 4) for name, p in emotion.probabilities.items()},
         },
     }
 
@@ -89,19 +101,28 @@ class JsonlSink(_LineSink):
 
 
 class CsvSink(_LineSink):
-    """One row a face; a frame without a face gives one row with empty face columns. The heading goes out at once."""
+    """One row a face; a frame without a face gives one row with empty face columns. The heading goes out at once.
+
+    Emotion and points are the raw ones, also where there are smoothed ones.
+    """
 
     def __init__(self, stream: Stream, labels: Sequence[str] = SEVEN) -> None:
         super().__init__(stream)
         self._labels = tuple(labels)
         box = ["box_x", "box_y", "box_w", "box_h"]
         points = [f"{name}_{axis}" for name in KEYPOINTS for axis in "xy"]
-        self._face = ["face", *box, "score", "emotion", *(f"prob_{label}" for label in self._labels), *points]
-        self._rows([["source", "frame", "time_ms", *self._face, "error"]])
+        self._face = ["face", "id", *box, "score", "emotion", *(f"prob_{label}" for label in self._labels), *points]
+        self._rows([["source", "frame", "time_ms", "age_ms", "dropped", *self._face, "error"]])
 
     def write(self, frame: Frame, shot: Shot | None = None) -> None:
         """Write the frame's rows."""
-        start = [frame.source, frame.index, "" if frame.error is not None else round(frame.time_ms, 1)]
+        start = [
+            frame.source,
+            frame.index,
+            "" if frame.error is not None else round(frame.time_ms, 1),
+            "" if frame.age_ms is None else round(frame.age_ms, 1),
+            "" if frame.dropped is None else frame.dropped,
+        ]
         rows = [[*start, number, *self._values(face), ""] for number, face in enumerate(frame.faces)]
         self._rows(rows or [[*start, *[""] * len(self._face), frame.error or ""]])
 
@@ -110,7 +131,14 @@ class CsvSink(_LineSink):
         emotion = record["emotion"]
         points = [value for point in record["keypoints"].values() for value in point]
         probabilities = [emotion["probabilities"][label] for label in self._labels]
-        return [*record["box"], record["score"], emotion["label"], *probabilities, *points]
+        return [
+            "" if face.id is None else face.id,
+            *record["box"],
+            record["score"],
+            emotion["label"],
+            *probabilities,
+            *points,
+        ]
 
     def _rows(self, rows: Sequence[Sequence[object]]) -> None:
         text = io.StringIO()
@@ -133,8 +161,9 @@ class TextSink(_LineSink):
         lines = [f"{name}  {frame.width}x{frame.height}  {count}"]
         for number, face in enumerate(frame.faces):
             x, y, w, h = (round(value) for value in face.box)
-            first, *others = sorted(face.emotion.probabilities.items(), key=lambda item: -item[1])
+            first, *others = sorted(face.shown.emotion.probabilities.items(), key=lambda item: -item[1])
             second = f"  ({others[0][0]} {others[0][1]:.0%})" if others else ""
             emotion = f"{first[0]:<8} {first[1]:>4.0%}{second}"
-            lines.append(f"  {number}  {emotion:<28}  box {x},{y} {w}x{h}  score {face.score:.2f}")
+            who = str(number) if face.id is None else f"id {face.id}"
+            lines.append(f"  {who}  {emotion:<28}  box {x},{y} {w}x{h}  score {face.score:.2f}")
         self._put("\n".join(lines) + "\n")

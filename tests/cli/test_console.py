@@ -56,7 +56,7 @@ def test_a_signal_leaves_whole_lines(
     """Guards Ctrl-C at the worst moment: the reader is slow, the pipe is full, a line is half in it."""
     # a pipe takes 4 kB at once or not at all, and Python keeps what is left of 8 kB: only longer lines can break
     save_picture(tmp_path / "many.png", np.tile(astronaut[:256:2, 96:352:2], (4, 4, 1)))
-    process = start(*["many.png"] * 60, "--models", str(tiny_bundle), cwd=tmp_path)
+    process = start(*["many.png"] * 60, "--bundle", str(tiny_bundle), cwd=tmp_path)
     assert process.stdout is not None
     assert process.stderr is not None
     first = process.stdout.readline()
@@ -83,7 +83,7 @@ def test_ctrl_c_leaves_no_half_written_clip(tmp_path: Path, tiny_bundle: Path) -
     """Guards --save: the photos done are there, the clip that was being written is gone with its temporary file."""
     save_picture(tmp_path / "a.png", np.full((48, 64, 3), 90, np.uint8))
     write_clip(str(tmp_path / "x.mp4"), 2000)
-    options = ["--face-crops", "--models", str(tiny_bundle), "--save", "out"]
+    options = ["--face-crops", "--bundle", str(tiny_bundle), "--save", "out"]
     process = start("a.png", "x.mp4", *options, cwd=tmp_path)
     assert process.stdout is not None
     for _ in range(20):
@@ -98,7 +98,7 @@ def test_ctrl_c_leaves_no_half_written_clip(tmp_path: Path, tiny_bundle: Path) -
 def test_a_reader_that_goes_ends_the_run_quietly(tmp_path: Path, tiny_bundle: Path) -> None:
     """Guards `facexp-infer ... | head -1`."""
     write_clip(str(tmp_path / "x.mp4"), 300)
-    process = start("x.mp4", "--face-crops", "--models", str(tiny_bundle), cwd=tmp_path)
+    process = start("x.mp4", "--face-crops", "--bundle", str(tiny_bundle), cwd=tmp_path)
     assert process.stdout is not None
     assert process.stderr is not None
     assert json.loads(process.stdout.readline())["frame"] == 0
@@ -112,7 +112,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, tiny_bundle: Path) -> None:
     """Guards `> results.jsonl` on a full disk: said once, status 1, no traceback."""
     write_clip(str(tmp_path / "x.mp4"), 3)
     with Path("/dev/full").open("wb") as full:
-        process = start("x.mp4", "--models", str(tiny_bundle), cwd=tmp_path, stdout=full)
+        process = start("x.mp4", "--bundle", str(tiny_bundle), cwd=tmp_path, stdout=full)
         assert process.stderr is not None
         said = process.stderr.read()
     assert process.wait(20) == 1
@@ -131,7 +131,7 @@ def test_libraries_do_not_chatter(tmp_path: Path, tiny_bundle: Path) -> None:
     (tmp_path / "hurt.jpg").write_bytes(hurt)
     (tmp_path / "bad.tif").write_bytes(b"II*\0" + bytes(60))
     process = subprocess.run(
-        [*COMMAND, "Grüße.mp4", "cut.mp4", "hurt.jpg", "bad.tif", "--models", str(tiny_bundle)],
+        [*COMMAND, "Grüße.mp4", "cut.mp4", "hurt.jpg", "bad.tif", "--bundle", str(tiny_bundle)],
         cwd=tmp_path,
         capture_output=True,
         env={**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
@@ -151,7 +151,7 @@ def test_a_terminal_gets_text_and_a_progress_bar(tmp_path: Path, tiny_bundle: Pa
         out_master, out = pty.openpty()
         error_master, error = pty.openpty()
         fcntl.ioctl(error, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
-        arguments = ["x.mp4", "gone.jpg", "--models", str(tiny_bundle), *options]
+        arguments = ["x.mp4", "gone.jpg", "--bundle", str(tiny_bundle), *options]
         process = start(*arguments, cwd=tmp_path, stdout=out, stderr=error)
         os.close(out)
         os.close(error)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,7 @@ def run(tmp_path: Path, tiny_bundle: Path, astronaut: Any, monkeypatch: pytest.M
     save_picture(Path("blank.png"), np.full((48, 64, 3), 90, np.uint8))
 
     def invoke(*arguments: str) -> Result:
-        result = CliRunner().invoke(infer, [*arguments, "--models", str(tiny_bundle)])
+        result = CliRunner().invoke(infer, [*arguments, "--bundle", str(tiny_bundle)])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result
@@ -88,14 +91,29 @@ def test_what_cannot_be_read_does_not_stop_the_rest(run: Run) -> None:
         ["-x", "photo.png"],
         ["photo.png", "--format", "xml"],
         ["photo.png", "--emotions", "six"],
+        ["photo.png", "--labels", "mine"],
         ["photo.png", "--device", "tpu"],
+        ["photo.png", "--backend", "tensorrt"],
         ["photo.png", "--every", "0"],
+        ["photo.png", "--detect-every", "0"],
+        ["photo.png", "--smooth", "-1"],
         ["photo.png", "--threads", "0"],
         ["photo.png", "--max-faces", "0"],
         ["photo.png", "--min-score", "1.5"],
         ["photo.png", "--detector", "gone.onnx"],
         ["photo.png", "-q", "-v"],
         ["photo.png", "--save"],
+        ["photo.png", "--max-fps", "0"],
+        ["photo.png", "--duration", "0"],
+        ["photo.png", "--start", "-1"],
+        ["photo.png", "--timeout", "0"],
+        ["photo.png", "--policy", "newest"],
+        ["photo.png", "--raw", "64x48"],
+        ["-", "--raw", "64"],
+        ["-", "--raw", "0x48"],
+        ["photo.png", "--preview", "web"],
+        ["photo.png", "--preview", ":8000"],
+        ["photo.png", "--preview", "127.0.0.1:65536"],
         [".", "--save", "."],
     ],
 )
@@ -114,7 +132,7 @@ def test_a_bundle_or_detector_that_is_none_is_one_line(run: Run, tmp_path: Path,
     Path("none").mkdir()
     for result in (
         run("photo.png", "--detector", "x.onnx"),
-        CliRunner().invoke(infer, ["photo.png", "--models", "none"]),
+        CliRunner().invoke(infer, ["photo.png", "--bundle", "none"]),
     ):
         assert (result.exit_code, result.stdout) == (1, "")
         assert re.fullmatch(r"Error: .+\n", result.stderr)
@@ -134,7 +152,7 @@ def test_csv_and_text(run: Run) -> None:
 
 
 def test_options_reach_the_analyzer(run: Run, astronaut: Any) -> None:
-    """Guards --emotions, --min-score, --max-faces, --face-crops, --device and --threads."""
+    """Guards --emotions, --min-score, --max-faces, --face-crops, --device, --backend and --threads."""
 
     def faces(*arguments: str) -> list[dict[str, Any]]:
         (record,) = records(run(*arguments).stdout)
@@ -146,6 +164,7 @@ def test_options_reach_the_analyzer(run: Run, astronaut: Any) -> None:
     assert faces("photo.png", "--min-score", "1") == []
     (face,) = faces("photo.png", "--emotions", "five", "--threads", "1", "--device", "cpu")
     assert list(face["emotion"]["probabilities"]) == list(FIVE)
+    assert "model keypoints has no int8.tflite file" in run("photo.png", "--backend", "litert").stderr
     (crop,) = faces("blank.png", "--face-crops")
     assert (crop["box"], crop["score"]) == ([0.0, 0.0, 64.0, 48.0], 1.0)
 
@@ -156,6 +175,46 @@ def test_clips_and_every(run: Run) -> None:
     assert [record["frame"] for record in records(run("x.mp4").stdout)] == list(range(20))
     found = records(run("x.mp4", "--every", "7").stdout)
     assert [(record["frame"], record["time_ms"]) for record in found] == [(0, 0.0), (7, 700.0), (14, 1400.0)]
+    found = records(run("x.mp4", "--start", "0.5", "--duration", "1", "--max-fps", "5").stdout)
+    assert [record["frame"] for record in found] == [5, 7, 9, 11, 13]
+    assert not any("age_ms" in record for record in found)
+
+
+def test_what_stands_behind_an_endless_source_is_told(run: Run) -> None:
+    """Guards `facexp-infer 0 1`, whose second camera is never reached; and a list as a source."""
+    Path("list.txt").write_text("blank.png\n98\nblank.png\n")
+    result = run("@list.txt")
+    assert [record["source"] for record in records(result.stdout)] == ["blank.png", "98", "blank.png"]
+    assert result.stderr.startswith("Note: 98 is read until it ends, and only then what is named after it")
+    assert "is read until" not in run("@list.txt", "--duration", "1").stderr
+    assert "is read until" not in run("blank.png", "98").stderr
+
+
+def test_a_preview_that_cannot_be_served_is_wrong_usage(run: Run) -> None:
+    """Guards the line for a port that is taken, and for an extra that is missing."""
+    pytest.importorskip("uvicorn", reason="the preview comes with the extra `serve`")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        result = run("blank.png", "--preview", str(taken.getsockname()[1]))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert re.search(r"Error: --preview nothing can be served on 127\.0\.0\.1, port \d+: ", result.stderr)
+
+
+def test_a_preview_for_the_network_is_warned_of(run: Run) -> None:
+    """Guards the people in the picture: whoever opens it to others is told what that means, also with -q."""
+    pytest.importorskip("uvicorn", reason="the preview comes with the extra `serve`")
+    result = run("blank.png", "--preview", "0.0.0.0:0", "-q")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("Warning: the preview is open to the network")
+    assert "Warning" not in run("blank.png", "--preview", "0").stderr
+
+
+def test_a_missing_serve_extra_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the install command."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find_spec(name))
+    result = run("blank.png", "--preview", "0")
+    assert (result.exit_code, result.stderr) == (1, 'Error: uvicorn is not installed: pip install "facexp[serve]"\n')
 
 
 def test_save(run: Run) -> None:
@@ -194,6 +253,19 @@ def test_what_cannot_be_saved_does_not_stop_the_rest(run: Run) -> None:
     assert Path("out/blank.png").is_file()
 
 
+def test_faces_of_a_clip_are_followed(run: Run, astronaut: Any) -> None:
+    """Guards --detect-every and --smooth: ids and smoothed values in each frame's record; 0 turns smoothing off."""
+    writer = cv2.VideoWriter("face.mp4", cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10, (512, 512))
+    for _ in range(4):
+        writer.write(astronaut)
+    writer.release()
+    for arguments, looks, smoothed in (((), 1, True), (("--detect-every", "2", "--smooth", "0"), 2, False)):
+        found = records(run("face.mp4", *arguments).stdout)
+        assert [[face["id"] for face in record["faces"]] for record in found] == [[1]] * 4
+        assert all(("smoothed" in face) is smoothed for record in found for face in record["faces"])
+        assert sum(record["ms"]["detect"] > 0 for record in found) == looks
+
+
 def test_quiet_and_verbose(run: Run) -> None:
     """Guards what goes to standard error: notes by default, nothing with -q, models and speed with -v."""
     assert cv2.imwritemulti("x.tif", [np.full((8, 10), 90, np.uint8)] * 2)
@@ -211,8 +283,19 @@ def test_help_documents_every_option() -> None:
     text = CliRunner().invoke(infer, ["--help"], env={"COLUMNS": "200"}).output
     for flag in (
         *("--format [text|jsonl|csv]", "--save DIR", "--emotions [five|seven]", "--face-crops"),
-        *("--device [auto|cpu|cuda]", "--threads N", "--min-score", "--max-faces N", "--every N", "--detector PATH"),
-        *("--models DIR", "-q, --quiet", "-v, --verbose", "--version", "-h, --help"),
+        *(
+            "--device [auto|cpu|cuda]",
+            "--backend [onnxruntime|litert]",
+            "--threads N",
+            "--min-score",
+            "--max-faces N",
+            "--every N",
+            "--detector PATH",
+        ),
+        *("--detect-every N", "--smooth SECONDS", "--labels [ferplus|fer2013]"),
+        *("--max-fps N", "--start SECONDS", "--duration SECONDS", "--policy [latest|all]", "--timeout SECONDS"),
+        *("--raw WxH", "--preview [HOST:]PORT", "--bundle DIR", "-q, --quiet", "-v, --verbose", "--version"),
+        "-h, --help",
     ):
         assert re.search(rf"^  .*{re.escape(flag)}.* {{2,}}\S", text, re.MULTILINE), flag
     assert all(getattr(parameter, "help", "") for parameter in infer.params[1:])

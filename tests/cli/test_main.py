@@ -30,12 +30,12 @@ def test_help_lists_every_command() -> None:
     """Guards the overview: each command with its one line."""
     result = CliRunner().invoke(main.cli, ["--help"])
     assert result.exit_code == 0
-    assert list(main.COMMANDS) == ["infer", "demo", "train", "evaluate", "export"]
+    assert list(main.COMMANDS) == ["infer", "demo", "doctor", "train", "evaluate", "export", "verify"]
     for name in main.COMMANDS:
         assert f"\n  {name} " in result.output
 
 
-@pytest.mark.parametrize("command", ["", "infer", "demo", "train", "evaluate", "export"])
+@pytest.mark.parametrize("command", ["", "infer", "demo", "doctor", "train", "evaluate", "export", "verify"])
 def test_help_imports_nothing_heavy(command: str) -> None:
     """Guards a fast --help, and a base install in which most of these are missing."""
     code = f"""
@@ -121,7 +121,7 @@ def test_demo(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(facexp, "Analyzer", partial(facexp.Analyzer, bundle=tiny_bundle))
     result = CliRunner().invoke(main.cli, ["demo"])
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith('{"schema": 1, "source": "astronaut.png", "frame": 0')
+    assert result.stdout.startswith('{"schema": 2, "source": "astronaut.png", "frame": 0')
     assert result.stdout.count('"box"') == 1
     assert result.stderr == "Note: the annotated picture is facexp-demo.jpg\n"
     drawn = cv2.imread("facexp-demo.jpg")
@@ -138,3 +138,14 @@ def test_demo_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     result = CliRunner().invoke(main.cli, ["demo"])
     assert result.exit_code == 1
     assert result.stderr == 'Error: scikit-image is not installed: pip install "facexp[demo]"\n'
+
+
+def test_a_thread_that_hangs_does_not_hold_the_end_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the exit status where a camera's thread is left: Python's own end could wait for it or abort."""
+    ended: list[int] = []
+    monkeypatch.setattr(sys, "argv", ["facexp-infer", "--mistyped"])
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr("facexp.live.hangs", lambda: True)
+    with pytest.raises(SystemExit):
+        main.infer_main()
+    assert ended == [2]

@@ -12,6 +12,7 @@ import pytest
 from facexp_export import faces
 from facexp_export.errors import ExportError
 from facexp_export.faces import RealFaces, read_faces, real_faces
+from facexp_export.recipe import read_recipe
 from facexp_export.run import _without_paths
 from facexp_export.tasks import TASKS
 from facexp_train.emotion_data import read_emotion
@@ -20,7 +21,7 @@ from facexp_train.splits import pixel_hash
 
 
 def crops_of(task: str, data: Path) -> RealFaces:
-    return real_faces(read_faces(TASKS[task], data, 0), data)
+    return real_faces(read_faces(TASKS[task], data, 0), data, read_recipe())
 
 
 def test_emotion_faces_keep_to_their_split(emotion_run: Path, workspace: Path) -> None:
@@ -30,14 +31,14 @@ def test_emotion_faces_keep_to_their_split(emotion_run: Path, workspace: Path) -
     every = read_emotion(data)
     assert np.isin(pixel_hash(chosen.calibration), pixel_hash(every.part("train").images)).all()
     assert np.isin(pixel_hash(chosen.parity), pixel_hash(every.part("val").images)).all()
-    assert chosen.parity.shape == (288, 48, 48, 1)
+    assert chosen.parity.shape == (512, 48, 48, 1)
 
 
 def test_keypoint_faces_are_framed_as_a_detector_would(keypoint_run: Path, workspace: Path) -> None:
     """Guards crops cut by jittered squares: never the true square itself, the same ones every time."""
     data = workspace / "points"
     chosen = crops_of("keypoints", data)
-    assert chosen.parity.shape == (288, 96, 96, 1)
+    assert chosen.parity.shape == (512, 96, 96, 1)
     assert chosen.calibration.dtype == np.uint8
     np.testing.assert_array_equal(chosen.parity, crops_of("keypoints", data).parity)
     held = read_keypoints(data).part("val")
@@ -66,11 +67,11 @@ def test_face_of_both_splits_is_not_calibrated_on(
 def test_few_validation_faces_are_framed_again(
     keypoint_run: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards a file of 2,140 rows, whose tenth is fewer than 256 faces: other crops of the same faces serve."""
-    monkeypatch.setattr(faces, "PARITY_LEAST", 400)
+    """Guards a file of 2,140 rows, whose tenth is fewer than 512 faces: other crops of the same faces serve."""
+    monkeypatch.setattr(faces, "PARITY_LEAST", 700)
     parity = crops_of("keypoints", workspace / "points").parity
-    assert len(parity) == 400
-    assert len(np.unique(pixel_hash(parity))) == 400
+    assert len(parity) == 700
+    assert len(np.unique(pixel_hash(parity))) == 700
 
 
 @pytest.mark.parametrize(("task", "name"), [("emotion", "emotions"), ("keypoints", "points")])
@@ -79,7 +80,7 @@ def test_too_few_faces_are_an_error(
 ) -> None:
     """Guards ranges and verdicts out of a handful of faces."""
     monkeypatch.setattr(faces, "CALIBRATION_LEAST", 5000)
-    with pytest.raises(ExportError, match=r"training faces .* at least 5000 .* --data"):
+    with pytest.raises(ExportError, match=r"faces of train .* at least 5000 .* --data"):
         crops_of(task, workspace / name)
 
 

@@ -27,7 +27,7 @@ def evaluation(split: str, value: float) -> Evaluation:
 
 def test_the_file_says_task_and_precision(bundle: Path) -> None:
     model = BundleModel.open(bundle / "emotion.int8.onnx")
-    assert (model.task, model.precision) == ("emotion", "int8")
+    assert (model.task, model.key) == ("emotion", "int8.onnx")
     outputs = model.predict(np.zeros((3, 48, 48, 1), np.uint8))
     assert {name: values.shape for name, values in outputs.items()} == {"fer2013": (3, 7), "ferplus": (3, 7)}
 
@@ -40,7 +40,7 @@ def test_new_figures_take_the_place_of_old_ones(bundle: Path) -> None:
     int8.record(evaluation("val", 0.8))
     figures = Bundle.load(bundle).emotion.figures
     found = {(f["model"], f["split"]): f["value"] for f in figures}
-    assert found == {("float32", "val"): 0.6, ("int8", "test"): 0.7, ("int8", "val"): 0.8}
+    assert found == {("float32.onnx", "val"): 0.6, ("int8.onnx", "test"): 0.7, ("int8.onnx", "val"): 0.8}
     assert len(figures) == 3
     assert figures[-1]["command"] == "facexp evaluate emotion.int8.onnx DATA --split val"
     assert not list(bundle.glob("*.part"))

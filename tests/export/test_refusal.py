@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -16,14 +15,18 @@ import pytest
 from click.testing import CliRunner
 from onnx import numpy_helper
 
+from facexp.bundle import KEYS, digest
 from facexp_cli.export import export_command
-from facexp_export import bundle_writer, onnx_float, quantize
+from facexp_export import bundle_writer, steps
 from facexp_export.bundle_writer import export_run
 from facexp_export.errors import ExportError, ParityError
+from facexp_export.keras_model import load_model
+from facexp_export.steps import Job
+from facexp_export.tasks import TASKS
 
 
 def contents(directory: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in directory.iterdir()}
+    return {path.name: digest(path)[0] for path in directory.iterdir()}
 
 
 def edit(path: Path, change: Callable[[Any], None]) -> None:
@@ -53,17 +56,17 @@ def lose_a_range(graph: Any) -> None:
     weights[name].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights[name]) / np.float32(16), name))
 
 
-def after(patch: pytest.MonkeyPatch, module: Any, function: str, precision: str, change: Callable[[Any], None]) -> None:
-    """Change the file that a writing function wrote."""
-    write = getattr(module, function)
+def after(patch: pytest.MonkeyPatch, step: str, change: Callable[[Any], None]) -> None:
+    """Change the ONNX file that a step wrote."""
+    run_step = bundle_writer.run_step
 
-    def write_and_change(*arguments: Any) -> Any:
-        result = write(*arguments)
-        paths = [argument for argument in arguments if isinstance(argument, Path) and precision in argument.name]
-        edit(paths[-1], change)
-        return result
+    def run_and_change(job: Job) -> Any:
+        facts = run_step(job)
+        if job.step == step:
+            edit(job.out, change)
+        return facts
 
-    patch.setattr(module, function, write_and_change)
+    patch.setattr(bundle_writer, "run_step", run_and_change)
 
 
 @pytest.fixture
@@ -76,37 +79,34 @@ def shipped(bundle: Any, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("task", ["keypoints", "emotion"])
 @pytest.mark.parametrize(
-    ("module", "function", "precision", "change"),
+    ("step", "change"),
     [
-        (onnx_float, "write_float32", "float32", nudge_a_weight),
-        (onnx_float, "write_float32", "float32", scale_input_twice),
-        (quantize, "write_int8", "int8", lose_a_range),
+        ("float32.onnx", nudge_a_weight),
+        ("float32.onnx", scale_input_twice),
+        ("float16.onnx", scale_input_twice),
+        ("int8.onnx", lose_a_range),
     ],
 )
+@pytest.mark.usefixtures("replayed")
 def test_corrupted_file_is_refused(
-    bundle: Any,
-    shipped: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    task: str,
-    module: Any,
-    function: str,
-    precision: str,
-    change: Any,
+    bundle: Any, shipped: Path, monkeypatch: pytest.MonkeyPatch, task: str, step: str, change: Any
 ) -> None:
-    """Guards the whole point of parity: weights, preprocessing or ranges that went wrong after training."""
+    """Guards the whole point of the gate: weights, preprocessing or ranges that went wrong after training."""
     before = contents(shipped)
-    after(monkeypatch, module, function, precision, change)
-    with pytest.raises(ParityError, match=precision):
-        export_run(bundle.runs[task], shipped)
+    after(monkeypatch, step, change)
+    with pytest.raises(ParityError, match=step):
+        export_run(bundle.runs[task], shipped, recipe=bundle.recipe, overwrite=True)
     assert contents(shipped) == before
     assert [path.name for path in shipped.parent.iterdir()] == ["bundle"]
 
 
+@pytest.mark.usefixtures("replayed")
 def test_command_fails_with_the_table(bundle: Any, shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards exit status 1, the figures on stderr, and a stdout without a file that was not written."""
     before = contents(shipped)
-    after(monkeypatch, onnx_float, "write_float32", "float32", nudge_a_weight)
-    result = CliRunner().invoke(export_command, [str(bundle.runs["emotion"]), "--out", str(shipped)])
+    after(monkeypatch, "float32.onnx", nudge_a_weight)
+    arguments = [str(bundle.runs["emotion"]), "--out", str(shipped), "--recipe", str(bundle.recipe), "--overwrite"]
+    result = CliRunner().invoke(export_command, arguments)
     assert result.exit_code == 1
     assert "FAILED" in result.stderr
     assert "largest difference" in result.stderr
@@ -115,26 +115,30 @@ def test_command_fails_with_the_table(bundle: Any, shipped: Path, monkeypatch: p
     assert contents(shipped) == before
 
 
+@pytest.mark.usefixtures("replayed")
 def test_command_prints_the_files(bundle: Any, tmp_path: Path) -> None:
     """Guards the command's success: file names on stdout, the figures on stderr."""
     out = tmp_path / "new" / "bundle"
-    result = CliRunner().invoke(export_command, [str(bundle.runs["emotion"]), "--out", str(out)])
+    arguments = [str(bundle.runs["emotion"]), "--out", str(out), "--recipe", str(bundle.recipe)]
+    result = CliRunner().invoke(export_command, arguments)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout.split() == [str(out / f"emotion.{precision}.onnx") for precision in ("float32", "int8")]
-    assert "label agreement" in result.stderr
+    assert result.stdout.split() == [str(out / TASKS["emotion"].file(key)) for key in KEYS]
+    assert "accuracy lost" in result.stderr
     assert (out / "manifest.json").is_file()
 
 
+@pytest.mark.usefixtures("replayed")
 def test_failed_first_export_leaves_nothing(bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against a half-written new bundle."""
-    after(monkeypatch, quantize, "write_int8", "int8", lose_a_range)
+    after(monkeypatch, "int8.onnx", lose_a_range)
     with pytest.raises(ParityError):
-        export_run(bundle.runs["emotion"], tmp_path / "bundle")
+        export_run(bundle.runs["emotion"], tmp_path / "bundle", recipe=bundle.recipe)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("replayed")
 def test_crash_while_writing_leaves_the_old_bundle(bundle: Any, shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the moment after parity passed: a full disk there must not cost the old bundle."""
+    """Guards the moment after every file was written: a full disk there must not cost the old bundle."""
     before = contents(shipped)
 
     def full(*_: Any) -> None:
@@ -142,11 +146,12 @@ def test_crash_while_writing_leaves_the_old_bundle(bundle: Any, shipped: Path, m
 
     monkeypatch.setattr(bundle_writer.manifest, "write", full)
     with pytest.raises(ExportError, match="no space left"):
-        export_run(bundle.runs["emotion"], shipped)
+        export_run(bundle.runs["emotion"], shipped, recipe=bundle.recipe, overwrite=True)
     assert contents(shipped) == before
     assert [path.name for path in shipped.parent.iterdir()] == ["bundle"]
 
 
+@pytest.mark.usefixtures("replayed")
 def test_interrupt_between_the_renames_puts_the_old_bundle_back(
     bundle: Any, shipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,31 +166,27 @@ def test_interrupt_between_the_renames_puts_the_old_bundle_back(
 
     monkeypatch.setattr(Path, "rename", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        export_run(bundle.runs["emotion"], shipped)
+        export_run(bundle.runs["emotion"], shipped, recipe=bundle.recipe, overwrite=True)
     assert contents(shipped) == before
     assert [path.name for path in shipped.parent.iterdir()] == ["bundle"]
 
 
-def save_variant(run: Path, target: Path, change: Callable[[Any], Any]) -> Path:
-    """A copy of a run with another model."""
-    shutil.copytree(run, target)
-    change(keras.models.load_model(target / "model.keras", compile=False)).save(target / "model.keras")
-    return target
-
-
-def blind(model: Any) -> Any:
-    for layer in model.layers:
-        if layer.name in ("fer2013", "ferplus", "heatmaps", "offset"):
-            layer.set_weights([np.zeros_like(weights) for weights in layer.get_weights()])
-    return model
-
-
 @pytest.mark.parametrize("task", ["keypoints", "emotion"])
-def test_model_that_sees_nothing_proves_nothing(bundle: Any, tmp_path: Path, task: str) -> None:
-    """Guards against parity passed by a model that gives every face the same answer."""
-    run = save_variant(bundle.runs[task], tmp_path / "run", blind)
+@pytest.mark.usefixtures("replayed")
+def test_model_that_sees_nothing_proves_nothing(
+    bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    """Guards against a proof by a model that gives every face the same answer."""
+    run_step = bundle_writer.run_step
+
+    def blind(job: Job) -> Any:
+        run_step(job)
+        with np.load(job.out, allow_pickle=False) as seen:
+            np.savez(job.out, **{name: np.repeat(seen[name][:1], len(seen[name]), axis=0) for name in seen.files})
+
+    monkeypatch.setattr(bundle_writer, "run_step", blind)
     with pytest.raises(ParityError, match="prove nothing"):
-        export_run(run, tmp_path / "out")
+        export_run(bundle.runs[task], tmp_path / "out")
 
 
 def half_precision(model: Any) -> Any:
@@ -205,11 +206,69 @@ def another_output(model: Any) -> Any:
     ("change", "message"),
     [(half_precision, "stage1_block1_a_conv.*float32"), (another_output, "output.*not of emotion")],
 )
-def test_unfit_model_is_named(bundle: Any, tmp_path: Path, change: Any, message: str) -> None:
+def test_unfit_model_is_named(emotion_run: Path, tmp_path: Path, change: Any, message: str) -> None:
     """Guards clear words for a mixed-precision model and for one of another task."""
-    run = save_variant(bundle.runs["emotion"], tmp_path / "run", change)
+    path = tmp_path / "model.keras"
+    change(keras.models.load_model(emotion_run / "model.keras", compile=False)).save(path)
     with pytest.raises(ExportError, match=message):
-        export_run(run, tmp_path / "out")
+        load_model(path, TASKS["emotion"])
+
+
+def test_code_inside_a_model_is_refused(tmp_path: Path) -> None:
+    """Guards safe_mode: a .keras file from elsewhere must not run what its author put into it."""
+    image = keras.Input((48, 48, 1), dtype="uint8", name="image")
+    model = keras.Model(image, keras.layers.Lambda(lambda x: x)(image))
+    model.save(tmp_path / "model.keras")
+    with pytest.raises(ExportError, match=r"model\.keras: not a Keras model that loads here"):
+        load_model(tmp_path / "model.keras", TASKS["emotion"])
+
+
+def test_existing_files_are_replaced_only_when_told(bundle: Any, shipped: Path, replayed: list[str]) -> None:
+    """Guards hours of work in a directory given twice; and that what the recipe no longer names does not stay."""
+    before = contents(shipped)
+    with pytest.raises(ExportError, match=r"holds emotion\.float32\.onnx, .* already; replace them with --overwrite"):
+        export_run(bundle.runs["emotion"], shipped)
+    assert not replayed
+    assert contents(shipped) == before
+    recipe = shipped.parent.parent / "small.toml"
+    recipe.write_text(bundle.recipe.read_text() + '[files]\nkeys = ["float32.onnx", "int8.tflite"]\n')
+    exported = export_run(bundle.runs["emotion"], shipped, recipe=recipe, overwrite=True)
+    # what the file is made from is written, and not kept
+    assert replayed == ["reference", "float32.onnx", "float32.tflite", "int8.tflite"]
+    assert list(exported.files) == ["float32.onnx", "int8.tflite"]
+    assert {path.name for path in shipped.iterdir() if path.name.startswith("emotion")} == {
+        "emotion.float32.onnx",
+        "emotion.int8.tflite",
+        "emotion.recipe.toml",
+        "emotion.report.json",
+    }
+    assert contents(shipped)["keypoints"] == before["keypoints"]
+
+
+def stand_in(patch: pytest.MonkeyPatch, directory: Path, words: str) -> Job:
+    """A job whose process is a shell script of these words."""
+    script = directory / "python"
+    script.write_text(f"#!/bin/sh\n{words}\n")
+    script.chmod(0o755)
+    patch.setattr(steps.sys, "executable", str(script))
+    return Job("int8.onnx", "emotion", directory, directory / "crops.npz", directory / "out", directory)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("echo calibrating; kill -SEGV $$", r"emotion, step int8\.onnx: .* by SIGSEGV; its last lines:\n  calibrating"),
+        ("echo last words >&2; exit 1", r"emotion, step int8\.onnx: .* status 1; its last lines:\n  last words"),
+        ("kill -KILL $$", r"step int8\.onnx: .* by SIGKILL \(out of memory\?\)"),
+        ("echo noise; echo model.keras: is no model; exit 3", r"^model\.keras: is no model$"),
+    ],
+)
+def test_a_crash_says_which_step_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str
+) -> None:
+    """Guards a converter that dies: the step, the signal or the status, and its last lines."""
+    with pytest.raises(ExportError, match=message):
+        steps.run_step(stand_in(monkeypatch, tmp_path, words))
 
 
 @pytest.mark.parametrize(
@@ -245,6 +304,6 @@ def test_directory_with_other_things_is_refused(emotion_run: Path, tmp_path: Pat
 
 def test_foreign_manifest_is_refused(emotion_run: Path, tmp_path: Path) -> None:
     """Guards a bundle of a later schema against being rewritten as this one."""
-    (tmp_path / "manifest.json").write_text('{"schema": 2, "models": {}}')
-    with pytest.raises(ExportError, match="schema is 2, expected 1"):
+    (tmp_path / "manifest.json").write_text('{"schema": 3, "models": {}}')
+    with pytest.raises(ExportError, match="schema is 3, expected 2"):
         export_run(emotion_run, tmp_path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,27 @@ def analyzer(tiny_bundle: Path) -> facexp.Analyzer:
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
     """A copy of the tiny bundle that a test may damage."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def elf() -> Callable[[list[str]], bytes]:
+    """Makes the smallest 64-bit ELF file that needs these libraries, its parts where the specification puts them."""
+
+    def make(needed: list[str]) -> bytes:
+        texts, offsets = b"\0", []
+        for name in needed:
+            offsets.append(len(texts))
+            texts += name.encode() + b"\0"
+        # 64 bytes of header, two segments of 56, then names and table; in memory all of it lies at 0x1000
+        names, base = 64 + 2 * 56, 0x1000
+        entries = [(1, offset) for offset in offsets] + [(5, base + names), (0, 0)]
+        table = b"".join(struct.pack("<qQ", *entry) for entry in entries)
+        end = names + len(texts)
+        header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+        header += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 64, 0, 0)
+        whole = end + len(table)
+        load = struct.pack("<IIQQQQQQ", 1, 4, 0, base, base, whole, whole, 0x1000)
+        dynamic = struct.pack("<IIQQQQQQ", 2, 4, end, base + end, base + end, len(table), len(table), 8)
+        return header + load + dynamic + texts + table
+
+    return make

@@ -109,10 +109,10 @@ def test_the_emotion_crop_is_aligned_by_the_points(
 
 
 @pytest.mark.parametrize("gray", [0, 43, 99, 170, 255])
-def test_probabilities_are_the_mean_of_the_heads_softmaxes(make: Make, tiny: ModuleType, gray: int) -> None:
+def test_probabilities_are_the_softmax_of_the_first_head(make: Make, tiny: ModuleType, gray: int) -> None:
     # guards: the formula, the labels' order, and five as the seven renormalised
     box, image = (50.0, 50.0, 80.0, 80.0), np.full((200, 200, 3), gray, np.uint8)
-    wanted = tiny.emotion_probabilities(gray)
+    wanted = tiny.emotion_probabilities(gray, "ferplus")
     (seven,) = make(box).analyze(image)
     assert tuple(seven.emotion.probabilities) == facexp.SEVEN
     assert np.allclose(shares(seven.emotion), wanted, atol=1e-5)
@@ -125,14 +125,20 @@ def test_probabilities_are_the_mean_of_the_heads_softmaxes(make: Make, tiny: Mod
     assert sum(shares(five.emotion)) == pytest.approx(1)
 
 
-def test_only_the_heads_of_the_manifest_are_used(make: Make, tiny: ModuleType, own_bundle: Path) -> None:
-    # guards: preprocessing.heads
+def test_the_labels_asked_for_are_foretold(make: Make, tiny: ModuleType, own_bundle: Path) -> None:
+    # guards: labels=, and that a bundle lists what may be asked for
+    image = np.full((200, 200), 99, np.uint8)
+    for labels in ("fer2013", "ferplus"):
+        (face,) = make((50.0, 50.0, 80.0, 80.0), labels=labels).analyze(image)
+        assert np.allclose(shares(face.emotion), tiny.emotion_probabilities(99, labels), atol=1e-5)
     manifest = own_bundle / "manifest.json"
     content = json.loads(manifest.read_text())
-    content["models"]["emotion"]["preprocessing"]["heads"] = ["ferplus"]
+    content["models"]["emotion"]["preprocessing"]["heads"] = ["fer2013"]
     manifest.write_text(json.dumps(content))
-    (face,) = make((50.0, 50.0, 80.0, 80.0), bundle=own_bundle).analyze(np.full((200, 200), 99, np.uint8))
-    assert np.allclose(shares(face.emotion), tiny.emotion_probabilities(99, heads=(2.0,)), atol=1e-5)
+    (face,) = make((50.0, 50.0, 80.0, 80.0), bundle=own_bundle).analyze(image)
+    assert np.allclose(shares(face.emotion), tiny.emotion_probabilities(99, "fer2013"), atol=1e-5)
+    with pytest.raises(ValueError, match="labels must be one of fer2013, the bundle's, got 'ferplus'"):
+        facexp.Analyzer("cpu", bundle=own_bundle, labels="ferplus")
 
 
 def test_the_cpu_takes_int8_unless_told_otherwise(make: Make, tiny: ModuleType) -> None:
@@ -229,7 +235,7 @@ def test_crops_are_faces_in_their_order(analyzer: facexp.Analyzer, tiny: ModuleT
         side, middle = np.sqrt(crop.shape[0] * crop.shape[1]), (np.array(crop.shape[1::-1]) - 1) / 2
         assert np.allclose(face.keypoints, middle + (tiny.MEAN_SHAPE - 47.5) * side / 96, atol=0.01)
         bright = to_gray_level(crop)
-        assert np.allclose(shares(face.emotion), tiny.emotion_probabilities(bright), atol=1e-4), gray
+        assert np.allclose(shares(face.emotion), tiny.emotion_probabilities(bright, "ferplus"), atol=1e-4), gray
     assert analyzer.timings.detect_ms == 0
     assert analyzer.timings.emotion_ms > 0
     with pytest.raises(ValueError, match="crop 1: an image must be a uint8 array, got float32"):

@@ -28,15 +28,17 @@ def test_a_bundle_says_what_its_manifest_says(tiny_bundle: Path, tiny: ModuleTyp
     assert np.array_equal(bundle.keypoints.mean_shape, tiny.MEAN_SHAPE)
     assert bundle.emotion.labels == facexp.SEVEN
     assert bundle.emotion.size == 48
-    assert bundle.emotion.heads == ("fer2013", "ferplus")
+    assert bundle.emotion.heads == ("ferplus", "fer2013")
     assert np.allclose(bundle.emotion.template, tiny.TEMPLATE)
     assert [output.name for output in bundle.emotion.outputs] == ["fer2013", "ferplus"]
     assert bundle.emotion.input.row == (48, 48, 1)
     assert bundle.emotion.training == {"data": "none"}
     for model in (bundle.keypoints, bundle.emotion):
-        for precision, file in model.files.items():
-            assert file.file == f"{model.name}.{precision}.onnx"
-            assert len(bundle.read(model, precision)) == file.bytes
+        for key, file in model.files.items():
+            assert (file.key, file.file) == (key, f"{model.name}.{key}")
+            assert f"{file.precision}.{file.format}" == key
+            assert len(bundle.read(model, key)) == file.bytes
+            assert bundle.check(model, key) == tiny_bundle / file.file
     with pytest.raises(ValueError, match="read-only"):
         bundle.emotion.template[0] = 0
 
@@ -58,7 +60,9 @@ def test_a_damaged_file_is_found_by_its_hash(own_bundle: Path) -> None:
 
 def test_a_precision_that_is_not_there_is_named(tiny_bundle: Path) -> None:
     # guards: a mistyped precision lists what exists
-    with pytest.raises(facexp.BundleError, match="model keypoints has no float16 file, it has float32, int8"):
+    with pytest.raises(
+        facexp.BundleError, match=r"model keypoints has no float16\.onnx file, it has float32\.onnx, int8\.onnx"
+    ):
         facexp.Analyzer(precision="float16", bundle=tiny_bundle)
 
 
@@ -101,16 +105,19 @@ K, E = ("models", "keypoints"), ("models", "emotion")
     ("change", "words"),
     [
         (drop("schema"), "schema is missing"),
-        (put(2, "schema"), "schema is 2, this facexp reads 1"),
+        (put(1, "schema"), "schema is 1, this facexp reads 2"),
+        (put(3, "schema"), "schema is 3, this facexp reads 2"),
         (put("1", "schema"), 'schema must be int, got "1"'),
         (put(True, "schema"), "schema must be int, got true"),
         (put(True, *K, "preprocessing", "framing", "dx"), "framing.dx must be float, got true"),
         (drop("terms"), "terms is missing"),
         (drop(*E), "models.emotion is missing"),
         (put([], *E), r"models.emotion must be dict, got \[\]"),
-        (drop(*K, "files", "int8", "sha256"), "models.keypoints.files.int8.sha256 is missing"),
-        (put("abc", *K, "files", "int8", "sha256"), "models.keypoints.files.int8.sha256 must be 64"),
-        (put("../x.onnx", *K, "files", "int8", "file"), "files.int8.file must be a plain file name"),
+        (drop(*K, "files", "int8.onnx", "sha256"), "models.keypoints.files.int8.onnx.sha256 is missing"),
+        (put("abc", *K, "files", "int8.onnx", "sha256"), "models.keypoints.files.int8.onnx.sha256 must be 64"),
+        (put("../x.onnx", *K, "files", "int8.onnx", "file"), "files.int8.onnx.file must be a plain file name"),
+        (put("..", *K, "files", "int8.onnx", "file"), "files.int8.onnx.file must be a plain file name"),
+        (put({}, *K, "files", "int8"), "models.keypoints.files.int8 is none of float32.onnx"),
         (put({}, *K, "files"), "models.keypoints.files must name at least one"),
         (put(["a"], *K, "labels"), "models.keypoints.labels must be .*left_eye_center"),
         (put(list(reversed(facexp.SEVEN)), *E, "labels"), "models.emotion.labels must be .*angry"),

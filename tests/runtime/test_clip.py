@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from facexp import clip
 from facexp.clip import Clip
 from facexp.errors import SourceError
+from facexp.reading import ReadOptions
 
 
 def gray(index: int) -> int:
@@ -63,12 +64,49 @@ def test_frames_have_their_number_time_and_picture(clips: Path, suffix: str, eve
     """Guards --every: number and time are the clip's own, and the picture is that frame's."""
     opened = open_clip(clips / f"x{suffix}")
     assert opened.fps == pytest.approx(25)
-    frames = list(opened.frames(every))
+    frames = list(opened.frames(ReadOptions(every=every)))
     assert [index for index, _, _ in frames] == list(range(0, 120, every))
     for index, time_ms, image in frames:
         assert time_ms == pytest.approx(40 * index, abs=0.6)
         assert image.shape == (48, 64, 3)
         assert brightness(image) == pytest.approx(gray(index), abs=3)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
+@pytest.mark.parametrize("start_s", [0.5, 3.3])
+def test_a_part_of_a_clip(clips: Path, suffix: str, start_s: float) -> None:
+    """Guards --start and --duration: numbers, times and pictures are the clip's own, however the start was found."""
+    options = ReadOptions(every=2, start_s=start_s, duration_s=0.4)
+    frames = list(open_clip(clips / f"x{suffix}").frames(options))
+    wanted = [i for i in range(0, 120, 2) if 40 * i >= 1000 * start_s and 40 * i < 1000 * (start_s + 0.4)]
+    assert [index for index, _, _ in frames] == wanted
+    for index, time_ms, image in frames:
+        assert time_ms == pytest.approx(40 * index, abs=0.6)
+        assert brightness(image) == pytest.approx(gray(index), abs=3)
+
+
+def test_a_clip_that_cannot_be_sought_is_read_from_its_beginning(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards --start where seeking lands too late: no frame of the part may be missing."""
+    opened = open_clip(clips / "x.mp4")
+    whole, late = opened._capture, cv2.VideoCapture(str(clips / "x.mp4"), cv2.CAP_FFMPEG)
+    for _ in range(110):
+        late.grab()
+    monkeypatch.setattr(opened, "_capture", Unsought(late))
+    assert [index for index, _, _ in opened.frames(ReadOptions(start_s=4.0))] == list(range(100, 120))
+    whole.release()
+
+
+class Unsought:
+    """A capture that says it has sought, and has not."""
+
+    def __init__(self, capture: cv2.VideoCapture) -> None:
+        self.capture = capture
+
+    def set(self, *_: object) -> bool:
+        return True
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.capture, name)
 
 
 def test_rotation_is_applied(clips: Path, tmp_path: Path) -> None:
@@ -184,10 +222,24 @@ def test_real_clips_are_read_whole(data_dir: Path) -> None:
         ("liveportrait_d0.mp4", 78, 3080),
         ("pyfeat_face_noface.mov", 169, 6360),
     ):
-        times = [time_ms for _, time_ms, _ in open_clip(data_dir / "samples" / "clips" / name).frames(13)]
+        times = [
+            time_ms for _, time_ms, _ in open_clip(data_dir / "samples" / "clips" / name).frames(ReadOptions(every=13))
+        ]
         assert len(times) == math.ceil(frames / 13)
         assert times == sorted(times)
         assert times[-1] <= last_ms
+
+
+@pytest.mark.data
+def test_a_part_of_a_real_clip(data_dir: Path) -> None:
+    """Guards --start against seeking that is not exact: times and pictures are those of reading from the beginning."""
+    for name in ("liveportrait_d0.mp4", "pyfeat_face_noface.mov"):
+        path = data_dir / "samples" / "clips" / name
+        late = [frame for frame in open_clip(path).frames(ReadOptions(duration_s=2.6)) if frame[1] >= 2200]
+        part = list(open_clip(path).frames(ReadOptions(start_s=2.2, duration_s=0.4)))
+        assert [time_ms for _, time_ms, _ in part] == [time_ms for _, time_ms, _ in late]
+        assert len(part) > 5
+        assert all(np.array_equal(one[2], other[2]) for one, other in zip(part, late, strict=True))
 
 
 @pytest.mark.data

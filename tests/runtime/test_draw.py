@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from facexp import draw
 from facexp.geometry import KEYPOINTS
 from facexp.labels import SEVEN
-from facexp.types import Emotion, Face
+from facexp.types import Emotion, Face, Smoothed
 
 
 def face(
@@ -84,7 +84,7 @@ def test_labels_stay_inside_the_picture(
     assert bottom <= drawn.shape[0]
 
 
-@pytest.mark.parametrize("size", [48, 320, 640, 2000, 6000])
+@pytest.mark.parametrize("size", [48, 240, 320, 640, 2000, 6000])
 def test_labels_can_be_read_at_any_size(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards legibility: at least 13 pixels, 1.2% of the picture, and never a third of it."""
     found = plates(monkeypatch)
@@ -126,3 +126,63 @@ def test_small_pictures_are_enlarged_in_place() -> None:
     # the middle of pixel 12 of seven-fold pixels is 12 * 7 + 3
     assert xs.mean() + 10 == pytest.approx(87, abs=0.5)
     assert ys.mean() + 60 == pytest.approx(213, abs=0.5)
+
+
+def bars(monkeypatch: pytest.MonkeyPatch) -> list[list[draw.Rectangle]]:
+    """Collects where the bars of each face are drawn from now on."""
+    found: list[list[draw.Rectangle]] = []
+    real = draw._bars
+    monkeypatch.setattr(draw, "_bars", lambda *arguments: found.append(real(*arguments)) or found[-1])
+    return found
+
+
+@pytest.mark.parametrize("size", [(240, 426), (480, 640), (2160, 3840)])
+def test_bars_are_as_long_as_their_probabilities(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the probability bars from 240p to 4k: in the picture, beside the face, each as long as its share."""
+    found = bars(monkeypatch)
+    height, width = size
+    box = (0.2 * width, 0.2 * height, 0.2 * height, 0.25 * height)
+    shares = dict.fromkeys(SEVEN, 0.0) | {"happy": 0.75, "sad": 0.25}
+    points = np.zeros((15, 2), np.float32)
+    drawn = draw.annotate(np.zeros((height, width, 3), np.uint8), [Face(box, 0.9, points, Emotion("happy", shares))])
+    (((left, top, right, bottom),),) = found
+    assert left >= box[0] + box[2]
+    assert right <= width
+    # seven lines of letters that can be read where the whole picture is on a screen
+    assert (bottom - top) / 7 >= max(14, 0.018 * width)
+    panel = drawn[top:bottom, left:right]
+    lengths = {label: int(near(panel, label).any(axis=0).sum()) for label in ("happy", "sad", "angry")}
+    assert lengths["happy"] == pytest.approx(3 * lengths["sad"], abs=3)
+    assert lengths["angry"] == 0
+
+
+def test_bars_are_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards faces and labels of a crowd against being covered, and that bars are left out where there is no room."""
+    found, labels = bars(monkeypatch), plates(monkeypatch)
+    boxes = [(20.0 + 190 * column, 60.0 + 160 * row, 80.0, 100.0) for row in range(2) for column in range(4)]
+    draw.annotate(np.zeros((360, 760, 3), np.uint8), [face(box) for box in boxes])
+    places = [place for each in found for place in each]
+    assert places
+    corners = [(int(x), int(y), int(x + w), int(y + h)) for x, y, w, h in boxes]
+    for number, place in enumerate(places):
+        for other in [*corners, *labels, *places[:number]]:
+            assert place[0] >= other[2] or place[2] <= other[0] or place[1] >= other[3] or place[3] <= other[1]
+    found.clear()
+    draw.annotate(np.zeros((360, 360, 3), np.uint8), [face((0, 0, 360, 360))])
+    assert found == [[]]
+
+
+def test_what_is_smoothed_is_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a flickering picture: label, colour and points are the smoothed ones; the id stands before."""
+    texts: list[str] = []
+    real = draw._plate
+    monkeypatch.setattr(draw, "_plate", lambda text, *more: texts.append(text) or real(text, *more))
+    raw = face((180, 130, 140, 160), "angry")
+    smoothed = Smoothed(raw.keypoints + 30, face((0, 0, 1, 1), "happy").emotion)
+    image = np.zeros((500, 500, 3), np.uint8)
+    drawn = draw.annotate(image, [Face(raw.box, 0.9, raw.keypoints, raw.emotion, 7, smoothed)])
+    assert texts == ["#7 happy 90%"]
+    assert near(drawn[230:250, 270:290], "happy").any()
+    assert not near(drawn[:, 180:320], "angry").any()
+    draw.annotate(image, [raw])
+    assert texts[-1] == "angry 90%"

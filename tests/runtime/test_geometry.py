@@ -144,6 +144,7 @@ def test_framing_scales_and_moves_in_units_of_the_mean_side() -> None:
     assert square == Square(pytest.approx(35.5), pytest.approx(61.5), pytest.approx(72.0))  # mean side 60
     with pytest.raises(ValueError, match="positive width"):
         Framing(1.0, 0.0, 0.0).square((0.0, 0.0, 0.0, 5.0))
+    assert Framing(1.2, 0.1, -0.05).box(square, 40 / 90) == pytest.approx((10.0, 20.0, 40.0, 90.0))
 
 
 def test_gray_is_opencvs_gray_of_any_kind_of_image() -> None:

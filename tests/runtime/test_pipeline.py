@@ -13,6 +13,7 @@ from facexp import Analyzer
 from facexp.errors import SourceError
 from facexp.pictures import save_picture
 from facexp.pipeline import analyze_sources
+from facexp.reading import ReadOptions
 from facexp.sources import Shot, Source, open_sources
 
 
@@ -21,8 +22,8 @@ class Clip:
 
     name = "x.mp4"
 
-    def shots(self, every: int) -> Iterator[Shot]:
-        for index in range(0, 3, every):
+    def shots(self, options: ReadOptions) -> Iterator[Shot]:
+        for index in range(0, 3, options.every):
             yield Shot(self.name, PurePath(self.name), index, 40.0 * index, np.zeros((48, 64, 3), np.uint8), 25.0)
         raise SourceError("x.mp4: breaks off")
 
@@ -38,7 +39,7 @@ def test_a_break_keeps_the_frames_before_and_the_source_after(
     """Guards the order: frames, then the error with the number of the frame that is missing, then the next source."""
     save_picture(tmp_path / "a.png", astronaut)
     sources: list[Any] = [Clip(), Source("gone.jpg", PurePath("gone.jpg"), "no such file or folder")]
-    found = list(analyze_sources(analyzer, [*sources, *open_sources([str(tmp_path)])], every=2))
+    found = list(analyze_sources(analyzer, [*sources, *open_sources([str(tmp_path)])], ReadOptions(every=2)))
     frames = [frame for frame, _ in found]
     assert [(frame.index, frame.time_ms, frame.error) for frame in frames] == [
         (0, 0.0, None),
@@ -53,6 +54,49 @@ def test_a_break_keeps_the_frames_before_and_the_source_after(
     assert len(frames[4].faces) == 1
     assert frames[4].timings is not None
     assert frames[4].timings.detect_ms > 0
+
+
+class Portrait:
+    """A clip of one face that never moves."""
+
+    def __init__(self, name: str, image: Any) -> None:
+        self.name, self._image = name, image
+
+    def shots(self, options: ReadOptions) -> Iterator[Shot]:
+        for index in range(0, 6, options.every):
+            yield Shot(self.name, PurePath(self.name), index, 40.0 * index, self._image, 25.0)
+
+
+def test_faces_are_followed_through_a_clip_and_no_further(
+    analyzer: Analyzer, astronaut: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards ids: fresh in each clip, none in a photo or where crops are given; the settings reach the tracker."""
+    small = np.ascontiguousarray(astronaut[::2, ::2])
+    save_picture(tmp_path / "a.png", small)
+    looks: list[int] = []
+    detect = analyzer.detect
+    monkeypatch.setattr(analyzer, "detect", lambda image: looks.append(0) or detect(image))
+    sources: list[Any] = [Portrait("x.mp4", small), Portrait("y.mp4", small)]
+    sources += open_sources([str(tmp_path / "a.png")])
+    for settings, looked in (
+        ({}, 2),
+        ({"detect_every": 2}, 6),
+        ({"detect_every": 2, "options": ReadOptions(every=2)}, 4),
+    ):
+        looks.clear()
+        frames = [frame for frame, _ in analyze_sources(analyzer, sources, smooth=0.2, **settings)]  # type: ignore[arg-type]
+        faces = [face for frame in frames for face in frame.faces]
+        assert len(faces) == len(frames)
+        assert [face.id for face in faces] == [1] * (len(faces) - 1) + [None]
+        assert [face.smoothed is None for face in faces] == [False] * (len(faces) - 1) + [True]
+        # and one for the photo
+        assert len(looks) == looked + 1
+    assert frames[1].timings is not None
+    assert (frames[1].timings.detect_ms, frames[1].timings.keypoints_ms > 0) == (0, True)
+    unsmoothed = [frame for frame, _ in analyze_sources(analyzer, sources[:1], smooth=0)]
+    assert all(face.id == 1 and face.smoothed is None for frame in unsmoothed for face in frame.faces)
+    crops = [frame for frame, _ in analyze_sources(analyzer, sources[:1], face_crops=True)]
+    assert all(face.id is None for frame in crops for face in frame.faces)
 
 
 def test_face_crops_need_no_detector(analyzer: Analyzer, tmp_path: Path) -> None:

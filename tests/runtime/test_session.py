@@ -26,7 +26,7 @@ def bundle(tiny_bundle: Path) -> Bundle:
 
 @pytest.fixture
 def emotion(bundle: Bundle) -> Session:
-    return Session(bundle.read(bundle.emotion, "float32"), bundle.emotion, device="cpu", threads=1)
+    return Session(bundle.read(bundle.emotion, "float32.onnx"), bundle.emotion, "float32.onnx", device="cpu", threads=1)
 
 
 class FakeRuntime:
@@ -59,7 +59,11 @@ class FakeRuntime:
 
         live = self.live if providers[0] == CUDA else providers
         return SimpleNamespace(
-            get_providers=lambda: live, get_inputs=real.get_inputs, get_outputs=real.get_outputs, run=run
+            get_providers=lambda: live,
+            get_inputs=real.get_inputs,
+            get_outputs=real.get_outputs,
+            get_modelmeta=real.get_modelmeta,
+            run=run,
         )
 
 
@@ -87,8 +91,8 @@ def test_a_large_batch_goes_in_pieces_and_comes_back_whole(emotion: Session) -> 
     gray = np.arange(150, dtype=np.uint8)
     batch = np.broadcast_to(gray[:, None, None, None], (150, 48, 48, 1)).copy()
     seen: list[int] = []
-    run = emotion._session.run
-    emotion._session = SimpleNamespace(run=lambda names, feed: seen.append(len(feed["image"])) or run(names, feed))
+    run = emotion._engine.run
+    emotion._engine = SimpleNamespace(run=lambda name, part: seen.append(len(part)) or run(name, part))
     together = emotion.run(batch)["fer2013"]
     assert seen == [64, 64, 22]
     alone = np.concatenate([emotion.run(row[None])["fer2013"] for row in batch])
@@ -113,23 +117,25 @@ def test_a_wrong_batch_is_named(emotion: Session, batch: Any, words: str) -> Non
 
 def test_threads_reach_onnxruntime(bundle: Bundle) -> None:
     # guards: --threads would otherwise be a flag that does nothing
-    session = Session(bundle.read(bundle.emotion, "float32"), bundle.emotion, device="cpu", threads=2)
-    options = session._session.get_session_options()
+    session = Session(
+        bundle.read(bundle.emotion, "float32.onnx"), bundle.emotion, "float32.onnx", device="cpu", threads=2
+    )
+    options = session._engine.session.get_session_options()
     assert options.intra_op_num_threads == 2
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        Session(b"", bundle.emotion, device="cpu", threads=0)
+        Session(b"", bundle.emotion, "float32.onnx", device="cpu", threads=0)
 
 
 def test_a_file_that_is_not_what_the_manifest_says_is_refused(bundle: Bundle) -> None:
     # guards: two models swapped on disk, or a manifest of another export
     with pytest.raises(facexp.BundleError, match="model emotion: the file's input is"):
-        Session(bundle.read(bundle.keypoints, "float32"), bundle.emotion, device="cpu")
+        Session(bundle.read(bundle.keypoints, "float32.onnx"), bundle.emotion, "float32.onnx", device="cpu")
     other = replace(bundle.emotion, outputs=(TensorSpec("fer2013", "float32", (7,)),))
     with pytest.raises(facexp.BundleError, match=r"the file's output is .*ferplus"):
-        Session(bundle.read(bundle.emotion, "float32"), other, device="cpu")
+        Session(bundle.read(bundle.emotion, "float32.onnx"), other, "float32.onnx", device="cpu")
     with pytest.raises(facexp.BundleError, match="model emotion cannot be loaded on cpu"):
-        Session(b"no model", bundle.emotion, device="cpu")
+        Session(b"no model", bundle.emotion, "float32.onnx", device="cpu")
 
 
 @pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
@@ -162,18 +168,35 @@ def test_cuda_that_does_not_really_run_raises_and_auto_takes_the_cpu(
     assert all(more == {"enable_fallback": 0} for _, more in runtime.asked)
 
 
+def test_cuda_libraries_of_nvidias_wheels_are_loaded_first(
+    monkeypatch: pytest.MonkeyPatch, bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # guards: `pip install "onnxruntime-gpu[cuda,cudnn]"` would change nothing, and what is missing would stand in data
+    runtime = fake(monkeypatch, [CUDA, "CPUExecutionProvider"])
+    asked: list[int] = []
+
+    def preload() -> None:
+        asked.append(len(runtime.asked))
+        print("Failed to load libcublas.so.13")
+
+    monkeypatch.setattr(runtime, "preload_dlls", preload, raising=False)
+    for device in ("cpu", "cuda"):
+        Session(bundle.read(bundle.emotion, "int8.onnx"), bundle.emotion, "int8.onnx", device=device)
+    # once, after the CPU's session and before CUDA's
+    assert asked == [1]
+    assert capsys.readouterr().out == ""
+
+
 def test_auto_takes_cuda_where_it_runs(monkeypatch: pytest.MonkeyPatch, bundle: Bundle, tiny_bundle: Path) -> None:
     # guards: the best that really runs, with the precision that suits it
     fake(monkeypatch, [CUDA, "CPUExecutionProvider"])
     read: list[str] = []
     original = Bundle.read
-    monkeypatch.setattr(
-        Bundle, "read", lambda self, model, precision: read.append(precision) or original(self, model, precision)
-    )
+    monkeypatch.setattr(Bundle, "read", lambda self, model, key: read.append(key) or original(self, model, key))
     assert facexp.Analyzer("auto", bundle=tiny_bundle).device == "cuda"
-    assert read == ["float32", "float32"]
+    assert read == ["float32.onnx"] * 2
     assert facexp.Analyzer("cpu", bundle=tiny_bundle).device == "cpu"
-    assert read[2:] == ["int8", "int8"]
+    assert read[2:] == ["int8.onnx"] * 2
     assert candidates("auto") == ("cuda", "cpu")
     with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda, got 'gpu'"):
         candidates("gpu")

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import PurePath
 
 import numpy as np
@@ -15,7 +16,7 @@ from facexp.geometry import KEYPOINTS
 from facexp.labels import FIVE, SEVEN
 from facexp.sinks import CsvSink, JsonlSink, TextSink, frame_record
 from facexp.sources import Shot
-from facexp.types import Emotion, Face, Frame, Timings
+from facexp.types import Emotion, Face, Frame, Smoothed, Timings
 
 
 def face(label: str = "happy", labels: tuple[str, ...] = SEVEN) -> Face:
@@ -37,7 +38,7 @@ def test_the_record_is_the_schema() -> None:
     assert list(record) == ["schema", "source", "frame", "time_ms", "width", "height", "device", "faces", "ms"]
     faces = record.pop("faces")
     assert record == {
-        "schema": 1,
+        "schema": 2,
         "source": "photo.jpg",
         "frame": 3,
         "time_ms": 120.0,
@@ -47,7 +48,7 @@ def test_the_record_is_the_schema() -> None:
         "ms": {"detect": 5.123, "keypoints": 0.4, "emotion": 0.3},
     }
     (found,) = faces
-    assert list(found) == ["box", "score", "keypoints", "emotion"]
+    assert list(found) == ["id", "box", "score", "keypoints", "emotion"]
     assert found["box"] == [1.23, 2.0, 30.5, 40.25]
     assert found["score"] == 0.9346
     assert list(found["keypoints"]) == list(KEYPOINTS)
@@ -57,10 +58,51 @@ def test_the_record_is_the_schema() -> None:
     assert found["emotion"]["probabilities"]["happy"] == 0.8765
 
 
+def tracked(number: int) -> Face:
+    plain, calm = face("angry"), face("sad")
+    smoothed = Smoothed(plain.keypoints + 1, calm.emotion)
+    return Face(plain.box, plain.score, plain.keypoints, plain.emotion, number, smoothed)
+
+
+def test_a_followed_face_has_id_and_smoothed_values_beside_the_raw_ones() -> None:
+    """Guards the schema of videos: nothing is replaced, and a photo's face has the id null."""
+    found, plain = frame_record(frame(tracked(7), face()))["faces"]
+    assert list(found) == ["id", "box", "score", "keypoints", "emotion", "smoothed"]
+    assert (found["id"], plain["id"]) == (7, None)
+    assert "smoothed" not in plain
+    assert list(found["smoothed"]) == ["keypoints", "emotion"]
+    assert found["emotion"]["label"] == "angry"
+    assert found["smoothed"]["emotion"]["label"] == "sad"
+    assert found["keypoints"]["nose_tip"] == [20.12, 30.99]
+    assert found["smoothed"]["keypoints"]["nose_tip"] == [21.12, 31.99]
+    stream = io.StringIO()
+    CsvSink(stream).write(frame(tracked(7), face()))
+    rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
+    assert [(row["face"], row["id"], row["emotion"]) for row in rows] == [("0", "7", "angry"), ("1", "", "happy")]
+    stream = io.StringIO()
+    TextSink(stream).write(frame(tracked(7)))
+    # a person reads what does not flicker
+    assert stream.getvalue().splitlines()[1].split()[:3] == ["id", "7", "sad"]
+
+
+def test_a_live_frame_has_its_age() -> None:
+    """Guards the two keys that only live sources have, and their columns."""
+    live = replace(frame(face(), time_ms=40), age_ms=12.345, dropped=3)
+    record = frame_record(live)
+    assert list(record)[:6] == ["schema", "source", "frame", "time_ms", "age_ms", "dropped"]
+    assert (record["age_ms"], record["dropped"]) == (12.3, 3)
+    stream = io.StringIO()
+    sink = CsvSink(stream)
+    for written in (live, frame()):
+        sink.write(written)
+    rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
+    assert [(row["age_ms"], row["dropped"]) for row in rows] == [("12.3", "3"), ("", "")]
+
+
 def test_an_error_has_no_faces() -> None:
     """Guards the difference between no face and no picture."""
     assert frame_record(BROKEN) == {
-        "schema": 1,
+        "schema": 2,
         "source": "bad.jpg",
         "frame": 7,
         "error": "bad.jpg: is empty (0 bytes)",

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from facexp.errors import SourceError
+from facexp.pictures import PictureSink, SinkError
+from facexp.reading import ReadOptions
 from facexp.sources import MEDIA, Source, open_sources, printable
 
 
@@ -79,6 +81,32 @@ def test_globs(tree: Path) -> None:
 
 
 _ALL = ["P1.png", "p2.JPG", "p10.jpg", "sub/p3.bmp", "sub/deep/p4.png"]
+
+
+def test_lists(tree: Path) -> None:
+    """Guards @list.txt: each line is what one would have typed, with blanks, comments, Windows' signs and odd names."""
+    lines = ["# some", "", "album/p2.JPG", "  album/sub ", "album/*.jpg", "rtsp://u:p@cam/1", "0", "./0", "@more.txt"]
+    Path("lists").mkdir()
+    Path("lists/x.txt").write_text("\ufeff" + "\r\n".join(lines), encoding="utf-8", newline="")
+    put(Path("0.png")).rename("0")
+    found = list(open_sources(["@lists/x.txt", "album/P1.png"]))
+    names = ["album/p2.JPG", "album/sub/p3.bmp", "album/sub/deep/p4.png", "album/p10.jpg", "rtsp://***@cam/1", "0"]
+    assert [source.name for source in found] == [*names, "./0", "@more.txt", "album/P1.png"]
+    assert [source.address for source in found[3:7]] == [None, "rtsp://u:p@cam/1", "0", None]
+    assert "u:p" not in repr(found)
+    assert found[7].problem == "a list inside a list is not read"
+    assert next(found[6].shots()).image.shape == (8, 10, 3)
+    # what a list names is no more written over than what is named itself
+    with pytest.raises(SinkError, match="results would mix"):
+        PictureSink(Path("album/sub"), ["@lists/x.txt"])
+    assert PictureSink(Path(), ["@lists/x.txt"])._is_source(Path("album/p2.JPG"))
+    put(Path("@x.png"))
+    Path("empty.txt").write_text("# nothing\n")
+    hint = "(a file of this name is written ./@{})"
+    assert problem("@@x.png") == f"@@x.png: is no list: it is not a text {hint.format('@x.png')}"
+    assert problem("@gone") == f"@gone: this list cannot be read: No such file or directory {hint.format('gone')}"
+    assert problem("@empty.txt") == "@empty.txt: this list names nothing"
+    assert next(next(open_sources(["./@x.png"])).shots()).image.shape == (8, 10, 3)
 
 
 def test_the_results_folder_is_left_out(tree: Path) -> None:
@@ -188,12 +216,14 @@ def test_pages_and_animations(tree: Path, caplog: pytest.LogCaptureFixture) -> N
     animation.frames = [np.full((8, 10, 4), (40 * i, 0, 0, 255), np.uint8) for i in range(1, 6)]
     animation.durations = np.array([70, 10, 200, 40, 40], np.int32)  # type: ignore[assignment]
     assert cv2.imwriteanimation("x.gif", animation)
-    shots = list(Source("x.gif", PurePath("x")).shots(every=2))
+    shots = list(Source("x.gif", PurePath("x")).shots(ReadOptions(every=2)))
     # what claims 10 ms is shown for 100
     assert [(shot.index, shot.time_ms, shot.total) for shot in shots] == [(0, 0, 5), (2, 170, 5), (4, 410, 5)]
     assert [round(float(shot.image[..., 0].mean()) / 40) for shot in shots] == [1, 3, 5]
+    part = Source("x.gif", PurePath("x")).shots(ReadOptions(start_s=0.1, duration_s=0.3))
+    assert [shot.index for shot in part] == [2, 3]
     with pytest.raises(ValueError, match="every must be at least 1"):
-        list(Source("x.gif", PurePath("x")).shots(every=0))
+        ReadOptions(every=0)
 
 
 def test_media_names() -> None:

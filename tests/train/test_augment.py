@@ -8,7 +8,7 @@ import pytest
 
 from facexp import geometry
 from facexp.geometry import KEYPOINTS
-from facexp_train import augment
+from facexp_train import augment, framing
 from facexp_train.config import Augmentation
 
 OFF = Augmentation(flip=0, rotation=0, scale=0, shift=0, brightness=0, contrast=0, erasing=0)
@@ -21,7 +21,7 @@ def some_points(count: int, size: int = 96) -> np.ndarray:
 
 
 def matrices(how: Augmentation, count: int = 4, size: int = 96) -> np.ndarray:
-    return augment.jitter_matrices(np.random.default_rng(1), count, size, how)
+    return framing.jitter_matrices(np.random.default_rng(1), count, size, how)
 
 
 def replace(how: Augmentation, **changes: float) -> Augmentation:
@@ -30,7 +30,7 @@ def replace(how: Augmentation, **changes: float) -> Augmentation:
 
 def test_horizontal_flip_swaps_left_and_right() -> None:
     points = some_points(4)
-    moved = augment.move_points(points, matrices(replace(OFF, flip=1)))
+    moved = framing.move_points(points, matrices(replace(OFF, flip=1)))
     assert moved[:, LEFT, 0] == pytest.approx(95 - points[:, RIGHT, 0], abs=1e-3)
     assert moved[:, LEFT, 1] == pytest.approx(points[:, RIGHT, 1], abs=1e-3)
     nose = KEYPOINTS.index("nose_tip")
@@ -39,20 +39,20 @@ def test_horizontal_flip_swaps_left_and_right() -> None:
 
 def test_vertical_flip_is_a_reflection_too() -> None:
     points = some_points(4)
-    moved = augment.move_points(points, matrices(replace(OFF, vertical_flip=1)))
+    moved = framing.move_points(points, matrices(replace(OFF, vertical_flip=1)))
     assert moved[:, LEFT, 1] == pytest.approx(95 - points[:, RIGHT, 1], abs=1e-3)
 
 
 def test_both_flips_are_a_half_turn_and_keep_the_sides() -> None:
     points = some_points(4)
-    moved = augment.move_points(points, matrices(replace(OFF, flip=1, vertical_flip=1)))
+    moved = framing.move_points(points, matrices(replace(OFF, flip=1, vertical_flip=1)))
     assert moved == pytest.approx(95 - points, abs=1e-3)
 
 
 def test_missing_points_stay_missing_under_the_other_name() -> None:
     points = some_points(2)
     points[:, LEFT] = np.nan
-    moved = augment.move_points(points, matrices(replace(OFF, flip=1), 2))
+    moved = framing.move_points(points, matrices(replace(OFF, flip=1), 2))
     assert np.isnan(moved[:, RIGHT]).all()
     assert np.isfinite(moved[:, LEFT]).all()
 
@@ -66,8 +66,8 @@ def test_points_follow_their_pixels() -> None:
     images = np.stack([255 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 18) for x, y in spots]).astype(np.uint8)
     points = np.repeat(spots[:, None], len(KEYPOINTS), axis=1).astype(np.float32)
     squares = np.tile([79.5, 79.5, 96.0], (count, 1))
-    chain = augment.compose(matrices(how, count), augment.square_matrices(squares, 96))
-    moved = augment.move_points(points, chain)[:, 0]
+    chain = framing.compose(matrices(how, count), framing.square_matrices(squares, 96))
+    moved = framing.move_points(points, chain)[:, 0]
     crops = np.asarray(augment.warp_batch(images, chain, 96))[..., 0].astype(np.float64)
     ys, xs = np.mgrid[:96, :96]
     mass = crops.sum(axis=(1, 2))
@@ -81,9 +81,9 @@ def test_training_cuts_the_same_crop_as_the_runtime() -> None:
     rng = np.random.default_rng(3)
     noise = rng.integers(0, 256, (6, 150, 150), dtype=np.uint8)
     images = np.stack([cv2.normalize(cv2.GaussianBlur(n, (0, 0), 2), None, 0, 255, cv2.NORM_MINMAX) for n in noise])
-    chain = augment.compose(
+    chain = framing.compose(
         matrices(replace(OFF, rotation=20, scale=0.1, shift=0.1), 6),
-        augment.square_matrices(np.tile([74.0, 75.0, 90.0], (6, 1)), 96),
+        framing.square_matrices(np.tile([74.0, 75.0, 90.0], (6, 1)), 96),
     )
     ours = np.asarray(augment.warp_batch(images, chain, 96))[..., 0]
     theirs = np.stack([geometry.warp(image, matrix, 96) for image, matrix in zip(images, chain, strict=True)])

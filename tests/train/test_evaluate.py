@@ -12,8 +12,8 @@ from facexp.labels import FIVE, SEVEN
 from facexp_train import evaluate, run
 from facexp_train.emotion_data import EmotionFaces, EmotionReport
 from facexp_train.errors import DataError
+from facexp_train.framing import jittered_crops
 from facexp_train.keypoint_data import KeypointFaces
-from facexp_train.keypoints import jittered_crops
 from facexp_train.shifts import SHIFTS
 
 

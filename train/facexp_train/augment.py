@@ -14,47 +14,8 @@ import numpy as np
 from keras import ops
 from numpy.typing import NDArray
 
-from facexp.geometry import MIRROR, Square, square_matrix
 from facexp_train.config import Augmentation
-
-Matrices = NDArray[np.float64]
-
-
-def square_matrices(squares: NDArray[np.float64], size: int) -> Matrices:
-    """(N, 3) squares (centre x, y, side) -> (N, 2, 3) matrices from canvas to crop pixels."""
-    return np.stack([square_matrix(Square(*map(float, square)), size) for square in squares])
-
-
-def jitter_matrices(rng: np.random.Generator, count: int, size: int, how: Augmentation) -> Matrices:
-    """(N, 2, 3) matrices from the crop to the jittered crop: reflection, rotation, scale and shift about its centre."""
-    angle = np.deg2rad(how.rotation) * rng.standard_normal(count)
-    scale = np.exp(how.scale * rng.standard_normal(count))
-    shift = how.shift * size * rng.standard_normal((count, 2))
-    across = np.where(rng.random(count) < how.flip, -1.0, 1.0)
-    down = np.where(rng.random(count) < how.vertical_flip, -1.0, 1.0)
-    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    linear = np.stack([np.stack([cos * across, -sin * down], -1), np.stack([sin * across, cos * down], -1)], axis=1)
-    centre = (size - 1) / 2
-    offset = centre + shift - linear @ np.full(2, centre)
-    return np.concatenate([linear, offset[:, :, None]], axis=2)
-
-
-def compose(outer: Matrices, inner: Matrices) -> Matrices:
-    """Batched `facexp.geometry.compose`."""
-    return np.concatenate(
-        [outer[:, :, :2] @ inner[:, :, :2], outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]], axis=2
-    )
-
-
-def move_points(points: NDArray[np.float32], matrices: Matrices) -> NDArray[np.float32]:
-    """(N, 15, 2) points through (N, 2, 3) matrices; a reflection changes the names of left and right points.
-
-    Missing points (NaN) stay missing, and change names too.
-    """
-    moved = points @ np.swapaxes(matrices[:, :, :2], 1, 2) + matrices[:, None, :, 2]
-    mirrored = np.linalg.det(matrices[:, :, :2]) < 0
-    moved[mirrored] = moved[mirrored][:, list(MIRROR)]
-    return moved.astype(np.float32)
+from facexp_train.framing import Matrices
 
 
 def warp_batch(canvases: NDArray[np.uint8], matrices: Matrices, size: int) -> Any:

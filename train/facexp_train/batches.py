@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.geometry import interocular
-from facexp_train import augment
+from facexp_train import augment, framing
 from facexp_train.config import Augmentation, TrainConfig
 from facexp_train.keypoint_data import KeypointFaces
 
@@ -59,7 +59,7 @@ class KeypointBatches(_Batches):
         self.drawn = round(config.partial_share * len(self.partial))
         super().__init__(len(self.whole) + self.drawn, config)
         self.images, self.points, self.size = faces.images, faces.points, size
-        self.framing = augment.square_matrices(faces.squares, size)
+        self.framing = framing.square_matrices(faces.squares, size)
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Every completely labelled face, and this epoch's draw of the others, shuffled."""
@@ -67,9 +67,9 @@ class KeypointBatches(_Batches):
 
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Any, Any]:
         """The crops and targets of some rows."""
-        jitter = augment.jitter_matrices(rng, len(rows), self.size, self.how)
-        matrices = augment.compose(jitter, self.framing[rows])
-        points = augment.move_points(self.points[rows], matrices)
+        jitter = framing.jitter_matrices(rng, len(rows), self.size, self.how)
+        matrices = framing.compose(jitter, self.framing[rows])
+        points = framing.move_points(self.points[rows], matrices)
         known = np.isfinite(points).all(axis=2, keepdims=True)
         weight = known / _unit(points, self.size)[:, None, None]
         target = np.concatenate([np.where(known, points, 0), weight], axis=2).astype(np.float32)
@@ -95,7 +95,7 @@ class EmotionBatches(_Batches):
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Any, Any]:
         """The crops and targets of some rows."""
         size = self.images.shape[1]
-        matrices = augment.jitter_matrices(rng, len(rows), size, self.how)
+        matrices = framing.jitter_matrices(rng, len(rows), size, self.how)
         pixels = augment.warp_batch(self.images[rows], matrices, size)
         pixels = augment.change_pixels(pixels, rng, self.how)
         targets = {head: values[rows] for head, values in self.targets.items()}

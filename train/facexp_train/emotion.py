@@ -12,7 +12,7 @@ from facexp.labels import SEVEN
 from facexp_train.batches import EmotionBatches
 from facexp_train.calibration import fit_temperature
 from facexp_train.config import TrainConfig
-from facexp_train.emotion_data import EmotionFaces
+from facexp_train.emotion_data import EmotionFaces, truths
 from facexp_train.errors import DataError
 from facexp_train.losses import soft_cross_entropy
 from facexp_train.networks import emotion_network, mirror_averaged, with_temperatures
@@ -30,14 +30,6 @@ def targets(faces: EmotionFaces, smoothing: float) -> dict[str, NDArray[np.float
     if faces.votes is not None:
         votes, usable = faces.distributions()
         heads["ferplus"] = np.where(usable[:, None], votes, 0).astype(np.float32)
-    return heads
-
-
-def truths(faces: EmotionFaces) -> dict[str, NDArray[np.int64]]:
-    """Per head the true codes (N,), -1 where a face is not rated: own labels, and FER+'s clear majorities."""
-    heads = {"fer2013": faces.labels}
-    if faces.votes is not None:
-        heads["ferplus"] = faces.majority()
     return heads
 
 

@@ -163,6 +163,14 @@ def _led(votes: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.where(clear, codes[votes.argmax(axis=1)], -1)
 
 
+def truths(faces: EmotionFaces) -> dict[str, NDArray[np.int64]]:
+    """Per head the true codes (N,), -1 where a face is not rated: own labels, and FER+'s clear majorities."""
+    heads = {"fer2013": faces.labels}
+    if faces.votes is not None:
+        heads["ferplus"] = faces.majority()
+    return heads
+
+
 def read_emotion(
     path: str | Path,
     votes: str | Path | None = None,

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from facexp.geometry import KEYPOINTS, interocular
 from facexp.labels import FIVE, SEVEN
 from facexp_train.calibration import Curve, curve
-from facexp_train.emotion import truths
-from facexp_train.emotion_data import EmotionFaces
+from facexp_train.emotion_data import EmotionFaces, truths
 from facexp_train.errors import DataError
+from facexp_train.framing import jittered_crops
 from facexp_train.keypoint_data import KeypointFaces
-from facexp_train.keypoints import jittered_crops
 from facexp_train.metrics import (
     Figure,
     KeypointErrors,

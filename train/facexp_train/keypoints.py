@@ -6,33 +6,15 @@ from typing import Any
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
-from facexp import geometry
-from facexp_train import augment
 from facexp_train.batches import KeypointBatches
-from facexp_train.config import Augmentation, TrainConfig
+from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError
+from facexp_train.framing import SIZE, jittered_crops
 from facexp_train.keypoint_data import KeypointFaces
 from facexp_train.losses import weighted_distance
 from facexp_train.metrics import keypoint_errors
 from facexp_train.networks import keypoint_network
-
-SIZE = 96
-TEST_JITTER = Augmentation(flip=0, rotation=8, scale=0.08, shift=0.05)
-"""How far off the framing of a validation or test face is, as a detector's is: standard deviations of normal draws."""
-TEST_SEED = 2026
-
-
-def jittered_crops(
-    faces: KeypointFaces, how: Augmentation = TEST_JITTER, seed: int = TEST_SEED
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """uint8 crops (N, 96, 96, 1) as the runtime cuts them, and the points (N, 15, 2) in them (NaN where missing)."""
-    rng = np.random.default_rng(seed)
-    jitter = augment.jitter_matrices(rng, len(faces.images), SIZE, how)
-    matrices = augment.compose(jitter, augment.square_matrices(faces.squares, SIZE))
-    crops = [geometry.warp(image, matrix, SIZE) for image, matrix in zip(faces.images, matrices, strict=True)]
-    return np.stack(crops)[..., None], augment.move_points(faces.points, matrices)
 
 
 class KeypointJob:

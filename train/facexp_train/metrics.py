@@ -7,7 +7,7 @@ Each metric is a function of a weight for each face, so one resampling scheme se
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -56,9 +56,27 @@ def figure(split: str, metric: str, value: Callable[[Floats], Floats], weights: 
     return Figure(split, metric, float(value(np.ones((1, n)))[0]), float(low), float(high), n)
 
 
+def _reaching(figure: Figure) -> Figure:
+    """The figure with an interval that reaches down to its value.
+
+    A mean of distances grows by whatever noise is added, and resampling adds some: its interval lies high.
+    """
+    return replace(figure, low=min(figure.low, figure.value))
+
+
 def ratio(numerator: Floats, denominator: Floats) -> Callable[[Floats], Floats]:
     """Weighted sum over weighted sum, the form of every mean and share."""
     return lambda weights: _divide(weights @ numerator, weights @ denominator)
+
+
+def rmse(pixels: Floats) -> Callable[[Floats], Floats]:
+    """Root mean square error of (N, 15) distances in pixels, NaN where a point is not labelled.
+
+    Over coordinates, as Kaggle scores it: a point's squared distance holds two of them.
+    """
+    known = np.isfinite(pixels)
+    squared = ratio(np.where(known, pixels, 0).__pow__(2).sum(axis=1) / 2, known.sum(axis=1).astype(np.float64))
+    return lambda weights: np.sqrt(squared(weights))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +114,8 @@ def keypoint_figures(errors: KeypointErrors, groups: NDArray[Any], split: str) -
     weights = resample_weights(groups[rated])
     known = np.isfinite(pixels)
     ones = np.ones(len(face))
-    # RMSE is over coordinates, as Kaggle scores it: a point's squared distance holds two of them
-    squared = ratio(np.where(known, pixels, 0).__pow__(2).sum(axis=1) / 2, known.sum(axis=1).astype(np.float64))
     figures = [
-        figure(split, "rmse_px", lambda w: np.sqrt(squared(w)), weights),
+        figure(split, "rmse_px", rmse(pixels), weights),
         figure(split, "error_interocular", ratio(face, ones), weights),
         Figure(split, "error_interocular_median", *_median(face, weights), len(face)),
         figure(split, "faces_above_10", ratio((face > FAILURE).astype(np.float64), ones), weights),
@@ -158,42 +174,65 @@ def emotion_figures(
     matrix has true rows.
     """
     rated = truth >= 0
-    classes = len(labels)
     true, predicted = truth[rated], logits[rated].argmax(axis=1)
-    pair = np.eye(classes * classes)[true * classes + predicted]
+    confusions = Confusions(true, predicted, len(labels))
     weights = resample_weights(np.arange(len(true)))
-
-    def matrices(w: Floats) -> Floats:
-        return np.asarray(w @ pair).reshape(-1, classes, classes)
-
-    def recall(w: Floats) -> Floats:
-        table = matrices(w)
-        return _divide(np.einsum("bii->bi", table), table.sum(axis=2))
-
-    def precision(w: Floats) -> Floats:
-        table = matrices(w)
-        return _divide(np.einsum("bii->bi", table), table.sum(axis=1))
-
-    def f1(w: Floats) -> Floats:
-        table = matrices(w)
-        both = table.sum(axis=1) + table.sum(axis=2)
-        return np.where(table.sum(axis=2) > 0, _divide(2 * np.einsum("bii->bi", table), both), np.nan)
-
-    hit = (true == predicted).astype(np.float64)
     confidence = softmax(logits[rated].astype(np.float64), axis=1).max(axis=1)
-    gaps = (hit - confidence)[:, None] * np.eye(BINS)[bin_of(confidence)]
+    gaps = ((true == predicted) - confidence)[:, None] * np.eye(BINS)[bin_of(confidence)]
     figures = [
-        figure(split, "accuracy", ratio(hit, np.ones(len(hit))), weights),
-        figure(split, "macro_f1", lambda w: np.nanmean(f1(w), axis=1), weights),
-        figure(split, "calibration_error", lambda w: np.abs(w @ gaps).sum(axis=1) / w.sum(axis=1), weights),
+        figure(split, "accuracy", confusions.accuracy, weights),
+        figure(split, "macro_f1", confusions.macro_f1, weights),
+        _reaching(figure(split, "calibration_error", lambda w: np.abs(w @ gaps).sum(axis=1) / w.sum(axis=1), weights)),
     ]
+    metrics = {"recall": confusions.recall, "precision": confusions.precision, "f1": confusions.f1}
     for index, label in enumerate(labels):
         if (true == index).any():
-            for name, metric in (("recall", recall), ("precision", precision), ("f1", f1)):
+            for name, metric in metrics.items():
                 value = partial(_of_class, metric, index)
                 figures.append(figure(split, f"{name}/{label}", value, weights))
-    table = matrices(np.ones((1, len(true))))[0].astype(np.int64)
+    table = confusions.tables(np.ones((1, len(true))))[0].astype(np.int64)
     return figures, table
+
+
+class Confusions:
+    """Confusion matrices of N faces under any weights, and what follows from them.
+
+    Every method takes (B, N) weights of the faces and gives an array whose first dimension is B.
+    """
+
+    def __init__(self, true: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> None:
+        """True and predicted codes (N,), 0 to classes - 1."""
+        self._classes = classes
+        self._pair = np.eye(classes * classes)[true * classes + predicted]
+
+    def tables(self, weights: Floats) -> Floats:
+        """(B, C, C) weighted counts: true rows, predicted columns."""
+        return np.asarray(weights @ self._pair).reshape(-1, self._classes, self._classes)
+
+    def accuracy(self, weights: Floats) -> Floats:
+        """(B,) share of the faces that are right."""
+        tables = self.tables(weights)
+        return _divide(np.einsum("bii->b", tables), tables.sum(axis=(1, 2)))
+
+    def recall(self, weights: Floats) -> Floats:
+        """(B, C), NaN for a class that is not in the truth."""
+        tables = self.tables(weights)
+        return _divide(np.einsum("bii->bi", tables), tables.sum(axis=2))
+
+    def precision(self, weights: Floats) -> Floats:
+        """(B, C), NaN for a class that was never predicted."""
+        tables = self.tables(weights)
+        return _divide(np.einsum("bii->bi", tables), tables.sum(axis=1))
+
+    def f1(self, weights: Floats) -> Floats:
+        """(B, C), NaN for a class that is not in the truth."""
+        tables = self.tables(weights)
+        both = tables.sum(axis=1) + tables.sum(axis=2)
+        return np.where(tables.sum(axis=2) > 0, _divide(2 * np.einsum("bii->bi", tables), both), np.nan)
+
+    def macro_f1(self, weights: Floats) -> Floats:
+        """(B,) mean of F1 over the classes of the truth."""
+        return np.asarray(np.nanmean(self.f1(weights), axis=1))
 
 
 def _of_class(metric: Callable[[Floats], Floats], index: int, weights: Floats) -> Floats:

@@ -67,5 +67,5 @@ def draw_calibration(curves: Mapping[str, Curve], path: Path, title: str) -> Non
     axes.set(title=title, xlabel="probability of the first label", ylabel="share of such labels that are right")
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right")
     _save(figure, path)

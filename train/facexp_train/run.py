@@ -73,7 +73,7 @@ def load_predict(run: Path) -> Predict:
     path = run / "model.keras"
     if not path.is_file():
         raise DataError(f"{run}: no model.keras; let `facexp train` end, or go on with --resume")
-    model = keras.saving.load_model(path, compile=False)
+    model = keras.saving.load_model(path, compile=False, safe_mode=True)
 
     def predict(crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         outputs = model.predict(crops, batch_size=512, verbose=0)

@@ -1,0 +1,244 @@
+"""What following faces and smoothing give and cost: python benchmarks/tracking.py SHARED/DATA [--smooth S] ...
+
+On each sample clip the tracker and the detector in every frame see the same frames in turns, so that a busy moment hits
+both: read the ratio. On scenes put together from the sample photos, where the truth is known: how long a newcomer
+and a step from one expression to another take, and whose id is whose when two people pass each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+import facexp
+from facexp.detector import SAME, shared
+from facexp.geometry import interocular
+from facexp.tracking import SMOOTH_S, Tracker
+
+Image = NDArray[np.uint8]
+FPS = 25
+STRETCH = 25
+
+
+def frames(path: Path) -> Iterator[tuple[float, Image]]:
+    capture = cv2.VideoCapture(str(path))
+    while (read := capture.read())[0]:
+        yield capture.get(cv2.CAP_PROP_POS_MSEC), np.asarray(read[1], np.uint8)
+
+
+def same(a: facexp.Face, b: facexp.Face) -> bool:
+    return shared(a.box, b.box) > SAME
+
+
+def overlap(a: facexp.Face, b: facexp.Face) -> float:
+    common = shared(a.box, b.box) * min(a.box[2] * a.box[3], b.box[2] * b.box[3])
+    return common / (a.box[2] * a.box[3] + b.box[2] * b.box[3] - common)
+
+
+def trembling(points: Sequence[NDArray[np.float32]]) -> float:
+    """As benchmarks/steadiness.py: % of the inter-ocular distance."""
+    way = np.stack(points)
+    rest = way[1:-1] - (way[:-2] + way[2:]) / 2
+    return 100 * float(np.sqrt((rest**2).mean() / 1.5) / interocular(way).mean())
+
+
+def changes(labels: Sequence[str], seconds: float) -> float:
+    return sum(a != b for a, b in itertools.pairwise(labels)) / seconds
+
+
+class Counted:
+    """An analyzer whose detector is counted."""
+
+    def __init__(self) -> None:
+        self.analyzer = facexp.Analyzer("cpu", 1)
+        self.looks = 0
+        detect = self.analyzer._detector.detect
+        self.analyzer._detector.detect = partial(self._detect, detect)  # type: ignore[method-assign]
+
+    def _detect(self, detect, image):  # type: ignore[no-untyped-def]
+        self.looks += 1
+        return detect(image)
+
+
+def clip(path: Path, make) -> None:  # type: ignore[no-untyped-def]
+    every, counted = facexp.Analyzer("cpu", 1), Counted()
+    tracker = make(counted.analyzer)
+    seconds = {"every": 0.0, "tracked": 0.0}
+    was: list[facexp.Face] = []
+    found, tracked, common, extra, switches, count, boxes = 0, 0, 0, 0, 0, 0, []
+    history: dict[int, list[tuple[int, facexp.Face]]] = {}
+    changed: list[float] = []
+    small: Image | None = None
+    times = []
+    for number, (time_ms, image) in enumerate(frames(path)):
+        times.append(time_ms)
+        start = time.perf_counter()
+        truth = every.analyze(image)
+        middle = time.perf_counter()
+        faces = tracker.track(image, time_ms)
+        end = time.perf_counter()
+        seconds["every"] += middle - start
+        seconds["tracked"] += end - middle
+        count += 1
+        found, tracked = found + len(truth), tracked + len(faces)
+        common += sum(any(same(face, other) for other in faces) for face in truth)
+        extra += sum(not any(same(face, other) for other in truth) for face in faces)
+        boxes += [max(overlap(face, other) for other in faces) for face in truth if faces]
+        switches += sum(same(a, b) and a.id != b.id for a in was for b in faces)
+        was = faces
+        for face in faces:
+            history.setdefault(face.id or 0, []).append((number, face))
+        before, small = small, cv2.resize(image, (160, 90), interpolation=cv2.INTER_AREA)
+        changed.append(math.inf if before is None else float(cv2.absdiff(before, small).mean()))
+    span = (times[-1] - times[0]) / 1000
+    print(f"{path.name}: {count} frames, {span:.1f} s")
+    print(
+        f"  faces: {found} by the detector in every frame, {tracked} followed, {common} of the former among them, "
+        f"{extra} followed only; median overlap of the boxes {np.median(boxes or [math.nan]):.2f}"
+    )
+    print(
+        f"  detector: {counted.looks} looks instead of {count}; speed x{seconds['every'] / seconds['tracked']:.1f} "
+        f"({1e3 * seconds['tracked'] / count:.1f} ms a frame instead of {1e3 * seconds['every'] / count:.1f}); "
+        f"{len(history)} ids, {switches} id switches"
+    )
+    for name, seen in history.items():
+        if len(seen) < STRETCH:
+            continue
+        faces = [face for _, face in seen]
+        span = (times[seen[-1][0]] - times[seen[0][0]]) / 1000
+        runs = [i for i in range(len(seen) - STRETCH + 1) if seen[i + STRETCH - 1][0] - seen[i][0] == STRETCH - 1]
+        if not runs:
+            continue
+        still = min(runs, key=lambda i: sum(changed[seen[i][0] + 1 : seen[i][0] + STRETCH]))
+        part = faces[still : still + STRETCH]
+        print(
+            f"  id {name}, {len(seen)} frames: label changes a second "
+            f"{changes([face.emotion.label for face in faces], span):.2f} raw, "
+            f"{changes([face.shown.emotion.label for face in faces], span):.2f} smoothed; trembling "
+            f"{trembling([face.keypoints for face in part]):.3f}% raw, "
+            f"{trembling([face.shown.keypoints for face in part]):.3f}% smoothed; smoothed points lag "
+            f"{lag([face.keypoints for face in faces], [face.shown.keypoints for face in faces]):.2f}%"
+        )
+
+
+def lag(raw: Sequence[NDArray[np.float32]], smooth: Sequence[NDArray[np.float32]]) -> float:
+    """Mean distance of the smoothed points from the raw ones' mean over five frames, % of the inter-ocular distance."""
+    a, b = np.stack(raw), np.stack(smooth)
+    around = np.stack([a[i : i + 5].mean(axis=0) for i in range(len(a) - 4)])
+    return float(100 * np.linalg.norm(around - b[2:-2], axis=2).mean() / interocular(a).mean())
+
+
+def portraits(data: Path) -> dict[str, Image]:
+    """Photos of one face each, by file name, in one size."""
+    found = {}
+    for path in sorted((data / "samples" / "expressions").iterdir()):
+        if path.name.startswith("emotion_misc_faceapi"):
+            image = cv2.imread(str(path))
+            if image is not None:
+                found[path.stem] = np.asarray(cv2.resize(image, (240, 240), interpolation=cv2.INTER_AREA), np.uint8)
+    return found
+
+
+def scene(places: Sequence[tuple[Image, int, int]], rng: np.random.Generator) -> Image:
+    """Portraits pasted at (x, y), the later ones in front, filmed with a camera's noise."""
+    canvas = np.full((480, 854, 3), 110, np.uint8)
+    for image, x, y in places:
+        left, right = max(0, x), min(canvas.shape[1], x + image.shape[1])
+        if right > left:
+            canvas[y : y + image.shape[0], left:right] = image[:, left - x : right - x]
+    return np.clip(canvas + rng.normal(0, 3, canvas.shape), 0, 255).astype(np.uint8)
+
+
+def newcomers(people: list[Image], analyzer: facexp.Analyzer, make) -> None:  # type: ignore[no-untyped-def]
+    """A second person is there from one frame to the next, or walks in from the side."""
+    for name, speed in (("are there at once", None), ("walk in", 12)):
+        delays = []
+        for number, (a, b) in enumerate(itertools.pairwise(people)):
+            tracker, rng, alone = make(analyzer), np.random.default_rng(0), None
+            for frame in range(4 * FPS):
+                since = frame - 20 - 3 * number
+                x = 540 if speed is None else max(540, 854 - speed * since)
+                there = scene([(a, 60, 120)] + [(b, x, 120)] * (since >= 0), rng)
+                if since >= 0 and alone is None and len(analyzer.analyze(there)) == 2:
+                    alone = frame
+                if len(tracker.track(there, 1000 * frame / FPS)) == 2:
+                    delays.append((frame - (frame if alone is None else alone)) / FPS)
+                    break
+            else:
+                delays.append(math.inf)
+        found = ", ".join(f"{delay:.2f}" for delay in delays)
+        print(f"newcomers who {name}: found {found} s after the detector in every frame", flush=True)
+
+
+def passing(people: list[Image], analyzer: facexp.Analyzer, make) -> None:  # type: ignore[no-untyped-def]
+    """Two people walk past each other; side by side and back again; each keeps its id or not."""
+    for name, back in (("walk past each other", False), ("come close and part again", True)):
+        kept, total, ids = 0, 0, 0
+        for a, b in itertools.pairwise(people):
+            tracker, rng = make(analyzer), np.random.default_rng(0)
+            names: dict[str, set[int]] = {"a": set(), "b": set()}
+            for frame in range(3 * FPS):
+                way = frame / (3 * FPS) * 560
+                way = round(2 * min(way, 560 - way) * 0.36 if back else way)
+                xs = {"a": 20 + way, "b": 590 - way}
+                faces = tracker.track(scene([(a, xs["a"], 120), (b, xs["b"], 110)], rng), 1000 * frame / FPS)
+                if abs(xs["a"] - xs["b"]) > 200:
+                    for who, x in xs.items():
+                        names[who] |= {f.id for f in faces if f.id and 0 < f.box[0] + f.box[2] / 2 - x < 240}
+            kept += sum(len(seen) == 1 for seen in names.values())
+            ids += len(names["a"] | names["b"])
+            total += 2
+        print(f"two people who {name}: {kept} of {total} keep their id, {ids} ids in all", flush=True)
+
+
+def step(photos: dict[str, Image], analyzer: facexp.Analyzer, smooth: Sequence[float]) -> None:
+    """From one expression to another of the same size and place, cut without a sign."""
+    happy, sad = photos["emotion_misc_faceapi_happy"], photos["emotion_misc_faceapi_sad"]
+    for fps in (10, 25):
+        rng = np.random.default_rng(0)
+        trackers = {seconds: Tracker(analyzer, smooth=seconds) for seconds in smooth}
+        after: dict[float, float] = {}
+        for frame in range(3 * fps):
+            picture = scene([(happy if frame < fps else sad, 300, 120)], rng)
+            for seconds, tracker in trackers.items():
+                faces = tracker.track(picture, 1000 * frame / fps)
+                if faces and frame >= fps and faces[0].shown.emotion.label == faces[0].emotion.label:
+                    after.setdefault(seconds, frame / fps - 1)
+        found = ", ".join(f"{after.get(seconds, math.inf):.2f} s with --smooth {seconds}" for seconds in smooth)
+        print(f"step from happy to sad at {fps} frames/s: the label follows after {found}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--smooth", type=float, default=SMOOTH_S)
+    parser.add_argument("--detect-every", type=int)
+    parser.add_argument("--only", choices=("clips", "scenes"))
+    asked = parser.parse_args()
+    cv2.setNumThreads(1)
+
+    def make(analyzer: facexp.Analyzer) -> Tracker:
+        return Tracker(analyzer, detect_every=asked.detect_every, smooth=asked.smooth)
+
+    if asked.only != "scenes":
+        for path in sorted((asked.data / "samples" / "clips").iterdir()):
+            clip(path, make)
+    if asked.only != "clips":
+        photos, analyzer = portraits(asked.data), facexp.Analyzer("cpu", 1)
+        people = [photo for _, photo in zip(range(4), photos.values(), strict=False)]
+        newcomers(people, analyzer, make)
+        passing(people, analyzer, make)
+        step(photos, analyzer, (0.15, 0.3, 0.5))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""`facexp doctor`: what is wrong with this installation, and what to type."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from facexp_cli.console import quiet_libraries
+
+if TYPE_CHECKING:
+    from facexp.doctor import Diagnosis
+
+_AT_FAULT = 3
+
+
+@click.command("doctor")
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), metavar="DIR", help="Another model bundle: the folder of its manifest."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
+def doctor(bundle: Path | None, as_json: bool) -> None:
+    """Say what is installed, what is wrong with it, and what to type to mend that.
+
+    Looks at packages, models and their hashes, devices that really run them, and cameras, which are not opened. Changes
+    nothing. The exit status is 3 where something is at fault.
+    """
+    with quiet_libraries():
+        from facexp.doctor import examine
+
+        diagnosis = examine(bundle)
+    click.echo(_json(diagnosis) if as_json else _text(diagnosis))
+    if diagnosis.faults:
+        click.get_current_context().exit(_AT_FAULT)
+
+
+def _json(diagnosis: Diagnosis) -> str:
+    content = {"schema": 1, "faults": len(diagnosis.faults), **asdict(diagnosis)}
+    return json.dumps(content, ensure_ascii=False)
+
+
+def _text(diagnosis: Diagnosis) -> str:
+    width = max(len(finding.name) for finding in diagnosis.findings)
+    lines = []
+    for finding in diagnosis.findings:
+        lines.append(f"{finding.state:<5}  {finding.name:<{width}}  {finding.what}")
+        if finding.mend is not None:
+            lines.append(f"{'':<5}  {'':<{width}}  mend: {finding.mend}")
+    count = len(diagnosis.faults)
+    lines.append(f"{count} fault{'s' * (count != 1)}" if count else "no fault")
+    return "\n".join(lines)

@@ -1,0 +1,219 @@
+"""A run of `facexp-infer`: sources through the analyzer into sinks, with an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from facexp.pictures import PictureSink
+    from facexp.preview import Preview
+    from facexp.reading import ReadOptions
+    from facexp.sinks import Sink, Stream
+    from facexp.sources import Shot
+    from facexp.types import Frame
+    from facexp_cli.console import Progress, Signals
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The options of one run."""
+
+    sources: tuple[str, ...]
+    form: str | None
+    save: Path | None
+    preview: tuple[str, int] | None
+    emotions: str
+    labels: str | None
+    face_crops: bool
+    device: str
+    backend: str
+    threads: int | None
+    min_score: float
+    max_faces: int | None
+    every: int
+    max_fps: float | None
+    start: float
+    duration: float | None
+    policy: Literal["latest", "all"] | None
+    timeout: float
+    raw: tuple[int, int] | None
+    detect_every: int | None
+    smooth: float
+    detector: Path | None
+    bundle: Path | None
+    quiet: bool
+    verbose: bool
+
+    def read_options(self) -> ReadOptions:
+        """How the sources are read."""
+        from facexp.reading import ReadOptions
+
+        return ReadOptions(
+            self.every, self.max_fps, self.start, self.duration, self.policy, timeout_s=self.timeout, raw=self.raw
+        )
+
+
+def run(job: Job) -> int:
+    """Do the job and return the exit status."""
+    from facexp_cli.console import Signals, Stop, notes, quiet_libraries
+
+    level = logging.ERROR if job.quiet else logging.INFO if job.verbose else logging.WARNING
+    # what FFmpeg says of an address may hold its password
+    addresses = any("://" in name or name.startswith("@") for name in job.sources)
+    with quiet_libraries(addresses or not job.verbose), notes(level):
+        try:
+            with Signals() as signals:
+                return _run(job, signals)
+        except Stop as stop:
+            return stop.status
+
+
+def _run(job: Job, signals: Signals) -> int:
+    # the heavy imports, so that --help and wrong usage need none of them
+    import cv2
+
+    from facexp import Analyzer, FacexpError
+    from facexp.pictures import PictureSink, SinkError
+    from facexp.pipeline import analyze_sources
+    from facexp.sources import open_sources
+    from facexp_cli.console import Output, Progress
+
+    try:
+        pictures = None if job.save is None else PictureSink(job.save, job.sources)
+    except SinkError as error:
+        raise click.UsageError(f"--save {error}") from None
+    preview = None if job.preview is None else _preview(*job.preview, job.quiet)
+    if job.threads is not None:
+        cv2.setNumThreads(job.threads)
+    try:
+        analyzer = Analyzer(
+            job.device,
+            job.threads,
+            job.emotions,
+            labels=job.labels,
+            backend=job.backend,
+            detector=job.detector,
+            bundle=job.bundle,
+            min_score=job.min_score,
+            max_faces=job.max_faces,
+        )
+    except (FacexpError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    logger = logging.getLogger("facexp")
+    logger.info("models %s %s on %s", analyzer.bundle.name, analyzer.bundle.version, analyzer.device)
+    shown = not job.quiet and sys.stderr.isatty()
+    files = sum(1 for _ in open_sources(job.sources, job.save)) if shown else None
+    sink = line_sink(Output(signals), job.form, job.emotions)
+    if job.duration is None:
+        _tell_of_waiting(job.sources)
+    frames = analyze_sources(
+        analyzer,
+        open_sources(job.sources, job.save),
+        job.read_options(),
+        job.face_crops,
+        detect_every=job.detect_every,
+        smooth=job.smooth,
+    )
+    start = time.perf_counter()
+    tally = _Tally()
+    with preview or contextlib.nullcontext(), Progress(files, shown) as progress:
+        tally.take(frames, sink, pictures, preview, progress)
+    seconds = time.perf_counter() - start
+    logger.info("%d pictures, %d faces in %.1f s", tally.pictures, tally.faces, seconds)
+    return 1 if tally.failed else 0
+
+
+def _preview(host: str, port: int, quiet: bool) -> Preview:
+    from facexp.preview import Preview, PreviewError
+    from facexp_cli.console import say
+
+    try:
+        preview = Preview(host, port)
+    except PreviewError as error:
+        raise click.UsageError(f"--preview {error}") from None
+    if preview.public:
+        say("Warning", "the preview is open to the network: whoever reaches this machine can see the pictures")
+    if not quiet:
+        say("Note", f"the preview is at {preview.url}")
+    return preview
+
+
+def _tell_of_waiting(names: Iterable[str]) -> None:
+    """Say so where a source stands behind one that may never end."""
+    from facexp.address import is_live, shown
+    from facexp.sources import listed
+
+    before = None
+    for name, _ in listed(names):
+        if before is not None:
+            waits = "%s is read until it ends, and only then what is named after it: --duration ends it earlier"
+            logging.getLogger("facexp").warning(waits, shown(before))
+            return
+        before = name if is_live(name) else None
+
+
+def line_sink(stream: Stream, form: str | None, emotions: str = "seven") -> Sink:
+    """The sink of a form; None is text for a terminal and JSON lines for a program."""
+    from facexp.labels import EMOTIONS
+    from facexp.sinks import CsvSink, JsonlSink, TextSink
+
+    form = form or ("text" if sys.stdout.isatty() else "jsonl")
+    if form == "csv":
+        return CsvSink(stream, EMOTIONS[emotions])
+    return TextSink(stream) if form == "text" else JsonlSink(stream)
+
+
+class _Tally:
+    """Hands each frame on and counts."""
+
+    def __init__(self) -> None:
+        self.pictures = 0
+        self.faces = 0
+        self.failed = False
+
+    def take(
+        self,
+        frames: Iterable[tuple[Frame, Shot | None]],
+        sink: Sink,
+        pictures: PictureSink | None,
+        preview: Preview | None,
+        progress: Progress,
+    ) -> None:
+        with pictures or contextlib.nullcontext():
+            for frame, shot in frames:
+                sink.write(frame, shot)
+                if frame.error is not None:
+                    self._fail(frame.error)
+                else:
+                    self.pictures += 1
+                    self.faces += len(frame.faces)
+                if preview is not None:
+                    preview.write(frame, shot)
+                if pictures is not None:
+                    self._save(pictures.write, frame, shot)
+                progress.step(frame.source, shot)
+            if pictures is not None:
+                self._save(pictures.finish)
+
+    def _save(self, save: Callable[..., None], *what: object) -> None:
+        from facexp.pictures import SinkError
+
+        try:
+            save(*what)
+        except SinkError as error:
+            self._fail(str(error))
+
+    def _fail(self, reason: str) -> None:
+        from facexp_cli.console import say
+
+        say("Error", reason)
+        self.failed = True

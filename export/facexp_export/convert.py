@@ -1,0 +1,138 @@
+"""One step of an export, in a process of its own: python -m facexp_export.convert JOB.json
+
+The steps that read the trained model need TensorFlow, whose crashes take their process with them; the others need the
+converters' libraries. Whoever starts steps (`facexp_export.steps`) needs neither.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facexp.errors import FacexpError
+from facexp_export.steps import FAULT, Job
+from facexp_export.tasks import TASKS, Task
+
+Facts = dict[str, Any]
+
+
+def reference(job: Job, task: Task) -> Facts:
+    """What the trained model answers to the parity crops, as an npz of its outputs."""
+    from facexp_export.keras_model import predict
+
+    _save(job.out, predict(_keras(job, task), _crops(job, "parity")))
+    return {}
+
+
+def onnx_float32(job: Job, task: Task) -> Facts:
+    """float32.onnx."""
+    from facexp_export.onnx_float import write_float32
+
+    write_float32(_keras(job, task), task, job.out, job.description)
+    return {}
+
+
+def onnx_float16(job: Job, task: Task) -> Facts:
+    """float16.onnx, from float32.onnx."""
+    from facexp_export.onnx_half import write_float16
+
+    write_float16(job.source, job.out, task.kind, job.description)
+    return {}
+
+
+def onnx_int8(job: Job, task: Task) -> Facts:
+    """int8.onnx, from float32.onnx; facts are the numbers of convolutions."""
+    from facexp_export.quantize import write_int8
+
+    crops = _crops(job, "calibration")
+    return asdict(write_int8(job.source, job.out, crops, task.kind, job.method, job.description))
+
+
+def tflite_float32(job: Job, task: Task) -> Facts:
+    """float32.tflite."""
+    from facexp_export.tflite import write_float32
+
+    write_float32(_keras(job, task), task, job.out, job.description)
+    return {}
+
+
+def tflite_float16(job: Job, task: Task) -> Facts:
+    """float16.tflite, from float32.tflite."""
+    from facexp_export.tflite import write_float16
+
+    write_float16(job.source, job.out, job.description)
+    return {}
+
+
+def tflite_int8(job: Job, task: Task) -> Facts:
+    """int8.tflite, from float32.tflite."""
+    from facexp_export.tflite import write_int8
+
+    write_int8(job.source, job.out, _crops(job, "calibration"), task.kind, job.description)
+    return {}
+
+
+def savedmodel(job: Job, task: Task) -> Facts:
+    """The SavedModel."""
+    from facexp_export.savedmodel import write_savedmodel
+
+    write_savedmodel(_keras(job, task), task, job.out)
+    return {}
+
+
+def answers(job: Job, task: Task) -> Facts:
+    """What a SavedModel answers to crops, as an npz of its outputs."""
+    from facexp_export import savedmodel
+
+    _save(job.out, savedmodel.answers(job.source, _crops(job, "crops")))
+    return {}
+
+
+STEPS: dict[str, Callable[[Job, Task], Facts]] = {
+    "reference": reference,
+    "float32.onnx": onnx_float32,
+    "float16.onnx": onnx_float16,
+    "int8.onnx": onnx_int8,
+    "float32.tflite": tflite_float32,
+    "float16.tflite": tflite_float16,
+    "int8.tflite": tflite_int8,
+    "savedmodel": savedmodel,
+    "answers": answers,
+}
+
+
+def _keras(job: Job, task: Task) -> Any:
+    from facexp_export.keras_model import load_model
+
+    return load_model(job.model, task)
+
+
+def _crops(job: Job, name: str) -> Any:
+    with np.load(job.crops, allow_pickle=False) as crops:
+        return crops[name]
+
+
+def _save(path: Path, arrays: dict[str, Any]) -> None:
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def main(path: Path) -> int:
+    """Do the job of a file and write what it found out beside it; a fault of the user's files is the last line said."""
+    job = Job.read(path)
+    try:
+        facts = STEPS[job.step](job, TASKS[job.task])
+    except FacexpError as error:
+        print(error, file=sys.stderr)
+        return FAULT
+    path.with_suffix(".facts.json").write_text(json.dumps(facts), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

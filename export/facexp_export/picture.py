@@ -1,0 +1,78 @@
+"""A drawn colour portrait for golden.npz: nobody's, so it may travel, and face enough for the detector."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp.geometry import Image
+from facexp.proof_device import GOLDEN, picture_answers, read_golden
+
+WIDTH, HEIGHT = 200, 240
+_FULL = 4
+"""Drawn that many times as large and averaged down: smooth edges."""
+
+# BGR. Skin and background differ most in red and blue, which are the planes that get exchanged.
+_BACKGROUND, _HAIR, _SKIN, _SHADE = (150, 120, 90), (25, 35, 60), (110, 150, 215), (90, 125, 190)
+_LIGHT_SKIN, _NOSTRIL, _LIP, _WHITE = (120, 160, 225), (60, 80, 130), (75, 70, 170), (235, 235, 240)
+_IRIS, _PUPIL, _LID = (40, 50, 70), (10, 10, 10), (40, 50, 80)
+
+# x, y, half width, half height in widths of the face, from its middle; colour, start and end of the arc in degrees, and
+# the thickness of its line, 0 for a filled one. Later ones cover earlier ones.
+_Shape = tuple[float, float, float, float, tuple[int, int, int], int, int, float]
+
+
+def _eye(side: int) -> list[_Shape]:
+    return [
+        (side * 0.15, -0.09, 0.085, 0.05, _SHADE, 0, 360, 0),
+        (side * 0.15, -0.085, 0.068, 0.03, _WHITE, 0, 360, 0),
+        (side * 0.15, -0.085, 0.031, 0.031, _IRIS, 0, 360, 0),
+        (side * 0.15, -0.085, 0.014, 0.014, _PUPIL, 0, 360, 0),
+        (side * 0.15, -0.085, 0.07, 0.033, _LID, 190, 350, 0.012),
+        (side * 0.15, -0.15, 0.095, 0.045, _HAIR, 200, 340, 0.028),
+        (side * 0.055, 0.085, 0.018, 0.012, _NOSTRIL, 0, 360, 0),
+    ]
+
+
+_SHAPES: list[_Shape] = [
+    (0, -0.1, 0.42, 0.5, _HAIR, 0, 360, 0),
+    (0, 0.42, 0.2, 0.25, _SHADE, 0, 360, 0),
+    (0, 0, 0.345, 0.455, _SKIN, 0, 360, 0),
+    *_eye(-1),
+    *_eye(1),
+    (0, 0.06, 0.05, 0.05, _SHADE, 20, 160, 0.018),
+    (0, 0, 0.03, 0.09, _LIGHT_SKIN, 0, 360, 0),
+    (0, 0.2, 0.125, 0.05, _LIP, 0, 180, 0),
+    (0, 0.2, 0.12, 0.022, _WHITE, 0, 180, 0),
+    (0, 0.195, 0.13, 0.02, _LIP, 180, 360, 0.02),
+]
+
+
+def drawn_picture() -> Image:
+    """The portrait, uint8 (HEIGHT, WIDTH, 3) BGR, lit from one side."""
+    large = np.full((_FULL * HEIGHT, _FULL * WIDTH, 3), _BACKGROUND, np.float32)
+    unit = 0.8 * _FULL * WIDTH
+    for x, y, half_width, half_height, colour, start, end, line in _SHAPES:
+        place = round(_FULL * WIDTH / 2 + x * unit), round(0.52 * _FULL * HEIGHT + y * unit)
+        axes = round(half_width * unit), round(half_height * unit)
+        thickness = round(line * unit) if line else cv2.FILLED
+        cv2.ellipse(large, place, axes, 0, start, end, colour, thickness, cv2.LINE_AA)
+    small = cv2.resize(large, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    light = np.linspace(0.85, 1.12, WIDTH, dtype=np.float32)[None, :, None]
+    return np.asarray(np.clip(np.rint(small * light), 0, 255), np.uint8)
+
+
+def write_picture(directory: Path) -> None:
+    """Put the portrait, and what a whole bundle's float32.onnx files make of it, into its golden.npz.
+
+    BundleError where they do not find its face.
+    """
+    arrays: dict[str, NDArray[np.generic]] = {
+        name: values for name, values in read_golden(directory).items() if not name.startswith("picture")
+    }
+    arrays |= picture_answers(directory, drawn_picture())
+    with (directory / GOLDEN).open("wb") as stream:
+        np.savez_compressed(stream, allow_pickle=False, **arrays)

@@ -1,0 +1,148 @@
+"""Step 5 of the proof: where does a file that failed depart from float32.onnx?
+
+Both are run with the maps of their convolutions kept. Names and order inside are each file's own, so convolutions are
+matched by their weights.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader
+from onnxruntime.quantization.qdq_loss_debug import (
+    collect_activations,
+    compute_signal_to_quantization_noice_ratio,
+    modify_model_output_intermediate_tensors,
+)
+
+from facexp.proof import Check
+from facexp_export.errors import ExportError
+from facexp_export.tasks import INPUT_NAME
+
+BASE = "float32.onnx"
+"""The file that the others are compared with."""
+CROPS = 16
+SHOWN = 8
+"""How many layers of a file the table shows, the worst first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One convolution of a file."""
+
+    name: str
+    """Of its map."""
+    weights: NDArray[np.float32]
+    """(outputs, inputs, height, width)."""
+    values: NDArray[np.float32]
+    """Its map for some crops, flat."""
+
+
+def layers(task: str, key: str, base: Path, path: Path, crops: NDArray[np.uint8]) -> Iterator[Check]:
+    """The SHOWN convolutions of a file that differ most from those of `base`, float32 ONNX, on uint8 crops.
+
+    The figure is the signal over the difference in decibels: 40 is 1%, 20 is 10%. Raises ExportError where the two
+    files have not the same convolutions, and for a format whose layers cannot be read.
+    """
+    if path.suffix not in _READERS:
+        raise ExportError(f"{path.name}: layers are compared for {', '.join(_READERS)} files")
+    few = crops[:CROPS]
+    before, after = _onnx_layers(base, few), _READERS[path.suffix](path, few)
+    found = []
+    for place, layer in enumerate(before, 1):
+        match = _match(layer, after)
+        if match is None:
+            raise ExportError(f"{path.name} has no convolution like number {place} of {base.name}, {layer.name}")
+        # TFLite's convolutions have their activation inside
+        wanted = layer.values if match.values.min() < 0 else np.maximum(layer.values, 0)
+        found.append((compute_signal_to_quantization_noice_ratio(wanted, match.values), place, match.name))
+    for decibels, place, name in sorted(found)[:SHOWN]:
+        what = f"convolution {place} of {len(found)}, {name}"
+        yield Check(what, task, key, value=float(decibels), unit="dB over the difference")
+
+
+def _match(layer: Layer, others: Sequence[Layer]) -> Layer | None:
+    alike = [other for other in others if other.weights.shape == layer.weights.shape]
+    return max(alike, key=lambda other: _correlation(layer.weights, other.weights), default=None)
+
+
+def _correlation(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    return float((a * b).sum() / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
+
+
+def _onnx_layers(path: Path, crops: NDArray[np.uint8]) -> list[Layer]:
+    graph = onnx.load(path).graph
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in tensors:
+            weights, scale = tensors[node.input[0]], tensors[node.input[1]]
+            # weights are symmetric, with a scale for each output
+            tensors[node.output[0]] = weights.astype(np.float32) * scale.reshape(-1, *[1] * (weights.ndim - 1))
+    with tempfile.TemporaryDirectory() as directory:
+        watched = str(Path(directory) / "watched.onnx")
+        modify_model_output_intermediate_tensors(str(path), watched, ["Conv"])
+        kept = collect_activations(watched, _Singly(crops))
+    return [
+        Layer(node.output[0], np.asarray(tensors[node.input[1]], np.float32), np.concatenate(kept[node.output[0]]))
+        for node in graph.node
+        if node.op_type == "Conv" and node.input[1] in tensors
+    ]
+
+
+def _tflite_layers(path: Path, crops: NDArray[np.uint8]) -> list[Layer]:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    # delegates keep their maps to themselves
+    plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    interpreter = Interpreter(str(path), experimental_preserve_all_tensors=True, experimental_op_resolver_type=plain)
+    interpreter.allocate_tensors()
+    known = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
+    convolutions = [
+        operation["inputs"][1:2].tolist() + operation["outputs"][:1].tolist()
+        for operation in interpreter._get_ops_details()
+        if operation["op_name"] == "CONV_2D"
+    ]
+
+    def read(index: int) -> NDArray[np.float32]:
+        """A tensor of four dimensions as real numbers, channels first."""
+        values = interpreter.get_tensor(index).astype(np.float32)
+        how = known[index]["quantization_parameters"]
+        if len(how["scales"]):
+            shape = [1] * values.ndim
+            shape[how["quantized_dimension"]] = len(how["scales"])
+            values = (values - how["zero_points"].reshape(shape)) * how["scales"].reshape(shape)
+        return np.asarray(values.transpose(0, 3, 1, 2), np.float32)
+
+    maps: dict[int, list[NDArray[np.float32]]] = {output: [] for _, output in convolutions}
+    for crop in crops:
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], crop[None])
+        interpreter.invoke()
+        for output, values in maps.items():
+            values.append(read(output).ravel())
+    return [
+        Layer(known[output]["name"].split(";")[0], read(weights), np.concatenate(maps[output]))
+        for weights, output in convolutions
+    ]
+
+
+class _Singly(CalibrationDataReader):  # type: ignore[misc]
+    """One crop at a time, as TFLite files take them: a network may join crops with their mirror images inside."""
+
+    def __init__(self, crops: NDArray[np.uint8]) -> None:
+        self._left = [{INPUT_NAME: crop[None]} for crop in crops[::-1]]
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        return self._left.pop() if self._left else None
+
+
+_READERS: dict[str, Callable[[Path, NDArray[np.uint8]], list[Layer]]] = {
+    ".onnx": _onnx_layers,
+    ".tflite": _tflite_layers,
+}

@@ -1,0 +1,147 @@
+"""Step 3 of the proof: is a file worse at its task than a float32 file of it, on held-out faces?
+
+Both answer for the same faces, so the bootstrap draws faces once for both and the interval is that of the difference.
+What must be inside the margin is the interval's pessimistic end, not the point estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp.geometry import KEYPOINTS
+from facexp.proof import Check, held
+from facexp_export.recipe import Margins
+from facexp_train.metrics import Confusions, Figure, Floats, figure, ratio, resample_weights, rmse
+
+Outputs = Mapping[str, NDArray[np.float32]]
+Value = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Held-out faces of one task with what is true of them."""
+
+    crops: NDArray[np.uint8]
+    """(N, S, S, 1)."""
+    truth: Mapping[str, NDArray[Any]]
+    """By output: int64 (N,) codes, -1 where a face is not rated, or float32 (N, 15, 2), NaN where not labelled."""
+    group: NDArray[Any]
+    """(N,) the photo or person; faces of one group are drawn together."""
+    labels: tuple[str, ...]
+
+
+def base_figures(task: str, key: str, faces: Labelled, base: Outputs) -> Iterator[Check]:
+    """What the file that the others are held against scores, reported; step 2 ties it to the trained model."""
+    for name, truth in faces.truth.items():
+        rows, weights = _rated(truth, faces.group)
+        about = Check("", task, key, name)
+        if truth.ndim == 1:
+            table = _confusions(base[name][rows], truth[rows], faces.labels)
+            yield _reported(about, "accuracy", "%", _percent(table.accuracy), weights)
+            yield _reported(about, "macro-F1", "%", _percent(table.macro_f1), weights)
+        else:
+            yield _reported(about, "RMSE", "px", rmse(_distances(base[name][rows], truth[rows])), weights)
+
+
+def compare(task: str, key: str, faces: Labelled, base: Outputs, answers: Outputs, margins: Margins) -> Iterator[Check]:
+    """What the file `key` loses against the base: the judged loss, and beside it where it is lost."""
+    for name, truth in faces.truth.items():
+        rows, weights = _rated(truth, faces.group)
+        about = Check("", task, key, name)
+        if truth.ndim == 1:
+            yield from _emotion(
+                about, base[name][rows], answers[name][rows], truth[rows], faces.labels, weights, margins
+            )
+        else:
+            yield from _points(about, base[name], answers[name], truth, rows, weights, margins)
+
+
+def _emotion(
+    about: Check,
+    base: NDArray[np.float32],
+    answers: NDArray[np.float32],
+    truth: NDArray[Any],
+    labels: tuple[str, ...],
+    weights: Floats,
+    margins: Margins,
+) -> Iterator[Check]:
+    ours, theirs = _confusions(answers, truth, labels), _confusions(base, truth, labels)
+    loss = _reported(about, "accuracy lost", "points", _percent(_loss(theirs.accuracy, ours.accuracy)), weights)
+    yield held(replace(loss, limit=margins.accuracy_points))
+    # not judged: the rarest class has a few dozen faces, and one of them alone moves it by more than the margin
+    yield _reported(about, "macro-F1 lost", "points", _percent(_loss(theirs.macro_f1, ours.macro_f1)), weights)
+    once = np.ones((1, len(truth)))
+    recalls, before = ours.recall(once)[0], theirs.recall(once)[0]
+    worst = int(np.nanargmin(recalls))
+    yield replace(
+        about,
+        what=f"recall of the worst class, {labels[worst]}",
+        value=100 * float(recalls[worst]),
+        unit="%",
+        note=f"{100 * before[worst]:.1f}% before",
+    )
+    agree = (answers.argmax(axis=1) == base.argmax(axis=1)).astype(np.float64)
+    yield _reported(about, "same answer as before", "%", _percent(ratio(agree, np.ones(len(agree)))), weights)
+    yield _reported(
+        about, "KL divergence from before", "nat", ratio(_divergence(base, answers), np.ones(len(agree))), weights
+    )
+
+
+def _points(
+    about: Check,
+    base: NDArray[np.float32],
+    answers: NDArray[np.float32],
+    truth: NDArray[Any],
+    rows: NDArray[np.bool_],
+    weights: Floats,
+    margins: Margins,
+) -> Iterator[Check]:
+    ours, theirs = (rmse(_distances(points[rows], truth[rows])) for points in (answers, base))
+    # a loss is what the file adds to an error, and what it takes from an accuracy
+    yield held(replace(_reported(about, "RMSE added", "px", _loss(ours, theirs), weights), limit=margins.rmse_px))
+    yield _reported(about, "RMSE", "px", ours, weights)
+    moved = np.linalg.norm(answers.astype(np.float64) - base, axis=2)
+    for name, value in zip(KEYPOINTS, np.percentile(moved, 95, axis=0), strict=True):
+        yield replace(about, what=f"95th percentile of displacement, {name}", value=float(value), unit="px")
+
+
+def _rated(truth: NDArray[Any], group: NDArray[Any]) -> tuple[NDArray[np.bool_], Floats]:
+    rows = truth >= 0 if truth.ndim == 1 else np.isfinite(truth).all(axis=2).any(axis=1)
+    return rows, resample_weights(group[rows])
+
+
+def _reported(about: Check, what: str, unit: str, value: Value, weights: Floats) -> Check:
+    found: Figure = figure("", what, value, weights)
+    return replace(about, what=what, value=found.value, low=found.low, high=found.high, unit=unit)
+
+
+def _loss(before: Value, after: Value) -> Value:
+    return lambda weights: before(weights) - after(weights)
+
+
+def _percent(value: Value) -> Value:
+    return lambda weights: 100 * value(weights)
+
+
+def _confusions(logits: NDArray[np.float32], truth: NDArray[Any], labels: tuple[str, ...]) -> Confusions:
+    return Confusions(truth.astype(np.int64), logits.argmax(axis=1), len(labels))
+
+
+def _distances(points: NDArray[np.float32], truth: NDArray[Any]) -> Floats:
+    return np.asarray(np.linalg.norm(points.astype(np.float64) - truth, axis=2))
+
+
+def _divergence(base: NDArray[np.float32], answers: NDArray[np.float32]) -> Floats:
+    """KL(base || answers) of each face's softmaxes, in nats."""
+    p, q = _log_softmax(base), _log_softmax(answers)
+    return np.asarray((np.exp(p) * (p - q)).sum(axis=1))
+
+
+def _log_softmax(logits: NDArray[np.float32]) -> Floats:
+    raised = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return np.asarray(raised - np.log(np.exp(raised).sum(axis=1, keepdims=True)))

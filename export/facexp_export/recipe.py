@@ -1,0 +1,152 @@
+"""What an export makes, and what it must keep to: data in a TOML file, kept beside the result."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from facexp.bundle import KEYS
+from facexp_export.errors import ExportError
+
+SPLITS = ("train", "val", "test")
+METHODS = ("MinMax", "Percentile", "Entropy")
+PRECISIONS = ("float32", "float16", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The faces that give the ranges of the integers."""
+
+    split: str
+    faces: int
+    method: str
+    """Of METHODS, for ONNX; TFLite's ranges are always the smallest and largest value seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The faces that files are judged on."""
+
+    split: str
+    faces: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerances:
+    """How far outputs may be from Keras and, on another machine, from the golden answers."""
+
+    float32_spread: float
+    """Largest difference of a float32 file, over the output's spread across faces."""
+    why: str
+    """The reason for that figure."""
+    rounded_mean_spread: float
+    """Mean difference of a float16 or int8 file, over the same spread."""
+    rounded_why: str
+    """The reason for that figure."""
+    golden: dict[str, float]
+    """Precision -> largest difference from a golden answer: px for points, logits for the emotion."""
+
+
+@dataclass(frozen=True, slots=True)
+class Margins:
+    """What a file may lose against Keras, as the pessimistic end of a 95% interval."""
+
+    accuracy_points: float
+    rmse_px: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All options of an export."""
+
+    calibration: Calibration
+    verification: Verification
+    keys: tuple[str, ...]
+    """The files to write, of facexp.bundle.KEYS and in their order."""
+    tolerances: Tolerances
+    margins: Margins
+
+    def text(self) -> str:
+        """The whole recipe as TOML, from which `read_recipe` makes an equal one."""
+        tables = {**asdict(self), "files": {"keys": list(self.keys)}}
+        del tables["keys"]
+        tables["tolerances.golden"] = tables["tolerances"].pop("golden")
+        # numbers, strings and lists of strings are written alike in JSON and TOML
+        return "\n".join(
+            f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+            for name, table in sorted(tables.items())
+        )
+
+
+def read_recipe(file: Path | None = None) -> Recipe:
+    """A recipe file over recipes/default.toml, or that alone.
+
+    Raises ExportError with file and key for one that is unknown, of another type or out of its range.
+    """
+    default = Path(str(resources.files("facexp_export"))) / "recipes" / "default.toml"
+    values = _read(default)
+    if file is not None:
+        _merge(values, _read(file), f"{file}: ")
+    return _recipe(values, f"{file or default}: ")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ExportError(f"{file}: cannot be read as TOML: {error}") from error
+
+
+def _merge(values: dict[str, Any], changes: dict[str, Any], origin: str) -> None:
+    """Changes over values, in place; a key that values does not have, or a value of another type, is refused."""
+    for key, change in changes.items():
+        if key not in values:
+            raise ExportError(f"{origin}{key} is unknown; expected one of {', '.join(values)}")
+        old = values[key]
+        number = isinstance(old, (int, float))
+        right = isinstance(change, (int, float)) if number else isinstance(change, type(old))
+        if isinstance(change, bool) or not right or (isinstance(old, int) and not isinstance(change, int)):
+            wanted = "a whole number" if isinstance(old, int) else "a number" if number else _NAMES[type(old)]
+            raise ExportError(f"{origin}{key} must be {wanted}, got {change!r}")
+        if isinstance(old, dict):
+            _merge(old, change, f"{origin}{key}.")
+        else:
+            values[key] = change
+
+
+_NAMES: dict[type, str] = {dict: "a table", list: "a list", str: "a text"}
+
+
+def _recipe(values: dict[str, Any], origin: str) -> Recipe:
+    def expect(key: str, good: Callable[[Any], bool], wanted: str) -> None:
+        value: Any = values
+        for name in key.split("."):
+            value = value[name]
+        if not good(value):
+            raise ExportError(f"{origin}{key} must be {wanted}, got {value!r}")
+
+    for table in ("calibration", "verification"):
+        expect(f"{table}.split", lambda split: split in SPLITS, f"one of {', '.join(SPLITS)}")
+        expect(f"{table}.faces", lambda faces: faces > 0, "more than 0")
+    other = values["calibration"]["split"]
+    expect("verification.split", lambda split: split != other, f"another split than calibration's, {other}")
+    expect("calibration.method", lambda method: method in METHODS, f"one of {', '.join(METHODS)}")
+    keys = values["files"]["keys"]
+    expect("files.keys", lambda _: keys and all(key in KEYS for key in keys), f"some of {', '.join(KEYS)}")
+    limits = ("tolerances.float32_spread", "tolerances.rounded_mean_spread")
+    for limit in (*limits, "margins.accuracy_points", "margins.rmse_px"):
+        expect(limit, lambda value: value > 0, "more than 0")
+    for precision in PRECISIONS:
+        expect(f"tolerances.golden.{precision}", lambda value: value > 0, "more than 0")
+    return Recipe(
+        Calibration(**values["calibration"]),
+        Verification(**values["verification"]),
+        tuple(key for key in KEYS if key in keys),
+        Tolerances(**values["tolerances"]),
+        Margins(**values["margins"]),
+    )

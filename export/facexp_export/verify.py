@@ -1,0 +1,254 @@
+"""The whole proof of a bundle, with real faces: five steps, the same for an export that is about to take its place and
+for a bundle on any machine that has the data. TensorFlow is not needed: the export kept what the trained model said.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp.bundle import SAVEDMODEL, ModelSpec, digest, load_models, read_model
+from facexp.engines import ENGINES
+from facexp.errors import BundleError, DeviceError
+from facexp.proof import Check, Report, Step, failing
+from facexp.proof_device import device, read_golden
+from facexp.proof_run import NO_DATA, NOTHING_FAILED, report
+from facexp.proof_structure import TASKS as BOTH
+from facexp.proof_structure import structure
+from facexp.session import Session
+from facexp_export import proof_numbers, proof_task
+from facexp_export.errors import ExportError
+from facexp_export.faces import read_faces, real_faces
+from facexp_export.proof_layers import BASE, layers
+from facexp_export.proof_numbers import Outputs, Reference
+from facexp_export.proof_task import Labelled
+from facexp_export.recipe import Recipe, read_recipe
+from facexp_export.steps import Job, run_step
+from facexp_export.tasks import TASKS
+from facexp_train.emotion_data import EmotionFaces, truths
+from facexp_train.framing import jittered_crops
+from facexp_train.keypoint_data import COORDINATES, KeypointFaces
+from facexp_train.splits import pixel_hash
+
+Faces = KeypointFaces | EmotionFaces
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """All faces of one task."""
+
+    place: Path
+    """Where they were read, for messages."""
+    faces: Faces
+
+
+def verify(directory: Path, data: Sequence[Path] = (), say: Say = lambda line: None) -> Report:
+    """All five steps for the bundle in a directory, with the data of either task or of both.
+
+    `say` gets a line a stage. Without data steps 2 and 3 are skipped. Raises ExportError for data or a bundle that
+    cannot be used, facexp_train's DataError.
+    """
+    places: dict[str, Path] = {}
+    for path in data:
+        task = data_task(path)
+        if task in places:
+            raise ExportError(f"{path} and {places[task]} both hold faces for {task}; give one of them")
+        places[task] = path
+    seeds = {model.name: int(model.training.get("config", {}).get("seed", 0)) for model in _models(directory)}
+    faces = {}
+    for task, path in places.items():
+        say(f"reading {task} faces from {path}")
+        faces[task] = Data(path, read_faces(TASKS[task], path, seeds.get(task, 0)))
+    return examine(directory, faces, say=say)
+
+
+def data_task(path: Path) -> str:
+    """Which task's faces lie at a path: "keypoints" where its table has coordinates, else "emotion"."""
+    if not path.exists():
+        raise ExportError(f"{path}: no such data")
+    table = path / "labels.csv" if path.is_dir() else path
+    if not table.is_file():
+        return "emotion"
+    with table.open(encoding="utf-8", errors="replace") as stream:
+        return "keypoints" if COORDINATES[0] in stream.readline() else "emotion"
+
+
+def examine(
+    directory: Path, data: Mapping[str, Data], tasks: Sequence[str] = BOTH, say: Say = lambda line: None
+) -> Report:
+    """The five steps for a directory that must hold models of `tasks`, with the faces of some of them, by task."""
+    first = structure(directory, tasks)
+    subjects = [Subject(directory, model) for model in _models(directory)]
+    crops: dict[str, NDArray[np.uint8]] = {}
+    second, third = _Gathered(2), _Gathered(3)
+    for subject in subjects:
+        task = subject.model.name
+        if task not in data:
+            second.notes.append(f"{task}: {NO_DATA}")
+            third.notes.append(f"{task}: {NO_DATA}")
+            continue
+        recipe = read_recipe(directory / f"{task}.recipe.toml")
+        faces = data[task].faces
+        crops[task] = real_faces(faces, data[task].place, recipe).parity
+        say(f"{task}: numbers of {len(subject.keys)} files on {len(crops[task])} faces")
+        second.checks += numbers(subject, crops[task], recipe)
+        held_out = labelled(faces, recipe.verification.split, subject.model)
+        say(f"{task}: losses of {len(subject.keys)} files on {len(held_out.crops)} held-out faces")
+        third.checks += [_apart(task, faces, recipe), *losses(subject, held_out, recipe)]
+        second.notes += subject.notes
+    fourth = device(directory)
+    steps = [first, second.step(), third.step(), fourth]
+    return report(directory, [*steps, _layers(subjects, failing(steps[1:]), crops)])
+
+
+def labelled(faces: Faces, split: str, model: ModelSpec) -> Labelled:
+    """The held-out faces of one split with what is true of them, for each output of a model.
+
+    A head without a labelling of its own in the data (FER+ without the votes) is rated by the faces' own labels.
+    """
+    part = faces.part(split)
+    names = [output.name for output in model.outputs]
+    if isinstance(part, KeypointFaces):
+        crops, points = jittered_crops(part)
+        return Labelled(crops, dict.fromkeys(names, points), part.group, model.labels)
+    known = truths(part)
+    truth = {name: known.get(name, part.labels) for name in names}
+    return Labelled(part.images[..., None], truth, np.arange(len(part)), model.labels)
+
+
+@dataclass(slots=True)
+class _Gathered:
+    number: int
+    checks: list[Check] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def step(self) -> Step:
+        return Step(self.number, tuple(self.checks), tuple(self.notes))
+
+
+class Subject:
+    """One model of a bundle with those of its files that run here."""
+
+    def __init__(self, directory: Path, model: ModelSpec) -> None:
+        self.directory = directory
+        self.model = model
+        self.task = TASKS[model.name]
+        self.notes: list[str] = []
+        self._sessions: dict[str, Session | None] = {}
+        for key, file in model.files.items():
+            try:
+                if file.format in ENGINES:
+                    self._sessions[key] = Session(read_model(directory, model, key), model, key)
+                elif find_spec("tensorflow") is None:
+                    self.notes.append(f"{file.file}: not compared, it takes TensorFlow (the export extra)")
+                elif digest(self.path(key))[0] == file.sha256:
+                    self._sessions[key] = None
+            except (BundleError, DeviceError, OSError) as error:
+                self.notes.append(f"{file.file}: not compared, {error}")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Keys of the files that run."""
+        return tuple(self._sessions)
+
+    def answers(self, key: str, crops: NDArray[np.uint8]) -> Outputs:
+        """Outputs by name of one file; a SavedModel is run in a process of its own."""
+        session = self._sessions[key]
+        if session is not None:
+            return session.run(crops)
+        with tempfile.TemporaryDirectory(prefix="facexp-verify-") as scratch:
+            given, out = Path(scratch) / "crops.npz", Path(scratch) / "answers.npz"
+            np.savez(given, crops=crops)
+            run_step(Job("answers", self.task.name, self.path(key), given, out, self.path(key)))
+            with np.load(out, allow_pickle=False) as found:
+                return {name: found[name] for name in found.files}
+
+    def path(self, key: str) -> Path:
+        """Where a file lies."""
+        return self.directory / self.model.files[key].file
+
+
+def _models(directory: Path) -> Sequence[ModelSpec]:
+    try:
+        return load_models(directory)
+    except BundleError:
+        # step 1 says why
+        return ()
+
+
+def numbers(subject: Subject, crops: NDArray[np.uint8], recipe: Recipe) -> Iterator[Check]:
+    """Step 2 for one model."""
+    task = subject.task
+    try:
+        reference = Reference.read(subject.directory, task)
+    except ExportError as error:
+        yield Check("trained model's answers", task.name, passed=False, note=str(error))
+        return
+    about = list(proof_numbers.check_reference(task, reference, crops))
+    yield from about
+    if about[0].passed is False:
+        # the numbers would compare answers to different faces
+        return
+    few = crops[: proof_numbers.SINGLE]
+    for key in subject.keys:
+        answers = subject.answers(key, crops)
+        precision = subject.model.files[key].precision
+        yield from proof_numbers.compare(task, key, precision, answers, reference.outputs, recipe.tolerances)
+        if key == SAVEDMODEL:
+            continue
+        single = [subject.answers(key, crop[None]) for crop in few]
+        alone = {name: np.concatenate([each[name] for each in single]) for name in answers}
+        together = {name: values[: len(few)] for name, values in answers.items()}
+        yield from proof_numbers.compare_batches(task, key, alone, together, recipe.tolerances.float32_spread)
+
+
+def _apart(task: str, faces: Faces, recipe: Recipe) -> Check:
+    """A file looks better on the faces that its ranges were measured on."""
+    seen, held_out = (faces.part(split).images for split in (recipe.calibration.split, recipe.verification.split))
+    both = int(np.isin(pixel_hash(held_out), pixel_hash(seen)).sum())
+    note = f"{both} held-out faces are among those of the calibration split; give data without copies" if both else ""
+    return Check("held-out faces were not calibrated on", task, passed=not both, note=note)
+
+
+def losses(subject: Subject, faces: Labelled, recipe: Recipe) -> Iterator[Check]:
+    """Step 3 for one model."""
+    task = subject.model.name
+    whole = [key for key in subject.keys if subject.model.files[key].precision == "float32"]
+    if not whole:
+        note = "no float32 file to hold the others against; export one too"
+        yield Check("loss at the task", task, passed=False, note=note)
+        return
+    base = subject.answers(whole[0], faces.crops)
+    yield from proof_task.base_figures(task, whole[0], faces, base)
+    for key in subject.keys:
+        if key != whole[0]:
+            yield from proof_task.compare(task, key, faces, base, subject.answers(key, faces.crops), recipe.margins)
+
+
+def _layers(
+    subjects: Sequence[Subject], failed: Sequence[tuple[str, str]], crops: Mapping[str, NDArray[np.uint8]]
+) -> Step:
+    """For each failed file that can be run: where it departs from float32.onnx."""
+    checks: list[Check] = []
+    notes: list[str] = []
+    for subject in subjects:
+        name = subject.model.name
+        for key in subject.keys:
+            if (name, key) not in failed:
+                continue
+            if key == BASE or BASE not in subject.keys:
+                notes.append(f"{name} {key}: layers are compared with those of {BASE}")
+                continue
+            some = crops[name] if name in crops else np.asarray(read_golden(subject.directory)[f"{name}_input"])
+            try:
+                checks += layers(name, key, subject.path(BASE), subject.path(key), some)
+            except ExportError as error:
+                notes.append(f"{name} {key}: {error}")
+    return Step(5, tuple(checks), tuple(notes) or (() if checks else (NOTHING_FAILED,)))

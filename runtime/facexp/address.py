@@ -1,0 +1,49 @@
+"""Names that are no files: cameras, streams, standard input; and what of a name may be shown."""
+
+from __future__ import annotations
+
+import re
+
+STDIN = "-"
+"""The name of standard input."""
+
+SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
+"""The addresses that are streams."""
+
+_CAMERA = re.compile(r"\d{1,2}|/dev/video\d+")
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
+# cameras take them as parts of the query, and some of the path
+_SECRET = re.compile(
+    r"([^/?&;=#]*(?:user|usr|login|pass|pwd|pw|auth|token|key|secret|sig|cred)[^/?&;=#]*)=[^/?&;#]*", re.IGNORECASE
+)
+
+
+def is_live(name: str) -> bool:
+    """Whether the name is a camera (0, /dev/video0) or the address of a stream."""
+    return _CAMERA.fullmatch(name) is not None or _ADDRESS.match(name) is not None
+
+
+def address_problem(name: str) -> str | None:
+    """Why the address of a live source is none that can be opened; None where it can be tried."""
+    address = _ADDRESS.match(name)
+    if address is None or address[1].lower() in SCHEMES:
+        return None
+    return f"is an address of an unknown kind: {', '.join(SCHEMES)} are read"
+
+
+def shown(name: str) -> str:
+    """The name without the user names and passwords of an address; any other name as it is."""
+    address = _ADDRESS.match(name)
+    if address is None:
+        return name
+    # the last @, because a password may hold one that should have been escaped
+    _, at, rest = address[2].rpartition("@")
+    return f"{address[1]}://" + ("***@" if at else "") + _SECRET.sub(r"\1=***", rest)
+
+
+def file_name(name: str) -> str:
+    """A name for results of a live source or standard input: letters, digits, - and _, nothing secret."""
+    if name == STDIN:
+        return "stdin"
+    plain = re.sub(r"[^\w]+", "-", shown(name).replace("***", "")).strip("-")
+    return f"camera-{plain}" if plain.isdecimal() else plain[:100]

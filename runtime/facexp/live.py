@@ -1,0 +1,300 @@
+"""Cameras and streams: a thread reads, and whoever analyses gets the newest frame, however long the last one took.
+
+The thread may hang where nothing can be interrupted (a driver, a name server): it is then left behind, and the source
+opened anew. A capture that ends or hangs is reopened with growing pauses, for ever.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from facexp.errors import SourceError
+from facexp.geometry import Image
+from facexp.reading import NOMINAL_FPS, Pace, ReadOptions
+
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+"""How long to wait before each attempt to open a source again; the last one for all that follow."""
+
+_LONGEST_WAIT_S = 0.5
+_GOODBYE_S = 0.3
+_MOST_HANGING = 4
+_THREAD = "facexp-live"
+
+_logger = logging.getLogger("facexp")
+
+
+class Capture(Protocol):
+    """An open source of frames, used by one thread."""
+
+    fps: float
+    """Frames a second, as far as it is known."""
+    finite: bool
+    """Whether its end is the end, and not a reason to open it again."""
+
+    def grab(self) -> bool:
+        """Wait for the next frame; False at the end."""
+
+    def stamp_ms(self) -> float | None:
+        """The frame's own time; None where it is the time at which the frame came."""
+
+    def retrieve(self) -> Image | None:
+        """The grabbed frame as BGR (H, W, 3) uint8; None where it cannot be decoded."""
+
+    def close(self) -> None:
+        """Give the source back."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LiveFrame:
+    """One frame and how it came."""
+
+    index: int
+    """Number of the frame among all that came, from 0."""
+    time_ms: float
+    """Milliseconds since the source's first frame."""
+    captured_s: float
+    """When it came, on the clock of `time.monotonic`."""
+    dropped: int
+    """How many frames were replaced by newer ones since the last one that was taken."""
+    image: Image
+    """BGR (H, W, 3) uint8."""
+    fps: float
+    """Frames a second of the source, as far as it is known."""
+
+
+class VideoCapture:
+    """A camera or stream in OpenCV. Raises SourceError, with the reason alone, where it cannot be opened."""
+
+    def __init__(self, name: str, timeout_s: float) -> None:
+        """`name` is a camera's number, /dev/videoN or an address; `timeout_s` bounds each wait where FFmpeg reads."""
+        if "://" in name:
+            wait_ms = max(1, round(1000 * timeout_s))
+            # one thread, because each further one holds a frame back
+            settings = [
+                *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, wait_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, wait_ms),
+                *(cv2.CAP_PROP_N_THREADS, 1),
+            ]
+            self._capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, settings)
+            problem = "cannot be opened: check the address, its user name and password, and that the stream runs"
+        else:
+            _check_camera(name)
+            backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
+            self._capture = cv2.VideoCapture(int(name) if name.isdecimal() else name, backend)
+            problem = "cannot be opened as a camera: another program may be using it"
+        if not self._capture.isOpened():
+            raise SourceError(problem)
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = rate if 0 < rate <= 240 else NOMINAL_FPS
+        # a clip behind an address knows its length, a stream does not
+        self.finite = "://" in name and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+
+    def grab(self) -> bool:
+        """Wait for the next frame; False at the end."""
+        return self._capture.grab()
+
+    def stamp_ms(self) -> float | None:
+        """The time in a clip; None for a camera or stream."""
+        return self._capture.get(cv2.CAP_PROP_POS_MSEC) if self.finite else None
+
+    def retrieve(self) -> Image | None:
+        """The grabbed frame as BGR (H, W, 3) uint8; None where it cannot be decoded."""
+        try:
+            ok, image = self._capture.retrieve()
+        except cv2.error:
+            return None
+        return np.asarray(image, dtype=np.uint8) if ok else None
+
+    def close(self) -> None:
+        """Give the source back."""
+        self._capture.release()
+
+
+def live_frames(open_capture: Callable[[], Capture], name: str, options: ReadOptions) -> Iterator[LiveFrame]:
+    """The frames of a live source, opened again whenever it stops.
+
+    `open_capture` runs in the reading thread; `name` is how the log calls the source. Raises SourceError, with the
+    reason alone, for a source that never gives a frame, and for a finite one that hangs. Closing the iterator ends the
+    reading.
+    """
+    pace, started, attempt = Pace(options), time.monotonic(), 0
+    first_s: float | None = None
+    count = 0
+    readers: list[_Reader] = []
+    while True:
+        readers = [reader for reader in readers if reader.runs]
+        lost = "still hangs"
+        if len(readers) < _MOST_HANGING:
+            reader = _Reader(open_capture, options, pace, count, first_s)
+            readers.append(reader)
+            try:
+                while True:
+                    # until there is a frame, the waiting counts; a clip counts by its own times
+                    end_s = math.inf if reader.finite else (reader.first_s or started) + options.end_s
+                    frame = reader.take(end_s)
+                    if frame is None:
+                        break
+                    attempt = 0
+                    yield frame
+                if reader.first_s is None:
+                    within = "" if math.isinf(options.end_s) else f" in {options.end_s:g} s"
+                    raise SourceError(f"gave no picture{within}")
+                return
+            except _LostError as error:
+                lost = str(error)
+            finally:
+                reader.stop()
+            count, first_s = reader.count, reader.first_s
+            if first_s is None or reader.finite:
+                raise SourceError(lost)
+        pause = PAUSES_S[min(attempt, len(PAUSES_S) - 1)]
+        attempt += 1
+        _logger.warning("%s: %s; opening it again in %g s (attempt %d)", name, lost, pause, attempt)
+        left = (first_s or started) + options.end_s - time.monotonic()
+        time.sleep(max(0.0, min(pause, left)))
+        if left <= pause:
+            return
+
+
+def hangs() -> bool:
+    """Whether a reading thread has not come back yet, so that Python itself cannot end in good order."""
+    return any(thread.name == _THREAD for thread in threading.enumerate())
+
+
+class _LostError(Exception):
+    """A capture has ended, failed or hung; the message says which."""
+
+
+class _Reader:
+    """The thread of one capture, and the one frame that waits to be taken."""
+
+    def __init__(
+        self,
+        open_capture: Callable[[], Capture],
+        options: ReadOptions,
+        pace: Pace,
+        count: int,
+        first_s: float | None,
+    ) -> None:
+        """`count` frames came before this capture was opened, the first of them at `first_s`."""
+        self.count, self.first_s = count, first_s
+        self.finite = False
+        self._open, self._options, self._pace = open_capture, options, pace
+        self._changed = threading.Condition()
+        self._waiting: LiveFrame | None = None
+        self._over = self._stopped = False
+        self._failure: Exception | None = None
+        self._alive_s = time.monotonic()
+        # a daemon: one that hangs must not keep the program from ending
+        self._thread = threading.Thread(target=self._run, name=_THREAD, daemon=True)
+        self._thread.start()
+
+    @property
+    def runs(self) -> bool:
+        return self._thread.is_alive()
+
+    def take(self, end_s: float) -> LiveFrame | None:
+        """The waiting frame or the next; None where the source is at its end or `end_s` has come. Raises _LostError."""
+        with self._changed:
+            while self._waiting is None:
+                if self._failure is not None:
+                    raise self._failure
+                now = time.monotonic()
+                if self._over or now >= end_s:
+                    return None
+                patience_s = self._alive_s + self._options.timeout_s - now
+                if patience_s <= 0:
+                    raise _LostError(self._silent())
+                self._changed.wait(min(patience_s, end_s - now, _LONGEST_WAIT_S))
+            frame, self._waiting = self._waiting, None
+            self._alive_s = time.monotonic()
+            self._changed.notify_all()
+            return frame
+
+    def stop(self) -> None:
+        """Ask the thread to end, and wait a moment for it."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        self._thread.join(_GOODBYE_S)
+
+    def _run(self) -> None:
+        failure: Exception | None = None
+        try:
+            capture = self._open()
+            try:
+                self._read(capture)
+            finally:
+                capture.close()
+        except SourceError as error:
+            failure = _LostError(str(error))
+        except Exception as error:
+            # raised again in the thread that takes
+            failure = error
+        with self._changed:
+            self._failure = failure
+            self._over = failure is None
+            self._changed.notify_all()
+
+    def _read(self, capture: Capture) -> None:
+        self.finite = capture.finite
+        latest = self._options.policy == "latest" or (self._options.policy is None and not capture.finite)
+        while not self._stopped:
+            if not capture.grab():
+                if capture.finite:
+                    return
+                # FFmpeg gives a read up by itself, and does not tell that from an end
+                waited = time.monotonic() - self._alive_s >= self._options.timeout_s
+                raise SourceError(self._silent() if waited else "has stopped")
+            now = time.monotonic()
+            if self._stopped:
+                return
+            if self.first_s is None:
+                self.first_s = now
+            index, self.count = self.count, self.count + 1
+            stamp_ms = capture.stamp_ms()
+            time_ms = 1000 * (now - self.first_s) if stamp_ms is None else stamp_ms
+            if time_ms >= 1000 * self._options.end_s:
+                return
+            if not self._pace.wants(index, time_ms):
+                self._alive_s = now
+                continue
+            image = capture.retrieve()
+            if image is not None:
+                self._offer(LiveFrame(index, time_ms, now, 0, image, capture.fps), latest)
+
+    def _silent(self) -> str:
+        return f"gave no picture for {self._options.timeout_s:g} s"
+
+    def _offer(self, frame: LiveFrame, latest: bool) -> None:
+        with self._changed:
+            while not latest and self._waiting is not None and not self._stopped:
+                self._changed.wait()
+            dropped = 0 if self._waiting is None else self._waiting.dropped + 1
+            self._waiting = replace(frame, dropped=dropped)
+            self._alive_s = time.monotonic()
+            self._changed.notify_all()
+
+
+def _check_camera(name: str) -> None:
+    """Raise SourceError where Linux has no such camera, or lets nobody use it: OpenCV would not say which."""
+    if sys.platform != "linux":
+        return
+    device = Path(f"/dev/video{name}" if name.isdecimal() else name)
+    if not device.exists():
+        others = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
+        hint = "" if not name.isdecimal() else f" (a file of this name is written ./{name})"
+        raise SourceError(f"no such camera: {device} is not there{f', but {others}' if others else ''}{hint}")
+    if not os.access(device, os.R_OK | os.W_OK):
+        raise SourceError(f"no permission to use {device}: add the user to the group that owns it, mostly `video`")

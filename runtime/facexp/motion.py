@@ -1,0 +1,63 @@
+"""What changed in a video, seen on a shrunken gray picture: a cut to another scene, or something that moved in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp.detector import Box
+from facexp.geometry import Image
+
+_LONGEST = 96
+# mean change of a pixel from one frame to the next, in gray levels, with the frame's own brightness taken out: motion
+# in the sample clips stays below 8, and two different photos differ by more than 20
+_CUT = 20.0
+# a block of so many pixels a side, each changed by so many gray levels: the smallest face the detector finds
+_BLOCK = 3
+_CHANGE = 15.0
+
+
+class Motion:
+    """Compares each frame with the one before and with the one that the detector saw last."""
+
+    def __init__(self) -> None:
+        self._small: NDArray[np.float32] | None = None
+        self._seen: NDArray[np.float32] | None = None
+        self._faces: list[Box] = []
+        self._scale = 1.0
+
+    def cut(self, gray: Image) -> bool:
+        """Take the next (H, W) frame; whether it shows another scene than the last. The first one does."""
+        before, self._small = self._small, self._shrunk(gray)
+        if before is None or before.shape != self._small.shape:
+            return True
+        return float(np.abs(self._small - before).mean()) > _CUT
+
+    def seen(self, faces: Iterable[Box]) -> None:
+        """The detector has looked at this frame, where these faces are known."""
+        self._seen, self._faces = self._small, list(faces)
+
+    def newcomer(self, faces: Iterable[Box]) -> bool:
+        """Whether something has changed since the detector's last look, away from these faces and what is below."""
+        if self._seen is None or self._small is None or self._seen.shape != self._small.shape:
+            return True
+        changed = (np.abs(self._small - self._seen) > _CHANGE).astype(np.uint8)
+        # also where they were: a head that moves on uncovers what is behind it
+        for x, y, w, h in (*self._faces, *faces):
+            # a head is larger than its face, and shoulders and hands move below it
+            left, right = (max(0, round(side * self._scale)) for side in (x - w / 2, x + 1.5 * w))
+            changed[max(0, round((y - h / 2) * self._scale)) :, left : right + 1] = 0
+        block = np.ones((_BLOCK, _BLOCK), np.uint8)
+        return bool(cv2.erode(changed, block, borderType=cv2.BORDER_CONSTANT, borderValue=0).any())
+
+    def _shrunk(self, gray: Image) -> NDArray[np.float32]:
+        self._scale = min(1.0, _LONGEST / max(gray.shape))
+        height, width = (max(1, round(side * self._scale)) for side in gray.shape)
+        # every so-manieth pixel first: four a side are enough for a mean, and a large frame costs no more than a small
+        step = max(1, int(1 / self._scale) // 4)
+        small = cv2.resize(gray[::step, ::step], (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+        # a lamp or the camera's own exposure is no motion
+        return np.asarray(small - np.median(small), dtype=np.float32)

@@ -1,0 +1,191 @@
+"""Standard input: one encoded photo, a stream of JPEGs, or raw frames."""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+import numpy as np
+
+from facexp import photo
+from facexp.errors import SourceError
+from facexp.geometry import Image
+from facexp.reading import NOMINAL_FPS
+
+_START = b"\xff\xd8\xff"
+# inside the data of a picture this byte is followed by a zero, by the sign of a restart, or by itself as filling
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
+_MOST_BETWEEN = 1 << 16
+
+
+class Stream(Protocol):
+    """An unbuffered binary file, or anything that reads as one."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """What is there, at most `size` bytes; nothing at the end."""
+
+
+class Pipe:
+    """Bytes of a stream, with a look ahead."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self.ahead = bytearray()
+        """What has been read and not been taken."""
+
+    def reach(self, size: int) -> bool:
+        """Read until so many bytes are ahead; False where the stream ends before."""
+        while len(self.ahead) < size:
+            if not self.more():
+                return False
+        return True
+
+    def more(self) -> bool:
+        """Read what is there; False at the end."""
+        part = self._stream.read(1 << 18)
+        self.ahead += part or b""
+        return bool(part)
+
+    def take(self, size: int) -> bytes:
+        """The next so many bytes, which are ahead."""
+        with memoryview(self.ahead) as view:
+            taken = bytes(view[:size])
+        del self.ahead[:size]
+        return taken
+
+
+class JpegStream:
+    """JPEGs one after the other, as `ffmpeg -f mjpeg -` writes them, or each with a heading, as web cameras send them.
+
+    A `facexp.live.Capture`. Raises SourceError, with the reason alone, where the stream breaks off.
+    """
+
+    fps = NOMINAL_FPS
+    finite = True
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._next: bytes | None = None
+        self._grabbed = b""
+        self._count = 0
+
+    def single(self) -> bytes | None:
+        """The whole input where it is one photo, and not a stream; to be asked first."""
+        self._next = self._cut()
+        if self._next is None:
+            raise SourceError("holds no JPEG")
+        # phones put further pictures behind the photo, and a directory of them into its header
+        more = b"MPF\0" not in self._next[: 1 << 16] and self._find()
+        return None if more else self._next
+
+    def grab(self) -> bool:
+        """Wait for the next JPEG; False at the end."""
+        data, self._next = self._next or self._cut(), None
+        self._grabbed = data or b""
+        return data is not None
+
+    def stamp_ms(self) -> float | None:
+        """A stream of JPEGs carries no times."""
+        return None
+
+    def retrieve(self) -> Image | None:
+        """The grabbed JPEG as BGR (H, W, 3) uint8; None where it cannot be decoded."""
+        try:
+            return photo.decode(self._grabbed, "JPEG")
+        except SourceError:
+            return None
+
+    def close(self) -> None:
+        """Standard input stays open."""
+
+    def _find(self) -> bool:
+        """Drop what stands before the next JPEG; False where none follows."""
+        ahead, passed = self._pipe.ahead, 0
+        while (start := ahead.find(_START)) < 0:
+            # the sign may be cut in two
+            passed += max(0, len(ahead) - 2)
+            del ahead[:-2]
+            if passed > _MOST_BETWEEN:
+                raise SourceError(f"breaks off after frame {self._count - 1}: what follows is no JPEG")
+            if not self._pipe.more():
+                return False
+        del ahead[:start]
+        return True
+
+    def _cut(self) -> bytes | None:
+        """The next whole JPEG; None at the end."""
+        if not self._find():
+            return None
+        end = self._end()
+        self._count += 1
+        return self._pipe.take(end)
+
+    def _end(self) -> int:
+        """Where the JPEG that starts the bytes ahead ends."""
+        ahead, position = self._pipe.ahead, 2
+        while True:
+            self._reach(position + 4)
+            marker = ahead[position + 1]
+            if ahead[position] != 0xFF:
+                raise SourceError(f"breaks off in frame {self._count}: its JPEG data are damaged")
+            if marker == 0xD9:
+                return position + 2
+            if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:
+                position += 1 if marker == 0xFF else 2
+                continue
+            position += 2 + int.from_bytes(ahead[position + 2 : position + 4], "big")
+            if marker == 0xDA:
+                self._reach(position)
+                while (found := _MARKER.search(ahead, position)) is None:
+                    position = max(position, len(ahead) - 1)
+                    self._reach(len(ahead) + 1)
+                position = found.start()
+                if ahead[position + 1] == 0xD9:
+                    return position + 2
+
+    def _reach(self, size: int) -> None:
+        if size > photo.MAX_BYTES:
+            raise SourceError(f"breaks off in frame {self._count}: a JPEG of more than {photo.MAX_BYTES >> 20} MB")
+        if not self._pipe.reach(size):
+            raise SourceError(f"breaks off in frame {self._count}: its JPEG data end early")
+
+
+class RawStream:
+    """Raw BGR24 frames, as `ffmpeg -f rawvideo -pix_fmt bgr24 -` writes them. A `facexp.live.Capture`.
+
+    Raises SourceError, with the reason alone, where the stream ends inside a frame.
+    """
+
+    fps = NOMINAL_FPS
+    finite = True
+
+    def __init__(self, pipe: Pipe, width: int, height: int) -> None:
+        self._pipe, self._shape = pipe, (height, width, 3)
+        self._grabbed = b""
+        self._count = 0
+
+    def grab(self) -> bool:
+        """Wait for the next frame; False at the end."""
+        height, width, channels = self._shape
+        size = height * width * channels
+        if not self._pipe.reach(size):
+            if self._pipe.ahead:
+                raise SourceError(
+                    f"ends in frame {self._count}, {len(self._pipe.ahead):,} bytes into the {size:,} of a frame: "
+                    f"are these frames of {width}x{height} in BGR24?"
+                )
+            return False
+        self._grabbed = self._pipe.take(size)
+        self._count += 1
+        return True
+
+    def stamp_ms(self) -> float | None:
+        """Raw frames carry no times."""
+        return None
+
+    def retrieve(self) -> Image:
+        """The grabbed frame, BGR (H, W, 3) uint8."""
+        return np.frombuffer(self._grabbed, np.uint8).reshape(self._shape).copy()
+
+    def close(self) -> None:
+        """Standard input stays open."""

@@ -1,0 +1,217 @@
+"""A page in a browser that shows what is being analysed: the picture with its faces, their emotions and the speed.
+
+    with Preview("127.0.0.1", 8000) as preview:
+        for frame, shot in analyze_sources(...):
+            preview.write(frame, shot)
+
+The loop hands over the newest frame and goes on; drawing and encoding happen in the server's threads, and only for
+somebody who looks. The page asks for one frame after the other, so that a slow viewer misses frames, and sees no old
+ones.
+Needs Starlette and uvicorn: pip install "facexp[serve]".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import collections
+import contextlib
+import importlib.resources
+import ipaddress
+import json
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import cv2
+
+from facexp.draw import COLOURS, annotate
+from facexp.errors import FacexpError
+from facexp.geometry import Image
+from facexp.sinks import frame_record
+from facexp.types import Frame
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from facexp.sources import Shot
+
+LONGEST_SIDE = 1280
+"""Larger pictures are shown at this size, in pixels."""
+
+_QUALITY = 80
+_PATIENCE_S = 5.0
+_GOODBYE_S = 0.5
+_RATE_OVER = 30
+# the page brings all it needs, and may load nothing else
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class PreviewError(FacexpError):
+    """The preview cannot be served."""
+
+
+class _Shown(NamedTuple):
+    number: int
+    frame: Frame | None
+    image: Image | None
+    fps: float | None
+
+
+class Preview:
+    """A sink whose frames are seen in a browser. Its server runs in threads of this process and ends with it."""
+
+    def __init__(self, host: str, port: int) -> None:
+        """Serve on this host name or address and port; port 0 takes a free one, which `url` names.
+
+        Raises PreviewError where Starlette or uvicorn are missing or the port cannot be had.
+        """
+        try:
+            import starlette  # noqa: F401
+            import uvicorn
+        except ModuleNotFoundError as error:
+            raise PreviewError(f'{error.name} is not installed: pip install "facexp[serve]"') from None
+        self._host = host
+        self._socket = _listen(host, port)
+        self._shown = _Shown(0, None, None, None)
+        self._encoded = (-1, b"")
+        self._encoding = threading.Lock()
+        self._times: collections.deque[float] = collections.deque(maxlen=_RATE_OVER)
+        self._loop = asyncio.new_event_loop()
+        self._newer = asyncio.Event()
+        config = uvicorn.Config(
+            _application(self), log_config=None, log_level="critical", access_log=False, lifespan="off", ws="none"
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._serve, name="facexp-preview", daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where a browser finds the page; with this machine's own name where it serves other machines, too."""
+        host, port = self._socket.getsockname()[:2]
+        if ipaddress.ip_address(host).is_unspecified:
+            host = socket.gethostname()
+        return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+    @property
+    def public(self) -> bool:
+        """Whether other machines can see the page."""
+        return not ipaddress.ip_address(self._socket.getsockname()[0]).is_loopback
+
+    def write(self, frame: Frame, shot: Shot | None = None) -> None:
+        """Show this frame instead of the last; returns at once, whoever looks."""
+        self._times.append(time.monotonic())
+        seconds = self._times[-1] - self._times[0]
+        fps = (len(self._times) - 1) / seconds if seconds > 0 else None
+        # one assignment, so that the server's threads never see half of it
+        self._shown = _Shown(self._shown.number + 1, frame, None if shot is None else shot.image, fps)
+        # a server that has ended takes nothing
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def close(self) -> None:
+        """End the server."""
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join(_GOODBYE_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _serve(self) -> None:
+        # its end cancels what still waits for a slow viewer
+        with self._socket, asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._server.serve([self._socket]))
+
+    def _wake(self) -> None:
+        self._newer.set()
+        self._newer = asyncio.Event()
+
+    async def _page(self, _: Request) -> Response:
+        from starlette.responses import HTMLResponse
+
+        return HTMLResponse(_html(), headers=_HEADERS)
+
+    async def _frame(self, request: Request) -> Response:
+        """The newest frame as JSON, as soon as there is another one than the viewer has; 204 where none comes."""
+        from starlette.concurrency import run_in_threadpool
+        from starlette.responses import Response
+
+        newer = self._newer
+        if request.query_params.get("after", "0") == str(self._shown.number):
+            try:
+                await asyncio.wait_for(newer.wait(), _PATIENCE_S)
+            except TimeoutError:
+                return Response(status_code=204, headers=_HEADERS)
+        body = await run_in_threadpool(self._encode)
+        return Response(body, media_type="application/json", headers=_HEADERS)
+
+    def _encode(self) -> bytes:
+        # once for all viewers
+        with self._encoding:
+            shown = self._shown
+            if self._encoded[0] != shown.number:
+                self._encoded = (shown.number, json.dumps(_reply(shown)).encode())
+            return self._encoded[1]
+
+
+def _reply(shown: _Shown) -> dict[str, Any]:
+    reply: dict[str, Any] = {"number": shown.number, "fps": None if shown.fps is None else round(shown.fps, 1)}
+    if shown.frame is not None:
+        reply["record"] = frame_record(shown.frame)
+        if shown.image is not None:
+            reply["jpeg"] = base64.b64encode(_jpeg(annotate(shown.image, shown.frame.faces))).decode()
+    return reply
+
+
+def _jpeg(image: Image) -> bytes:
+    scale = LONGEST_SIDE / max(image.shape[:2])
+    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
+    return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+
+
+def _html() -> str:
+    page = importlib.resources.files("facexp").joinpath("preview.html").read_text(encoding="utf-8")
+    colours = " ".join(f"--{name}: rgb({red} {green} {blue});" for name, (blue, green, red) in COLOURS.items())
+    return page.replace("/* colours */", colours)
+
+
+def _application(preview: Preview) -> Any:
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.routing import Route
+
+    routes = [Route("/", preview._page), Route("/frame", preview._frame)]
+    if preview.public:
+        return Starlette(routes=routes)
+    # a page on the internet may point a name of its own at this machine and read what is served here
+    hosts = ["localhost", "127.0.0.1", "[::1]", preview._host]
+    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        opened = socket.socket(family, kind, protocol)
+        try:
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(address)
+            opened.listen()
+        except OSError:
+            opened.close()
+            raise
+    except OSError as error:
+        raise PreviewError(f"nothing can be served on {host}, port {port}: {error.strerror}") from None
+    return opened

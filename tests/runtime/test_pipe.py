@@ -1,0 +1,176 @@
+"""Standard input: one photo, a stream of JPEGs, raw frames; and what is none of these."""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from facexp.errors import SourceError
+from facexp.pipe import JpegStream, Pipe
+from facexp.reading import ReadOptions
+from facexp.sources import Shot, open_sources
+
+
+def picture(value: int, noise: int = 40) -> NDArray[np.uint8]:
+    """A gray of its own, with a grain that makes all bytes appear in a JPEG."""
+    grain = np.random.default_rng(value).integers(0, noise, (48, 64, 3), np.uint8)
+    return np.asarray(grain + np.uint8(value), np.uint8)
+
+
+def jpeg(value: int, progressive: bool = False) -> bytes:
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive), cv2.IMWRITE_JPEG_RST_INTERVAL, 4]
+    return cv2.imencode(".jpg", picture(value), options)[1].tobytes()
+
+
+def value_of(shot: Shot) -> int:
+    return round((float(shot.image.mean()) - 19.5) / 10) * 10
+
+
+@pytest.fixture
+def standard_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Reads these bytes as the source "-"."""
+
+    def read(data: bytes, **options: Any) -> list[Shot]:
+        path = tmp_path / "stdin"
+        path.write_bytes(data)
+        with path.open() as file:
+            monkeypatch.setattr(sys, "stdin", file)
+            (source,) = open_sources(["-"])
+            return list(source.shots(ReadOptions(**options)))
+
+    return read
+
+
+def fault(standard_input: Any, data: bytes, **options: Any) -> str:
+    with pytest.raises(SourceError) as caught:
+        standard_input(data, **options)
+    return str(caught.value)
+
+
+class Trickle:
+    """A stream that gives a few bytes at a time."""
+
+    def __init__(self, data: bytes, size: int) -> None:
+        self.data, self.size = data, size
+
+    def read(self, _: int, /) -> bytes:
+        part, self.data = self.data[: self.size], self.data[self.size :]
+        return part
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpegs_are_parted_where_they_end(size: int, progressive: bool) -> None:
+    """Guards the borders: thumbnails and tables hold the sign of the end, a read may stop inside a sign."""
+    thumbnail = jpeg(90)
+    whole = []
+    for value in (20, 60, 100):
+        data = jpeg(value, progressive)
+        # a segment of an application, as EXIF is one
+        whole.append(data[:2] + b"\xff\xe5" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + data[2:])
+    heading = b"--frame\r\nContent-Type: image/jpeg\r\n\r\n"
+    stream = JpegStream(Pipe(Trickle(b"".join(heading + data for data in whole) + b"\r\n--frame--", size)))
+    got = []
+    while stream.grab():
+        got.append(stream._grabbed)
+        image = stream.retrieve()
+        assert image is not None
+        assert image.shape == (48, 64, 3)
+    assert got == whole
+
+
+def test_a_stream_of_jpegs(standard_input: Any) -> None:
+    """Guards `ffmpeg -f mjpeg - | facexp-infer -`: every frame, in order, and the options that choose some."""
+    data = b"".join(jpeg(value) for value in range(20, 200, 10))
+    shots = standard_input(data)
+    assert [value_of(shot) for shot in shots] == list(range(20, 200, 10))
+    assert [shot.index for shot in shots] == list(range(18))
+    assert [shot.time_ms for shot in shots[:4]] == pytest.approx([0, 100 / 3, 200 / 3, 100])
+    assert {(shot.source, str(shot.save_as), shot.fps, shot.captured_s) for shot in shots} == {("-", "stdin", 30, None)}
+    assert [shot.index for shot in standard_input(data, every=5, start_s=0.2)] == [10, 15]
+    assert [shot.index for shot in standard_input(data, max_fps=10, duration_s=0.4)] == [0, 3, 6, 9]
+
+
+def test_the_newest_of_a_pipe(standard_input: Any) -> None:
+    """Guards --policy latest for a camera that is piped in: each frame has its age and what was dropped before it."""
+    shots = standard_input(b"".join(jpeg(value) for value in range(20, 200, 10)), policy="latest")
+    assert shots[-1].index == 17
+    assert all(shot.captured_s is not None for shot in shots)
+    assert sum(1 + (shot.dropped or 0) for shot in shots) == 18
+
+
+def test_one_photo(standard_input: Any, tmp_path: Path) -> None:
+    """Guards `cat photo | facexp-infer -` in every format, phones' JPEGs with more pictures behind, and animations."""
+    image = picture(60)
+    for suffix in (".jpg", ".png", ".webp", ".bmp", ".tiff"):
+        data = cv2.imencode(suffix, image)[1].tobytes()
+        (shot,) = standard_input(data)
+        assert (shot.fps, shot.index, value_of(shot), str(shot.save_as)) == (None, 0, 60, "stdin"), suffix
+    first, *_ = phone = (jpeg(60), jpeg(120))
+    directory = first[:2] + b"\xff\xe2" + struct.pack(">H", 10) + b"MPF\0" + bytes(4) + first[2:]
+    (shot,) = standard_input(directory + phone[1])
+    assert (shot.fps, value_of(shot)) == (None, 60)
+    animation = cv2.Animation()
+    animation.frames = [np.full((8, 10, 4), (40 * i, 0, 0, 255), np.uint8) for i in range(1, 4)]
+    animation.durations = np.array([70, 70, 70], np.int32)  # type: ignore[assignment]
+    assert cv2.imwriteanimation(str(tmp_path / "x.gif"), animation)
+    assert [shot.time_ms for shot in standard_input((tmp_path / "x.gif").read_bytes())] == [0, 70, 140]
+
+
+def test_raw_frames(standard_input: Any) -> None:
+    """Guards --raw: rows, columns and colours in their places, and the frame that is not whole."""
+    frames = [picture(value) for value in (20, 60, 100)]
+    data = b"".join(frame.tobytes() for frame in frames)
+    shots = standard_input(data, raw=(64, 48))
+    assert all(np.array_equal(shot.image, frame) for shot, frame in zip(shots, frames, strict=True))
+    # the analyzer and whoever draws may write into what they get
+    assert all(shot.image.flags.writeable for shot in shots)
+    assert fault(standard_input, data[:-1], raw=(64, 48)) == (
+        "-: ends in frame 2, 9,215 bytes into the 9,216 of a frame: are these frames of 64x48 in BGR24?"
+    )
+
+
+def test_what_is_no_picture(standard_input: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the one line that each wrong input gets, and the frames before a break."""
+    assert fault(standard_input, b"") == "-: is empty (0 bytes)"
+    assert fault(standard_input, b"hello\n" * 99) == "-: is not a photo or clip in a format that facexp reads"
+    said = fault(standard_input, struct.pack(">I4s", 16, b"ftyp") + b"isom" * 99)
+    assert said == "-: is a MP4 clip: name its file, or pipe ffmpeg -i FILE -f mjpeg - | facexp-infer -"
+    assert fault(standard_input, jpeg(60)[:-400]) == "-: breaks off in frame 0: its JPEG data end early"
+    two = jpeg(60) + jpeg(80)
+    assert fault(standard_input, two + jpeg(100)[:-400]) == "-: breaks off in frame 2: its JPEG data end early"
+    assert fault(standard_input, two + bytes(1 << 17)) == "-: breaks off after frame 1: what follows is no JPEG"
+    start, end = os.openpty()
+    with os.fdopen(end) as terminal:
+        monkeypatch.setattr(sys, "stdin", terminal)
+        (source,) = open_sources(["-"])
+        with pytest.raises(SourceError, match="standard input is a terminal"):
+            next(source.shots())
+    os.close(start)
+
+
+def test_a_frame_is_there_before_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards live pipes: from the second JPEG on a frame is given out when its last byte has come."""
+    end, start = os.pipe()
+    with os.fdopen(end) as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        (source,) = open_sources(["-"])
+        shots = source.shots()
+        os.write(start, jpeg(20) + jpeg(60))
+        watchdog = threading.Timer(60, os.close, [start])
+        watchdog.start()
+        assert [value_of(next(shots)) for _ in range(2)] == [20, 60]
+        os.write(start, jpeg(100))
+        assert value_of(next(shots)) == 100
+        watchdog.cancel()
+        os.close(start)
+        assert list(shots) == []

@@ -1,0 +1,226 @@
+"""The page that shows what is being analysed: what it serves, to whom, and that nobody who looks slows the loop."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from facexp.labels import SEVEN
+from facexp.sources import Shot
+from facexp.types import Emotion, Face, Frame, Timings
+
+pytest.importorskip("starlette", reason="NO PREVIEW TESTED: it comes with the extra `serve`")
+pytest.importorskip("uvicorn", reason="NO PREVIEW TESTED: it comes with the extra `serve`")
+
+from facexp.preview import LONGEST_SIDE, Preview, PreviewError
+
+PATIENCE_S = 60.0
+NASTY = "<img src=x onerror=alert(1)>.mp4"
+
+
+@pytest.fixture
+def preview() -> Iterator[Preview]:
+    with Preview("127.0.0.1", 0) as served:
+        yield served
+
+
+def face(label: str = "happy") -> Face:
+    shares = {name: 0.94 if name == label else 0.01 for name in SEVEN}
+    return Face((8.0, 8.0, 40.0, 40.0), 0.93, np.full((15, 2), 20, np.float32), Emotion(label, shares))
+
+
+def show(
+    preview: Preview, index: int = 0, width: int = 96, height: int = 64, value: int = 120, source: str = "x"
+) -> None:
+    image = np.full((height, width, 3), value, np.uint8)
+    frame = Frame(source, index, 40.0 * index, width, height, "cpu", (face(),), Timings(5, 1, 1), None, 12.0, 3)
+    preview.write(frame, Shot(source, PurePath("x"), index, 40.0 * index, image, 25.0))
+
+
+def get(preview: Preview, path: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    host, port = re.fullmatch(r"http://(.+):(\d+)/", preview.url).groups()  # type: ignore[union-attr]
+    connection = http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer.status, {name.lower(): value for name, value in answer.getheaders()}, body
+
+
+def newest(preview: Preview, after: int = 0) -> dict[str, Any]:
+    status, _, body = get(preview, f"/frame?after={after}")
+    assert status == 200
+    return dict(json.loads(body))
+
+
+def test_the_page_needs_nothing_from_elsewhere(preview: Preview) -> None:
+    """Guards devices without internet, and against a page that tells others who is looking."""
+    status, headers, body = get(preview, "/")
+    text = body.decode()
+    assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert not re.search(r"https?:|src=\"|@import|url\(|//[a-z]", re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE))
+    assert headers["content-security-policy"].startswith("default-src 'none'; connect-src 'self'; img-src data:")
+    assert 'name="viewport" content="width=device-width' in text
+    # nothing that comes from a name or a message may become markup
+    assert "innerHTML" not in text
+    assert "--happy: rgb(250 210 40);" in text
+    assert get(preview, "/preview.py")[0] == 404
+
+
+def test_the_newest_frame_with_its_record(preview: Preview) -> None:
+    """Guards what the page shows: the annotated picture, small enough, and the record, with the speed of the loop."""
+    for index in range(5):
+        show(preview, index, 3000, 1500)
+    reply = newest(preview)
+    assert reply["number"] == 5
+    assert (reply["record"]["frame"], reply["record"]["age_ms"], reply["record"]["dropped"]) == (4, 12.0, 3)
+    assert reply["record"]["faces"][0]["emotion"]["label"] == "happy"
+    assert reply["fps"] > 0
+    picture = cv2.imdecode(np.frombuffer(base64.b64decode(reply["jpeg"]), np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    assert picture.shape == (LONGEST_SIDE // 2, LONGEST_SIDE, 3)
+    assert (np.abs(picture.astype(int) - 120) > 30).any()
+    preview.write(Frame("gone.jpg", 0, 0.0, None, None, None, (), None, "gone.jpg: is empty"), None)
+    reply = newest(preview, 5)
+    assert reply["record"]["error"] == "gone.jpg: is empty"
+    assert "jpeg" not in reply
+
+
+def test_a_viewer_waits_for_the_next_frame(preview: Preview) -> None:
+    """Guards the long question: answered when a frame comes, not before, and not only after a while."""
+    show(preview)
+    replies: list[dict[str, Any]] = []
+    viewers = [threading.Thread(target=lambda: replies.append(newest(preview, 1))) for _ in range(3)]
+    for viewer in viewers:
+        viewer.start()
+    time.sleep(0.3)
+    assert replies == []
+    show(preview, 7)
+    for viewer in viewers:
+        viewer.join(PATIENCE_S)
+    assert [reply["record"]["frame"] for reply in replies] == [7, 7, 7]
+
+
+def test_nothing_new_is_said_after_a_while(preview: Preview, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the page against a question that is never answered while a camera is away."""
+    monkeypatch.setattr("facexp.preview._PATIENCE_S", 0.05)
+    assert get(preview, "/frame?after=0")[0] == 204
+
+
+def test_a_viewer_that_does_not_read_holds_nothing_up(preview: Preview) -> None:
+    """Guards the loop against a telephone with a bad connection: it neither waits nor piles pictures up."""
+    host, port = re.fullmatch(r"http://(.+):(\d+)/", preview.url).groups()  # type: ignore[union-attr]
+    noise = np.random.default_rng(0).integers(0, 255, (1280, 1280, 3), np.uint8)
+    frame = Frame("x", 0, 0.0, 1280, 1280, "cpu", (), Timings(), None)
+    shot = Shot("x", PurePath("x"), 0, 0.0, noise, 25.0)
+    preview.write(frame, shot)
+    viewers = []
+    for _ in range(4):
+        viewer = socket.create_connection((host, int(port)))
+        viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        viewer.sendall(20 * b"GET /frame?after=0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        viewers.append(viewer)
+    threads = threading.active_count()
+    slowest = 0.0
+    for _ in range(300):
+        begun = time.perf_counter()
+        preview.write(frame, shot)
+        slowest = max(slowest, time.perf_counter() - begun)
+        time.sleep(0.002)
+    # drawing and encoding this picture takes longer than all that a hand-over may
+    assert slowest < 1.0
+    assert threading.active_count() <= threads + 4
+    assert newest(preview)["number"] == 301
+    for viewer in viewers:
+        viewer.close()
+
+
+def test_it_ends_at_once_also_with_viewers(capfd: pytest.CaptureFixture[str]) -> None:
+    """Guards the end of the program: no thread, no port and no message is left."""
+    preview = Preview("127.0.0.1", 0)
+    waiting = threading.Thread(target=ask_in_vain, args=(preview,), daemon=True)
+    waiting.start()
+    time.sleep(0.2)
+    url = preview.url
+    preview.close()
+    preview._thread.join(PATIENCE_S)
+    assert not preview._thread.is_alive()
+    host, port = re.fullmatch(r"http://(.+):(\d+)/", url).groups()  # type: ignore[union-attr]
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+    # a loop that goes on a little is no error
+    show(preview)
+    assert capfd.readouterr().err == ""
+
+
+def ask_in_vain(preview: Preview) -> None:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        get(preview, "/frame?after=0")
+
+
+def test_who_may_look(preview: Preview) -> None:
+    """Guards the loopback default, and against a web page that points its own name at this machine."""
+    assert not preview.public
+    assert preview.url.startswith("http://127.0.0.1:")
+    assert get(preview, "/", Host="localhost:8000")[0] == 200
+    assert get(preview, "/", Host="camera.example")[0] == 400
+    with Preview("0.0.0.0", 0) as opened:
+        assert opened.public
+        assert opened.url.startswith(f"http://{socket.gethostname()}:")
+
+
+def test_what_cannot_be_served(preview: Preview, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the one line for a port that is taken, a host that is not this machine, and a missing extra."""
+    port = int(preview.url.rstrip("/").rsplit(":", 1)[1])
+    with pytest.raises(PreviewError, match=rf"^nothing can be served on 127\.0\.0\.1, port {port}: "):
+        Preview("127.0.0.1", port)
+    with pytest.raises(PreviewError, match=r"^nothing can be served on 192\.0\.2\.1, port 0: "):
+        Preview("192.0.2.1", 0)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(PreviewError, match=r'^uvicorn is not installed: pip install "facexp\[serve\]"$'):
+        Preview("127.0.0.1", 0)
+
+
+@pytest.mark.slow
+def test_a_browser_shows_it(preview: Preview, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the page's script in a real browser: table, bars and figures are there, and a name is never markup."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("NO BROWSER TESTED: there is no chromium on this machine")
+    # the browser's clock stands while a question is open
+    monkeypatch.setattr("facexp.preview._PATIENCE_S", 0.05)
+    show(preview, 7, source=NASTY)
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--no-first-run"]
+    done = subprocess.run(
+        [browser, *options, "--virtual-time-budget=500", "--dump-dom", preview.url],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    page = done.stdout
+    assert "&lt;img src=x onerror=alert(1)&gt;.mp4<" in page, done.stderr
+    assert "<img src=x" not in page
+    assert re.search(r'<img id="picture" [^>]*src="data:image/jpeg;base64,', page)
+    (row,) = re.findall(r"<tbody>(.*?)</tbody>", page, re.DOTALL)
+    assert row.count('class="bar"') == len(SEVEN)
+    assert "--share: 94" in row
+    assert re.search(r'<td class="emotion"[^>]*>happy</td>', row)
+    assert row.endswith("<td>0.93</td></tr>")
+    for figure in ("frame", "7", "detect", "5.0 ms", "age", "12 ms", "dropped"):
+        assert f">{figure}<" in page, figure

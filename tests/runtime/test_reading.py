@@ -1,0 +1,101 @@
+"""Which frames are taken, and what of a name may be shown."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from facexp.address import address_problem, file_name, is_live, shown
+from facexp.reading import Pace, ReadOptions
+
+
+def taken(options: ReadOptions, times_ms: list[float]) -> list[int]:
+    pace = Pace(options)
+    return [index for index, time_ms in enumerate(times_ms) if pace.wants(index, time_ms)]
+
+
+def test_at_most_so_many_frames_a_second() -> None:
+    """Guards --max-fps: even steps, no frame lost to a camera's jitter, and no burst after a pause."""
+    even = [1000 * i / 30 for i in range(300)]
+    assert len(taken(ReadOptions(max_fps=20), even)) == 200
+    assert len(taken(ReadOptions(max_fps=7), even)) in (70, 71)
+    assert taken(ReadOptions(max_fps=15), even)[:4] == [0, 2, 4, 6]
+    assert taken(ReadOptions(max_fps=10), even)[:4] == [0, 3, 6, 9]
+    uneven = [time_ms + (0, 8, 16)[i % 3] for i, time_ms in enumerate(even)]
+    for rate in (30, 60):
+        assert taken(ReadOptions(max_fps=rate), uneven) == list(range(300))
+    late = [*even[:30], *(5000 + time_ms for time_ms in even)]
+    assert len(taken(ReadOptions(max_fps=10), late)) in range(108, 113)
+    assert ReadOptions(max_fps=10, every=2).taken_fps(30) == 10
+    assert ReadOptions(max_fps=20, every=2).taken_fps(30) == 15
+
+
+def test_start_and_every() -> None:
+    """Guards the numbers that --every counts, which are the source's own also after --start."""
+    assert taken(ReadOptions(every=4, start_s=0.2), [40.0 * i for i in range(15)]) == [8, 12]
+    assert ReadOptions(start_s=2, duration_s=3).end_s == 5
+    assert ReadOptions(start_s=2).end_s == math.inf
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"every": 0},
+        {"max_fps": 0},
+        {"duration_s": -1},
+        {"timeout_s": math.inf},
+        {"start_s": -1},
+        {"start_s": math.nan},
+        {"policy": "some"},
+        {"raw": (0, 480)},
+    ],
+)
+def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
+    """Guards Python users against options that would read nothing, or for ever."""
+    with pytest.raises(ValueError, match=f"^{next(iter(wrong))} must be"):
+        ReadOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [
+        ("rtsp://admin:s3cret@10.0.0.5:554/live", "rtsp://***@10.0.0.5:554/live"),
+        ("rtsp://admin@10.0.0.5/live", "rtsp://***@10.0.0.5/live"),
+        ("http://cam/v.mjpg?user=admin&pwd=s3cret&channel=1", "http://cam/v.mjpg?user=***&pwd=***&channel=1"),
+        ("http://cam/v?loginuse=admin&loginpas=s3cret", "http://cam/v?loginuse=***&loginpas=***"),
+        ("rtsp://cam/user=admin&password=s3cret&channel=1.sdp", "rtsp://cam/user=***&password=***&channel=1.sdp"),
+        ("rtsp://cam/user=admin_password=s3cret_channel=1.sdp", "rtsp://cam/user=***"),
+        ("https://cam/v?access_token=s3cret#t=1", "https://cam/v?access_token=***#t=1"),
+        # what should have been escaped is no less secret
+        ("rtsp://admin:s3cret@home@cam/live", "rtsp://***@cam/live"),
+        ("rtsp://admin:s3/cret@cam/live", "rtsp://***@cam/live"),
+        ("RTSP://admin:s3cret@[fe80::1]/live", "RTSP://***@[fe80::1]/live"),
+        ("http://cam:81/videostream.cgi", "http://cam:81/videostream.cgi"),
+    ],
+)
+def test_nothing_secret_is_shown(name: str, public: str) -> None:
+    """Guards user names and passwords: in the address itself, in its query, and where they stand unescaped."""
+    assert is_live(name)
+    assert shown(name) == public
+    for secret in ("s3", "cret", "admin"):
+        assert secret not in public
+        assert secret not in file_name(name)
+
+
+def test_what_is_a_live_source() -> None:
+    """Guards what takes a name away from files: two digits, /dev/videoN and addresses, nothing else."""
+    for name in ("0", "12", "/dev/video0", "rtsp://x", "srt://h:9", "foo://x"):
+        assert is_live(name), name
+    for name in ("./0", "2024", "0.jpg", "-", "/dev/video", "C:\\x", "C://x", "a:b.jpg", "video0", "photos/0", ""):
+        assert not is_live(name), name
+    assert shown("a@b?pwd=x.jpg") == "a@b?pwd=x.jpg"
+    assert address_problem("foo://x") == (
+        "is an address of an unknown kind: http, https, rtsp, rtsps, rtmp, rtmps, rtp, srt, tcp, udp are read"
+    )
+    assert address_problem("RTSP://x") is address_problem("0") is None
+    assert file_name("0") == "camera-0"
+    assert file_name("/dev/video2") == "dev-video2"
+    assert file_name("rtsp://u:p@10.0.0.5:554/live.sdp?x=1") == "rtsp-10-0-0-5-554-live-sdp-x-1"
+    assert file_name("-") == "stdin"
