@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.analyzer import Analyzer
-from facexp.bundle import digest, load_models
+from facexp.bundle import MANIFEST, digest, load_models
 from facexp.detector import Box
 from facexp.session import BACKENDS, Session
-from facexp_export import manifest
 from facexp_export.errors import ExportError
 from facexp_export.run import read_json, write_json
 from facexp_train.config import Task
@@ -34,7 +33,7 @@ class BundleModel:
     @classmethod
     def open(cls, path: Path) -> BundleModel:
         """Find the file in the manifest beside it; ExportError where there is none, or it names no such file."""
-        beside = path.parent / manifest.FILE
+        beside = path.parent / MANIFEST
         models = read_json(beside, "a file is evaluated in its bundle").get("models", {})
         for task, entry in models.items():
             for key, file in entry["files"].items():
@@ -65,7 +64,7 @@ class BundleModel:
 
     def record(self, evaluation: Evaluation, framing: str = "jitter") -> None:
         """Put the figures into the manifest, in the place of this file's earlier ones."""
-        beside = self.path.parent / manifest.FILE
+        beside = self.path.parent / MANIFEST
         content = read_json(beside, "a file is evaluated in its bundle")
         entry = content["models"][self.task]
         command = f"facexp evaluate {self.path.name} DATA --split {evaluation.split}"

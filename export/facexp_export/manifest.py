@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.bundle import SCHEMA, digest
+from facexp.bundle import MANIFEST, SCHEMA, digest
+from facexp.proof_device import GOLDEN
 from facexp_export.errors import ExportError
 from facexp_export.run import Json, Run, read_json
 from facexp_export.tasks import INPUT_NAME, Task
 
-FILE = "manifest.json"
-GOLDEN = "golden.npz"
 REFERENCE = "reference.npz"
 NAME = "facexp-baseline"
 TERMS = "for research and education"
@@ -69,12 +68,12 @@ def read(directory: Path) -> Json:
     Raises ExportError for a manifest of another schema, and for a directory that holds other things: exporting
     replaces a directory as a whole.
     """
-    path = directory / FILE
+    path = directory / MANIFEST
     if not path.exists():
         others = [item.name for item in directory.iterdir() if not _belongs(item)] if directory.is_dir() else []
         if others or (directory.exists() and not directory.is_dir()):
             raise ExportError(
-                f"{directory}: holds {others[0] if others else 'a file'} but no {FILE}; give a new directory"
+                f"{directory}: holds {others[0] if others else 'a file'} but no {MANIFEST}; give a new directory"
             )
         return {"models": {}}
     manifest = read_json(path, "give a new directory")
@@ -99,7 +98,7 @@ def write(directory: Path, models: dict[str, Any]) -> None:
         "models": dict(sorted(models.items())),
     }
     text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
-    (directory / FILE).write_text(text + "\n", encoding="utf-8")
+    (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
 def write_golden(

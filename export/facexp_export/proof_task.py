@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from facexp.geometry import KEYPOINTS
 from facexp.proof import Check, held
 from facexp_export.recipe import Margins
-from facexp_train.metrics import Confusions, Figure, Floats, figure, ratio, resample_weights, rmse
+from facexp_train.metrics import Confusions, Figure, Floats, figure, keypoint_errors, ratio, resample_weights, rmse
 
 Outputs = Mapping[str, NDArray[np.float32]]
 Value = Callable[[Floats], Floats]
@@ -45,7 +46,7 @@ def base_figures(task: str, key: str, faces: Labelled, base: Outputs) -> Iterato
             yield _reported(about, "accuracy", "%", _percent(table.accuracy), weights)
             yield _reported(about, "macro-F1", "%", _percent(table.macro_f1), weights)
         else:
-            yield _reported(about, "RMSE", "px", rmse(_distances(base[name][rows], truth[rows])), weights)
+            yield _reported(about, "RMSE", "px", rmse(keypoint_errors(base[name][rows], truth[rows]).pixels), weights)
 
 
 def compare(task: str, key: str, faces: Labelled, base: Outputs, answers: Outputs, margins: Margins) -> Iterator[Check]:
@@ -101,7 +102,7 @@ def _points(
     weights: Floats,
     margins: Margins,
 ) -> Iterator[Check]:
-    ours, theirs = (rmse(_distances(points[rows], truth[rows])) for points in (answers, base))
+    ours, theirs = (rmse(keypoint_errors(points[rows], truth[rows]).pixels) for points in (answers, base))
     # a loss is what the file adds to an error, and what it takes from an accuracy
     yield held(replace(_reported(about, "RMSE added", "px", _loss(ours, theirs), weights), limit=margins.rmse_px))
     yield _reported(about, "RMSE", "px", ours, weights)
@@ -132,16 +133,7 @@ def _confusions(logits: NDArray[np.float32], truth: NDArray[Any], labels: tuple[
     return Confusions(truth.astype(np.int64), logits.argmax(axis=1), len(labels))
 
 
-def _distances(points: NDArray[np.float32], truth: NDArray[Any]) -> Floats:
-    return np.asarray(np.linalg.norm(points.astype(np.float64) - truth, axis=2))
-
-
 def _divergence(base: NDArray[np.float32], answers: NDArray[np.float32]) -> Floats:
     """KL(base || answers) of each face's softmaxes, in nats."""
-    p, q = _log_softmax(base), _log_softmax(answers)
+    p, q = (log_softmax(logits.astype(np.float64), axis=1) for logits in (base, answers))
     return np.asarray((np.exp(p) * (p - q)).sum(axis=1))
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> Floats:
-    raised = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return np.asarray(raised - np.log(np.exp(raised).sum(axis=1, keepdims=True)))

@@ -13,7 +13,7 @@ import numpy as np
 from facexp.errors import SourceError
 from facexp.geometry import Image
 from facexp.photo import opencv_name
-from facexp.reading import DEFAULTS, NOMINAL_FPS, Pace, ReadOptions
+from facexp.reading import DEFAULTS, Pace, ReadOptions, sane_fps
 
 _SEEK_EARLY_MS = 2000.0
 _STARTS = {
@@ -51,8 +51,7 @@ class Clip:
         self._capture = _capture(path)
         if not self._capture.isOpened():
             raise SourceError(_cut_short(path, kind) or f"is a {kind} file that holds no picture FFmpeg can decode")
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = rate if 0 < rate <= 240 else NOMINAL_FPS
+        self.fps = sane_fps(self._capture.get(cv2.CAP_PROP_FPS))
         """Frames a second; 30 where the file names no sane rate."""
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.count = int(count) if 0 < count < 2**31 else None

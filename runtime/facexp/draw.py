@@ -148,7 +148,6 @@ def _place(
     outside = [y for y in (top - plate[1], bottom + 1) if 0 <= y <= lowest]
     inside = [min(max(y, 0), lowest) for y in (top, bottom + 1 - plate[1])]
     places = outside + inside
-
     return x, next((y for y in places if _free((x, y, x + plate[0], y + plate[1]), taken)), places[0])
 
 

@@ -80,9 +80,10 @@ class KeypointFinder:
         if not len(moved):
             return found
         again = self._look_again([gray] * len(moved), [found.placed[row] for row in moved], found.points[moved])
-        placed = dict(enumerate(found.placed)) | dict(zip(moved.tolist(), again.placed, strict=True))
+        for row, matrix in zip(moved, again.placed, strict=True):
+            found.placed[row] = matrix
         found.points[moved], found.drift[moved] = again.points, again.drift
-        return Found(list(placed.values()), found.points, found.drift)
+        return found
 
     def middle(self, matrix: Matrix, points: Points) -> Square:
         """Where the training square lies round a face of these (15, 2) points of the crop that the matrix describes."""

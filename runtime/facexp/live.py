@@ -22,7 +22,7 @@ import numpy as np
 
 from facexp.errors import SourceError
 from facexp.geometry import Image
-from facexp.reading import NOMINAL_FPS, Pace, ReadOptions
+from facexp.reading import Pace, ReadOptions, sane_fps
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """How long to wait before each attempt to open a source again; the last one for all that follow."""
@@ -95,8 +95,7 @@ class VideoCapture:
             problem = "cannot be opened as a camera: another program may be using it"
         if not self._capture.isOpened():
             raise SourceError(problem)
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = rate if 0 < rate <= 240 else NOMINAL_FPS
+        self.fps = sane_fps(self._capture.get(cv2.CAP_PROP_FPS))
         # a clip behind an address knows its length, a stream does not
         self.finite = "://" in name and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
 

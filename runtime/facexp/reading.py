@@ -9,10 +9,17 @@ from typing import Literal
 NOMINAL_FPS = 30.0
 """The rate that is assumed where a stream names none."""
 
+_MOST_FPS = 240
+
 # a camera is never quite in time; less than a third, so that of three frames it is always the same one
 _EARLY = 0.3
 
 Policy = Literal["latest", "all"]
+
+
+def sane_fps(rate: float) -> float:
+    """The rate that a decoder names, or NOMINAL_FPS where it names none that can be."""
+    return rate if 0 < rate <= _MOST_FPS else NOMINAL_FPS
 
 
 @dataclass(frozen=True, slots=True)

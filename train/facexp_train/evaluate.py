@@ -21,6 +21,7 @@ from facexp_train.metrics import (
     KeypointErrors,
     detected_figures,
     emotion_figures,
+    emotion_scores,
     keypoint_errors,
     keypoint_figures,
 )
@@ -153,17 +154,21 @@ def evaluate_emotion(
     them. DataError where the split is empty.
     """
     part = _part(faces, split)
-    labellings = {head: (head, truth) for head, truth in truths(part).items()}
+    truth_of = {head: (head, truth) for head, truth in truths(part).items()}
     if part.votes is not None:
-        labellings["ferplus_clear"] = "ferplus", part.clear_majority()
+        truth_of["ferplus_clear"] = "ferplus", part.clear_majority()
     five = np.array([SEVEN.index(label) for label in FIVE])
     truth_five = np.full(len(SEVEN) + 1, -1)
     truth_five[five] = np.arange(len(FIVE))
     logits = predict(part.images[..., None])
-    answered = {name: (logits[head], truth) for name, (head, truth) in labellings.items() if head in logits}
+    labellings = {
+        name: (head, truth) for name, (head, truth) in truth_of.items() if head in logits and (truth >= 0).any()
+    }
     figures: list[Figure] = []
     confusions = []
-    for name, (values, truth) in answered.items():
+    calibrations: dict[str, dict[str, Curve]] = {}
+    for name, (head, truth) in labellings.items():
+        values = logits[head]
         for scored, labels, classes, true in (
             (name, SEVEN, values, truth),
             (f"{name}_five", FIVE, values[:, five], truth_five[truth]),
@@ -172,17 +177,13 @@ def evaluate_emotion(
                 found, table = emotion_figures(classes, true, labels, split)
                 figures += _named(scored, found)
                 confusions.append(Confusion(scored, tuple(labels), table))
-    calibrations: dict[str, dict[str, Curve]] = {}
-    for name, (head, truth) in labellings.items():
-        if name in answered and (truth >= 0).any():
-            calibrations[name] = {"as it is": curve(logits[head], truth)}
-            if temperatures is not None:
-                calibrations[name]["without its temperature"] = curve(logits[head] * temperatures[head], truth)
+        calibrations[name] = {"as it is": curve(values, truth)}
+        if temperatures is not None:
+            calibrations[name]["without its temperature"] = curve(values * temperatures[head], truth)
     for shift in SHIFTS:
         logits = predict(shifted(part.images, shift)[..., None])
         for name, (head, truth) in labellings.items():
-            if name in answered and (truth >= 0).any():
-                figures += _named(name, emotion_figures(logits[head], truth, SEVEN, f"{split}/{shift}")[0][:3])
+            figures += _named(name, emotion_scores(logits[head], truth, f"{split}/{shift}"))
     return Evaluation(split, tuple(figures), tuple(confusions), calibrations)
 
 

@@ -163,27 +163,35 @@ def _median(face: Floats, weights: Floats) -> tuple[float, float, float]:
     return float(np.median(face)), float(low), float(high)
 
 
-def emotion_figures(
-    logits: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str], split: str
-) -> tuple[list[Figure], NDArray[np.int64]]:
-    """Accuracy, macro-F1, calibration error, and per class recall, precision and F1, with the confusion matrix.
+def emotion_scores(logits: NDArray[np.float32], truth: NDArray[np.int64], split: str) -> list[Figure]:
+    """Accuracy, macro-F1 and calibration error over all classes.
 
     `logits` is (N, C); `truth` (N,) holds codes 0..C-1, and -1 for a face that is not rated. A class that is not in the
     truth has no F1 and stays out of the mean. The calibration error is the mean distance between the probability of a
-    face's first label and how often such labels are right, over `calibration.BINS` bins (Guo et al., ICML 2017). The
-    matrix has true rows.
+    face's first label and how often such labels are right, over `calibration.BINS` bins (Guo et al., ICML 2017).
     """
     rated = truth >= 0
     true, predicted = truth[rated], logits[rated].argmax(axis=1)
-    confusions = Confusions(true, predicted, len(labels))
+    confusions = Confusions(true, predicted, logits.shape[1])
     weights = resample_weights(np.arange(len(true)))
     confidence = softmax(logits[rated].astype(np.float64), axis=1).max(axis=1)
     gaps = ((true == predicted) - confidence)[:, None] * np.eye(BINS)[bin_of(confidence)]
-    figures = [
+    return [
         figure(split, "accuracy", confusions.accuracy, weights),
         figure(split, "macro_f1", confusions.macro_f1, weights),
         _reaching(figure(split, "calibration_error", lambda w: np.abs(w @ gaps).sum(axis=1) / w.sum(axis=1), weights)),
     ]
+
+
+def emotion_figures(
+    logits: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str], split: str
+) -> tuple[list[Figure], NDArray[np.int64]]:
+    """`emotion_scores`, and per class recall, precision and F1, with the confusion matrix, whose rows are true."""
+    rated = truth >= 0
+    true = truth[rated]
+    confusions = Confusions(true, logits[rated].argmax(axis=1), len(labels))
+    weights = resample_weights(np.arange(len(true)))
+    figures = emotion_scores(logits, truth, split)
     metrics = {"recall": confusions.recall, "precision": confusions.precision, "f1": confusions.f1}
     for index, label in enumerate(labels):
         if (true == index).any():
