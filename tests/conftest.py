@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,8 @@ def _helper(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    # dataclasses look their module up
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
@@ -30,6 +33,12 @@ def _helper(name: str) -> ModuleType:
 def tiny() -> ModuleType:
     """The module tests/tiny_bundle.py: MEAN_SHAPE, TEMPLATE, build(directory, answer, framing) ..."""
     return _helper("tiny_bundle")
+
+
+@pytest.fixture(scope="session")
+def drawn() -> ModuleType:
+    """The module tests/drawn.py: face(expression, rng), write_training(path, count) ..."""
+    return _helper("drawn")
 
 
 @pytest.fixture
@@ -44,6 +53,13 @@ def rtsp_camera() -> Iterator[Any]:
     """A running `RtspCamera` of tests/rtsp_camera.py, whose first stream ends after 20 frames."""
     with _helper("rtsp_camera").RtspCamera(first=20) as camera:
         yield camera
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., Any]:
+    """`with serving(arguments, **environment) as process:` of tests/serving_process.py."""
+    start: Callable[..., Any] = _helper("serving_process").serving
+    return start
 
 
 @pytest.fixture(scope="session")

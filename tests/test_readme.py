@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -27,8 +28,10 @@ SMALL = {
         "network.stages=[8,16]",
     ],
     "emotion": [
-        *("epochs=8", "batch_size=16", "ema=0.9", "learning_rate=0.05", "network.stem=8", "network.stages=[8,16,16]"),
-        *(f"augmentation.{change}=0" for change in ("mixup", "erasing", "contrast", "brightness", "rotation")),
+        *("teachers=[]", "epochs=8", "settle_epochs=0", "batch_size=16", "ema=0.9", "learning_rate=0.01"),
+        *("network.stem=8", "network.stages=[8,16,16]"),
+        *(f"augmentation.{change}=0" for change in ("mixup", "erasing", "contrast", "brightness", "gamma", "rotation")),
+        *(f"augmentation.{change}=0" for change in ("blur", "noise", "shrink", "jpeg")),
     ],
 }
 
@@ -95,10 +98,30 @@ def test_python(home: Path) -> None:
         assert "happy" in done.stdout
 
 
+@pytest.mark.slow
+def test_many(home: Path) -> None:
+    pytest.importorskip("ray", reason='RAY NOT TESTED: pip install "facexp[ray]"')
+    (commands,) = examples("ray")
+    # each starts a Ray of its own: the first shows it, the last that nothing is left to do
+    first, _, again = commands.splitlines()
+    for line in (first, again):
+        done = run(line, home)
+        assert (done.returncode, done.stdout) == (0, ""), f"{line}\n{done.stderr}"
+    assert pd.read_parquet(home / "results.parquet")["source"].tolist() == ["photos/one.jpg"]
+
+
 def test_prove(home: Path) -> None:
     (command,) = examples("prove")
     done = run(command, home)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_benchmark(home: Path) -> None:
+    (commands,) = examples("benchmark")
+    for command in commands.splitlines():
+        done = run(command.replace("benchmark", "benchmark --rounds 1 --starts 1"), home)
+        assert done.returncode == 0, done.stderr
+    assert json.loads((home / "speed.json").read_text())["sources"] == ["photos/"]
 
 
 def test_demo(home: Path) -> None:
@@ -137,7 +160,18 @@ def test_training_to_a_bundle_that_runs(home: Path) -> None:
     shutil.rmtree(home / "runs")
 
 
-def drawn(size: int, rng: np.random.Generator, smile: float) -> tuple[np.ndarray, np.ndarray]:
+def test_looking_at_the_data(tmp_path: Path, drawn: ModuleType) -> None:
+    drawn.write_training(tmp_path / "training.csv", 20)
+    drawn.write_fer2013(tmp_path / "fer2013.csv", 14, 7)
+    (commands,) = examples("look")
+    for line in commands.splitlines():
+        done = run(line, tmp_path)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    assert (tmp_path / "look" / "index.html").is_file()
+    assert [*pd.read_csv(tmp_path / "more" / "training.csv", nrows=1).columns][-3:] == ["Image", "split", "group"]
+
+
+def drawn_face(size: int, rng: np.random.Generator, smile: float) -> tuple[np.ndarray, np.ndarray]:
     """A face of ellipses and where its 15 points are."""
     unit, centre = size / 96, (size - 1) / 2 + rng.uniform(-0.03, 0.03, 2) * size
     shape = {
@@ -173,7 +207,7 @@ def drawn(size: int, rng: np.random.Generator, smile: float) -> tuple[np.ndarray
 
 
 def write_keypoints(path: Path, rng: np.random.Generator) -> None:
-    faces = [drawn(96, rng, rng.uniform(-6, 6)) for _ in range(900)]
+    faces = [drawn_face(96, rng, rng.uniform(-6, 6)) for _ in range(900)]
     columns = [f"{name}_{axis}" for name in KEYPOINTS for axis in "xy"]
     table = pd.DataFrame([points.ravel() for _, points in faces], columns=columns).round(3)
     table.assign(Image=[" ".join(map(str, image.ravel())) for image, _ in faces]).to_csv(path, index=False)
@@ -183,7 +217,7 @@ def write_emotions(path: Path, rng: np.random.Generator) -> None:
     rows = []
     for index in range(1600):
         happy = index % 2 == 0
-        image, _ = drawn(48, rng, 7 if happy else -7)
+        image, _ = drawn_face(48, rng, 7 if happy else -7)
         usage = "PublicTest" if index % 4 == 1 or index % 8 == 2 else "Training"
         rows.append((3 if happy else 4, " ".join(map(str, image.ravel())), usage))
     pd.DataFrame(rows, columns=["emotion", "pixels", "Usage"]).to_csv(path, index=False)

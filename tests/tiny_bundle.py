@@ -4,14 +4,16 @@ Its networks have no weights to learn, and their answers can be worked out by ha
 
 - keypoints: an average face (MEAN_SHAPE) moved to where the crop is bright, so that the points follow what the picture
   shows; a crop of one gray gives MEAN_SHAPE itself. The int8 file answers INT8_SHIFT pixels further to the right.
-- emotion: the crop's mean brightness b picks the class round(b / 255 * 6) in the order of SEVEN, the more surely the
-  nearer; the second head is twice as sure. The int8 file is half as sure.
+- emotion: the crop's mean brightness b picks the class round(b / 255 * 6) in the order of SEVEN (of N labels the class
+  round(b / 255 * (N - 1))), the more surely the nearer; the second head is twice as sure. The int8 file is half as
+  sure.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +41,13 @@ _OPSET, _IR = 18, 9
 
 
 def build(
-    directory: Path, answer: NDArray[np.float32] = MEAN_SHAPE, framing: tuple[float, float, float] = (1, 0, 0)
+    directory: Path,
+    answer: NDArray[np.float32] = MEAN_SHAPE,
+    framing: tuple[float, float, float] = (1, 0, 0),
+    labels: Sequence[str] = SEVEN,
 ) -> Path:
-    """Write the bundle; `answer` are the points that the keypoints network gives before it moves them."""
+    """Write the bundle; `answer` are the points that the keypoints network gives before it moves them, `labels` those
+    of the emotion network."""
     directory.mkdir(parents=True, exist_ok=True)
     scale, dx, dy = framing
     models = {
@@ -62,12 +68,14 @@ def build(
         },
         "emotion": {
             "files": {
-                "float32.onnx": _save(directory, "emotion.float32.onnx", _emotion(1.0)),
-                "int8.onnx": _save(directory, "emotion.int8.onnx", _emotion(0.5)),
+                "float32.onnx": _save(directory, "emotion.float32.onnx", _emotion(1.0, len(labels))),
+                "int8.onnx": _save(directory, "emotion.int8.onnx", _emotion(0.5, len(labels))),
             },
             "input": {"name": "image", "dtype": "uint8", "shape": ["batch", 48, 48, 1]},
-            "outputs": [{"name": name, "dtype": "float32", "shape": ["batch", 7]} for name in ("fer2013", "ferplus")],
-            "labels": list(SEVEN),
+            "outputs": [
+                {"name": name, "dtype": "float32", "shape": ["batch", len(labels)]} for name in ("fer2013", "ferplus")
+            ],
+            "labels": list(labels),
             "preprocessing": {
                 "colour": "gray",
                 "size": 48,
@@ -125,7 +133,7 @@ def _keypoints(answer: NDArray[np.float32]) -> onnx.ModelProto:
     return _model(nodes, constants, 96, {"keypoints": [15, 2]})
 
 
-def _emotion(sureness: float) -> onnx.ModelProto:
+def _emotion(sureness: float, classes: int) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["cast", "axes"], ["brightness"], keepdims=0),
@@ -137,12 +145,12 @@ def _emotion(sureness: float) -> onnx.ModelProto:
     ]
     constants = {
         "axes": np.array([1, 2], np.int64),
-        "scale": np.array([6 / 255], np.float32),
-        "classes": np.arange(7, dtype=np.float32),
+        "scale": np.array([(classes - 1) / 255], np.float32),
+        "classes": np.arange(classes, dtype=np.float32),
         "first": np.array([-4 * sureness], np.float32),
         "second": np.array([-8 * sureness], np.float32),
     }
-    return _model(nodes, constants, 48, {"fer2013": [7], "ferplus": [7]})
+    return _model(nodes, constants, 48, {"fer2013": [classes], "ferplus": [classes]})
 
 
 def _model(

@@ -11,10 +11,9 @@ import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
-from tqdm import tqdm
 
 if TYPE_CHECKING:
     from facexp.sources import Shot
@@ -102,9 +101,16 @@ def quiet_libraries(active: bool = True) -> Iterator[None]:
             os.dup2(real, 2)
 
 
+def above_bars(file: TextIO) -> contextlib.AbstractContextManager[None]:
+    """What is written inside to a terminal's file stands above a progress bar, where there is one."""
+    # the import takes as long as everything else of a command line's own, and most runs draw no bar
+    bars = sys.modules.get("tqdm")
+    return contextlib.nullcontext() if bars is None else bars.tqdm.external_write_mode(file=file)
+
+
 def say(kind: str, text: str) -> None:
     """One line on stderr, above a progress bar where there is one."""
-    with tqdm.external_write_mode(file=sys.stderr):
+    with above_bars(sys.stderr):
         print(f"{kind}: {text}", file=sys.stderr, flush=True)
 
 
@@ -112,8 +118,10 @@ class Notes(logging.Handler):
     """Shows facexp's own log as lines on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line."""
-        say("Note", record.getMessage())
+        """Print one line, and under a fault of our own where it was."""
+        say("Error" if record.levelno >= logging.ERROR else "Note", record.getMessage())
+        if record.exc_info:
+            print(logging.Formatter().formatException(record.exc_info), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -145,7 +153,7 @@ class Output:
     def write(self, text: str) -> None:
         """Write at once. Raises Stop where the reader has gone, ClickException where it cannot be written."""
         # a bar on the same terminal must step aside
-        aside = tqdm.external_write_mode(file=sys.stdout) if self._aside else contextlib.nullcontext()
+        aside = above_bars(sys.stdout) if self._aside else contextlib.nullcontext()
         try:
             with self._signals.whole(), aside:
                 _write_all(text)
@@ -187,7 +195,7 @@ class Progress:
 
     def __init__(self, files: int | None, shown: bool) -> None:
         self._shown = shown
-        self._files = tqdm(total=files, unit="file", disable=not shown or files == 1, file=sys.stderr, leave=False)
+        self._files: Any = _bar(total=files, unit="file", disable=files == 1) if shown else None
         self._frames: Any = None
         self._clip = ""
 
@@ -205,7 +213,7 @@ class Progress:
         if source != self._clip or self._frames is None or shot.index < self._frames.n:
             self._end_clip()
             self._clip = source
-            self._frames = tqdm(total=shot.total, unit="frame", desc=shot.save_as.name, file=sys.stderr, leave=False)
+            self._frames = _bar(total=shot.total, unit="frame", desc=shot.save_as.name)
         self._frames.update(shot.index + 1 - self._frames.n)
 
     def _end_clip(self) -> None:
@@ -219,4 +227,11 @@ class Progress:
 
     def __exit__(self, *_: object) -> None:
         self._end_clip()
-        self._files.close()
+        if self._files is not None:
+            self._files.close()
+
+
+def _bar(**settings: Any) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(file=sys.stderr, leave=False, **settings)

@@ -40,8 +40,9 @@ def demo(out: Path) -> None:
 
             try:
                 (shot,) = Source(str(photo), PurePath(photo.name)).shots()
-                frame = replace(analyze_shot(Analyzer(), shot), source=photo.name)
-                line_sink(Output(signals), None).write(frame, shot)
+                analyzer = Analyzer()
+                frame = replace(analyze_shot(analyzer, shot), source=photo.name)
+                line_sink(Output(signals), None, analyzer.labels).write(frame, shot)
                 save_picture(out, annotate(shot.image, frame.faces))
             except FacexpError as error:
                 raise click.ClickException(str(error)) from None

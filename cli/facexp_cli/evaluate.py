@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from facexp_cli.console import quiet_libraries
-from facexp_cli.extras import require
+from facexp_cli.models import Model, needed, same_task
+
+if TYPE_CHECKING:
+    from facexp_train.emotion_data import EmotionFaces
+    from facexp_train.evaluate import Evaluation
+    from facexp_train.keypoint_data import KeypointFaces
 
 
 @click.command("evaluate")
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.argument("data", type=click.Path(exists=True))
+@click.argument("other", metavar="[MODEL2]", required=False, type=click.Path(exists=True, path_type=Path))
 @click.option("--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="Split to score.")
 @click.option(
     "--framing",
@@ -21,57 +28,76 @@ from facexp_cli.extras import require
     show_default=True,
     help="How faces with keypoints are framed: by the true square, jittered, or by the detector, as the product does.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Where the report goes. Default: the run directory.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where the report goes. Default: evaluation/ in a run directory."
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
-def evaluate_command(model: Path, data: str, split: str, framing: str, out: Path | None, quiet: bool) -> None:
-    """Score MODEL on DATA, with 95% bootstrap intervals.
+def evaluate_command(
+    model: Path, data: str, other: Path | None, split: str, framing: str, out: Path | None, quiet: bool
+) -> None:
+    """Score MODEL on DATA, with 95% bootstrap intervals; with MODEL2, both and their difference.
 
-    MODEL is a run directory, or an ONNX file of a bundle, whose manifest then takes the figures. Prints a table and
-    writes evaluation.json and confusion matrices (PNG). Choose models on val; score test once, for what ships.
+    A model is a run directory, or an ONNX file of a bundle, whose manifest then takes the figures. Prints a table and
+    writes evaluation.json, pictures, CSV files and a page of them all, index.html. Two models are scored on the same
+    faces, and nothing is written into their own files. Choose models on val; score test once, for what ships.
     """
-    require("export" if model.is_file() else "train", "tensorflow", "keras", "pandas", "matplotlib")
+    needed(model, other)
     with quiet_libraries():
         from facexp.errors import FacexpError
         from facexp_train.errors import DataError
 
         try:
-            table = _evaluate(model, data, split, framing, out, quiet)
+            table, page = _evaluate(model, data, other, split, framing, out, quiet)
         except (DataError, FacexpError) as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            place = error.filename or out or model
+            raise click.ClickException(f"{place}: cannot be written ({error.strerror or error})") from error
     click.echo(table)
+    if page is not None:
+        click.echo(f"report: {page}", err=True)
 
 
-def _evaluate(model: Path, data: str, split: str, framing: str, out: Path | None, quiet: bool) -> str:
+def _evaluate(
+    path: Path, data: str, other: Path | None, split: str, framing: str, out: Path | None, quiet: bool
+) -> tuple[str, Path | None]:
+    from facexp_train import compare, run
     from facexp_train import evaluate as ev
-    from facexp_train import run as runs
-    from facexp_train.config import TrainConfig
+    from facexp_train.evaluation_page import write_figures, write_report
+
+    model = Model.open(path, data)
+    if framing == "detector" and (other or model.bundled is None or model.config.task != "keypoints"):
+        raise click.UsageError(
+            "--framing detector runs the product: give one keypoint network's ONNX file in its bundle"
+        )
+    faces = run.read_faces(model.config, quiet)
+    evaluation = _scored(model, faces, split, framing, quiet)
+    if other is not None:
+        second = Model.open(other, data)
+        same_task(model, second)
+        run.check_splits(faces, model.config, second.config, quiet)
+        names = (model.name, second.name) if model.name != second.name else (str(path), str(other))
+        both = dict(zip(names, (evaluation, _scored(second, faces, split, framing, quiet)), strict=True))
+        table = compare.comparison_table(compare.compare(*both.values()), list(both))
+        if out is None and model.bundled is None:
+            out = path / f"compared-with-{second.name}"
+        return table, None if out is None else write_report(both, data, out)
+    if model.bundled:
+        model.bundled.record(evaluation, framing)
+    table = ev.keypoint_table(evaluation) if evaluation.located is not None else ev.emotion_table(evaluation)
+    if out is None and model.bundled:
+        return table, None
+    # the export reads the figures of a run from its own folder
+    write_figures(evaluation, out or path)
+    return table, write_report({model.name: evaluation}, data, out or path / "evaluation")
+
+
+def _scored(model: Model, faces: KeypointFaces | EmotionFaces, split: str, framing: str, quiet: bool) -> Evaluation:
+    from facexp_train import evaluate as ev
     from facexp_train.keypoint_data import KeypointFaces
 
-    bundled = None
-    if model.is_file():
-        from facexp_export.figures import BundleModel
-
-        bundled = BundleModel.open(model)
-        config = TrainConfig(bundled.task, data, seed=bundled.seed)
-        predict: ev.Predict = bundled.predict
-    else:
-        config = TrainConfig.from_run(model).with_data(data)
-        predict = runs.load_predict(model)
-    if framing == "detector" and (bundled is None or config.task != "keypoints"):
-        raise click.UsageError("--framing detector runs the product: give a keypoint network's ONNX file in its bundle")
-    faces = runs.read_faces(config, quiet)
-    if isinstance(faces, KeypointFaces):
-        if bundled and framing == "detector":
-            evaluation = ev.evaluate_detected(bundled.locate(), faces, split, quiet)
-        else:
-            evaluation = ev.evaluate_keypoints(predict, faces, split)
-        table = ev.keypoint_table(evaluation)
-    else:
-        temperatures = bundled.temperatures if bundled else runs.temperatures(model)
-        evaluation = ev.evaluate_emotion(predict, faces, split, temperatures)
-        table = ev.emotion_table(evaluation)
-    if bundled:
-        bundled.record(evaluation, framing)
-    if out or not bundled:
-        runs.write_evaluation(evaluation, out or model)
-    return table
+    if not isinstance(faces, KeypointFaces):
+        return ev.evaluate_emotion(model.predict, faces, split, model.temperatures)
+    if framing == "detector" and model.bundled is not None:
+        return ev.evaluate_detected(model.bundled.locate(), faces, split, quiet)
+    return ev.evaluate_keypoints(model.predict, faces, split)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import click
+from click.core import ParameterSource
 
 from facexp_cli.extras import require
 from facexp_cli.job import Job, run
 
+_Name = TypeVar("_Name", Path, str, None)
 
-def _no_flag(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+
+def _no_flag(_: click.Context, __: click.Parameter, value: _Name) -> _Name:
     """Refuse a forgotten value: click would take the flag that follows for it."""
     if value is not None and str(value).startswith("-"):
         raise click.BadParameter(f"{value} looks like an option: write ./{value} for a folder of that name")
@@ -65,9 +69,8 @@ _SECONDS = click.FloatRange(0, 1e6, min_open=True)
 @click.option(
     "--emotions",
     type=click.Choice(["five", "seven"]),
-    default="seven",
-    show_default=True,
-    help="seven: angry, disgust, fear, happy, sad, surprise, neutral; five leaves out fear and neutral.",
+    help="seven: angry, disgust, fear, happy, sad, surprise, neutral; five leaves out fear and neutral.  "
+    "[default: the bundle's labels, the seven in ours]",
 )
 @click.option(
     "--labels",
@@ -159,6 +162,24 @@ _SECONDS = click.FloatRange(0, 1e6, min_open=True)
     metavar="DIR",
     help="Another model bundle: the folder of its manifest.json.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="ray: many photos and clips by many workers of Ray Data, on this machine or a cluster, into Parquet files.",
+)
+@click.option("--out", metavar="DIR", callback=_no_flag, help="With ray: the folder of Parquet files for the results.")
+@click.option("--resume", is_flag=True, help="With ray: do what is missing in --out.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="With ray: so many workers.  [default: all cores]")
+@click.option(
+    "--gpus-per-worker",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="N",
+    help="With ray: so many GPUs for each worker; 0.25 lets four share one.  [default: 0, the CPU]",
+)
+@click.option("--ray-address", metavar="ADDRESS", help="With ray: the cluster to use.  [default: this machine alone]")
 @click.option("-q", "--quiet", is_flag=True, help="On standard error only what went wrong: no notes, no progress bar.")
 @click.option("-v", "--verbose", is_flag=True, help="Also say which models and device are used and how fast it went.")
 @click.version_option(package_name="facexp", message="facexp %(version)s")
@@ -168,7 +189,8 @@ def infer(ctx: click.Context, /, **options: object) -> None:
 
     SOURCE is a photo, a clip, a folder (searched to its depths), a quoted glob such as 'clips/**/*.mp4', a list of
     such names (@list.txt), a camera (0 or /dev/video0), a stream (rtsp://... or http://...), or - for standard input:
-    one photo, a stream of JPEGs, or with --raw raw frames. A file named 0 is written ./0.
+    one photo, a stream of JPEGs, or with --raw raw frames. A file named 0 is written ./0. With --engine ray it is also
+    a Parquet file with encoded pictures, or an object store's address of any of these (s3://bucket/photos).
 
     Results go to standard output, one record per photo or frame, as soon as it is there; everything else goes to
     standard error. A source that cannot be read gives a record with an error, and the others still run.
@@ -176,6 +198,7 @@ def infer(ctx: click.Context, /, **options: object) -> None:
     Exit status: 0 all read, 1 something could not be read or saved, 2 wrong usage, 130 Ctrl-C.
     """
     job = Job(**options)  # type: ignore[arg-type]
+    _expect_engine(ctx, job)
     if job.quiet and job.verbose:
         raise click.UsageError("--quiet and --verbose exclude each other")
     if job.raw is not None and "-" not in job.sources:
@@ -186,4 +209,25 @@ def infer(ctx: click.Context, /, **options: object) -> None:
         require("cpu", "onnxruntime")
     if job.preview is not None:
         require("serve", "starlette", "uvicorn")
+    if job.engine == "ray":
+        require("ray", "ray", "pyarrow")
     ctx.exit(run(job))
+
+
+_OF_ENGINE = {
+    "local": ("form", "save", "preview", "threads", "policy", "timeout", "raw"),
+    "ray": ("out", "resume", "workers", "gpus_per_worker", "ray_address"),
+}
+
+
+def _expect_engine(ctx: click.Context, job: Job) -> None:
+    """Refuse the options of the other engine, which would do nothing."""
+    for engine, names in _OF_ENGINE.items():
+        for parameter in ctx.command.params:
+            given = ctx.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT
+            if engine != job.engine and parameter.name in names and given:
+                raise click.UsageError(f"{parameter.opts[0]} is for --engine {engine}")
+    if job.engine == "ray" and job.out is None:
+        raise click.UsageError("--engine ray needs --out, a folder for the results such as --out results.parquet")
+    if job.engine == "ray" and job.device == "cuda" and not job.gpus_per_worker:
+        raise click.UsageError("--device cuda with --engine ray needs --gpus-per-worker, such as 1 or 0.5")

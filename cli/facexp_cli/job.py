@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -31,7 +31,7 @@ class Job:
     form: str | None
     save: Path | None
     preview: tuple[str, int] | None
-    emotions: str
+    emotions: str | None
     labels: str | None
     face_crops: bool
     device: str
@@ -50,6 +50,12 @@ class Job:
     smooth: float
     detector: Path | None
     bundle: Path | None
+    engine: Literal["local", "ray"]
+    out: str | None
+    resume: bool
+    workers: int | None
+    gpus_per_worker: float
+    ray_address: str | None
     quiet: bool
     verbose: bool
 
@@ -58,13 +64,22 @@ class Job:
         from facexp.reading import ReadOptions
 
         return ReadOptions(
-            self.every, self.max_fps, self.start, self.duration, self.policy, timeout_s=self.timeout, raw=self.raw
+            self.every,
+            self.max_fps,
+            self.start,
+            self.duration,
+            self.policy,
+            timeout_s=self.timeout,
+            raw=self.raw,
+            # who looks at pictures wants the whole of them
+            reduced=self.save is None and self.preview is None,
         )
 
 
 def run(job: Job) -> int:
     """Do the job and return the exit status."""
     from facexp_cli.console import Signals, Stop, notes, quiet_libraries
+    from facexp_cli.many import run_many
 
     level = logging.ERROR if job.quiet else logging.INFO if job.verbose else logging.WARNING
     # what FFmpeg says of an address may hold its password
@@ -72,7 +87,7 @@ def run(job: Job) -> int:
     with quiet_libraries(addresses or not job.verbose), notes(level):
         try:
             with Signals() as signals:
-                return _run(job, signals)
+                return run_many(job) if job.engine == "ray" else _run(job, signals)
         except Stop as stop:
             return stop.status
 
@@ -112,7 +127,7 @@ def _run(job: Job, signals: Signals) -> int:
     logger.info("models %s %s on %s", analyzer.bundle.name, analyzer.bundle.version, analyzer.device)
     shown = not job.quiet and sys.stderr.isatty()
     files = sum(1 for _ in open_sources(job.sources, job.save)) if shown else None
-    sink = line_sink(Output(signals), job.form, job.emotions)
+    sink = line_sink(Output(signals), job.form, analyzer.labels)
     if job.duration is None:
         _tell_of_waiting(job.sources)
     frames = analyze_sources(
@@ -122,6 +137,7 @@ def _run(job: Job, signals: Signals) -> int:
         job.face_crops,
         detect_every=job.detect_every,
         smooth=job.smooth,
+        readers=None if job.threads is None else job.threads - 1,
     )
     start = time.perf_counter()
     tally = _Tally()
@@ -161,14 +177,13 @@ def _tell_of_waiting(names: Iterable[str]) -> None:
         before = name if is_live(name) else None
 
 
-def line_sink(stream: Stream, form: str | None, emotions: str = "seven") -> Sink:
+def line_sink(stream: Stream, form: str | None, labels: Sequence[str]) -> Sink:
     """The sink of a form; None is text for a terminal and JSON lines for a program."""
-    from facexp.labels import EMOTIONS
     from facexp.sinks import CsvSink, JsonlSink, TextSink
 
     form = form or ("text" if sys.stdout.isatty() else "jsonl")
     if form == "csv":
-        return CsvSink(stream, EMOTIONS[emotions])
+        return CsvSink(stream, labels)
     return TextSink(stream) if form == "text" else JsonlSink(stream)
 
 

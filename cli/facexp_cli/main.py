@@ -15,10 +15,15 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "infer": ("facexp_cli.infer", "infer", "cpu"),
     "demo": ("facexp_cli.demo", "demo", "demo"),
     "doctor": ("facexp_cli.doctor", "doctor", "cpu"),
+    "explore": ("facexp_cli.explore", "explore_command", "train"),
+    "augment": ("facexp_cli.augment", "augment_command", "train"),
     "train": ("facexp_cli.train", "train_command", "train"),
     "evaluate": ("facexp_cli.evaluate", "evaluate_command", "train"),
+    "predict": ("facexp_cli.predict", "predict_command", "train"),
     "export": ("facexp_cli.export", "export_command", "export"),
     "verify": ("facexp_cli.verify", "verify_command", "cpu"),
+    "serve": ("facexp_cli.serve", "serve_command", "serve"),
+    "benchmark": ("facexp_cli.benchmark", "benchmark", "cpu"),
 }
 """Command -> module, name in the module, and the extra that it needs."""
 

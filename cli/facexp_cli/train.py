@@ -17,7 +17,10 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.argument("data", type=click.Path(exists=True)),
         click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory to write."),
         click.option(
-            "--config", type=click.Path(exists=True, path_type=Path), help="TOML file; default: the shipped model's."
+            "--config",
+            metavar="NAME|FILE",
+            help="A configuration that comes with facexp, such as keypoints-resnet or emotion-cnn, or a TOML file.  "
+            "[default: the shipped model's]",
         ),
         click.option(
             "--set",
@@ -27,6 +30,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Change a setting, such as epochs=2 or augmentation.flip=0.",
         ),
         click.option("--resume", is_flag=True, help="Go on after the run's last whole epoch."),
+        click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard into the run directory as well."),
         click.option("-q", "--quiet", is_flag=True, help="No progress bars."),
     ]
     for option in reversed(options):
@@ -39,26 +43,30 @@ def _train(
     data: str,
     votes: str | None,
     out: Path,
-    config: Path | None,
+    config: str | None,
     changes: tuple[str, ...],
     resume: bool,
+    tensorboard: bool,
     quiet: bool,
 ) -> None:
-    require("train", "tensorflow", "keras", "pandas", "matplotlib")
+    require("train", "tensorflow", "keras", "pandas", "sklearn", "matplotlib")
     with quiet_libraries():
         from facexp_train import run
-        from facexp_train.errors import DataError
+        from facexp_train.errors import DataError, TrainingError
 
         try:
-            model = run.start(run.configure(task, data, votes, config, changes), out, resume, quiet)
-        except DataError as error:
+            model = run.start(run.configure(task, data, votes, config, changes), out, resume, quiet, tensorboard)
+        except (DataError, TrainingError) as error:
             raise click.ClickException(str(error)) from error
     click.echo(model)
 
 
 @click.group("train")
 def train_command() -> None:
-    """Train a network from a dataset file or folder; prints the path of the trained model."""
+    """Train a network from a dataset file or folder; prints the path of the trained model.
+
+    The run directory's index.html shows how training went; its command.txt repeats it.
+    """
 
 
 @train_command.command()
@@ -80,5 +88,6 @@ def emotion(**options: Any) -> None:
     """Train the emotion network.
 
     DATA is fer2013.csv, icml_face_data.csv, the five-class emotion.csv, or a folder with a folder of images per class.
+    Labels of your own are explained by labels.toml in the folder, or by NAME.labels.toml beside NAME.csv.
     """
     _train("emotion", **options)

@@ -172,7 +172,9 @@ class _Work:
     def _step(self, step: str, out: Path, source: Path | None = None, description: str = "") -> Json:
         model = self._run.model.resolve()
         method = self._recipe.calibration.method
-        return run_step(Job(step, self._run.task.name, model, self.crops, out, source or model, method, description))
+        task = self._run.task
+        job = Job(step, task.name, model, self.crops, out, source or model, method, description, task.labels)
+        return run_step(job)
 
 
 def _arrays(path: Path) -> dict[str, NDArray[np.float32]]:

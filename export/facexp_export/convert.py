@@ -126,7 +126,8 @@ def main(path: Path) -> int:
     """Do the job of a file and write what it found out beside it; a fault of the user's files is the last line said."""
     job = Job.read(path)
     try:
-        facts = STEPS[job.step](job, TASKS[job.task])
+        task = TASKS[job.task]
+        facts = STEPS[job.step](job, task.of(job.labels) if job.labels else task)
     except FacexpError as error:
         print(error, file=sys.stderr)
         return FAULT

@@ -40,11 +40,11 @@ class RealFaces:
 
 
 def read_faces(task: Task, data: Path, seed: int) -> KeypointFaces | EmotionFaces:
-    """The faces that a network was trained on; the reader's DataError.
+    """The faces that a network was trained on, of the task's labels; the reader's DataError.
 
     `seed` is the run's own: it decides the split of data that comes without one.
     """
-    return read_keypoints(data, seed=seed) if task.kind == "points" else read_emotion(data, seed=seed)
+    return read_keypoints(data, seed=seed) if task.kind == "points" else read_emotion(data, seed=seed).of(task.labels)
 
 
 def real_faces(faces: KeypointFaces | EmotionFaces, data: Path, recipe: Recipe) -> RealFaces:

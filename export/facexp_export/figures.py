@@ -27,6 +27,8 @@ class BundleModel:
     key: str
     seed: int
     """The training run's, which decides the split of data that comes without one."""
+    classes: list[str]
+    """The emotion network's labels, none for the keypoints."""
     temperatures: dict[str, float] | None
     """What the graph divides its heads' logits by, None where it does not."""
 
@@ -42,7 +44,8 @@ class BundleModel:
                         raise ExportError(f"{path}: is not the file that {beside} describes; export it again")
                     training = entry.get("training", {})
                     seed = int(training.get("config", {}).get("seed", 0))
-                    return cls(path, task, key, seed, training.get("temperatures"))
+                    classes = entry["labels"] if task == "emotion" else []
+                    return cls(path, task, key, seed, classes, training.get("temperatures"))
         raise ExportError(f"{beside}: names no file {path.name}")
 
     def predict(self, crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -50,11 +53,19 @@ class BundleModel:
         (spec,) = (model for model in load_models(self.path.parent) if model.name == self.task)
         return Session(self.path.read_bytes(), spec, self.key).run(crops)
 
-    def locate(self) -> Locate:
-        """The product itself, with this file in it: detector, framing and keypoints; the bundle must be complete."""
+    def product(self) -> Analyzer:
+        """The product itself, with this file in it; the bundle must be complete."""
         precision, _, form = self.key.rpartition(".")
         backend = next(name for name, runs in BACKENDS.items() if runs == form)
-        analyzer = Analyzer("cpu", bundle=self.path.parent, backend=backend, precision=precision)
+        return Analyzer("cpu", bundle=self.path.parent, backend=backend, precision=precision)
+
+    def complete(self) -> bool:
+        """Whether the bundle holds both networks."""
+        return {model.name for model in load_models(self.path.parent)} >= {"keypoints", "emotion"}
+
+    def locate(self) -> Locate:
+        """The product's points: detector, framing and keypoints."""
+        analyzer = self.product()
 
         def locate(image: NDArray[np.uint8], inside: tuple[float, float]) -> NDArray[np.float32] | None:
             holding = [face for face in analyzer.analyze(image) if _distance(face.box, inside) < 1]

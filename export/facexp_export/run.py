@@ -12,6 +12,7 @@ import numpy as np
 
 from facexp_export.errors import ExportError
 from facexp_export.tasks import TASKS, Task
+from facexp_train.classes import checked
 
 MEASURE_HINT = "delete it, and the export measures it anew"
 """What to do about a wrong preprocessing.json."""
@@ -46,6 +47,8 @@ def read_run(path: Path) -> Run:
     if name not in TASKS:
         raise ExportError(f"{path / 'config.json'}: task is {name!r}, expected one of {', '.join(TASKS)}")
     task = TASKS[name]
+    if classes := config.get("classes"):
+        task = task.of(checked(classes, f"{path / 'config.json'}: classes"))
     model = path / "model.keras"
     if not model.is_file():
         raise ExportError(f"{model}: no such file; the run has not finished, continue it with `facexp train --resume`")

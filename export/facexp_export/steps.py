@@ -37,11 +37,12 @@ class Job:
     """Of the calibration of int8.onnx."""
     description: str = ""
     """The JSON text that the file carries in its metadata."""
+    labels: tuple[str, ...] = ()
+    """Of the run, where the step reads the trained model."""
 
     def write(self, path: Path) -> None:
         """As a JSON file."""
-        content = {key: str(value) for key, value in asdict(self).items()}
-        path.write_text(json.dumps(content), encoding="utf-8")
+        path.write_text(json.dumps(asdict(self), default=str), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Job:
@@ -50,7 +51,7 @@ class Job:
         for field in fields(cls):
             if field.type == "Path":
                 content[field.name] = Path(content[field.name])
-        return cls(**content)
+        return cls(**content | {"labels": tuple(content["labels"])})
 
 
 def run_step(job: Job) -> dict[str, Any]:

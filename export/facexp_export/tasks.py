@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from facexp.bundle import SAVEDMODEL
@@ -31,6 +32,10 @@ class Task:
     """Shape of one output for one face."""
     labels: tuple[str, ...]
 
+    def of(self, labels: Sequence[str]) -> Task:
+        """The same task with the labels of a run or of a bundle."""
+        return replace(self, labels=tuple(labels), shape=(len(labels), *self.shape[1:]))
+
     def file(self, key: str) -> str:
         """Name of a file of the network in a bundle: TASK.KEY, and TASK for the SavedModel's directory."""
         return self.name if key == SAVEDMODEL else f"{self.name}.{key}"
@@ -38,5 +43,6 @@ class Task:
 
 TASKS: dict[str, Task] = {
     "keypoints": Task("keypoints", 96, "points", ("keypoints",), (len(KEYPOINTS), 2), KEYPOINTS),
-    "emotion": Task("emotion", 48, "logits", ("ferplus", "fer2013"), (len(SEVEN),), SEVEN),
+    "emotion": Task("emotion", 48, "logits", ("ferplus", "fer2013", "own"), (len(SEVEN),), SEVEN),
 }
+"""As the shipped networks are; a run or a bundle may have other labels: `Task.of`."""

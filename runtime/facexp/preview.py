@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import cv2
 
-from facexp.draw import COLOURS, annotate
+from facexp.draw import annotate, colours
 from facexp.errors import FacexpError
 from facexp.geometry import Image
+from facexp.listening import host_and_port, is_public, listen
 from facexp.sinks import frame_record
 from facexp.types import Frame
 
@@ -80,7 +81,10 @@ class Preview:
         except ModuleNotFoundError as error:
             raise PreviewError(f'{error.name} is not installed: pip install "facexp[serve]"') from None
         self._host = host
-        self._socket = _listen(host, port)
+        try:
+            self._socket = listen(host, port)
+        except OSError as error:
+            raise PreviewError(f"nothing can be served on {host}, port {port}: {error.strerror}") from None
         self._shown = _Shown(0, None, None, None)
         self._encoded = (-1, b"")
         self._encoding = threading.Lock()
@@ -100,12 +104,12 @@ class Preview:
         host, port = self._socket.getsockname()[:2]
         if ipaddress.ip_address(host).is_unspecified:
             host = socket.gethostname()
-        return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+        return f"http://{host_and_port(host, port)}/"
 
     @property
     def public(self) -> bool:
         """Whether other machines can see the page."""
-        return not ipaddress.ip_address(self._socket.getsockname()[0]).is_loopback
+        return is_public(self._socket)
 
     def write(self, frame: Frame, shot: Shot | None = None) -> None:
         """Show this frame instead of the last; returns at once, whoever looks."""
@@ -170,6 +174,10 @@ def _reply(shown: _Shown) -> dict[str, Any]:
     reply: dict[str, Any] = {"number": shown.number, "fps": None if shown.fps is None else round(shown.fps, 1)}
     if shown.frame is not None:
         reply["record"] = frame_record(shown.frame)
+        labels = shown.frame.faces[0].emotion.probabilities if shown.frame.faces else ()
+        reply["colours"] = {
+            label: f"rgb({red} {green} {blue})" for label, (blue, green, red) in colours(labels).items()
+        }
         if shown.image is not None:
             reply["jpeg"] = base64.b64encode(_jpeg(annotate(shown.image, shown.frame.faces))).decode()
     return reply
@@ -182,9 +190,7 @@ def _jpeg(image: Image) -> bytes:
 
 
 def _html() -> str:
-    page = importlib.resources.files("facexp").joinpath("preview.html").read_text(encoding="utf-8")
-    colours = " ".join(f"--{name}: rgb({red} {green} {blue});" for name, (blue, green, red) in COLOURS.items())
-    return page.replace("/* colours */", colours)
+    return importlib.resources.files("facexp").joinpath("preview.html").read_text(encoding="utf-8")
 
 
 def _application(preview: Preview) -> Any:
@@ -199,19 +205,3 @@ def _application(preview: Preview) -> Any:
     # a page on the internet may point a name of its own at this machine and read what is served here
     hosts = ["localhost", "127.0.0.1", "[::1]", preview._host]
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        opened = socket.socket(family, kind, protocol)
-        try:
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            opened.bind(address)
-            opened.listen()
-        except OSError:
-            opened.close()
-            raise
-    except OSError as error:
-        raise PreviewError(f"nothing can be served on {host}, port {port}: {error.strerror}") from None
-    return opened

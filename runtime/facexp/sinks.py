@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from facexp.geometry import KEYPOINTS, Points
-from facexp.labels import SEVEN
 from facexp.sources import Shot, printable
 from facexp.types import Emotion, Face, Frame
 
@@ -103,10 +102,10 @@ class JsonlSink(_LineSink):
 class CsvSink(_LineSink):
     """One row a face; a frame without a face gives one row with empty face columns. The heading goes out at once.
 
-    Emotion and points are the raw ones, also where there are smoothed ones.
+    `labels` are the analyzer's, a column each. Emotion and points are the raw ones, also where there are smoothed ones.
     """
 
-    def __init__(self, stream: Stream, labels: Sequence[str] = SEVEN) -> None:
+    def __init__(self, stream: Stream, labels: Sequence[str]) -> None:
         super().__init__(stream)
         self._labels = tuple(labels)
         box = ["box_x", "box_y", "box_w", "box_h"]

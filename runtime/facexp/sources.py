@@ -11,6 +11,7 @@ cameras and streams give the newest, read by a thread of their own (`facexp.live
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import logging
@@ -38,6 +39,8 @@ MEDIA = re.compile(
 )
 """The names that are taken for photos and clips inside a folder or glob."""
 
+_JPEG_STREAMS = (".mjpg", ".mjpeg")
+
 _logger = logging.getLogger("facexp")
 
 
@@ -63,6 +66,17 @@ class Shot:
     """When a live source's frame came, on the clock of `time.monotonic`; None for what is not live."""
     dropped: int | None = None
     """How many frames of a live source newer ones replaced since the last shot; None for what is not live."""
+    reduction: int = 1
+    """How many times smaller than the photo the image is; 1 unless `ReadOptions.reduced` allows more."""
+    decode: Callable[[int], Image] | None = None
+    """Gives the photo at another reduction (1, 2, 4 or 8) where this one is above 1, else None."""
+    full_size: tuple[int, int] | None = None
+    """Width and height of the photo where the image is smaller, else None."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the photo or frame in pixels."""
+        return self.full_size or (self.image.shape[1], self.image.shape[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +91,8 @@ class Source:
     """Why there is nothing to open; None where there is."""
     address: str | None = field(default=None, repr=False)
     """What a live source or standard input is opened by, which may hold a password; None for a file."""
+    data: bytes | None = field(default=None, repr=False)
+    """The file's content, where it is already here and not on this machine's disk; None: the name leads to it."""
 
     def shots(self, options: ReadOptions = DEFAULTS) -> Iterator[Shot]:
         """The photo, or the frames of the clip, camera or stream that the options choose.
@@ -99,6 +115,8 @@ class Source:
         elif self.address is not None:
             opening = functools.partial(VideoCapture, self.address, options.timeout_s)
             yield from self._live(opening, options)
+        elif self.data is not None:
+            yield from self._content(self.data, options)
         else:
             yield from self._file(Path(self.name), options)
 
@@ -111,7 +129,7 @@ class Source:
         if not head:
             raise SourceError("is empty (0 bytes)")
         kind = photo.sniff(head[:64])
-        if kind is not None and path.suffix.lower() not in (".mjpg", ".mjpeg"):
+        if kind is not None and path.suffix.lower() not in _JPEG_STREAMS:
             if facts.st_size > photo.MAX_BYTES:
                 raise _too_large()
             yield from self._photo(path, kind, options)
@@ -125,6 +143,9 @@ class Source:
 
     def _photo(self, path: Path, kind: str, options: ReadOptions) -> Iterator[Shot]:
         pages = photo.pages(path, kind)
+        if kind == "JPEG" and options.reduced:
+            yield self._reduced(path.read_bytes())
+            return
         if pages == 1 or kind == "TIFF":
             image = photo.decode(path.read_bytes(), kind)
             if pages > 1:
@@ -138,6 +159,34 @@ class Source:
             if pace.wants(index, time_ms):
                 yield Shot(self.name, self.save_as, index, time_ms, image, fps, pages)
             time_ms += duration_ms
+
+    def _content(self, data: bytes, options: ReadOptions) -> Iterator[Shot]:
+        kind = photo.sniff(data[:64])
+        # a PNG that is animated says so before its first picture
+        single = kind == "JPEG" or (kind == "PNG" and b"acTL" not in data[: data.find(b"IDAT")])
+        if single and self.save_as.suffix.lower() not in _JPEG_STREAMS:
+            if kind == "JPEG" and options.reduced:
+                yield self._reduced(data)
+            else:
+                yield Shot(self.name, self.save_as, 0, 0.0, photo.decode(data, str(kind)))
+            return
+        # clips and what may have pages can only be read from a file
+        with _temporary(f"content{self.save_as.suffix}", data) as path:
+            yield from self._file(path, options)
+
+    def _reduced(self, data: bytes) -> Shot:
+        """A JPEG that is no larger than it has to be."""
+        reduction, *stored = photo.reductions(data, _LARGE)
+        image = photo.decode(data, "JPEG", reduction)
+        if reduction == 1:
+            return Shot(self.name, self.save_as, 0, 0.0, image)
+        # a side is divided and rounded up: the photo is turned where the stored width does not give the image's
+        turned = -(-stored[0] // reduction) != image.shape[1]
+        width, height = reversed(stored) if turned else stored
+        again = functools.partial(photo.decode, data, "JPEG")
+        return Shot(
+            self.name, self.save_as, 0, 0.0, image, reduction=reduction, decode=again, full_size=(width, height)
+        )
 
     def _live(self, open_capture: Callable[[], Capture], options: ReadOptions) -> Iterator[Shot]:
         for frame in live_frames(open_capture, printable(self.name), options):
@@ -201,13 +250,20 @@ class Source:
         """A photo or animation that only a file can be read from."""
         if pipe.reach(photo.MAX_BYTES + 1):
             raise _too_large()
-        # hardly ever needed, and its import is not for free
-        import tempfile
-
-        with tempfile.TemporaryDirectory(prefix="facexp-") as folder:
-            path = Path(folder, "stdin")
-            path.write_bytes(pipe.ahead)
+        with _temporary("stdin", pipe.ahead) as path:
             yield from self._photo(path, kind, options)
+
+
+@contextlib.contextmanager
+def _temporary(name: str, data: bytes | bytearray) -> Iterator[Path]:
+    """A file of this name and content that is gone in the end."""
+    # hardly ever needed, and its import is not for free
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="facexp-") as folder:
+        path = Path(folder, name)
+        path.write_bytes(data)
+        yield path
 
 
 def open_sources(names: Iterable[str], skip: Path | None = None) -> Iterator[Source]:
@@ -332,6 +388,9 @@ def _glob(pattern: str, skip: Path | None) -> Iterator[Source]:
         elif MEDIA.fullmatch(path.name):
             yield Source(name, save_as)
 
+
+# twice as much as the detector looks at: so hardly a face is too small for the keypoints, and the photo decoded again
+_LARGE = 1920
 
 _UNKNOWN = "is not a photo or clip in a format that facexp reads"
 

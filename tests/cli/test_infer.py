@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -149,6 +150,18 @@ def test_csv_and_text(run: Run) -> None:
         r"photo\.png  512x512  1 face\n  0  \w+ +\d+%  \(\w+ \d+%\) +box .+\nblank\.png  64x48  no face\n",
         result.stdout,
     )
+
+
+def test_own_labels(run: Run, tiny: ModuleType, tmp_path: Path) -> None:
+    """Guards a bundle with other labels: its own columns, and one line for emotions that it does not know."""
+    bundle = str(tiny.build(tmp_path / "own", labels=("calm", "tired")))
+    result = CliRunner().invoke(infer, ["photo.png", "--format", "csv", "--bundle", bundle])
+    (row,) = csv.DictReader(io.StringIO(result.stdout))
+    assert [name for name in row if name.startswith("prob_")] == ["prob_calm", "prob_tired"]
+    assert row["emotion"] in ("calm", "tired")
+    result = CliRunner().invoke(infer, ["photo.png", "--emotions", "five", "--bundle", bundle])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "its labels are calm, tired" in result.stderr
 
 
 def test_options_reach_the_analyzer(run: Run, astronaut: Any) -> None:

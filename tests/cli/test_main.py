@@ -30,12 +30,11 @@ def test_help_lists_every_command() -> None:
     """Guards the overview: each command with its one line."""
     result = CliRunner().invoke(main.cli, ["--help"])
     assert result.exit_code == 0
-    assert list(main.COMMANDS) == ["infer", "demo", "doctor", "train", "evaluate", "export", "verify"]
     for name in main.COMMANDS:
         assert f"\n  {name} " in result.output
 
 
-@pytest.mark.parametrize("command", ["", "infer", "demo", "doctor", "train", "evaluate", "export", "verify"])
+@pytest.mark.parametrize("command", ["", *main.COMMANDS])
 def test_help_imports_nothing_heavy(command: str) -> None:
     """Guards a fast --help, and a base install in which most of these are missing."""
     code = f"""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from facexp_cli.main import COMMANDS, cli
+from facexp_cli.models import Model, same_task
 
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS), ["train", "keypoints"], ["train", "emotion"]])
@@ -53,3 +56,58 @@ def test_evaluate_says_what_is_not_a_run(tmp_path: Path) -> None:
     status, _, err = run("evaluate", str(stray), str(tmp_path))
     assert status == 1
     assert "manifest.json" in err
+
+
+def test_a_sheet_is_a_png(tmp_path: Path) -> None:
+    status, _, err = run("predict", str(tmp_path), str(tmp_path), "--out", str(tmp_path / "sheet.jpg"))
+    assert status == 2
+    assert "expected a name that ends in .png" in err
+
+
+def test_models_that_cannot_be_asked_the_same_are_not_compared() -> None:
+    pytest.importorskip("keras", reason="training needs the train extra")
+    from facexp_train.config import TrainConfig
+
+    configs = {
+        "k1": TrainConfig("keypoints", "data"),
+        "e1": TrainConfig("emotion", "data", classes=["happy", "sad"]),
+        "e2": TrainConfig("emotion", "data", classes=["happy", "angry"]),
+    }
+    points, first, second = (Model(name, config, dict, None, None) for name, config in configs.items())
+    with pytest.raises(click.UsageError, match="k1 and e1 differ in their task: keypoints, emotion"):
+        same_task(points, first)
+    with pytest.raises(click.UsageError, match="differ in their classes"):
+        same_task(first, second)
+    same_task(first, first)
+
+
+def test_explore_prints_what_will_hurt(tmp_path: Path, drawn: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the summary and the path on stdout, the default folder, and the networks' opinion."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    drawn.write_fer2013(tmp_path / "fer2013.csv", 14, 7)
+    status, out, err = run("explore", "fer2013.csv", "-q")
+    assert (status, err) == (0, "")
+    assert out.startswith("fer2013.csv: 28 faces of 48x48 pixels, labelled for emotion. Rows are the data rows")
+    assert "Warning: Few test faces of angry (1)" in out
+    assert out.endswith("\nexplore-fer2013/index.html\n")
+    assert '"networks_asked": true' in (tmp_path / "explore-fer2013" / "numbers.json").read_text()
+    (tmp_path / "cars.csv").write_text("wheels\n4\n")
+    status, out, err = run("explore", "cars.csv", "--out", "report")
+    assert (status, out) == (1, "")
+    assert err.startswith("Error: cars.csv: neither a column emotion")
+    assert not (tmp_path / "report").exists()
+
+
+def test_augment_prints_what_to_train_on(tmp_path: Path, drawn: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the path on stdout and that --only and --seed arrive."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    drawn.write_fer2013(tmp_path / "fer2013.csv", 14, 7)
+    words = ("augment", str(tmp_path / "fer2013.csv"), "--out", str(tmp_path / "more"), "-q")
+    status, out, err = run(*words, "--only", "flip", "--only", "darker", "--seed", "3")
+    assert (status, out) == (0, f"{tmp_path / 'more' / 'fer2013.csv'}\n")
+    assert err == "28 faces and 28 changed copies\n"
+    assert '"seed": 3' in (tmp_path / "more" / "augmentation.json").read_text()
+    status, out, err = run(*words)
+    assert (status, out) == (1, "")
+    assert "more: is not empty; name another folder" in err

@@ -55,6 +55,9 @@ def test_face_of_both_splits_is_not_calibrated_on(
     train.images[:5] = held.images[:5]
 
     class Mixed:
+        def of(self, _: Any) -> Any:
+            return self
+
         def part(self, split: str) -> Any:
             return train if split == "train" else held
 

@@ -81,6 +81,8 @@ def gray_faces(count: int = 70) -> EmotionFaces:
         votes=None,
         split=np.full(count, "train"),
         rows=np.arange(count),
+        group=np.arange(count).astype(np.str_),
+        names=np.arange(count).astype(np.str_),
         report=EmotionReport(count, 0, 0, 0),
     )
 

@@ -105,6 +105,8 @@ def emotions(data_dir: Path) -> Subject:
         votes=table.iloc[chosen, 2:].to_numpy(np.float32),
         split=np.full(len(chosen), "val"),
         rows=chosen + 1,
+        group=np.arange(len(chosen)).astype(np.str_),
+        names=np.arange(len(chosen)).astype(np.str_),
         report=EmotionReport(len(chosen), 0, 0, 0),
     )
     return subject("emotion", faces)

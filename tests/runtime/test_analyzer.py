@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -139,6 +140,24 @@ def test_the_labels_asked_for_are_foretold(make: Make, tiny: ModuleType, own_bun
     assert np.allclose(shares(face.emotion), tiny.emotion_probabilities(99, "fer2013"), atol=1e-5)
     with pytest.raises(ValueError, match="labels must be one of fer2013, the bundle's, got 'ferplus'"):
         facexp.Analyzer("cpu", bundle=own_bundle, labels="ferplus")
+
+
+def test_a_bundle_has_labels_of_its_own(make: Make, tiny: ModuleType, tmp_path: Path) -> None:
+    # guards: the manifest as the one place that labels come from, and what cannot be had of them
+    own = ("calm", "tired", "laughing out loud")
+    bundle = tiny.build(tmp_path / "own", labels=own)
+    box = (50.0, 50.0, 80.0, 80.0)
+    for gray, label in ((0, "calm"), (128, "tired"), (255, "laughing out loud")):
+        analyzer = make(box, bundle=bundle)
+        (face,) = analyzer.analyze(np.full((200, 200), gray, np.uint8))
+        assert (face.emotion.label, tuple(face.emotion.probabilities)) == (label, own)
+        assert analyzer.labels == own
+    for emotions in ("five", "seven"):
+        with pytest.raises(ValueError, match=f"'{emotions}' cannot be had .* are calm, .* without angry, disgust"):
+            make(box, bundle=bundle, emotions=emotions)
+    five = tiny.build(tmp_path / "five", labels=facexp.FIVE[::-1])
+    (face,) = make(box, bundle=five, emotions="five").analyze(np.full((200, 200), 255, np.uint8))
+    assert (face.emotion.label, tuple(face.emotion.probabilities)) == ("angry", facexp.FIVE)
 
 
 def test_the_cpu_takes_int8_unless_told_otherwise(make: Make, tiny: ModuleType) -> None:
@@ -333,3 +352,18 @@ def test_names_and_geometry_need_no_onnxruntime() -> None:
     code = "import sys; sys.modules['onnxruntime'] = None; import facexp.geometry; print(len(facexp.KEYPOINTS))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.stdout, done.stderr) == ("15\n", "")
+
+
+def test_what_is_no_face_is_known(astronaut: NDArray[np.uint8]) -> None:
+    # guards: a face that fills the crop is seen, turned to gray or small as well; a text and a floor are not
+    analyzer = facexp.Analyzer("cpu")
+    (x, y, w, h) = (round(value) for value in analyzer.analyze(astronaut)[0].box)
+    face = astronaut[y : y + h, x : x + w]
+    text = np.full((96, 96), 255, np.uint8)
+    for line in range(6):
+        cv2.putText(text, "not available", (2, 14 + 15 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.4, 0, 1)
+    floor = np.kron(np.indices((6, 6)).sum(axis=0) % 2, np.full((16, 16), 200)).astype(np.uint8)
+    small = np.asarray(cv2.resize(face, (48, 48), interpolation=cv2.INTER_AREA), np.uint8)
+    seen = analyzer.shows_face([face, face[:, :, 1], small, text, floor])
+    assert seen.tolist() == [True, True, True, False, False]
+    assert analyzer.shows_face([]).tolist() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 import facexp
 from facexp import detector as module
+from facexp import yunet
 from facexp.detector import Detection, Detector
 
 Image = NDArray[np.uint8]
@@ -97,18 +99,13 @@ def test_an_image_without_a_face_has_none(detector: Detector, shape: tuple[int, 
 
 def test_a_thin_image_is_widened_for_opencv() -> None:
     # guards: with a side of 32 or less, OpenCV 4.14 found faces in memory left over from earlier images
-    class Network:
-        def setInputSize(self, size: tuple[int, int]) -> None:  # noqa: N802
-            self.size = size
-
-        def detect(self, image: Image) -> tuple[int, NDArray[np.float32]]:
-            assert self.size == (image.shape[1], image.shape[0])
-            assert min(self.size) >= 64
-            # one in the image, one in what was added
-            return 1, np.array([[0, 0, 40, 3, *[0] * 10, 0.9], [70, 70, 20, 20, *[0] * 10, 0.9]], np.float32)
+    def network(image: Image) -> NDArray[np.float64]:
+        assert min(image.shape[:2]) >= 64
+        # one in the image, one in what was added
+        return np.array([[0, 0, 40, 3, 0.9], [70, 70, 20, 20, 0.9]])
 
     for shape in ((3, 500, 3), (500, 3, 3), (1, 1, 3), (63, 64, 3)):
-        found = module._look(Network(), np.zeros(shape, np.uint8), 2 * shape[1], 2 * shape[0])
+        found = module._look(network, np.zeros(shape, np.uint8), 2 * shape[1], 2 * shape[0])
         assert found == [Detection((0.0, 0.0, 80.0, 6.0), pytest.approx(0.9))]
 
 
@@ -130,20 +127,10 @@ def test_a_wrong_image_is_named(detector: Detector, image: Any) -> None:
 
 def test_boxes_that_are_no_boxes_are_dropped() -> None:
     # guards: YuNet's exp() overflows on some inputs; such a box would poison every later step
-    rows = np.zeros((6, 15), np.float32)
-    rows[:, :4] = 10, 10, 20, 20
-    rows[:, 14] = 0.9
-    rows[0, 2], rows[1, 0], rows[2, 14], rows[3, 3], rows[4, :2] = np.inf, np.nan, np.nan, 0, (500, 500)
-    rows[5, 14] = 1.0001
-
-    class Network:
-        def setInputSize(self, size: tuple[int, int]) -> None:  # noqa: N802
-            assert size == (320, 240)
-
-        def detect(self, image: Image) -> tuple[int, NDArray[np.float32]]:
-            return 1, rows
-
-    found = module._look(Network(), np.zeros((240, 320, 3), np.uint8), 640, 480)
+    rows = np.tile([10, 10, 20, 20, 0.9], (6, 1))
+    rows[0, 2], rows[1, 0], rows[2, 4], rows[3, 3], rows[4, :2] = np.inf, np.nan, np.nan, 0, (500, 500)
+    rows[5, 4] = 1.0001
+    found = module._look(lambda image: rows, np.zeros((240, 320, 3), np.uint8), 640, 480)
     assert found == [Detection((20.0, 20.0, 40.0, 40.0), 1.0)]
 
 
@@ -173,6 +160,28 @@ def test_another_file_is_taken_without_its_hash(tmp_path: Path, astronaut: Image
     file = tmp_path / "détecteur.onnx"
     file.write_bytes(bytes(weights) + b"\xf8\x3f\x01")
     assert len(Detector(file).detect(astronaut)) == 1
+
+
+@pytest.mark.parametrize("shape", [(512, 512), (100, 70), (450, 960)])
+def test_onnxruntime_and_opencv_find_the_same(astronaut: Image, shape: tuple[int, int]) -> None:
+    # guards: what lies behind the network is our own code there, and the file was made for one size alone
+    picture = np.ascontiguousarray(cv2.resize(astronaut[20:220, 120:330], shape[::-1]))
+    weights = module._packaged().read_bytes()
+    ours, theirs = (kind(weights, "yunet.onnx", 0.2, 1)(picture) for kind in (yunet.OnnxYuNet, yunet.OpenCvYuNet))
+    assert len(theirs) >= 1
+    assert ours == pytest.approx(theirs, abs=1e-2)
+
+
+def test_opencv_runs_the_detector_where_onnxruntime_is_not(
+    astronaut: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # guards: facexp[litert] alone brings no onnxruntime
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (face,) = Detector().detect(astronaut)
+    assert overlap(face.box, FACE) > 0.8
+    (tmp_path / "text.onnx").write_text("hello")
+    with pytest.raises(facexp.DetectorError, match="not a YuNet face detector that OpenCV"):
+        Detector(tmp_path / "text.onnx")
 
 
 @pytest.mark.data

@@ -117,6 +117,14 @@ def test_each_emotion_has_its_colour_and_a_readable_text() -> None:
         assert luminance.max() - luminance.min() > 100
 
 
+def test_other_labels_have_colours_too() -> None:
+    """Guards labels of one's own: a colour each, none of an emotion that stands beside them, the same every time."""
+    found = draw.colours(["happy", "calm", "tired"])
+    assert found["happy"] == draw.COLOURS["happy"]
+    assert len(set(found.values())) == 3
+    assert len(set(draw.colours([f"label {number}" for number in range(9)]).values())) == len(SEVEN)
+
+
 def test_small_pictures_are_enlarged_in_place() -> None:
     """Guards 48-pixel face crops: enlarged by a whole factor, with the points still on their pixels."""
     points = np.tile(np.array([12, 30], np.float32), (15, 1))

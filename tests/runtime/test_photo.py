@@ -201,6 +201,25 @@ def test_pictures_beyond_the_limit_are_refused_by_their_header(picture: NDArray[
             decode(data)
 
 
+@pytest.mark.parametrize("quality", [80, 101, None])
+def test_a_large_webp_is_refused_by_its_header(
+    picture: NDArray[np.uint8], quality: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards a server's memory: lossy, lossless and extended files tell their size before they are decoded."""
+    if quality is None:
+        data = b"RIFF" + bytes(4) + b"WEBPVP8X" + bytes(8) + struct.pack("<I", 79)[:3] + struct.pack("<I", 59)[:3]
+    else:
+        data = cv2.imencode(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+        assert photo.decode(data, "WebP", most=80 * 60).shape == (60, 80, 3)
+
+    def decoded(*_: object, **__: object) -> None:
+        pytest.fail("memory was taken for it")
+
+    monkeypatch.setattr(cv2, "imdecodeWithMetadata", decoded)
+    with pytest.raises(photo.TooLargeError, match=r"too large, 80x60 pixels: at most 0\.004799 megapixels"):
+        photo.decode(data, "WebP", most=80 * 60 - 1)
+
+
 def test_one_pixel_and_gray(tmp_path: Path) -> None:
     """Guards the smallest picture, and that gray comes as BGR."""
     for suffix in (".png", ".jpg", ".bmp", ".tif", ".webp", ".pgm"):

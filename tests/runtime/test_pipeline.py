@@ -21,6 +21,7 @@ class Clip:
     """A source of five frames that breaks off after three."""
 
     name = "x.mp4"
+    address = None
 
     def shots(self, options: ReadOptions) -> Iterator[Shot]:
         for index in range(0, 3, options.every):
@@ -58,6 +59,8 @@ def test_a_break_keeps_the_frames_before_and_the_source_after(
 
 class Portrait:
     """A clip of one face that never moves."""
+
+    address = None
 
     def __init__(self, name: str, image: Any) -> None:
         self.name, self._image = name, image

@@ -7,6 +7,7 @@ import io
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import PurePath
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_a_followed_face_has_id_and_smoothed_values_beside_the_raw_ones() -> Non
     assert found["keypoints"]["nose_tip"] == [20.12, 30.99]
     assert found["smoothed"]["keypoints"]["nose_tip"] == [21.12, 31.99]
     stream = io.StringIO()
-    CsvSink(stream).write(frame(tracked(7), face()))
+    CsvSink(stream, SEVEN).write(frame(tracked(7), face()))
     rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
     assert [(row["face"], row["id"], row["emotion"]) for row in rows] == [("0", "7", "angry"), ("1", "", "happy")]
     stream = io.StringIO()
@@ -92,7 +93,7 @@ def test_a_live_frame_has_its_age() -> None:
     assert list(record)[:6] == ["schema", "source", "frame", "time_ms", "age_ms", "dropped"]
     assert (record["age_ms"], record["dropped"]) == (12.3, 3)
     stream = io.StringIO()
-    sink = CsvSink(stream)
+    sink = CsvSink(stream, SEVEN)
     for written in (live, frame()):
         sink.write(written)
     rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
@@ -121,7 +122,7 @@ class Stream(io.StringIO):
         self.flushed.append(self.getvalue())
 
 
-@pytest.mark.parametrize("kind", [JsonlSink, CsvSink, TextSink])
+@pytest.mark.parametrize("kind", [JsonlSink, partial(CsvSink, labels=SEVEN), TextSink], ids=["JSON", "CSV", "text"])
 def test_each_frame_is_flushed_whole(kind: type[JsonlSink]) -> None:
     """Guards against losing results in a crash: after each frame everything is out, ended by a line break."""
     stream = Stream()

@@ -1,10 +1,13 @@
-"""Batches of keypoint faces: what an epoch shows, and what each point of it weighs."""
+"""Batches of faces: what an epoch shows, what each point of it weighs, and what a teacher adds."""
+
+import dataclasses
 
 import numpy as np
 import pytest
 
 from facexp.geometry import KEYPOINTS
-from facexp_train.batches import KeypointBatches
+from facexp_train.alignment import Shown
+from facexp_train.batches import EmotionBatches, KeypointBatches
 from facexp_train.config import Augmentation, TrainConfig
 from facexp_train.keypoint_data import KeypointFaces
 from facexp_train.keypoints import KeypointJob
@@ -80,3 +83,23 @@ def test_the_last_epochs_change_their_crops_by_the_settled_amounts() -> None:
     before = batches[0][1]
     batches.epoch = 3
     assert not np.allclose(np.sort(before[..., 0].ravel()), np.sort(batches[0][1][..., 0].ravel()))
+
+
+def test_a_teacher_answers_for_the_clear_crop_and_alone_where_there_is_no_label() -> None:
+    # guards: what the teacher is shown, and how its answer is weighed
+    hidden = dataclasses.replace(OFF, flip=1, erasing=1, noise=0.1, jpeg=1)
+    images = np.tile(np.arange(48, dtype=np.uint8) * 5, (6, 48, 1))
+    labels = {"own": np.eye(7, dtype=np.float32)[[0, 1, 2, 3, 4, 5]], "other": np.zeros((6, 7), np.float32)}
+    job = TrainConfig(task="emotion", data="", batch_size=6, augmentation=hidden, teacher_share=0.25)
+    batches, seen = EmotionBatches(Shown(images, 48, labels), job), []
+
+    def teach(crops: np.ndarray) -> dict[str, np.ndarray]:
+        seen.append(crops)
+        return dict.fromkeys(("own", "other"), np.full((len(crops), 7), 1 / 7, np.float32))
+
+    batches.teach = teach
+    crops, targets = batches.batch(np.arange(6), np.random.default_rng(0))
+    assert np.array_equal(seen[0][..., 0], images[:, :, ::-1])
+    assert not np.array_equal(np.asarray(crops), seen[0])
+    assert targets["own"] == pytest.approx(0.75 * labels["own"] + 0.25 / 7)
+    assert targets["other"] == pytest.approx(np.full((6, 7), 1 / 7))

@@ -77,11 +77,32 @@ def test_fer2013(tmp_path: Path, header: str) -> None:
         faces.part("public")
 
 
+def test_a_files_own_splits_and_groups(tmp_path: Path) -> None:
+    """Guards that `split` and `group` are kept to, that the codes still are the five classes', and a wrong split."""
+    images, names = smooth(6), ["train", "val", "test", "train", "train", "train"]
+    images[3] = images[1]
+    path = write_csv(tmp_path / "emotion.csv", "emotion, pixels", images, [0, 1, 2, 3, 4, 3])
+    lines = path.read_text().splitlines()
+    more = ["split,group"] + [f"{name},g{index // 2}" for index, name in enumerate(names)]
+    path.write_text("\n".join(f"{line},{cells}" for line, cells in zip(lines, more, strict=True)) + "\n")
+    faces = read(path, tmp_path, whole=True)
+    assert faces.split.tolist() == names
+    assert faces.group.tolist() == ["g0", "g0", "g1", "g1", "g2", "g2"]
+    assert faces.classes[faces.labels[3]] == "happy"
+    assert faces.report == EmotionReport(rows=6, copies=1, near_copies=1, flat=0)
+    assert read(path, tmp_path).rows.tolist() == [2, 3, 5, 6]
+    path.write_text(path.read_text().replace("train,g2", "other,g2"))
+    with pytest.raises(DataError, match="row 5, column split: expected one of train, val, test, found 'other'"):
+        read(path, tmp_path)
+
+
 def test_five_classes(tmp_path: Path) -> None:
-    """Guards that the five-class set's own codes become FER2013's, but not those of a seven-class file."""
+    """Guards that the five-class set's own codes are told from those of a seven-class file, and come back to them."""
     images = smooth(20)
     five = read(write_csv(tmp_path / "emotion.csv", "emotion, pixels", images, [0, 1, 2, 3, 4] * 4), tmp_path)
-    assert [SEVEN[code] for code in five.labels[:5]] == ["angry", "disgust", "sad", "happy", "surprise"]
+    assert five.classes == ("angry", "disgust", "sad", "happy", "surprise")
+    assert five.labels[:5].tolist() == [0, 1, 2, 3, 4]
+    assert [SEVEN[code] for code in five.of(SEVEN).labels[:5]] == ["angry", "disgust", "sad", "happy", "surprise"]
     seven = read(write_csv(tmp_path / "seven.csv", "emotion,pixels", images, [0, 1, 2, 3, 6] * 4), tmp_path)
     assert seven.labels[:5].tolist() == [0, 1, 2, 3, 6]
 
@@ -206,8 +227,8 @@ def test_wrong_votes(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (("emotion,", "label,"), "no column emotion; expected emotion, pixels, found label, pixels, Usage"),
-        (("\n0,", "\n7,"), "row 1, column emotion: expected a whole number from 0 to 6, found '7'"),
-        (("\n3,", "\n,"), "row 2, column emotion: expected a whole number from 0 to 6, found an empty field"),
+        (("\n0,", "\n7,"), "row 1, column emotion: expected one of 0, 1, 2, 3, 4, 5, 6, found '7'"),
+        (("\n3,", "\n,"), "row 2, column emotion: expected one of 0, 1, 2, 3, 4, 5, 6, found an empty field"),
         (
             ("PrivateTest", "Private"),
             "row 3, column Usage: expected one of Training, PublicTest, PrivateTest, found 'Private'",
@@ -312,7 +333,9 @@ def test_wrong_folders(tmp_path: Path) -> None:
     (folder / "happy" / "a.png").write_bytes(b"no picture")
     assert message() == "faces/happy/a.png: expected an image, but OpenCV cannot decode it"
     (folder / "bored").mkdir()
-    assert message() == f"faces/bored: expected a folder named after one of {', '.join(SEVEN)}"
+    assert message().startswith(
+        f"faces/bored: expected a folder named after one of {', '.join(SEVEN)}; faces/labels.toml"
+    )
     assert message(votes="v.csv").startswith("v.csv: votes go with FER2013's CSV file")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from facexp.geometry import KEYPOINTS
 from facexp.labels import FIVE, SEVEN
-from facexp_train import evaluate, run
+from facexp_train import evaluate, evaluation_page
 from facexp_train.emotion_data import EmotionFaces, EmotionReport
 from facexp_train.errors import DataError
 from facexp_train.framing import jittered_crops
@@ -45,6 +45,8 @@ def emotion_faces() -> EmotionFaces:
         votes=votes,
         split=np.array(["test"] * 8),
         rows=np.arange(8),
+        group=np.arange(8).astype(np.str_),
+        names=np.arange(8).astype(np.str_),
         report=EmotionReport(8, 0, 0, 0),
     )
 
@@ -170,9 +172,8 @@ def test_the_report_keeps_other_splits(tmp_path: Path) -> None:
     found = evaluate.evaluate_emotion(
         lambda crops: {"fer2013": np.eye(7, dtype=np.float32)[faces.labels]}, faces, "test"
     )
-    run.write_evaluation(found, tmp_path)
-    run.write_evaluation(evaluate.Evaluation("val", (evaluate.Figure("val", "m", 1, 1, 1, 1),)), tmp_path)
+    evaluation_page.write_figures(found, tmp_path)
+    other = evaluate.Evaluation("val", (evaluate.Figure("val", "m", 1, 1, 1, 1),))
+    evaluation_page.write_figures(other, tmp_path)
     stored = json.loads((tmp_path / "evaluation.json").read_text())
     assert {f["split"] for f in stored["figures"]} == {"test", "val", *(f"test/{name}" for name in SHIFTS)}
-    for picture in ("confusion", "calibration"):
-        assert (tmp_path / f"{picture}_fer2013_test.png").read_bytes().startswith(b"\x89PNG")

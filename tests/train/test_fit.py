@@ -1,8 +1,11 @@
 """The training loop: it learns, it goes on after a kill where it stopped, and it never mixes two runs."""
 
 import csv
+import html
+import itertools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,7 +20,7 @@ import pytest
 from facexp.geometry import KEYPOINTS
 from facexp_train import fit, run
 from facexp_train.config import TrainConfig
-from facexp_train.errors import DataError
+from facexp_train.errors import DataError, TrainingError
 
 SMALL = ["network.stem=8", "network.stages=[8,16]", "network.blocks=1", "network.head=8", "batch_size=16"]
 PLAIN = [f"augmentation.{name}=0" for name in ("noise", "blur", "gamma", "erasing", "contrast", "brightness")]
@@ -84,7 +87,10 @@ def test_training_learns_and_leaves_a_whole_run(faces_csv: Path, tmp_path: Path)
     rows = log(path.parent)
     assert float(rows[-1]["loss"]) < 0.7 * float(rows[0]["loss"])
     assert {p.name for p in path.parent.iterdir()} == {
+        *("index.html", "numbers.json", "validation.csv", "settings.csv", "facts.csv"),
+        *("samples.png", "samples_settled.png", "best.png", "worst.png"),
         "config.json",
+        "command.txt",
         "summary.json",
         "log.csv",
         "curves.png",
@@ -92,6 +98,10 @@ def test_training_learns_and_leaves_a_whole_run(faces_csv: Path, tmp_path: Path)
         "best.weights.npz",
         "model.keras",
     }
+    page = (path.parent / "index.html").read_text()
+    assert page.count("<img") == 5
+    command = (path.parent / "command.txt").read_text().splitlines()[1]
+    assert html.escape(command) in page
     # float32 whatever it was trained in, and it gives what the best epoch measured
     model = keras.saving.load_model(path, compile=False)
     assert {variable.dtype for variable in model.variables} == {"float32"}
@@ -141,10 +151,15 @@ class Ones(keras.utils.PyDataset):  # type: ignore[misc]
         return np.ones((4, 1), np.float32), np.ones((4, 1), np.float32)
 
 
+def trained(job: ScriptedJob, config: TrainConfig, out: Path, resume: bool = False) -> Path:
+    fit.prepare(config, out, resume)
+    return fit.train(job, config, out, resume, quiet=True)
+
+
 def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
     job = ScriptedJob([0.5, 0.3, 0.4, 0.35, 0.2, 0.1])
     config = TrainConfig("keypoints", "nowhere", epochs=6, patience=2, dtype="float32")
-    path = fit.train(job, config, tmp_path / "run", resume=False, quiet=True)
+    path = trained(job, config, tmp_path / "run")
     # two epochs without a better score than the second's end the run, before the still better ones
     assert len(log(path.parent)) == 4
     assert len(set(job.weights)) == 4
@@ -157,7 +172,7 @@ def test_training_goes_on_with_its_own_weights_not_the_averaged(tmp_path: Path) 
     plain, averaged = ScriptedJob([0.5] * 4), ScriptedJob([0.5] * 4)
     for job, ema in ((plain, 0.0), (averaged, 0.9)):
         config = TrainConfig("keypoints", "nowhere", epochs=4, patience=0, ema=ema, dtype="float32", optimizer="sgd")
-        fit.train(job, config, tmp_path / str(ema), resume=False, quiet=True)
+        trained(job, config, tmp_path / str(ema))
     losses = [[float(row["loss"]) for row in log(tmp_path / name)] for name in ("0.0", "0.9")]
     assert losses[0] == pytest.approx(losses[1])
     assert plain.weights != pytest.approx(averaged.weights)
@@ -165,15 +180,15 @@ def test_training_goes_on_with_its_own_weights_not_the_averaged(tmp_path: Path) 
 
 def test_a_run_starts_from_anothers_best_weights_and_resumes_without_them(tmp_path: Path) -> None:
     first, second = ScriptedJob([0.3, 0.1, 0.2]), ScriptedJob([0.3, 0.2])
-    fit.train(first, TrainConfig("keypoints", "nowhere", epochs=3, dtype="float32"), tmp_path / "one", resume=False)
+    trained(first, TrainConfig("keypoints", "nowhere", epochs=3, dtype="float32"), tmp_path / "one")
     still = {"learning_rate": 0.0, "warmup_epochs": 0, "weight_decay": 0.0, "dtype": "float32"}
     config = TrainConfig("keypoints", "nowhere", epochs=1, start_from=str(tmp_path / "one"), **still)
-    fit.train(second, config, tmp_path / "two", resume=False)
+    trained(second, config, tmp_path / "two")
     assert second.weights == pytest.approx([first.weights[1]])
     (tmp_path / "one" / "best.weights.npz").unlink()
-    fit.train(second, config, tmp_path / "two", resume=True)
+    trained(second, config, tmp_path / "two", resume=True)
     with pytest.raises(DataError, match=r"best\.weights\.npz: no such file"):
-        fit.train(second, config, tmp_path / "three", resume=False)
+        trained(second, config, tmp_path / "three")
     # the same command works once the other run is there
     assert not (tmp_path / "three").exists()
 
@@ -191,7 +206,7 @@ def test_resume_without_a_run_says_so(faces_csv: Path, tmp_path: Path) -> None:
         ("epochs=-1", "epochs must not be negative"),
         ("epochs=1.5", "epochs must be a whole number"),
         ("augmentation.flips=1", "augmentation.flips is unknown"),
-        ("optimizer=lion", "optimizer must be one of sgd, adamw"),
+        ("optimizer=lion", "optimizer must be one of sgd, adam, adamw"),
         ("epochs", "expected KEY=VALUE"),
         ("repeat.helen=two", "repeat.helen must be a whole number and not negative, got 'two'"),
     ],
@@ -199,3 +214,118 @@ def test_resume_without_a_run_says_so(faces_csv: Path, tmp_path: Path) -> None:
 def test_a_wrong_setting_is_named(change: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         run.configure("emotion", "fer2013.csv", changes=[change])
+
+
+class FullDisk(ScriptedJob):
+    """From the second epoch on, the checkpoint is written to a device that is always full."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__([0.5, 0.4, 0.3])
+        self.out = out
+
+    def validate(self, model: keras.Model) -> dict[str, float]:
+        if len(self.weights) == 1:
+            (self.out / "checkpoint.npz.part").symlink_to("/dev/full")
+        return super().validate(model)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_leaves_the_last_whole_epoch_and_a_way_to_go_on(tmp_path: Path) -> None:
+    # guards: the message, the files of the epoch before, nothing half-written, --resume afterwards
+    out = tmp_path / "run"
+    config = TrainConfig("keypoints", "nowhere", epochs=3, dtype="float32")
+    with pytest.raises(TrainingError, match=r"checkpoint\.npz: cannot be written \(No space left.*epoch 1.*--resume"):
+        trained(FullDisk(out), config, out)
+    assert [row["epoch"] for row in log(out)] == ["1.0"]
+    with np.load(out / "checkpoint.npz") as stored:
+        assert len(json.loads(str(stored["history"]))) == 1
+    assert not list(out.glob("*.part*"))
+    job = ScriptedJob([0.4, 0.3])
+    trained(job, config, out, resume=True)
+    assert [row["epoch"] for row in log(out)] == ["1.0", "2.0", "3.0"]
+
+
+class Exploding(Ones):
+    """The second batch of the second epoch has no number in it."""
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        images, targets = super().__getitem__(index)
+        return images * (np.nan if (self.epoch, index) == (1, 1) else 1), targets
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_weights(tmp_path: Path) -> None:
+    out = tmp_path / "a run"
+    job = ScriptedJob([0.5, 0.4])
+    job.batches = Exploding()
+    config = TrainConfig("keypoints", "nowhere", epochs=3, learning_rate=0.1, ema=0, dtype="float32")
+    with pytest.raises(TrainingError) as caught:
+        trained(job, config, out)
+    message = str(caught.value)
+    assert "epoch 2: the loss in batch 2 of 2 is not a finite number" in message
+    assert f"--set start_from='{out}' --set learning_rate=0.025" in message
+    for name in ("best.weights.npz", "checkpoint.npz"):
+        with np.load(out / name) as stored:
+            assert np.isfinite(stored["v0000"]).all()
+    # what the message proposes works
+    again = TrainConfig("keypoints", "nowhere", epochs=1, learning_rate=0.025, start_from=str(out), dtype="float32")
+    assert trained(ScriptedJob([0.4]), again, tmp_path / "second").is_file()
+
+
+def test_a_score_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    config = TrainConfig("keypoints", "nowhere", epochs=3, dtype="float32")
+    with pytest.raises(TrainingError, match="epoch 1: val_error is not a finite number; no epoch was kept"):
+        trained(ScriptedJob([np.nan]), config, tmp_path / "run")
+    assert not (tmp_path / "run" / "best.weights.npz").exists()
+
+
+def test_the_learning_rate_is_logged_and_tensorboard_reads_the_same(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    config = TrainConfig("keypoints", "nowhere", epochs=3, warmup_epochs=1, learning_rate=0.1, dtype="float32")
+    fit.prepare(config, out, False)
+    fit.train(ScriptedJob([0.5, 0.4, 0.3]), config, out, False, quiet=True, tensorboard=True)
+    rates = [float(row["learning_rate"]) for row in log(out)]
+    # risen to the whole rate after the warmup's epoch, half way down the cosine after one of two more, then at its end
+    assert rates == pytest.approx([0.1, 0.05, 0.0])
+    from tensorflow.compat.v1.train import summary_iterator
+
+    seen = {}
+    for path in (out / "tensorboard").iterdir():
+        for event in summary_iterator(str(path)):
+            for value in event.summary.value:
+                seen[value.tag, event.step] = value.simple_value
+    assert [seen["learning_rate", epoch] for epoch in (1, 2, 3)] == pytest.approx(rates)
+    assert [seen["val_error", epoch] for epoch in (1, 2, 3)] == pytest.approx([0.5, 0.4, 0.3])
+
+
+def test_the_command_repeats_the_configuration(tmp_path: Path) -> None:
+    # guards: quoting, tables within tables, values that JSON and text both know, and what the shipped settings have not
+    data, out = tmp_path / "my data.csv", tmp_path / "it's a run"
+    changes = [
+        "epochs=3",
+        "augmentation.flip=0",
+        'network={"stem": 8}',
+        "optimizer=adamw",
+        "teachers=[]",
+        "dtype=float32",
+    ]
+    config = run.configure("emotion", str(data), str(tmp_path / "votes $1.csv"), changes=changes)
+    fit.prepare(config, out, False)
+    versions, line = (out / "command.txt").read_text().splitlines()
+    assert versions.startswith("# facexp ")
+    words = shlex.split(line)
+    assert words[:4] == ["facexp", "train", "emotion", str(data)]
+    assert words[words.index("--out") + 1] == f"{out}-again"
+    settings = [after for word, after in itertools.pairwise(words) if word == "--set"]
+    votes = words[words.index("--votes") + 1]
+    assert run.configure("emotion", words[3], votes, changes=settings) == config
+
+
+def test_a_point_that_no_training_face_has_is_named(faces_csv: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(faces_csv)
+    faces = run.read_faces(run.configure("keypoints", str(faces_csv)), quiet=True)
+    table.loc[faces.split == "train", ["nose_tip_x", "nose_tip_y"]] = np.nan
+    table.to_csv(tmp_path / "training.csv", index=False)
+    config = run.configure("keypoints", str(tmp_path / "training.csv"))
+    with pytest.raises(DataError, match="no training face is labelled with nose_tip"):
+        run.start(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

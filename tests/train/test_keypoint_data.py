@@ -121,6 +121,16 @@ def test_a_group_column_divides(tmp_path: Path) -> None:
     assert set(read_faces.split) == {"train", "val", "test"}
 
 
+def test_a_split_column_divides(tmp_path: Path) -> None:
+    """Guards that a file's own split is kept to, and that it gets validation faces if it has none."""
+    names = [*["train"] * 20, *["test"] * 5]
+    faces = zip(smooth(25), some_points(25), names, strict=True)
+    rows = [{**row_of(image, points), "split": split} for image, points, split in faces]
+    split = read(write_rows(tmp_path / "t.csv", ["split", *COORDINATES, "Image"], rows), tmp_path).split
+    assert split[20:].tolist() == ["test"] * 5
+    assert sorted(split[:20].tolist()) == [*["train"] * 18, *["val"] * 2]
+
+
 @pytest.mark.parametrize(
     ("column", "cell", "message"),
     [

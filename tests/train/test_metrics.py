@@ -76,3 +76,24 @@ def test_intervals_hold_the_value_and_widen_with_groups() -> None:
     assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
     # the normal approximation: 1.96 * sqrt(0.75 * 0.25 / 400) = 0.042 to either side
     assert alone.high - alone.low == pytest.approx(0.085, abs=0.012)
+
+
+def test_the_area_under_a_roc_curve_counts_ties_half_and_weighs_faces() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    score, positive = rng.integers(0, 6, 80) / 6, rng.random(80) < 0.3
+    weights = rng.integers(0, 3, (4, 80)).astype(float)
+    expected = [roc_auc_score(positive, score, sample_weight=each) for each in weights]
+    assert metrics.roc_area(score, positive)(weights) == pytest.approx(expected)
+
+
+def test_the_area_of_cumulative_errors_is_that_under_their_curve() -> None:
+    target = truth(5)
+    off = np.array([0, 1, 2, 3.5, 8], np.float32)
+    errors = metrics.keypoint_errors(target + np.stack([off, 0 * off], -1)[:, None], target)
+    figures = metrics.keypoint_figures(errors, np.arange(5), "test")
+    thresholds = np.linspace(0, metrics.FAILURE, 100001)
+    curve = (errors.face[:, None] <= thresholds).mean(axis=0)
+    assert value(figures, "ced_auc_10") == pytest.approx(curve.mean(), abs=1e-4)
+    assert value(figures, "mse_px") == pytest.approx(value(figures, "rmse_px") ** 2)

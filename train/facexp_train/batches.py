@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from facexp.geometry import interocular
 from facexp_train import augment, framing
+from facexp_train.alignment import Shown
 from facexp_train.config import Augmentation, TrainConfig
 from facexp_train.keypoint_data import KeypointFaces
 
@@ -86,19 +88,37 @@ def _unit(points: NDArray[np.float32], size: int) -> NDArray[np.float64]:
 
 
 class EmotionBatches(_Batches):
-    """uint8 crops (B, size, size, 1) and, for each head, a distribution (B, 7), all zero where a face has no label."""
+    """uint8 crops (B, size, size, 1) and, for each head, a distribution (B, C), all zero where a face has no label.
 
-    def __init__(self, images: NDArray[np.uint8], targets: dict[str, NDArray[np.float32]], config: TrainConfig) -> None:
-        super().__init__(len(images), config)
-        self.images, self.targets = images, targets
+    `teach`, once set, gives each head's probabilities for crops; targets then are a mean of label and teacher, weighed
+    by `teacher_share`. A teacher sees the very crop that the network sees (Beyer et al., "Knowledge distillation: A
+    good teacher is patient and consistent", CVPR 2022), but before light, noise, blur, erasing, shrinking and JPEG:
+    what they hide, the network is to see through.
+    """
+
+    teach: Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]] | None = None
+
+    def __init__(self, faces: Shown, config: TrainConfig) -> None:
+        labelled = np.any([values.any(axis=1) for values in faces.targets.values()], axis=0)
+        self.labelled, self.unlabelled = np.flatnonzero(labelled), np.flatnonzero(~labelled)
+        self.drawn = round(config.partial_share * len(self.unlabelled))
+        super().__init__(len(self.labelled) + self.drawn, config)
+        self.faces = faces
+
+    def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Every labelled face, and this epoch's draw of the others, shuffled."""
+        return rng.permutation(np.concatenate([self.labelled, rng.permutation(self.unlabelled)[: self.drawn]]))
 
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Any, Any]:
         """The crops and targets of some rows."""
-        size = self.images.shape[1]
-        matrices = framing.jitter_matrices(rng, len(rows), size, self.how)
-        pixels = augment.warp_batch(self.images[rows], matrices, size)
+        jitter = framing.jitter_matrices(rng, len(rows), self.faces.size, self.how)
+        cuts = self.faces.cuts(rows, rng.random(len(rows)) < self.config.aligned)
+        pixels = augment.warp_batch(self.faces.images[rows], framing.compose(jitter, cuts), self.faces.size)
+        targets = {head: values[rows] for head, values in self.faces.targets.items()}
+        if self.teach:
+            taught = self.teach(keras.ops.convert_to_numpy(augment.to_uint8(pixels)))
+            targets = {head: self._mixed(values, taught[head]) for head, values in targets.items()}
         pixels = augment.change_pixels(pixels, rng, self.how)
-        targets = {head: values[rows] for head, values in self.targets.items()}
         if rng.random() < self.how.mixup:
             weight = rng.beta(0.4, 0.4)
             partner = rng.permutation(len(rows))
@@ -108,3 +128,7 @@ class EmotionBatches(_Batches):
                 for head, values in targets.items()
             }
         return augment.degrade(augment.to_uint8(pixels), rng, self.how), targets
+
+    def _mixed(self, labels: NDArray[np.float32], taught: NDArray[np.float32]) -> NDArray[np.float32]:
+        share = np.where(labels.any(axis=1, keepdims=True), self.config.teacher_share, 1.0)
+        return ((1 - share) * labels + share * taught).astype(np.float32)

@@ -9,10 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from facexp.labels import SEVEN
+from facexp_train.classes import checked
 from facexp_train.errors import DataError
 
 Task = Literal["keypoints", "emotion"]
-Optimizer = Literal["sgd", "adamw", "muon"]
+Optimizer = Literal["sgd", "adam", "adamw", "muon"]
+Schedule = Literal["cosine", "constant"]
+Loss = Literal["distance", "mse"]
+Dtype = Literal["float32", "mixed_bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +56,39 @@ class Augmentation:
 class TrainConfig:
     """One training run.
 
-    network: keyword arguments of the task's network function.
+    classes: what the network answers, in the order of its outputs; none named: all classes of the data. Faces of others
+    are left out (emotion).
+    loss: of the points, their mean distance over the inter-ocular distance, or the mean squared error of their
+    coordinates in pixels (keypoints; the emotion's is cross-entropy).
+    schedule: how the learning rate goes on after its warm-up, down to 0 along a cosine or as it is.
+    network: keyword arguments of the task's network function, and `kind`, which of its functions (builders.BUILDERS).
     start_from: run directory whose best weights the training starts with, to go on with other data or settings.
-    partial_share: the part of the incompletely labelled faces that an epoch draws (keypoints).
+    partial_share: the part of the faces that are labelled in part (keypoints) or not at all (emotion) that an epoch
+    draws.
     repeat: how often an epoch shows the faces of a source, 1 where none is named; sources that the data does not have
     are passed over, so that one configuration serves all data (keypoints).
     leave_out: names of training faces whose labels are plainly wrong; names that the data does not have are passed over
     (keypoints).
     settle_epochs: the last so many epochs change their crops by `settled` instead of `augmentation`.
+    aligned: chance that a face is cut as the runtime cuts it, by its keypoints, not as the data cuts it (emotion).
+    unlabelled: keypoint data whose training faces are shown too, aligned; teachers say what is seen in them (emotion).
+    teachers: whole configurations of networks that are trained first, on the same data (emotion).
+    teacher_share: what the mean of the teachers' probabilities weighs in a target, the rest being the label. A face
+    without a label has the teachers' word alone (emotion).
     """
 
     task: Task
     data: str
     votes: str | None = None
+    classes: list[str] = field(default_factory=list)
     start_from: str | None = None
     seed: int = 0
     epochs: int = 60
     batch_size: int = 128
     optimizer: Optimizer = "sgd"
     learning_rate: float = 0.1
+    schedule: Schedule = "cosine"
+    loss: Loss = "distance"
     warmup_epochs: float = 1.0
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
@@ -78,11 +97,15 @@ class TrainConfig:
     leave_out: list[str] = field(default_factory=list)
     ema: float = 0.998
     patience: int = 20
-    dtype: Literal["float32", "mixed_bfloat16"] = "mixed_bfloat16"
+    dtype: Dtype = "mixed_bfloat16"
     augmentation: Augmentation = field(default_factory=Augmentation)
     settle_epochs: int = 0
     settled: Augmentation = field(default_factory=Augmentation)
     network: dict[str, Any] = field(default_factory=dict)
+    aligned: float = 0.0
+    unlabelled: str | None = None
+    teachers: list[dict[str, Any]] = field(default_factory=list)
+    teacher_share: float = 0.6
 
     def changes(self, epoch: int) -> Augmentation:
         """How the crops of an epoch, counted from 0, are changed."""
@@ -96,17 +119,38 @@ class TrainConfig:
         """The same configuration with other data; votes are then looked for beside it."""
         return dataclasses.replace(self, data=data, votes=None)
 
+    def teacher(self, number: int) -> TrainConfig:
+        """The configuration of a teacher, counted from 0, on this one's data; DataError where it is not valid."""
+        common = {"task": self.task, "data": self.data, "votes": self.votes, "classes": self.classes}
+        return TrainConfig.from_dict(self.teachers[number] | common, f"teachers[{number}]")
+
     @classmethod
     def from_dict(cls, values: dict[str, Any], origin: str) -> TrainConfig:
         """Check the names and types of `values`; DataError names the key and `origin`, the file it came from."""
         values = dict(values)
+        if values.get("classes"):
+            values["classes"] = list(checked(values["classes"], f"{origin}: classes"))
         augmentation = _checked(Augmentation, values.pop("augmentation", {}), f"{origin}: augmentation.")
         settled = _checked(Augmentation, values.pop("settled", {}), f"{origin}: settled.")
-        return cls(
+        config = cls(
             **_checked(cls, values, f"{origin}: "),
             augmentation=Augmentation(**augmentation),
             settled=Augmentation(**settled),
         )
+        if config.classes and config.task != "emotion":
+            raise DataError(f"{origin}: classes: only the emotion task has them")
+        if config.loss != "distance" and config.task != "keypoints":
+            raise DataError(f"{origin}: loss: the emotion task has no other than cross-entropy")
+        if config.teachers and config.task != "emotion":
+            raise DataError(f"{origin}: teachers: only the emotion task has them")
+        if config.unlabelled and not config.teachers:
+            raise DataError(f"{origin}: unlabelled: such faces need teachers")
+        for name in ("teacher_share", "aligned"):
+            if not 0 <= getattr(config, name) <= 1:
+                raise DataError(f"{origin}: {name} must be between 0 and 1, got {getattr(config, name)!r}")
+        for number in range(len(config.teachers)):
+            config.teacher(number)
+        return config
 
     @classmethod
     def from_run(cls, run: Path) -> TrainConfig:
@@ -114,7 +158,11 @@ class TrainConfig:
         path = run / "config.json"
         if not path.is_file():
             raise DataError(f"{run}: no config.json; expected the --out directory of `facexp train`")
-        return cls.from_dict(json.loads(path.read_text()), str(path))
+        values = json.loads(path.read_text())
+        if values.get("task") == "emotion":
+            # runs of the versions that did not write them
+            values.setdefault("classes", list(SEVEN))
+        return cls.from_dict(values, str(path))
 
 
 def _checked(kind: type, values: dict[str, Any], origin: str) -> dict[str, Any]:
@@ -130,9 +178,9 @@ def _checked(kind: type, values: dict[str, Any], origin: str) -> dict[str, Any]:
             raise DataError(f"{origin}{key} must not be negative, got {value!r}")
         if isinstance(default, int) and number and not isinstance(value, int):
             raise DataError(f"{origin}{key} must be a whole number, got {value!r}")
-    for key, allowed in (("optimizer", get_args(Optimizer)), ("dtype", ("float32", "mixed_bfloat16"))):
-        if key in values and values[key] not in allowed:
-            raise DataError(f"{origin}{key} must be one of {', '.join(allowed)}, got {values[key]!r}")
+    for key, choice in (("optimizer", Optimizer), ("schedule", Schedule), ("loss", Loss), ("dtype", Dtype)):
+        if key in values and values[key] not in get_args(choice):
+            raise DataError(f"{origin}{key} must be one of {', '.join(get_args(choice))}, got {values[key]!r}")
     for source, times in values.get("repeat", {}).items():
         if isinstance(times, bool) or not isinstance(times, int) or times < 0:
             raise DataError(f"{origin}repeat.{source} must be a whole number and not negative, got {times!r}")

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
-from facexp.labels import SEVEN
+from facexp_train import fit
+from facexp_train.alignment import aligned_crops, shown
 from facexp_train.batches import EmotionBatches
+from facexp_train.builders import build_network
 from facexp_train.calibration import fit_temperature
 from facexp_train.config import TrainConfig
 from facexp_train.emotion_data import EmotionFaces, truths
 from facexp_train.errors import DataError
 from facexp_train.losses import soft_cross_entropy
-from facexp_train.networks import emotion_network, mirror_averaged, with_temperatures
+from facexp_train.networks import with_temperatures
+from facexp_train.splits import SPLITS
 
 
 def targets(faces: EmotionFaces, smoothing: float) -> dict[str, NDArray[np.float32]]:
-    """Per head a distribution (N, 7) in SEVEN's order, all zero where a face has no label.
+    """Per head a distribution (N, C) over the faces' classes, all zero where a face has no label.
 
-    "fer2013": the file's own label, smoothed. "ferplus" (only where votes were read): the distribution of FER+'s votes.
+    "fer2013", or "own" for other classes: the file's label, smoothed. "ferplus" (only where votes were read): the
+    distribution of FER+'s votes.
     """
-    classes = len(SEVEN)
+    classes = len(faces.classes)
     own = np.eye(classes, dtype=np.float32)[np.maximum(faces.labels, 0)] * (1 - smoothing) + smoothing / classes
     own[faces.labels < 0] = 0
-    heads = {"fer2013": own.astype(np.float32)}
+    heads = {faces.labelling: own.astype(np.float32)}
     if faces.votes is not None:
         votes, usable = faces.distributions()
         heads["ferplus"] = np.where(usable[:, None], votes, 0).astype(np.float32)
@@ -34,8 +41,25 @@ def targets(faces: EmotionFaces, smoothing: float) -> dict[str, NDArray[np.float
 
 
 def predict(model: keras.Model, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """Logits (N, 7) per head for uint8 faces (N, 48, 48)."""
+    """Logits (N, C) per head for uint8 faces (N, 48, 48)."""
     return dict(model.predict(images[..., None], batch_size=512, verbose=0))
+
+
+def _check_classes(faces: EmotionFaces, data: str) -> None:
+    """DataError where a network would be asked for a class that it has no face to learn from."""
+    counts = {}
+    for split in SPLITS:
+        codes = faces.labels[faces.split == split]
+        counts[split] = np.bincount(codes[codes >= 0], minlength=len(faces.classes))
+    if np.count_nonzero(counts["train"]) < 2:
+        shown = ", ".join(faces.classes[code] for code in np.flatnonzero(counts["train"])) or "without a class"
+        raise DataError(f"{data}: all training faces are {shown}; at least two classes are needed")
+    for split in ("val", "test"):
+        for code in np.flatnonzero((counts[split] > 0) & (counts["train"] == 0)):
+            raise DataError(
+                f"{data}: {counts[split][code]} faces of split {split!r} are {faces.classes[code]}, and no training "
+                f"face is; add training faces of that class, or leave it out of {split!r} too"
+            )
 
 
 class EmotionJob:
@@ -44,7 +68,7 @@ class EmotionJob:
     monitor = "val_accuracy"
     higher_is_better = True
 
-    def __init__(self, faces: EmotionFaces, config: TrainConfig) -> None:
+    def __init__(self, faces: EmotionFaces, config: TrainConfig, quiet: bool = False) -> None:
         self.config = config
         self.faces = faces
         part = faces.part("train")
@@ -54,36 +78,60 @@ class EmotionJob:
                 f"{config.data}: {len(part.images)} training and {len(self.held.images)} validation faces; "
                 "both are needed"
             )
+        _check_classes(faces, config.data)
         self.targets = targets(part, config.label_smoothing)
         self.losses = dict.fromkeys(self.targets, soft_cross_entropy)
-        self.batches = EmotionBatches(part.images, self.targets, config)
+        self.batches = EmotionBatches(shown(part.images, self.targets, config, quiet), config)
+        self.held_crops = {"": self.held.images}
+        if config.aligned:
+            self.held_crops["_aligned"] = aligned_crops(self.held.images, quiet)
 
     def build(self) -> keras.Model:
         """A new network under the current dtype policy, with a head for each labelling that the data has."""
-        return emotion_network(heads=tuple(self.targets), **self.config.network)
+        return self._network(self.config)
+
+    def _network(self, config: TrainConfig) -> keras.Model:
+        made = {"heads": tuple(self.targets), "classes": len(self.faces.classes)}
+        return build_network("emotion", config.network, **made)
+
+    def learn_from(self, teachers: Sequence[Path]) -> None:
+        """Mix the mean of the teachers' probabilities into the targets. `teachers`: their runs, ended."""
+        models = []
+        with fit.dtype_policy(self.config.dtype):
+            for number, run in enumerate(teachers):
+                model = self._network(self.config.teacher(number))
+                fit.load_best(run, model)
+                models.append(model)
+
+        def teach(crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+            answers = [model.predict_on_batch(crops) for model in models]
+            return {head: np.mean([softmax(each[head], axis=1) for each in answers], axis=0) for head in self.targets}
+
+        self.batches.teach = teach
 
     def validate(self, model: keras.Model) -> dict[str, float]:
-        """Accuracy per head over its rated faces, and their mean."""
-        logits = predict(model, self.held.images)
+        """Accuracy per head over its rated faces, cut as the data and, where it is trained so, as the runtime cuts
+        them; and the mean of these."""
         scores = {}
-        for head, truth in truths(self.held).items():
-            rated = truth >= 0
-            scores[f"val_accuracy_{head}"] = float((logits[head].argmax(axis=1) == truth)[rated].mean())
+        for cut, crops in self.held_crops.items():
+            logits = predict(model, crops)
+            for head, truth in truths(self.held).items():
+                rated = truth >= 0
+                scores[f"val_accuracy_{head}{cut}"] = float((logits[head].argmax(axis=1) == truth)[rated].mean())
         return {self.monitor: float(np.mean(list(scores.values()))), **scores}
 
     def finish(self, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
-        """The trained network, averaged over a face and its mirror image, its probabilities made to mean something.
+        """The trained network, its probabilities made to mean something.
 
         Each head's temperature is fitted on the validation faces: on FER2013's own labels, and on the emotion that has
         more than half of a face's FER+ votes.
         """
-        averaged = mirror_averaged(model)
-        logits = predict(averaged, self.held.images)
+        logits = predict(model, self.held.images)
         rated = truths(self.held)
         if self.held.votes is not None:
             rated["ferplus"] = self.held.clear_majority()
         temperatures = {head: round(fit_temperature(logits[head], rated[head]), 4) for head in logits}
-        return with_temperatures(averaged, temperatures), {"temperatures": temperatures}
+        return with_temperatures(model, temperatures), {"temperatures": temperatures}
 
     def summary(self) -> dict[str, Any]:
         """Faces per split, and what was dropped."""

@@ -1,7 +1,10 @@
-"""Faces with an emotion: FER2013's files, FER+'s votes, the five-class set, or a folder of images per class."""
+"""Faces with an emotion: FER2013's files, FER+'s votes, the five-class set, a folder of images per class, or a dataset
+of one's own whose labels a small file explains (see classes.read_classes).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,8 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.labels import FIVE, SEVEN
+from facexp.labels import SEVEN
 from facexp_train import tables
+from facexp_train.classes import CODES, FIVE_CODES, FOLDERS, LEFT_OUT, NAME, Classes, read_classes
 from facexp_train.errors import DataError
 from facexp_train.progress import progress_bar
 from facexp_train.splits import SPLITS, duplicate_groups, pixel_hash, split_by_group, with_validation
@@ -37,16 +41,6 @@ _USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 _CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
 _VOTES_NAME = "fer2013new.csv"
 _IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".webp", ".tif", ".tiff"}
-_CLASS_FOLDERS = {
-    **{name: name for name in SEVEN},
-    "anger": "angry",
-    "disgusted": "disgust",
-    "fearful": "fear",
-    "afraid": "fear",
-    "happiness": "happy",
-    "sadness": "sad",
-    "surprised": "surprise",
-}
 _SPLIT_FOLDERS = {
     "train": "train",
     "training": "train",
@@ -62,19 +56,21 @@ _SPLIT_FOLDERS = {
 
 @dataclass(frozen=True, slots=True)
 class EmotionReport:
-    """What a reader found: the faces in the file, and the training faces that it left out.
+    """What a reader found: the faces in the file, and the training faces that it leaves out.
 
     Attributes:
         rows: faces in the file.
         copies: left out, equal in every pixel to a validation or test face.
         near_copies: left out, showing the same picture as one, with other pixels (see splits.duplicate_groups).
         flat: left out, all pixels alike.
+        unread: faces of classes that the file of labels leaves out, of every split.
     """
 
     rows: int
     copies: int
     near_copies: int
     flat: int
+    unread: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +79,14 @@ class EmotionFaces:
 
     Attributes:
         images: uint8 (N, 48, 48).
-        labels: int64 (N,) codes in the order of facexp.labels.SEVEN.
+        labels: int64 (N,) codes in the order of `classes`; -1 where a face has no label.
         votes: float32 (N, 10) FER+ votes in the order of VOTES, or None.
         split: (N,) str, "train", "val" or "test".
         rows: int64 (N,) the 1-based data row of the file, or the place in a folder's sorted list of images.
-        report: what was left out of training; of the whole file, also in a part.
+        group: (N,) str, one for all faces that are copies of each other, or what the file's own column says.
+        names: (N,) str, the image's path in the folder, or the 1-based data row of the file.
+        report: what is left out of training; of the whole file, also in a part.
+        classes: their names; facexp.labels.SEVEN, FIVE for the five-class set, or those of a file of labels.
     """
 
     images: NDArray[np.uint8]
@@ -95,7 +94,10 @@ class EmotionFaces:
     votes: NDArray[np.float32] | None
     split: NDArray[np.str_]
     rows: NDArray[np.int64]
+    group: NDArray[np.str_]
+    names: NDArray[np.str_]
     report: EmotionReport
+    classes: tuple[str, ...] = SEVEN
 
     def __len__(self) -> int:
         return len(self.images)
@@ -104,7 +106,28 @@ class EmotionFaces:
         """The faces of one split; ValueError when it is not train, val or test."""
         if split not in SPLITS:
             raise ValueError(f"a split is one of {', '.join(SPLITS)}, got {split!r}")
-        return self._keep(self.split == split)
+        return self.chosen(self.split == split)
+
+    @property
+    def labelling(self) -> str:
+        """Whose labels these are, and the output that learns them: "fer2013", or "own" for other classes."""
+        return "fer2013" if set(self.classes) <= set(SEVEN) else "own"
+
+    def of(self, classes: Sequence[str]) -> EmotionFaces:
+        """The faces of these classes alone, with their codes among these; DataError where there are none.
+
+        FER+'s votes are about the seven and are left out where the classes are others.
+        """
+        if tuple(classes) == self.classes:
+            return self
+        codes = np.array([classes.index(name) if name in classes else -1 for name in self.classes])
+        labels = np.where(self.labels < 0, -1, codes[self.labels])
+        kept = replace(self, labels=labels, votes=None, classes=tuple(classes)).chosen(
+            (labels >= 0) | (self.labels < 0)
+        )
+        if not len(kept):
+            raise DataError(f"these faces are of {', '.join(self.classes)}; none is of {', '.join(classes)}")
+        return kept
 
     def distributions(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """FER+'s votes as float32 (N, 7) probabilities in the order of SEVEN, and a bool (N,) mask of usable faces.
@@ -143,7 +166,8 @@ class EmotionFaces:
             raise DataError(f"these faces have no FER+ votes; put {_VOTES_NAME} beside the faces' CSV file or name it")
         return self.votes
 
-    def _keep(self, keep: NDArray[np.bool_]) -> EmotionFaces:
+    def chosen(self, keep: NDArray[np.bool_]) -> EmotionFaces:
+        """The faces of a mask."""
         votes = None if self.votes is None else self.votes[keep]
         return replace(
             self,
@@ -152,6 +176,8 @@ class EmotionFaces:
             votes=votes,
             split=self.split[keep],
             rows=self.rows[keep],
+            group=self.group[keep],
+            names=self.names[keep],
         )
 
 
@@ -164,8 +190,8 @@ def _led(votes: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def truths(faces: EmotionFaces) -> dict[str, NDArray[np.int64]]:
-    """Per head the true codes (N,), -1 where a face is not rated: own labels, and FER+'s clear majorities."""
-    heads = {"fer2013": faces.labels}
+    """Per head the true codes (N,), -1 where a face is not rated: the file's labels, and FER+'s clear majorities."""
+    heads = {faces.labelling: faces.labels}
     if faces.votes is not None:
         heads["ferplus"] = faces.majority()
     return heads
@@ -177,6 +203,7 @@ def read_emotion(
     *,
     cache: str | Path | None = None,
     seed: int = 0,
+    whole: bool = False,
     quiet: bool = False,
 ) -> EmotionFaces:
     """Faces and emotions from a CSV file or from a folder.
@@ -184,77 +211,120 @@ def read_emotion(
     A CSV file has `emotion` and `pixels` (2,304 numbers) and may have `Usage`, in any order, as fer2013.csv and
     icml_face_data.csv: Training trains, PublicTest validates, PrivateTest tests. A file without `Usage` whose codes all
     lie in 0..4 is taken for the five-class set (0 angry, 1 disgust, 2 sad, 3 happy, 4 surprise); with higher codes they
-    are FER2013's. FER+'s votes are read from `votes`, or from fer2013new.csv beside a file that has `Usage`.
+    are FER2013's. FER+'s votes are read from `votes`, or from fer2013new.csv beside a file that has `Usage`. Of a file
+    with a column `split` (train, val, test) or `group` (faces that must not be divided), these are kept to.
 
     A folder holds fer2013.csv or icml_face_data.csv, or a folder of images per class (angry or anger, happy or
     happiness ...), directly or under train, val and test; images become gray and 48x48.
 
+    Either may have labels of its own, which labels.toml in the folder or NAME.labels.toml beside NAME.csv explains (see
+    classes.read_classes).
+
     Without named splits the faces are divided 80/10/10 after `seed`, copies together; with named splits but no
     validation faces, a tenth of the training faces validates. Then training faces are left out, and counted in
-    `report`, that are flat or show the same picture as a validation or test face (see splits.duplicate_groups).
+    `report`, that are flat or show the same picture as a validation or test face (see splits.duplicate_groups); with
+    `whole` they stay, and so do faces whose class is not read, with the label -1.
 
     A CSV file is parsed once and then read from `cache` (see tables.cached). Raises DataError with the file, row and
     column of the first thing that is wrong.
     """
     place = Path(path)
     if place.is_dir():
-        inside = [place / name for name in _CSV_NAMES if (place / name).is_file()]
-        if not inside:
+        inside = csv_inside(place)
+        if inside is None:
             if votes is not None:
                 raise DataError(f"{votes}: votes go with FER2013's CSV file, and {place} is a folder of images")
-            images, labels, split = _read_folder(place, quiet)
-            return _assemble(images, labels, None, split, duplicate_groups(images, quiet=quiet), seed)
-        place = inside[0]
-    arrays = tables.cached(place, lambda: _parse_csv(place, quiet), cache)
+            classes = read_classes(place) or FOLDERS
+            images, labels, split, names = _read_folder(place, classes, quiet)
+            groups = duplicate_groups(images, quiet=quiet)
+            return _assemble(images, labels, classes, None, split, groups, names, seed, whole)
+        place = inside
+    own = read_classes(place)
+    # what the texts of the file mean is not kept in the cache: another file of labels may lie there next time
+    arrays = tables.cached(place, lambda: _parse_csv(place, own or CODES, quiet), cache)
     images = np.asarray(arrays["images"], dtype=np.uint8)
     usage = np.asarray(arrays["usage"], dtype=np.str_)
-    beside = place.parent / _VOTES_NAME
-    if votes is None and usage.size and beside.is_file():
-        votes = beside
+    texts = np.asarray(arrays["emotion"], dtype=np.str_).tolist()
+    five = own is None and votes is None and not usage.size and all(text in FIVE_CODES.meaning for text in texts)
+    classes = own or (FIVE_CODES if five else CODES)
+    labels = classes.named(texts, place, 1, "emotion")
+    if classes.names != SEVEN and votes is not None:
+        raise DataError(f"{votes}: votes are about {', '.join(SEVEN)}, and {place} has {', '.join(classes.names)}")
+    if votes is None and own is None and usage.size:
+        votes = votes_beside(place)
     ballots = None if votes is None else _read_votes(Path(votes), place, usage, len(images))
-    split = np.array([_USAGES[name] for name in usage.tolist()], dtype="U5")
-    labels = np.asarray(arrays["labels"], dtype=np.int64)
-    return _assemble(images, labels, ballots, split, np.asarray(arrays["group"], dtype=np.str_), seed)
+    split = np.asarray(arrays["split"], dtype="U5")
+    groups = np.asarray(arrays["group"], dtype=np.str_)
+    names = np.arange(1, len(images) + 1).astype(np.str_)
+    return _assemble(images, labels, classes, ballots, split, groups, names, seed, whole)
+
+
+def csv_inside(place: Path) -> Path | None:
+    """FER2013's CSV file in a folder, None where there is none."""
+    return next((place / name for name in _CSV_NAMES if (place / name).is_file()), None)
+
+
+def votes_beside(path: Path) -> Path | None:
+    """FER+'s file beside a CSV file, None where there is none."""
+    beside = path.parent / _VOTES_NAME
+    return beside if beside.is_file() else None
+
+
+def usage_of(split: str) -> str:
+    """What FER2013's column Usage calls a split."""
+    return next(usage for usage, name in _USAGES.items() if name == split)
 
 
 def _assemble(
     images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
+    labels: Sequence[str],
+    classes: Classes,
     votes: NDArray[np.float32] | None,
     split: NDArray[np.str_],
     groups: NDArray[np.str_],
+    names: NDArray[np.str_],
     seed: int,
+    whole: bool,
 ) -> EmotionFaces:
-    """Split what is not split yet, then leave training faces out that are flat or copies."""
+    """Split what is not split yet, then, but for `whole`, leave training faces out that are flat or copies, and all
+    that are not read.
+    """
     split = with_validation(split, groups, seed) if split.size else split_by_group(groups, seed)
     train = split == "train"
     digests = pixel_hash(images)
     flat = train & (images.min(axis=(1, 2)) == images.max(axis=(1, 2)))
     exact = train & np.isin(digests, digests[~train]) & ~flat
     near = train & np.isin(groups, groups[~train]) & ~flat & ~exact
-    report = EmotionReport(len(images), int(exact.sum()), int(near.sum()), int(flat.sum()))
-    faces = EmotionFaces(images, labels, votes, split, np.arange(1, len(images) + 1), report)
-    return faces._keep(~(flat | exact | near))
+    unread = np.array([name == LEFT_OUT for name in labels])
+    left_out = [int((rows & ~unread).sum()) for rows in (exact, near, flat)]
+    report = EmotionReport(len(images), left_out[0], left_out[1], left_out[2], int(unread.sum()))
+    codes = {name: code for code, name in enumerate(classes.names)} | {LEFT_OUT: -1}
+    coded = np.array([codes[name] for name in labels], dtype=np.int64)
+    rows = np.arange(1, len(images) + 1)
+    faces = EmotionFaces(images, coded, votes, split, rows, groups, names, report, classes.names)
+    return faces if whole else faces.chosen(~(flat | exact | near | unread))
 
 
-def _parse_csv(path: Path, quiet: bool) -> tables.Arrays:
-    images, labels, usages = [], [], []
+def _parse_csv(path: Path, classes: Classes, quiet: bool) -> tables.Arrays:
+    images, texts, usages, splits, groups = [], [], [], [], []
     for row, columns in tables.chunks(path, ["emotion", "pixels"], quiet=quiet):
-        labels.append(tables.integers(columns["emotion"], range(len(SEVEN)), path, row, "emotion"))
+        # now, because to look for copies takes its time
+        classes.named(columns["emotion"], path, row, "emotion")
+        texts.extend(columns["emotion"])
         images.append(tables.pixels(columns["pixels"], SIZE, path, row, "pixels"))
         if "Usage" in columns:
-            usage = columns["Usage"]
-            tables.choices(usage, _USAGES, path, row, "Usage")
-            usages.extend(usage)
-    codes = np.concatenate(labels)
-    if not usages and codes.max() < len(FIVE):
-        codes = np.array([SEVEN.index(name) for name in FIVE])[codes]
+            splits.extend(tables.choices(columns["Usage"], _USAGES, path, row, "Usage"))
+            usages.extend(columns["Usage"])
+        elif "split" in columns:
+            splits.extend(tables.choices(columns["split"], {name: name for name in SPLITS}, path, row, "split"))
+        groups.extend(columns.get("group", []))
     faces = np.concatenate(images)
     return {
         "images": faces,
-        "labels": codes,
+        "emotion": np.array(texts, dtype=np.str_),
         "usage": np.array(usages, dtype=np.str_),
-        "group": duplicate_groups(faces, quiet=quiet),
+        "split": np.array(splits, dtype="U5"),
+        "group": np.array(groups, dtype=np.str_) if groups else duplicate_groups(faces, quiet=quiet),
     }
 
 
@@ -281,27 +351,32 @@ def _read_votes(path: Path, faces: Path, usage: NDArray[np.str_], count: int) ->
     return ballots.astype(np.float32)
 
 
-def _read_folder(folder: Path, quiet: bool) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.str_]]:
-    """Images, codes and splits of a folder of images per class; no splits when the folder names none."""
+def _read_folder(
+    folder: Path, classes: Classes, quiet: bool
+) -> tuple[NDArray[np.uint8], list[str], NDArray[np.str_], NDArray[np.str_]]:
+    """Images, classes, splits and names of a folder of images per class; no splits when the folder names none."""
     children = _folders(folder)
     if children and all(child.name.lower() in _SPLIT_FOLDERS for child in children):
         parts = [(_SPLIT_FOLDERS[child.name.lower()], child) for child in children]
     else:
         parts = [("", folder)]
-    found: list[tuple[Path, int, str]] = []
+    found: list[tuple[Path, str, str]] = []
     for split, part in parts:
-        classes = _folders(part)
-        if not classes:
+        inside = _folders(part)
+        if not inside:
             raise DataError(
                 f"{part}: no folders in it; expected {' or '.join(_CSV_NAMES)}, or a folder of images for each of "
-                f"{', '.join(SEVEN)}"
+                f"{', '.join(classes.names)}"
             )
-        for child in classes:
-            name = _CLASS_FOLDERS.get(child.name.lower())
+        for child in inside:
+            name = classes.meaning.get(child.name.lower())
             if name is None:
-                raise DataError(f"{child}: expected a folder named after one of {', '.join(SEVEN)}")
+                raise DataError(
+                    f"{child}: expected a folder named after one of {', '.join(classes.names)}; "
+                    f"{folder / NAME} can say what other names mean"
+                )
             files = sorted(file for file in child.iterdir() if file.suffix.lower() in _IMAGE_ENDINGS)
-            found.extend((file, SEVEN.index(name), split) for file in files)
+            found.extend((file, name, split) for file in files)
     if not found:
         raise DataError(f"{folder}: no images in its class folders; expected {', '.join(sorted(_IMAGE_ENDINGS))}")
     images = np.empty((len(found), SIZE, SIZE), dtype=np.uint8)
@@ -316,7 +391,8 @@ def _read_folder(folder: Path, quiet: bool) -> tuple[NDArray[np.uint8], NDArray[
             images[index] = gray
             bar.update()
     splits = [split for _, _, split in found if split]
-    return images, np.array([code for _, code, _ in found], dtype=np.int64), np.array(splits, dtype="U5")
+    names = np.array([file.relative_to(folder).as_posix() for file, _, _ in found], dtype=np.str_)
+    return images, [name for _, name, _ in found], np.array(splits, dtype="U5"), names
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.geometry import KEYPOINTS, interocular
-from facexp.labels import FIVE, SEVEN
+from facexp.labels import FIVE
 from facexp_train.calibration import Curve, curve
 from facexp_train.emotion_data import EmotionFaces, truths
 from facexp_train.errors import DataError
@@ -19,8 +19,10 @@ from facexp_train.keypoint_data import KeypointFaces
 from facexp_train.metrics import (
     Figure,
     KeypointErrors,
+    Metric,
     detected_figures,
     emotion_figures,
+    emotion_metrics,
     emotion_scores,
     keypoint_errors,
     keypoint_figures,
@@ -47,10 +49,48 @@ class Confusion:
 
 
 @dataclass(frozen=True, slots=True)
+class View:
+    """What a model said of each face under one labelling and choice of classes.
+
+    logits: float32 (N, C). truth: int64 (N,) codes of `labels`, -1 for a face that is not rated.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    logits: NDArray[np.float32]
+    truth: NDArray[np.int64]
+
+    def metrics(self) -> dict[str, Metric]:
+        """Of the rated faces, by name."""
+        rated = self.truth >= 0
+        return emotion_metrics(self.logits[rated], self.truth[rated], self.labels)
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a model saw the points of each face.
+
+    images: uint8 (N, S, S). truth, predicted: float32 (N, 15, 2) in their pixels; NaN where not labelled, or where a
+    face was not found. names, groups: (N,) str, of each face and of those that belong together.
+    """
+
+    images: NDArray[np.uint8]
+    truth: NDArray[np.float32]
+    predicted: NDArray[np.float32]
+    names: NDArray[np.str_]
+    groups: NDArray[np.str_]
+
+    def errors(self) -> KeypointErrors:
+        """Distances of predicted from true points."""
+        return keypoint_errors(self.predicted, self.truth)
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """What was measured on one split. `worst` are the keypoint faces with the largest errors, as (name, error).
 
     `calibrations` holds a labelling's curves by what they are of: the model as it is, and without its temperature.
+    `views` (emotion) and `located` (keypoints) are the answers themselves, `faces` the emotion faces that they are to.
     """
 
     split: str
@@ -58,6 +98,9 @@ class Evaluation:
     confusions: tuple[Confusion, ...] = ()
     calibrations: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
     worst: tuple[tuple[str, float], ...] = ()
+    views: tuple[View, ...] = ()
+    faces: EmotionFaces | None = None
+    located: Located | None = None
 
     def value(self, metric: str, split: str | None = None) -> float:
         """The figure of that name; KeyError where it was not measured."""
@@ -75,11 +118,12 @@ def evaluate_keypoints(predict: Predict, faces: KeypointFaces, split: str) -> Ev
     """
     part = _part(faces, split)
     crops, points = jittered_crops(part)
-    errors = keypoint_errors(predict(crops)["keypoints"], points)
+    located = Located(crops[..., 0], points, predict(crops)["keypoints"], part.names, part.group)
+    errors = located.errors()
     figures = keypoint_figures(errors, part.group, split)
     for name, rows in strata(part).items():
         figures += keypoint_figures(errors.chosen(rows), part.group[rows], f"{split}/{name}")
-    return Evaluation(split, tuple(figures), worst=_worst(errors, part))
+    return Evaluation(split, tuple(figures), worst=_worst(errors, part), located=located)
 
 
 def evaluate_detected(locate: Locate, faces: KeypointFaces, split: str, quiet: bool = False) -> Evaluation:
@@ -97,12 +141,13 @@ def evaluate_detected(locate: Locate, faces: KeypointFaces, split: str, quiet: b
             if points is not None:
                 found[row] = points
             bar.update()
-    errors = keypoint_errors(found, part.points)
+    located = Located(part.images, part.points, found, part.names, part.group)
+    errors = located.errors()
     missed = np.asarray(np.isnan(found).any(axis=(1, 2)))
     figures = detected_figures(errors, missed, part.group, split)
     for name, rows in strata(part).items():
         figures += detected_figures(errors.chosen(rows), missed[rows], part.group[rows], f"{split}/{name}")
-    return Evaluation(split, tuple(figures), worst=_worst(errors, part))
+    return Evaluation(split, tuple(figures), worst=_worst(errors, part), located=located)
 
 
 def strata(faces: KeypointFaces) -> dict[str, NDArray[np.bool_]]:
@@ -146,10 +191,10 @@ def _worst(errors: KeypointErrors, part: KeypointFaces) -> tuple[tuple[str, floa
 def evaluate_emotion(
     predict: Predict, faces: EmotionFaces, split: str, temperatures: Mapping[str, float] | None = None
 ) -> Evaluation:
-    """Scores of each head against its own labelling, over seven classes and, for faces of those, over the five.
+    """Scores of each head against its own labelling, over all classes and, where there are more, over the five.
 
     Metrics are named "fer2013/accuracy", "ferplus_five/macro_f1" and so on; the head "ferplus" is scored against its
-    clear majorities as well, as "ferplus_clear". The seven classes are scored under each of `shifts.SHIFTS` too (metric
+    clear majorities as well, as "ferplus_clear". All classes are scored under each of `shifts.SHIFTS` too (metric
     split "SPLIT/NAME"). `temperatures` are those that the graph divides a head's logits by, for the curves without
     them. DataError where the split is empty.
     """
@@ -157,26 +202,29 @@ def evaluate_emotion(
     truth_of = {head: (head, truth) for head, truth in truths(part).items()}
     if part.votes is not None:
         truth_of["ferplus_clear"] = "ferplus", part.clear_majority()
-    five = np.array([SEVEN.index(label) for label in FIVE])
-    truth_five = np.full(len(SEVEN) + 1, -1)
-    truth_five[five] = np.arange(len(FIVE))
+    # none where the classes are the five, or others
+    five = [part.classes.index(label) for label in FIVE if set(part.classes) > set(FIVE)]
+    truth_five = np.full(len(part.classes) + 1, -1)
+    truth_five[five] = np.arange(len(five))
     logits = predict(part.images[..., None])
     labellings = {
         name: (head, truth) for name, (head, truth) in truth_of.items() if head in logits and (truth >= 0).any()
     }
     figures: list[Figure] = []
     confusions = []
+    views = []
     calibrations: dict[str, dict[str, Curve]] = {}
     for name, (head, truth) in labellings.items():
         values = logits[head]
         for scored, labels, classes, true in (
-            (name, SEVEN, values, truth),
+            (name, part.classes, values, truth),
             (f"{name}_five", FIVE, values[:, five], truth_five[truth]),
         ):
             if (true >= 0).any():
                 found, table = emotion_figures(classes, true, labels, split)
                 figures += _named(scored, found)
                 confusions.append(Confusion(scored, tuple(labels), table))
+                views.append(View(scored, tuple(labels), classes, true))
         calibrations[name] = {"as it is": curve(values, truth)}
         if temperatures is not None:
             calibrations[name]["without its temperature"] = curve(values * temperatures[head], truth)
@@ -184,7 +232,7 @@ def evaluate_emotion(
         logits = predict(shifted(part.images, shift)[..., None])
         for name, (head, truth) in labellings.items():
             figures += _named(name, emotion_scores(logits[head], truth, f"{split}/{shift}"))
-    return Evaluation(split, tuple(figures), tuple(confusions), calibrations)
+    return Evaluation(split, tuple(figures), tuple(confusions), calibrations, views=tuple(views), faces=part)
 
 
 def _named(labelling: str, figures: Sequence[Figure]) -> list[Figure]:
@@ -214,6 +262,10 @@ def keypoint_table(evaluation: Evaluation) -> str:
         row = {f.metric: f for f in evaluation.figures if f.split == split}
         cells = "".join(f"{_cell(row[c], 'px' not in c) if c in row else '-':>22}" for c in columns)
         lines.append(f"{split:<24}{max(figure.n for figure in row.values()):>6}{cells}")
+    found = {figure.metric: figure for figure in evaluation.figures if figure.split == evaluation.split}
+    if "ced_auc_10" in found:
+        lines += ["", f"{evaluation.split}: MSE {_cell(found['mse_px'], False)} square px, area under the cumulative "]
+        lines[-1] += f"errors up to 10%: {_cell(found['ced_auc_10'], True)}"
     by_point = [
         (name, figure)
         for name in KEYPOINTS
@@ -240,11 +292,12 @@ def emotion_table(evaluation: Evaluation) -> str:
             f"{evaluation.split} {confusion.name}: accuracy {_cell(row['accuracy'], True)}, "
             f"macro-F1 {_cell(row['macro_f1'], True)}, "
             f"calibration error {_cell(row['calibration_error'], True)}, {row['accuracy'].n} faces",
-            f"  {'class':<10}{'faces':>6}{'recall':>22}{'precision':>22}{'F1':>22}",
+            f"  {'class':<10}{'faces':>6}{'recall':>22}{'precision':>22}{'F1':>22}{'ROC area':>22}",
         ]
         for index, label in enumerate(confusion.labels):
             if f"recall/{label}" in row:
-                cells = "".join(f"{_cell(row[f'{m}/{label}'], True):>22}" for m in ("recall", "precision", "f1"))
+                named = [row.get(f"{metric}/{label}") for metric in ("recall", "precision", "f1", "auc")]
+                cells = "".join(f"{'-' if figure is None else _cell(figure, True):>22}" for figure in named)
                 lines.append(f"  {label:<10}{confusion.table[index].sum():>6}{cells}")
         lines.append("")
     labellings = [

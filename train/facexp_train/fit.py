@@ -1,8 +1,8 @@
 """The training loop: an epoch, a validation with the averaged weights, a checkpoint; then the next.
 
-A run directory holds config.json, log.csv, curves.png, checkpoint.npz (everything needed to go on) and
+A run directory holds config.json, command.txt, log.csv, curves.png, checkpoint.npz (everything needed to go on) and
 best.weights.npz, and at the end model.keras in float32, ready for export. Each file is written beside and renamed, so a
-kill at any moment leaves the last whole one.
+kill at any moment, a full disk and a loss that is no number leave the last whole ones.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,8 +22,9 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from facexp_train.command import repeating
 from facexp_train.config import TrainConfig
-from facexp_train.errors import DataError
+from facexp_train.errors import DataError, TrainingError
 from facexp_train.muon import ConvolutionMuon
 from facexp_train.report import draw_curves
 
@@ -49,8 +54,13 @@ class Job(Protocol):
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside, then rename: a reader never sees half a file."""
     beside = path.with_name(path.name + ".part")
-    beside.write_bytes(content)
-    beside.replace(path)
+    try:
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        # half a file fills a full disk for nothing; and a write, unlike an open, does not say which file it was
+        beside.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
@@ -59,18 +69,28 @@ def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def train(job: Job, config: TrainConfig, out: Path, resume: bool, quiet: bool = False) -> Path:
-    """Train `job` into the run directory `out` and return the path of model.keras.
-
-    With `resume` the run goes on after its last whole epoch. DataError where `out` holds another run.
-    """
-    _check(out, config, resume)
-    keras.utils.set_random_seed(config.seed)
-    keras.config.set_dtype_policy(config.dtype)
+@contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Networks built inside compute in `name`, float32 again after it."""
+    keras.config.set_dtype_policy(name)
     try:
-        model = job.build()
+        yield
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+def train(
+    job: Job, config: TrainConfig, out: Path, resume: bool, quiet: bool = False, tensorboard: bool = False
+) -> Path:
+    """Train `job` into the run directory `out` and return the path of model.keras.
+
+    `out` has been prepared for `config`; with `resume` the run goes on after its last whole epoch. `tensorboard` writes
+    the rows of log.csv into `out`/tensorboard as well. TrainingError where a file cannot be written or the loss or the
+    validation score is no number: what the last whole epoch left stays.
+    """
+    keras.utils.set_random_seed(config.seed)
+    with dtype_policy(config.dtype):
+        model = job.build()
     optimizer = _optimizer(config, len(job.batches))
     # XLA is two to three times slower than plain TensorFlow on a CPU
     jit = "auto" if keras.backend.backend() != "tensorflow" else False
@@ -81,9 +101,7 @@ def train(job: Job, config: TrainConfig, out: Path, resume: bool, quiet: bool = 
     if resume and (out / "checkpoint.npz").is_file():
         history = _restore(out / "checkpoint.npz", model, optimizer)
     elif config.start_from:
-        _load_best(Path(config.start_from), model)
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "config.json", config.to_json().encode())
+        load_best(Path(config.start_from), model)
     sign = 1 if job.higher_is_better else -1
     for epoch in range(len(history), config.epochs):
         best = max((sign * row[job.monitor] for row in history), default=-np.inf)
@@ -98,21 +116,64 @@ def train(job: Job, config: TrainConfig, out: Path, resume: bool, quiet: bool = 
             job.batches, initial_epoch=epoch, epochs=epoch + 1, verbose=0, callbacks=[bar, trained]
         ).history
         row = {"epoch": epoch + 1.0, **{name: float(values[-1]) for name, values in logs.items()}}
+        if trained.lost_in is not None:
+            bar.close("the loss is no number")
+            what = f"the loss in batch {trained.lost_in + 1} of {len(job.batches)}"
+            raise _lost(what, job, config, out, history)
+        row["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
         # `fit` ends by putting the moving average in the place of the weights: that is what is scored and kept
         row |= job.validate(model)
-        if sign * row[job.monitor] > best:
-            _write_arrays(out / "best.weights.npz", _numbered("v", model.variables))
-        trained.restore()
-        row["seconds"] = round(time.perf_counter() - started, 1)
-        history.append(row)
-        _write_arrays(out / "checkpoint.npz", _state(model, optimizer, history))
-        _write_log(out / "log.csv", history)
-        draw_curves(history, out / "curves.png", job.monitor)
+        if not np.isfinite(row[job.monitor]):
+            bar.close(f"{job.monitor} is no number")
+            raise _lost(job.monitor, job, config, out, history)
+        with writing(out, len(history)):
+            if sign * row[job.monitor] > best:
+                _write_arrays(out / "best.weights.npz", _numbered("v", model.variables))
+            trained.restore()
+            row["seconds"] = round(time.perf_counter() - started, 1)
+            history.append(row)
+            _write_arrays(out / "checkpoint.npz", _state(model, optimizer, history))
+            _write_log(out / "log.csv", history)
+            draw_curves(history, out / "curves.png", job.monitor, not job.higher_is_better)
+            if tensorboard:
+                _write_scalars(out / "tensorboard", row)
         bar.close(f"{job.monitor} {row[job.monitor]:.4f}, best {max(best, sign * row[job.monitor]) * sign:.4f}")
-    return _finish(job, config, out, history, sign)
+    with writing(out, len(history)):
+        return _finish(job, out, history)
 
 
-def _check(out: Path, config: TrainConfig, resume: bool) -> None:
+@contextmanager
+def writing(out: Path, epochs: int) -> Iterator[None]:
+    """Says what a run whose files cannot be written has kept, and how it goes on; `epochs` are those that are whole."""
+    try:
+        yield
+    except OSError as error:
+        kept = f"the run is kept up to epoch {epochs}: go on with --resume" if epochs else "no epoch was kept"
+        raise TrainingError(
+            f"{error.filename or out}: cannot be written ({error.strerror or error}); make room or mend it; {kept}"
+        ) from error
+
+
+def _best_row(job: Job, history: list[dict[str, float]]) -> dict[str, float]:
+    return max(history, key=lambda row: row[job.monitor] if job.higher_is_better else -row[job.monitor])
+
+
+def _lost(what: str, job: Job, config: TrainConfig, out: Path, history: list[dict[str, float]]) -> TrainingError:
+    """The error for a run whose numbers have run away."""
+    if history:
+        epoch = _best_row(job, history)["epoch"]
+        kept = f"{out / 'best.weights.npz'} keeps epoch {epoch:.0f}, the best; start from it"
+        start = f" --set start_from={shlex.quote(str(out))}"
+    else:
+        kept, start = "no epoch was kept; start again", ""
+    return TrainingError(
+        f"{out}: epoch {len(history) + 1}: {what} is not a finite number; {kept} with a lower rate, into another --out:"
+        f"{start} --set learning_rate={config.learning_rate / 4:g}"
+    )
+
+
+def prepare(config: TrainConfig, out: Path, resume: bool) -> None:
+    """Make the run directory; DataError where it holds another run, or with `resume` none."""
     path = out / "config.json"
     if path.is_file() and not resume:
         raise DataError(f"{out}: holds a run already; give --resume to go on with it, or another --out")
@@ -123,6 +184,14 @@ def _check(out: Path, config: TrainConfig, resume: bool) -> None:
         changed = [key for key in now if now[key] != before[key]]
         if changed:
             raise DataError(f"{path}: the run to resume was started with another {', '.join(changed)}")
+    if config.start_from and not resume:
+        _best(Path(config.start_from))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, config.to_json().encode())
+        write_atomically(out / "command.txt", repeating(config, out).encode())
+    except OSError as error:
+        raise TrainingError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from error
 
 
 def _optimizer(config: TrainConfig, steps: int) -> keras.Optimizer:
@@ -132,12 +201,16 @@ def _optimizer(config: TrainConfig, steps: int) -> keras.Optimizer:
         decay_steps=max(1, config.epochs * steps - warmup),
         warmup_target=config.learning_rate if warmup else None,
         warmup_steps=warmup,
+        # the cosine ends at this part of the rate
+        alpha=1.0 if config.schedule == "constant" else 0.0,
     )
     common: dict[str, Any] = {"weight_decay": config.weight_decay or None}
     if config.ema:
         common |= {"use_ema": True, "ema_momentum": config.ema}
     if config.optimizer == "sgd":
         optimizer = keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True, **common)
+    elif config.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(schedule, **common)
     elif config.optimizer == "adamw":
         optimizer = keras.optimizers.AdamW(schedule, **common)
     else:
@@ -159,6 +232,11 @@ def _assign(stored: Any, prefix: str, variables: list[Any], path: Path) -> None:
             f"{path}: holds {len(names)} arrays, the network has {len(variables)}; was it trained by another version?"
         )
     for name, variable in zip(names, variables, strict=True):
+        if stored[name].shape != tuple(variable.shape):
+            raise DataError(
+                f"{path}: an array is {stored[name].shape}, the network's {tuple(variable.shape)}; was it trained with "
+                "another network, or for other classes?"
+            )
         variable.assign(stored[name])
 
 
@@ -175,12 +253,18 @@ def _restore(path: Path, model: keras.Model, optimizer: keras.Optimizer) -> list
     return history
 
 
-def _load_best(run: Path, model: keras.Model) -> None:
+def load_best(run: Path, model: keras.Model) -> None:
+    """Put the weights of a run's best epoch into a network of its making; DataError where they do not fit."""
+    path = _best(run)
+    with np.load(path, allow_pickle=False) as stored:
+        _assign(stored, "v", model.variables, path)
+
+
+def _best(run: Path) -> Path:
     path = run / "best.weights.npz"
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected in the --out directory of `facexp train`")
-    with np.load(path, allow_pickle=False) as stored:
-        _assign(stored, "v", model.variables, path)
+    return path
 
 
 def _write_log(path: Path, history: list[dict[str, float]]) -> None:
@@ -191,16 +275,20 @@ def _write_log(path: Path, history: list[dict[str, float]]) -> None:
     write_atomically(path, text.getvalue().encode())
 
 
-def _finish(job: Job, config: TrainConfig, out: Path, history: list[dict[str, float]], sign: int) -> Path:
+def _finish(job: Job, out: Path, history: list[dict[str, float]]) -> Path:
     # built anew in float32: a model that was made under a mixed policy would export its casts too
     model = job.build()
-    _load_best(out, model)
+    load_best(out, model)
     path = out / "model.keras"
     beside = out / "model.part.keras"
     finished, facts = job.finish(model)
-    finished.save(beside)
-    beside.replace(path)
-    best = max(history, key=lambda row: sign * row[job.monitor])
+    try:
+        finished.save(beside)
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    best = _best_row(job, history)
     summary = {
         **job.summary(),
         **facts,
@@ -210,13 +298,44 @@ def _finish(job: Job, config: TrainConfig, out: Path, history: list[dict[str, fl
         "validation": {name: value for name, value in best.items() if name.startswith("val_")},
         "training_seconds": round(sum(row["seconds"] for row in history)),
         "backend": keras.backend.backend(),
+        "facexp": version("facexp"),
     }
     write_atomically(out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
     return path
 
 
+def _write_scalars(directory: Path, row: dict[str, float]) -> None:
+    """The row of an epoch as TensorBoard's scalars."""
+    import tensorflow as tf
+
+    # a file for each epoch: a run that is killed leaves none that is half written
+    try:
+        writer = tf.summary.create_file_writer(str(directory), filename_suffix=f".epoch{row['epoch']:04.0f}")
+        with writer.as_default(step=int(row["epoch"])):
+            # `tf.summary.scalar` wants TensorBoard installed, which only who looks at the logs needs
+            summary = tf.compat.v1.Summary()
+            for name, value in row.items():
+                if name != "epoch":
+                    summary.value.add(tag=name, simple_value=value)
+            tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+        writer.close()
+    except tf.errors.OpError as error:
+        raise OSError(None, error.message, str(directory)) from error
+
+
 class _Trained(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the weights that training goes on with, which `fit` overwrites with their moving average at its end."""
+    """Keeps the weights that training goes on with, which `fit` overwrites with their moving average at its end.
+
+    Ends an epoch whose loss is no longer a finite number, and says in which batch that was.
+    """
+
+    lost_in: int | None = None
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """Stop where nothing more can be learnt."""
+        if logs and not np.isfinite(logs["loss"]):
+            self.lost_in = batch
+            self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Copy the weights before `fit` averages them."""

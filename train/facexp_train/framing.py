@@ -29,6 +29,21 @@ def jitter_matrices(rng: np.random.Generator, count: int, size: int, how: Augmen
     shift = how.shift * size * rng.standard_normal((count, 2))
     across = np.where(rng.random(count) < how.flip, -1.0, 1.0)
     down = np.where(rng.random(count) < how.vertical_flip, -1.0, 1.0)
+    return about_centre(size, angle, scale, across, down, shift)
+
+
+def about_centre(
+    size: int,
+    angle: NDArray[np.float64],
+    scale: NDArray[np.float64],
+    across: NDArray[np.float64],
+    down: NDArray[np.float64],
+    shift: NDArray[np.float64],
+) -> Matrices:
+    """(N, 2, 3) matrices that keep the centre of a crop of `size` pixels, but for the (N, 2) shift in pixels.
+
+    Reflected where `across` or `down` is -1, then turned by `angle` in radians (clockwise, y points down) and scaled.
+    """
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     linear = np.stack([np.stack([cos * across, -sin * down], -1), np.stack([sin * across, cos * down], -1)], axis=1)
     centre = (size - 1) / 2
@@ -60,6 +75,17 @@ def jittered_crops(
     """uint8 crops (N, 96, 96, 1) as the runtime cuts them, and the points (N, 15, 2) in them (NaN where missing)."""
     rng = np.random.default_rng(seed)
     jitter = jitter_matrices(rng, len(faces.images), SIZE, how)
-    matrices = compose(jitter, square_matrices(faces.squares, SIZE))
-    crops = [warp(image, matrix, SIZE) for image, matrix in zip(faces.images, matrices, strict=True)]
-    return np.stack(crops)[..., None], move_points(faces.points, matrices)
+    crops, points = _cut(faces, compose(jitter, square_matrices(faces.squares, SIZE)))
+    return crops[..., None], points
+
+
+def cut_squares(faces: KeypointFaces) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """uint8 crops (N, 96, 96) of the framing squares as they are, and the points (N, 15, 2) in them (NaN: missing)."""
+    return _cut(faces, square_matrices(faces.squares, SIZE))
+
+
+def _cut(faces: KeypointFaces, matrices: Matrices) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    crops = np.empty((len(matrices), SIZE, SIZE), np.uint8)
+    for crop, image, matrix in zip(crops, faces.images, matrices, strict=True):
+        crop[:] = warp(image, matrix, SIZE)
+    return crops, move_points(faces.points, matrices)

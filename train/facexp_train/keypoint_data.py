@@ -19,6 +19,8 @@ SQUARE: tuple[str, ...] = ("crop_x", "crop_y", "crop_side")
 KAGGLE_SIZE = 96
 CANVAS = 176
 """Side of a folder's canvases: the 96 px framing square with 40 px of room on every side, for the jitter."""
+CANVAS_SQUARE: tuple[int, int, int] = ((CANVAS - KAGGLE_SIZE) // 2, (CANVAS - KAGGLE_SIZE) // 2, KAGGLE_SIZE)
+"""The columns SQUARE of a canvas that is written as an image of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,9 @@ def read_keypoints(
     """Faces and points from Kaggle's CSV files, or from a folder with labels.csv.
 
     A CSV file has Kaggle's 30 coordinate columns and `Image` (9,216 pixels), in any order, other columns ignored; an
-    empty coordinate is a missing point. Its faces are split 80/10/10 by its `group` column, else so that copies stay
-    together, after `seed`. It is parsed once and then read from `cache` (see facexp_train.tables.cached).
+    empty coordinate is a missing point. Its faces are split by its `split` column (train, val, test); else 80/10/10 by
+    its `group` column, or so that copies stay together, after `seed`. It is parsed once and then read from `cache` (see
+    facexp_train.tables.cached).
 
     A folder's labels.csv has file, crop_x, crop_y, crop_side (pixels of the file) and the 30 coordinates; its source,
     group and split columns are kept to when they are there. Every face is brought onto the same canvas.
@@ -83,6 +86,7 @@ def read_keypoints(
     arrays = tables.cached(place, lambda: _parse_kaggle(place, quiet), cache)
     images = np.asarray(arrays["images"], dtype=np.uint8)
     groups = np.asarray(arrays["group"], dtype=np.str_)
+    named = np.asarray(arrays["split"], dtype="U5")
     count = len(images)
     middle = (KAGGLE_SIZE - 1) / 2
     return KeypointFaces(
@@ -91,21 +95,28 @@ def read_keypoints(
         squares=np.tile(np.array([middle, middle, KAGGLE_SIZE], dtype=np.float64), (count, 1)),
         source=np.full(count, place.stem),
         group=groups,
-        split=split_by_group(groups, seed),
+        split=with_validation(named, groups, seed) if named.size else split_by_group(groups, seed),
         names=np.arange(1, count + 1).astype(np.str_),
         upscale=np.full(count, np.nan),
     )
 
 
 def _parse_kaggle(path: Path, quiet: bool) -> tables.Arrays:
-    images, points, groups = [], [], []
+    images, points, groups, splits = [], [], [], []
     for row, columns in tables.chunks(path, [*COORDINATES, "Image"], quiet=quiet):
         points.append(_points(columns, path, row))
         images.append(tables.pixels(columns["Image"], KAGGLE_SIZE, path, row, "Image"))
         groups.extend(columns.get("group", []))
+        if "split" in columns:
+            splits.extend(tables.choices(columns["split"], {name: name for name in SPLITS}, path, row, "split"))
     faces = np.concatenate(images)
     group = np.array(groups, dtype=np.str_) if groups else duplicate_groups(faces, quiet=quiet)
-    return {"images": faces, "points": np.concatenate(points), "group": group}
+    return {
+        "images": faces,
+        "points": np.concatenate(points),
+        "group": group,
+        "split": np.array(splits, dtype="U5"),
+    }
 
 
 def _points(columns: dict[str, list[str]], path: Path, row: int) -> NDArray[np.float32]:

@@ -7,14 +7,15 @@ from typing import Any
 import keras
 import numpy as np
 
+from facexp.geometry import KEYPOINTS
 from facexp_train.batches import KeypointBatches
+from facexp_train.builders import build_network
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError
 from facexp_train.framing import SIZE, jittered_crops
 from facexp_train.keypoint_data import KeypointFaces
-from facexp_train.losses import weighted_distance
+from facexp_train.losses import squared_error, weighted_distance
 from facexp_train.metrics import keypoint_errors
-from facexp_train.networks import keypoint_network
 
 
 class KeypointJob:
@@ -22,10 +23,10 @@ class KeypointJob:
 
     monitor = "val_error_interocular"
     higher_is_better = False
-    losses = staticmethod(weighted_distance)
 
     def __init__(self, faces: KeypointFaces, config: TrainConfig) -> None:
         self.config = config
+        self.losses = squared_error if config.loss == "mse" else weighted_distance
         self.faces = faces.chosen((faces.split != "train") | ~np.isin(faces.names, config.leave_out))
         part = self.faces.part("train")
         held = faces.part("val")
@@ -34,13 +35,18 @@ class KeypointJob:
                 f"{config.data}: {len(part.images)} training faces and {int(held.complete().sum())} validation faces "
                 "with all 15 points; at least one of each is needed"
             )
+        labelled = np.asarray(np.isfinite(part.points).any(axis=(0, 2)))
+        if absent := [name for name, seen in zip(KEYPOINTS, labelled, strict=True) if not seen]:
+            raise DataError(
+                f"{config.data}: no training face is labelled with {', '.join(absent)}; all 15 points are needed"
+            )
         self.batches = KeypointBatches(part, SIZE, config)
         crops, points = jittered_crops(held)
         self.held = crops[held.complete()], points[held.complete()], held.source[held.complete()]
 
     def build(self) -> keras.Model:
         """A new network under the current dtype policy."""
-        return keypoint_network(SIZE, **self.config.network)
+        return build_network("keypoints", self.config.network, size=SIZE)
 
     def validate(self, model: keras.Model) -> dict[str, float]:
         """Mean error over inter-ocular distance: over all validation faces, and per source."""

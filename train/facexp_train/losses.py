@@ -20,6 +20,13 @@ def weighted_distance(target: Any, prediction: Any) -> Any:
     return ops.sum(error) / ops.maximum(ops.sum(ops.cast(weight > 0, "float32")), 1.0)
 
 
+def squared_error(target: Any, prediction: Any) -> Any:
+    """Mean squared error of the labelled points' coordinates, in square pixels; shapes as above, weights unused."""
+    known = ops.cast(target[..., 2:] > 0, "float32")
+    error = ops.square(target[..., :2] - prediction) * known
+    return ops.sum(error) / ops.maximum(2 * ops.sum(known), 1.0)
+
+
 def soft_cross_entropy(target: Any, logits: Any) -> Any:
     """Cross-entropy of (N, C) logits against distributions; a row of zeros, a face without a label, adds nothing."""
     return -ops.sum(target * ops.log_softmax(logits, axis=-1)) / ops.cast(ops.shape(target)[0], "float32")

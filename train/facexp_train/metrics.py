@@ -6,7 +6,7 @@ Each metric is a function of a weight for each face, so one resampling scheme se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,6 +19,8 @@ from facexp.geometry import KEYPOINTS, interocular
 from facexp_train.calibration import BINS, bin_of
 
 Floats = NDArray[np.float64]
+Metric = Callable[[Floats], Floats]
+"""(B, N) weights of N faces -> (B,) values."""
 RESAMPLES = 1000
 FAILURE = 0.10
 """A face whose error over the inter-ocular distance is larger counts as a failure."""
@@ -48,7 +50,7 @@ def resample_weights(groups: Sequence[Any] | NDArray[Any], seed: int = 0) -> Flo
     return draws[:, index].astype(np.float64)
 
 
-def figure(split: str, metric: str, value: Callable[[Floats], Floats], weights: Floats) -> Figure:
+def figure(split: str, metric: str, value: Metric, weights: Floats) -> Figure:
     """`value` takes (B, N) weights and gives (B,) values; the figure itself is its value at weight one each."""
     n = weights.shape[1]
     samples = value(weights)
@@ -64,12 +66,12 @@ def _reaching(figure: Figure) -> Figure:
     return replace(figure, low=min(figure.low, figure.value))
 
 
-def ratio(numerator: Floats, denominator: Floats) -> Callable[[Floats], Floats]:
+def ratio(numerator: Floats, denominator: Floats) -> Metric:
     """Weighted sum over weighted sum, the form of every mean and share."""
     return lambda weights: _divide(weights @ numerator, weights @ denominator)
 
 
-def rmse(pixels: Floats) -> Callable[[Floats], Floats]:
+def rmse(pixels: Floats) -> Metric:
     """Root mean square error of (N, 15) distances in pixels, NaN where a point is not labelled.
 
     Over coordinates, as Kaggle scores it: a point's squared distance holds two of them.
@@ -105,31 +107,42 @@ def keypoint_errors(prediction: NDArray[np.float32], truth: NDArray[np.float32])
     return KeypointErrors(pixels, relative, np.where(known.any(axis=1), face, np.nan))
 
 
-def keypoint_figures(errors: KeypointErrors, groups: NDArray[Any], split: str) -> list[Figure]:
-    """RMSE in pixels, error over inter-ocular distance, shares within bounds, and each point's error."""
-    rated = np.isfinite(errors.face)
-    if not rated.any():
-        return []
-    pixels, relative, face = errors.pixels[rated], errors.relative[rated], errors.face[rated]
-    weights = resample_weights(groups[rated])
-    known = np.isfinite(pixels)
-    ones = np.ones(len(face))
-    figures = [
-        figure(split, "rmse_px", rmse(pixels), weights),
-        figure(split, "error_interocular", ratio(face, ones), weights),
-        Figure(split, "error_interocular_median", *_median(face, weights), len(face)),
-        figure(split, "faces_above_10", ratio((face > FAILURE).astype(np.float64), ones), weights),
-    ]
+def keypoint_metrics(errors: KeypointErrors) -> dict[str, Metric]:
+    """What is measured of faces that are all rated, by its name, each as a function of the faces' weights.
+
+    ced_auc_10 is the area under the curve of the share of faces over the error that they stay below, up to `FAILURE`,
+    as a share of the whole: the mean of max(0, 1 - error / FAILURE).
+    """
+    pixels, relative, face = errors.pixels, errors.relative, errors.face
+    known, ones = np.isfinite(pixels), np.ones(len(face))
+    metrics: dict[str, Metric] = {
+        "rmse_px": rmse(pixels),
+        "mse_px": lambda weights: rmse(pixels)(weights) ** 2,
+        "error_interocular": ratio(face, ones),
+        "faces_above_10": ratio((face > FAILURE).astype(np.float64), ones),
+        "ced_auc_10": ratio(np.maximum(0, 1 - face / FAILURE), ones),
+    }
     count = known.sum(axis=1).astype(np.float64)
     for percent in (5, 10):
         within = (np.where(known, relative, np.inf) <= percent / 100).sum(axis=1).astype(np.float64)
-        figures.append(figure(split, f"points_within_{percent}", ratio(within, count), weights))
+        metrics[f"points_within_{percent}"] = ratio(within, count)
     for index, name in enumerate(KEYPOINTS):
         has = known[:, index]
         if has.any():
             value = ratio(np.where(has, relative[:, index], 0), has.astype(np.float64))
-            figures.append(figure(split, f"error_interocular/{name}", value, weights))
-    return figures
+            metrics[f"error_interocular/{name}"] = value
+    return metrics
+
+
+def keypoint_figures(errors: KeypointErrors, groups: NDArray[Any], split: str) -> list[Figure]:
+    """`keypoint_metrics` of the rated faces, and the median face's error."""
+    rated = np.isfinite(errors.face)
+    if not rated.any():
+        return []
+    errors, weights = errors.chosen(rated), resample_weights(groups[rated])
+    figures = [figure(split, name, value, weights) for name, value in keypoint_metrics(errors).items()]
+    median = Figure(split, "error_interocular_median", *_median(errors.face, weights), len(errors.face))
+    return [*figures, median]
 
 
 def detected_figures(
@@ -171,35 +184,82 @@ def emotion_scores(logits: NDArray[np.float32], truth: NDArray[np.int64], split:
     face's first label and how often such labels are right, over `calibration.BINS` bins (Guo et al., ICML 2017).
     """
     rated = truth >= 0
-    true, predicted = truth[rated], logits[rated].argmax(axis=1)
-    confusions = Confusions(true, predicted, logits.shape[1])
-    weights = resample_weights(np.arange(len(true)))
-    confidence = softmax(logits[rated].astype(np.float64), axis=1).max(axis=1)
-    gaps = ((true == predicted) - confidence)[:, None] * np.eye(BINS)[bin_of(confidence)]
-    return [
-        figure(split, "accuracy", confusions.accuracy, weights),
-        figure(split, "macro_f1", confusions.macro_f1, weights),
-        _reaching(figure(split, "calibration_error", lambda w: np.abs(w @ gaps).sum(axis=1) / w.sum(axis=1), weights)),
-    ]
+    return _figures(_scores(logits[rated], truth[rated]), split, int(rated.sum()))
+
+
+def emotion_metrics(logits: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str]) -> dict[str, Metric]:
+    """What is measured of faces that are all rated, by its name, each as a function of the faces' weights.
+
+    `emotion_scores`; the means of precision and recall over the classes of the truth, each class alike (macro) or by
+    its faces (weighted; recall's is the accuracy); and per class of the truth recall, precision, F1 and the area under
+    its ROC curve, one against the rest.
+    """
+    confusions, chances = Confusions(truth, logits.argmax(axis=1), len(labels)), softmax(logits.astype(float), axis=1)
+    present = [index for index in range(len(labels)) if (truth == index).any()]
+    # a class that all faces are of has no rest to be told from
+    areas = {index: roc_area(chances[:, index], truth == index) for index in present if len(present) > 1}
+    metrics = _scores(logits, truth) | {
+        "macro_precision": confusions.macro_precision,
+        "macro_recall": confusions.macro_recall,
+        "weighted_precision": confusions.weighted_precision,
+        "weighted_f1": confusions.weighted_f1,
+    }
+    if areas:
+        metrics["macro_auc"] = lambda weights: np.mean([area(weights) for area in areas.values()], axis=0)
+    for index in present:
+        for name, metric in (("recall", confusions.recall), ("precision", confusions.precision), ("f1", confusions.f1)):
+            metrics[f"{name}/{labels[index]}"] = partial(_of_class, metric, index)
+        if areas:
+            metrics[f"auc/{labels[index]}"] = areas[index]
+    return metrics
 
 
 def emotion_figures(
     logits: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str], split: str
 ) -> tuple[list[Figure], NDArray[np.int64]]:
-    """`emotion_scores`, and per class recall, precision and F1, with the confusion matrix, whose rows are true."""
+    """`emotion_metrics` of the rated faces as figures, and the confusion matrix, whose rows are true."""
     rated = truth >= 0
-    true = truth[rated]
-    confusions = Confusions(true, logits[rated].argmax(axis=1), len(labels))
-    weights = resample_weights(np.arange(len(true)))
-    figures = emotion_scores(logits, truth, split)
-    metrics = {"recall": confusions.recall, "precision": confusions.precision, "f1": confusions.f1}
-    for index, label in enumerate(labels):
-        if (true == index).any():
-            for name, metric in metrics.items():
-                value = partial(_of_class, metric, index)
-                figures.append(figure(split, f"{name}/{label}", value, weights))
+    values, true = logits[rated], truth[rated]
+    confusions = Confusions(true, values.argmax(axis=1), len(labels))
     table = confusions.tables(np.ones((1, len(true))))[0].astype(np.int64)
-    return figures, table
+    return _figures(emotion_metrics(values, true, labels), split, len(true)), table
+
+
+def _scores(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, Metric]:
+    predicted = logits.argmax(axis=1)
+    confusions = Confusions(truth, predicted, logits.shape[1])
+    confidence = softmax(logits.astype(np.float64), axis=1).max(axis=1)
+    gaps = ((truth == predicted) - confidence)[:, None] * np.eye(BINS)[bin_of(confidence)]
+    return {
+        "accuracy": confusions.accuracy,
+        "macro_f1": confusions.macro_f1,
+        "calibration_error": lambda weights: np.abs(weights @ gaps).sum(axis=1) / weights.sum(axis=1),
+    }
+
+
+def _figures(metrics: Mapping[str, Metric], split: str, count: int) -> list[Figure]:
+    weights = resample_weights(np.arange(count))
+    figures = [figure(split, name, value, weights) for name, value in metrics.items()]
+    return [_reaching(each) if each.metric == "calibration_error" else each for each in figures]
+
+
+def roc_area(score: Floats, positive: NDArray[np.bool_]) -> Metric:
+    """The area under the ROC curve of (N,) scores: how often a positive face scores higher than a negative one.
+
+    Ties count half, as in scikit-learn's `roc_auc_score`; NaN where the weighted faces are all of one kind.
+    """
+    order = np.argsort(score, kind="stable")
+    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
+    mask = positive[order]
+
+    def area(weights: Floats) -> Floats:
+        drawn = weights[:, order]
+        hits = np.add.reduceat(drawn * mask, starts, axis=1)
+        others = np.add.reduceat(drawn * ~mask, starts, axis=1)
+        below = np.cumsum(others, axis=1) - others / 2
+        return _divide((hits * below).sum(axis=1), hits.sum(axis=1) * others.sum(axis=1))
+
+    return area
 
 
 class Confusions:
@@ -242,8 +302,31 @@ class Confusions:
         """(B,) mean of F1 over the classes of the truth."""
         return np.asarray(np.nanmean(self.f1(weights), axis=1))
 
+    def macro_recall(self, weights: Floats) -> Floats:
+        """(B,) mean of recall over the classes of the truth."""
+        return np.asarray(np.nanmean(self.recall(weights), axis=1))
 
-def _of_class(metric: Callable[[Floats], Floats], index: int, weights: Floats) -> Floats:
+    def macro_precision(self, weights: Floats) -> Floats:
+        """(B,) mean of precision over the classes of the truth; 0 for one that was never predicted."""
+        return np.asarray(np.nanmean(self._precision_of_truth(weights), axis=1))
+
+    def weighted_precision(self, weights: Floats) -> Floats:
+        """(B,) mean of precision over the classes of the truth by their faces; 0 for one that was never predicted."""
+        return self._by_faces(self._precision_of_truth(weights), weights)
+
+    def weighted_f1(self, weights: Floats) -> Floats:
+        """(B,) mean of F1 over the classes of the truth by their faces."""
+        return self._by_faces(self.f1(weights), weights)
+
+    def _precision_of_truth(self, weights: Floats) -> Floats:
+        return np.where(self.tables(weights).sum(axis=2) > 0, np.nan_to_num(self.precision(weights)), np.nan)
+
+    def _by_faces(self, values: Floats, weights: Floats) -> Floats:
+        faces = self.tables(weights).sum(axis=2)
+        return _divide(np.where(faces > 0, values * faces, 0).sum(axis=1), faces.sum(axis=1))
+
+
+def _of_class(metric: Metric, index: int, weights: Floats) -> Floats:
     return metric(weights)[:, index]
 
 

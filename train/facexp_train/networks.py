@@ -17,7 +17,8 @@ from facexp.geometry import KEYPOINTS
 from facexp.labels import SEVEN
 
 
-def _convolution(x: Any, channels: int, kernel: int, stride: int = 1, *, name: str, activation: bool = True) -> Any:
+def convolution(x: Any, channels: int, kernel: int, stride: int = 1, *, name: str, activation: bool = True) -> Any:
+    """A convolution with batch norm, and a ReLU unless told otherwise."""
     x = layers.Conv2D(
         channels, kernel, stride, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
     )(x)
@@ -28,9 +29,9 @@ def _convolution(x: Any, channels: int, kernel: int, stride: int = 1, *, name: s
 def _residual(x: Any, channels: int, stride: int, *, name: str) -> Any:
     shortcut = x
     if stride != 1 or x.shape[-1] != channels:
-        shortcut = _convolution(x, channels, 1, stride, name=f"{name}_shortcut", activation=False)
-    y = _convolution(x, channels, 3, stride, name=f"{name}_a")
-    y = _convolution(y, channels, 3, name=f"{name}_b", activation=False)
+        shortcut = convolution(x, channels, 1, stride, name=f"{name}_shortcut", activation=False)
+    y = convolution(x, channels, 3, stride, name=f"{name}_a")
+    y = convolution(y, channels, 3, name=f"{name}_b", activation=False)
     return layers.ReLU(name=f"{name}_out")(layers.Add(name=f"{name}_add")([y, shortcut]))
 
 
@@ -81,15 +82,15 @@ def keypoint_network(
     """
     image = keras.Input((size, size, 1), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 255, name="scale")(image)
-    x = _convolution(x, stem, 3, 2, name="stem")
+    x = convolution(x, stem, 3, 2, name="stem")
     maps = _stages(x, stages, blocks)
     merged = maps[-1]
     for number in range(len(maps) - 2, -1, -1):
-        merged = _convolution(merged, stages[number], 1, name=f"merge{number + 1}", activation=False)
+        merged = convolution(merged, stages[number], 1, name=f"merge{number + 1}", activation=False)
         merged = layers.UpSampling2D(2, name=f"merge{number + 1}_up")(merged)
         merged = layers.Add(name=f"merge{number + 1}_add")([merged, maps[number]])
         merged = layers.ReLU(name=f"merge{number + 1}_out")(merged)
-    merged = _convolution(merged, head, 3, name="head")
+    merged = convolution(merged, head, 3, name="head")
     logits = layers.Conv2D(len(KEYPOINTS), 1, name="heatmaps", dtype="float32")(merged)
     position = SoftArgmax(size, name="expectation", dtype="float32")(logits)
     pooled = layers.GlobalAveragePooling2D(name="pool", dtype="float32")(maps[-1])
@@ -107,34 +108,21 @@ def emotion_network(
     blocks: int = 2,
     dropout: float = 0.3,
     heads: Sequence[str] = ("fer2013", "ferplus"),
+    classes: int = len(SEVEN),
 ) -> keras.Model:
-    """A residual network for the emotion: uint8 (N, size, size, 1) -> logits (N, 7) per head, one head a labelling.
+    """A residual network for the emotion: uint8 (N, size, size, 1) -> logits (N, classes) per head, a head a labelling.
 
     The outermost `margin` pixels are cut off inside the graph: a shifted training crop replicates its border there.
     """
     image = keras.Input((size, size, 1), dtype="uint8", name="image")
     x = layers.Cropping2D(margin, name="crop")(image)
     x = layers.Rescaling(1 / 255, name="scale")(x)
-    x = _convolution(x, stem, 3, name="stem")
+    x = convolution(x, stem, 3, name="stem")
     x = _stages(x, stages, blocks)[-1]
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dropout(dropout, name="dropout")(x)
-    outputs = {head: layers.Dense(len(SEVEN), name=head, dtype="float32")(x) for head in heads}
+    outputs = {head: layers.Dense(classes, name=head, dtype="float32")(x) for head in heads}
     return keras.Model(image, outputs, name="emotion")
-
-
-def mirror_averaged(model: keras.Model) -> keras.Model:
-    """The same emotion network, answering with the mean of its logits for a face and for its mirror image.
-
-    An expression has no side, so the two answers differ by the network's own noise alone.
-    """
-    image = keras.Input(model.input_shape[1:], dtype="uint8", name="image")
-    both = keras.ops.concatenate([image, image[:, :, ::-1]], axis=0)
-    outputs = {
-        name: keras.ops.mean(keras.ops.reshape(logits, (2, -1, logits.shape[1])), axis=0)
-        for name, logits in model(both).items()
-    }
-    return keras.Model(image, outputs, name=model.name)
 
 
 def with_temperatures(model: keras.Model, temperatures: dict[str, float]) -> keras.Model:

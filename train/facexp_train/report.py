@@ -1,54 +1,72 @@
-"""Pictures of a run: training curves and the confusion matrix."""
+"""Charts of a run and of an evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
+from scipy.special import softmax
+from sklearn.metrics import roc_curve
 
 from facexp_train.calibration import Curve
+from facexp_train.evaluate import View
+from facexp_train.metrics import FAILURE, Figure, Floats, resample_weights
+from facexp_train.style import COLOURS, SHADES, WIDTH, drawing
+
+LIMIT = 0.2
+"""Where the curve of cumulative errors ends, over the inter-ocular distance."""
 
 
-def _save(figure: Figure, path: Path) -> None:
-    beside = path.with_name(path.name + ".part")
-    FigureCanvasAgg(figure).print_png(str(beside))  # type: ignore[no-untyped-call]
-    beside.replace(path)
-
-
-def draw_curves(history: Sequence[dict[str, float]], path: Path, monitor: str) -> None:
-    """The loss and the validation metric that chooses the epoch, per epoch, as a PNG."""
+def draw_curves(history: Sequence[dict[str, float]], path: Path, monitor: str, lower_is_better: bool = True) -> None:
+    """Loss, the validation metric that chooses the epoch, and learning rate, per epoch, as a PNG."""
     epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(9, 3.6), dpi=110, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(epochs, [row["loss"] for row in history], color="tab:blue")
-    left.set(title="training loss", xlabel="epoch")
-    right.plot(epochs, [row[monitor] for row in history], color="tab:orange")
-    right.set(title=monitor.removeprefix("val_").replace("_", " ") + " (validation)", xlabel="epoch")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-    _save(figure, path)
+    values = [row[monitor] for row in history]
+    best = (np.argmin if lower_is_better else np.argmax)(values)
+    # runs of the versions that did not log it
+    rates = [row.get("learning_rate", np.nan) for row in history]
+    with drawing(path, height=2.7, width=2 * WIDTH) as figure:
+        loss, score, rate = figure.subplots(1, 3)
+        loss.plot(epochs, [row["loss"] for row in history], marker="." if len(epochs) < 30 else None)
+        loss.set(title="training loss", xlabel="epoch", ylabel="loss")
+        score.plot(epochs, values, color=COLOURS[1], marker="." if len(epochs) < 30 else None)
+        score.plot(epochs[best], values[best], "o", color=COLOURS[1], markerfacecolor="none", markersize=9)
+        title = f"validation, best {values[best]:.4f} (epoch {epochs[best]:.0f})"
+        score.set(title=title, xlabel="epoch", ylabel=_title(monitor))
+        rate.plot(epochs, rates, color=COLOURS[2], marker="." if len(epochs) < 30 else None)
+        rate.set(title="learning rate", xlabel="epoch", ylabel="rate at the epoch's end")
+        rate.set_ylim(bottom=0)
+        for axes in (loss, score, rate):
+            axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def _title(metric: str) -> str:
+    return {
+        "val_error_interocular": "error / inter-ocular distance",
+        "val_accuracy": "accuracy, mean of the heads",
+    }.get(metric, metric.removeprefix("val_").replace("_", " "))
 
 
 def draw_confusion(table: NDArray[np.int64], labels: Sequence[str], path: Path, title: str) -> None:
-    """A confusion matrix (true rows, predicted columns): shade and text are the share of the true class, as a PNG."""
+    """A confusion matrix (true rows, predicted columns), as a PNG: share of the true class, and count below it."""
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(6.4, 5.8), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="predicted", ylabel="true")
-    axes.set_xticks(range(len(labels)), labels, rotation=30)
-    axes.set_yticks(
-        range(len(labels)), [f"{label} ({count})" for label, count in zip(labels, table.sum(axis=1), strict=True)]
-    )
-    for row in range(len(labels)):
-        for column in range(len(labels)):
-            shade = "white" if share[row, column] > 0.5 else "black"
-            axes.text(column, row, f"{100 * share[row, column]:.0f}", ha="center", va="center", color=shade)
-    _save(figure, path)
+    side = max(WIDTH, 0.62 * len(labels) + 1.6)
+    with drawing(path, height=side * 0.95, width=side) as figure:
+        axes = figure.subplots()
+        axes.grid(False)
+        axes.imshow(share, cmap=SHADES, vmin=0, vmax=1)
+        axes.set(title=title, xlabel="predicted", ylabel="true (faces)")
+        axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right", rotation_mode="anchor")
+        counted = [f"{label} ({count:,})" for label, count in zip(labels, table.sum(axis=1), strict=True)]
+        axes.set_yticks(range(len(labels)), counted)
+        for (row, column), value in np.ndenumerate(share):
+            shade = "white" if value > 0.5 else "black"
+            axes.text(column, row - 0.14, f"{100 * value:.0f}%", ha="center", va="center", color=shade)
+            below: dict[str, Any] = {"ha": "center", "va": "center", "color": shade, "fontsize": 7}
+            axes.text(column, row + 0.24, f"{table[row, column]:,}", **below)
 
 
 def draw_calibration(curves: Mapping[str, Curve], path: Path, title: str) -> None:
@@ -56,16 +74,107 @@ def draw_calibration(curves: Mapping[str, Curve], path: Path, title: str) -> Non
 
     A marker's area is in proportion to the faces of its bin; on the diagonal a probability means what it says.
     """
-    figure = Figure(figsize=(5.6, 5.2), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
-    for (name, curve), colour in zip(curves.items(), ("tab:blue", "tab:orange", "tab:green"), strict=False):
-        axes.plot(curve.confidence, curve.accuracy, color=colour, linewidth=1.5, label=name)
-        axes.scatter(
-            curve.confidence, curve.accuracy, 10 + 400 * curve.faces / curve.faces.sum(), color=colour, alpha=0.7
+    with drawing(path, height=4.4) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 100], [0, 100], color="0.6", linewidth=1, linestyle="--")
+        for number, (name, curve) in enumerate(curves.items()):
+            x, y, colour = 100 * curve.confidence, 100 * curve.accuracy, COLOURS[number]
+            axes.plot(x, y, color=colour, linestyle=_LINES[number], label=name)
+            axes.scatter(x, y, 10 + 400 * curve.faces / curve.faces.sum(), color=colour, alpha=0.7)
+        axes.set(
+            title=title, xlabel="probability of the first label, %", ylabel="share of such labels that are right, %"
         )
-    axes.set(title=title, xlabel="probability of the first label", ylabel="share of such labels that are right")
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    _save(figure, path)
+        # room for a mark at the top
+        axes.set(xlim=(0, 100), ylim=(0, 103))
+        axes.legend(loc="lower right")
+
+
+_LINES = ("-", "--", ":")
+
+
+def draw_cumulative(
+    faces: Mapping[str, Floats], groups: NDArray[np.str_], path: Path, texts: Mapping[str, str], title: str
+) -> None:
+    """The share of faces over the error that they stay below, with a band of 95%, a curve a model, as a PNG.
+
+    `faces` holds each model's errors over the inter-ocular distance, NaN for a face that was not found.
+    """
+    errors = np.linspace(0, LIMIT, 201)
+    weights = resample_weights(groups)
+    with drawing(path, height=3.6, width=WIDTH * 1.2) as figure:
+        axes = figure.subplots()
+        for number, (name, values) in enumerate(faces.items()):
+            below = (np.nan_to_num(values, nan=np.inf)[:, None] <= errors).astype(float)
+            low, high = np.percentile(weights @ below / weights.sum(axis=1, keepdims=True), [2.5, 97.5], axis=0)
+            axes.fill_between(100 * errors, 100 * low, 100 * high, color=COLOURS[number], alpha=0.2, linewidth=0)
+            label = f"{name}: {texts[name]}"
+            axes.plot(
+                100 * errors, 100 * below.mean(axis=0), color=COLOURS[number], linestyle=_LINES[number], label=label
+            )
+        axes.axvline(100 * FAILURE, color="0.4", linewidth=1, linestyle=":")
+        axes.text(100 * FAILURE + 0.2, 3, "failures beyond", fontsize=8, color="0.3")
+        axes.set(title=title, xlabel="error / inter-ocular distance, %", ylabel="share of faces below, %")
+        axes.set(xlim=(0, 100 * LIMIT), ylim=(0, 101))
+        figure.legend(loc="outside lower center", ncols=1)
+
+
+def draw_points(points: Mapping[str, Sequence[tuple[str, Figure]]], path: Path, title: str) -> None:
+    """Each point's error with its interval, a mark a model, as a PNG. `points`: (name, figure) of each model."""
+    names = [name for name, _ in next(iter(points.values()))]
+    with drawing(path, height=0.26 * len(names) + 1.1, width=WIDTH * 1.2) as figure:
+        axes = figure.subplots()
+        for number, (model, found) in enumerate(points.items()):
+            shift = 0.2 * (number - (len(points) - 1) / 2)
+            value, low, high = (np.array([100 * getattr(f, key) for _, f in found]) for key in ("value", "low", "high"))
+            reach = np.maximum(0, [value - low, high - value])
+            marks: dict[str, Any] = {"fmt": "os^"[number], "markersize": 4, "capsize": 2, "color": COLOURS[number]}
+            axes.errorbar(value, np.arange(len(value)) + shift, xerr=reach, label=model, **marks)
+        axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+        axes.invert_yaxis()
+        axes.set(title=title, xlabel="error / inter-ocular distance, % (line: 95% interval)")
+        axes.set_xlim(left=0)
+        if len(points) > 1:
+            figure.legend(loc="outside lower center", ncols=1)
+
+
+def draw_roc(views: Mapping[str, View], areas: Mapping[str, Mapping[str, str]], path: Path, title: str) -> None:
+    """ROC curves of each class against the rest, a panel a class and a line a model, as a PNG.
+
+    `areas` holds what is written of each class's curve, by model.
+    """
+    labels = [label for label in next(iter(views.values())).labels if any(label in texts for texts in areas.values())]
+    columns = min(4, len(labels))
+    rows = -(-len(labels) // columns)
+    with drawing(path, height=2.75 * rows + 0.4, width=2.35 * columns) as figure:
+        panels = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes, label in zip(panels, labels, strict=False):
+            _roc_panel(axes, views, areas, label)
+        for axes in panels[len(labels) :]:
+            axes.set_axis_off()
+        for axes in panels[::columns]:
+            axes.set_ylabel("its faces found, %")
+        figure.suptitle(title, fontsize=10)
+        if len(views) > 1:
+            handles = panels[0].get_lines()[1:]
+            figure.legend(handles, list(views), loc="outside lower center", ncols=1)
+
+
+def _roc_panel(axes: Axes, views: Mapping[str, View], areas: Mapping[str, Mapping[str, str]], label: str) -> None:
+    axes.plot([0, 100], [0, 100], color="0.6", linewidth=1, linestyle="--")
+    for number, (name, view) in enumerate(views.items()):
+        rated, code = view.truth >= 0, view.labels.index(label)
+        chances = softmax(view.logits[rated].astype(float), axis=1)[:, code]
+        false, true, _ = roc_curve(view.truth[rated] == code, chances)
+        axes.plot(100 * false, 100 * true, color=COLOURS[number], linestyle=_LINES[number])
+        place = 0.04 + 0.11 * (len(views) - 1 - number)
+        text: dict[str, Any] = {"ha": "right", "fontsize": 8, "color": COLOURS[number], "transform": axes.transAxes}
+        axes.text(0.97, place, areas[name].get(label, ""), **text)
+    axes.set(
+        title=label,
+        xlabel="others taken for it, %",
+        xlim=(-1, 101),
+        ylim=(-1, 101),
+        aspect="equal",
+        xticks=(0, 50, 100),
+        yticks=(0, 50, 100),
+    )

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib import resources
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from facexp_train import fit
+from facexp_train.command import CONFIGS, parsed
 from facexp_train.config import Task, TrainConfig, read_toml
 from facexp_train.emotion import EmotionJob
 from facexp_train.emotion_data import EmotionFaces, read_emotion
 from facexp_train.errors import DataError
-from facexp_train.evaluate import Evaluation, Predict
+from facexp_train.evaluate import Predict
 from facexp_train.keypoint_data import KeypointFaces, read_keypoints
 from facexp_train.keypoints import KeypointJob
-from facexp_train.report import draw_calibration, draw_confusion
+from facexp_train.run_page import draw_answers, draw_samples, write_page
 
 
 def configure(
-    task: Task, data: str, votes: str | None = None, file: Path | None = None, changes: Sequence[str] = ()
+    task: Task, data: str, votes: str | None = None, name: str | None = None, changes: Sequence[str] = ()
 ) -> TrainConfig:
-    """The shipped model's configuration, or `file` (TOML), with changes such as "epochs=2" or "augmentation.flip=0".
+    """The shipped model's configuration, or that of `name`, with changes such as "epochs=2" or "augmentation.flip=0".
 
-    DataError names an unknown key or a value of the wrong kind.
+    `name` is a TOML file, or one of `recipes`. DataError names an unknown key or a value of the wrong kind.
     """
-    shipped = Path(str(resources.files("facexp_train"))) / "configs" / f"{task}.toml"
-    values = read_toml(file or shipped)
+    file = _find(task, name or task)
+    values = read_toml(file)
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
@@ -42,30 +42,81 @@ def configure(
             place = place.setdefault(name, {})
             if not isinstance(place, dict):
                 raise DataError(f"--set {change}: {name} is a value, not a table")
-        place[last] = _parse(text.strip())
+        place[last] = parsed(text.strip())
     values |= {"task": task, "data": data, "votes": votes}
-    return TrainConfig.from_dict(values, str(file or f"configs/{task}.toml"))
+    return TrainConfig.from_dict(values, str(file))
 
 
-def _parse(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+def recipes(task: Task) -> list[str]:
+    """Names of the configurations that come with facexp; the task's own name is the shipped network's."""
+    return sorted(file.stem for file in CONFIGS.glob(f"{task}*.toml"))
+
+
+def _find(task: Task, name: str) -> Path:
+    if name in recipes(task):
+        return CONFIGS / f"{name}.toml"
+    if Path(name).is_file():
+        return Path(name)
+    raise DataError(f"{name}: no such file, and no configuration of that name; there are {', '.join(recipes(task))}")
 
 
 def read_faces(config: TrainConfig, quiet: bool = False) -> KeypointFaces | EmotionFaces:
-    """The data of a configuration; DataError where it cannot be read."""
+    """The data of a configuration, of its classes where it names some; DataError where it cannot be read."""
     if config.task == "keypoints":
         return read_keypoints(config.data, seed=config.seed, quiet=quiet)
-    return read_emotion(config.data, config.votes, seed=config.seed, quiet=quiet)
+    faces = read_emotion(config.data, config.votes, seed=config.seed, quiet=quiet)
+    return faces.of(config.classes) if config.classes else faces
 
 
-def start(config: TrainConfig, out: Path, resume: bool = False, quiet: bool = False) -> Path:
-    """Train into the directory `out`; returns the path of model.keras."""
+def check_splits(
+    faces: KeypointFaces | EmotionFaces, config: TrainConfig, other: TrainConfig, quiet: bool = False
+) -> None:
+    """DataError where another configuration would split the same faces in another way.
+
+    Data that names no splits is divided after the seed, so that a network of another seed may have been trained on
+    faces that this one holds out.
+    """
+    if other.seed != config.seed and not np.array_equal(read_faces(other, quiet).split, faces.split):
+        raise DataError(
+            f"{config.data}: names no splits, and the networks were trained with seeds {config.seed} and {other.seed}: "
+            "what the one holds out the other has learnt"
+        )
+
+
+def start(config: TrainConfig, out: Path, resume: bool = False, quiet: bool = False, tensorboard: bool = False) -> Path:
+    """Train into the directory `out`; returns the path of model.keras.
+
+    Teachers are trained first, into `out`/teacher1 and so on; a teacher whose run has ended is not trained again.
+    `tensorboard` writes logs for it into the run's own folder. DataError where the data cannot be trained on,
+    TrainingError where training cannot go on.
+    """
     faces = read_faces(config, quiet)
-    job = KeypointJob(faces, config) if isinstance(faces, KeypointFaces) else EmotionJob(faces, config)
-    return fit.train(job, config, out, resume, quiet)
+    if isinstance(faces, EmotionFaces):
+        seen = np.unique(faces.part("train").labels)
+        if unseen := [name for code, name in enumerate(faces.classes) if name in config.classes and code not in seen]:
+            raise DataError(f"{config.data}: no training face is {unseen[0]}, one of the configuration's classes")
+        # a run says what its outputs mean, whatever the data said
+        config = replace(config, classes=list(faces.classes))
+    return _train(faces, config, out, resume, quiet, tensorboard)
+
+
+def _train(
+    faces: KeypointFaces | EmotionFaces, config: TrainConfig, out: Path, resume: bool, quiet: bool, tensorboard: bool
+) -> Path:
+    job = KeypointJob(faces, config) if isinstance(faces, KeypointFaces) else EmotionJob(faces, config, quiet)
+    fit.prepare(config, out, resume)
+    teachers = [out / f"teacher{number}" for number in range(1, len(config.teachers) + 1)]
+    for number, run in enumerate(teachers):
+        if not (run / "model.keras").is_file():
+            _train(faces, config.teacher(number), run, (run / "config.json").is_file(), quiet, tensorboard)
+    if isinstance(job, EmotionJob) and teachers:
+        job.learn_from(teachers)
+    with fit.writing(out, 0):
+        draw_samples(job.batches, getattr(faces, "classes", ()), config, out)
+    path = fit.train(job, config, out, resume, quiet, tensorboard)
+    with fit.writing(out, config.epochs):
+        write_page(config, out, draw_answers(load_predict(out), faces, out))
+    return path
 
 
 def load_predict(run: Path) -> Predict:
@@ -87,24 +138,3 @@ def temperatures(run: Path) -> dict[str, float] | None:
     path = run / "summary.json"
     found: dict[str, float] | None = json.loads(path.read_text()).get("temperatures") if path.is_file() else None
     return found
-
-
-def write_evaluation(evaluation: Evaluation, out: Path) -> None:
-    """evaluation.json (figures of other splits stay) and a PNG for each confusion matrix and calibration curve."""
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "evaluation.json"
-    measured = {f.split for f in evaluation.figures}
-    stored = json.loads(path.read_text()) if path.is_file() else {"figures": [], "worst": {}}
-    figures = [f for f in stored["figures"] if f["split"] not in measured]
-    figures += [f.to_dict() for f in evaluation.figures]
-    worst = stored["worst"] | ({evaluation.split: evaluation.worst} if evaluation.worst else {})
-    text = json.dumps({"figures": figures, "worst": worst}, indent=1) + "\n"
-    fit.write_atomically(path, text.encode())
-    for confusion in evaluation.confusions:
-        title = f"{confusion.name}, {evaluation.split}: share of the true class in %"
-        draw_confusion(
-            confusion.table, confusion.labels, out / f"confusion_{confusion.name}_{evaluation.split}.png", title
-        )
-    for labelling, curves in evaluation.calibrations.items():
-        title = f"{labelling}, {evaluation.split}"
-        draw_calibration(curves, out / f"calibration_{labelling}_{evaluation.split}.png", title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import logging
 import os
@@ -22,7 +23,7 @@ Arrays = dict[str, NDArray[np.generic]]
 Texts = list[str]
 
 # raise it when what the readers put into a cache changes, so that older caches are read no more
-READER_VERSION = 2
+READER_VERSION = 4
 _CHUNK_ROWS = 2000
 
 
@@ -65,6 +66,17 @@ def chunks(path: Path, expected: Sequence[str], *, quiet: bool = False) -> Itera
         raise DataError(f"{path}: not a CSV table with {_listed(expected)}: {reason}") from None
     if row == 1:
         raise DataError(f"{path}: the table has no rows; expected at least one below the header")
+
+
+def columns(path: Path) -> list[str]:
+    """The names of a CSV file's columns, without the spaces round them; DataError where it cannot be read."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return [name.strip() for name in next(csv.reader(file), [])]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise DataError(f"{path}: not a CSV table") from None
 
 
 def pixels(texts: Texts, size: int, path: Path, row: int, column: str) -> NDArray[np.uint8]:

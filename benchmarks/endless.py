@@ -1,0 +1,146 @@
+"""Do memory and time per frame stay flat? python benchmarks/endless.py [--frames 100000] [--clip CLIP]
+
+A clip is looped through what `facexp-infer` does with it: reading, following faces, JSON lines. After a warm-up, the
+memory that the process holds and the time of a frame are compared from slice to slice. The exit status is 1 where
+memory grows by 2 MB or more, or where the p99 of the second half is far from that of the first. tests/test_endless.py
+is its short form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import cv2
+import numpy as np
+
+import facexp
+from facexp.pipeline import analyze_sources
+from facexp.reading import ReadOptions
+from facexp.sinks import JsonlSink
+from facexp.sources import Shot, Source
+from facexp_cli.demo import astronaut
+
+GROWTH_MB = 2.0
+# p99 of wall time is what other programs make of it: CPU time is what is judged, and that only by its order
+SLOWER = 1.5
+SLICES = 20
+
+
+@dataclass(frozen=True)
+class Slice:
+    frames: int
+    rss_mb: float
+    p50_ms: float
+    p99_ms: float
+    cpu_p50_ms: float
+    cpu_p99_ms: float
+
+
+class Loop:
+    """A clip that begins again at its end, with times that go on: one source for the tracker."""
+
+    address = None
+
+    def __init__(self, clip: Path, frames: int) -> None:
+        self.name, self._source, self._frames = clip.name, Source(str(clip), PurePath(clip.name)), frames
+
+    def shots(self, options: ReadOptions) -> Iterator[Shot]:
+        numbers = itertools.count()
+        while True:
+            for shot in self._source.shots(options):
+                number = next(numbers)
+                if number == self._frames:
+                    return
+                fps = shot.fps or 25.0
+                yield Shot(self.name, shot.save_as, number, 1000 * number / fps, shot.image, fps)
+
+
+class Nowhere:
+    def write(self, text: str, /) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+def slices(
+    analyzer: facexp.Analyzer, clip: Path, frames: int, each: Callable[[], None] = lambda: None
+) -> Iterator[Slice]:
+    """Loops the clip; SLICES slices after a warm-up of one more. `each` is called for each frame."""
+    size = frames // (SLICES + 1)
+    sink = JsonlSink(Nowhere())
+    records = analyze_sources(analyzer, [Loop(clip, size * (SLICES + 1))])  # type: ignore[list-item]
+    for number in range(SLICES + 1):
+        wall, cpu = np.empty(size), np.empty(size)
+        for row in range(size):
+            start, used = time.perf_counter(), time.process_time()
+            frame, shot = next(records)
+            sink.write(frame, shot)
+            each()
+            wall[row], cpu[row] = time.perf_counter() - start, time.process_time() - used
+        if number:
+            times = [1e3 * float(np.percentile(values, p)) for values in (wall, cpu) for p in (50, 99)]
+            yield Slice(size, rss_mb(), *times)
+
+
+def growth_mb(found: list[Slice]) -> float:
+    """By how much the least memory of the last quarter exceeds the most of the first: what comes and goes is none."""
+    quarter = max(1, len(found) // 4)
+    return min(part.rss_mb for part in found[-quarter:]) - max(part.rss_mb for part in found[:quarter])
+
+
+def slowdown(found: list[Slice]) -> float:
+    """Median CPU p99 of the last half over that of the first."""
+    half = len(found) // 2
+    return float(np.median([part.cpu_p99_ms for part in found[half:]])) / float(
+        np.median([part.cpu_p99_ms for part in found[:half]])
+    )
+
+
+def rss_mb() -> float:
+    """What the process holds now, in MB of 10^6 bytes (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 1e6
+
+
+def portrait_clip(path: Path) -> Path:
+    """Two seconds of a face that moves a little, and is gone for a few frames."""
+    image = cv2.resize(cv2.imread(str(astronaut())), (256, 256), interpolation=cv2.INTER_AREA)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (256, 256))
+    for number in range(50):
+        move = np.array([[1, 0, 4 * np.sin(number / 8)], [0, 1, 3 * np.cos(number / 8)]])
+        shown = cv2.warpAffine(image, move, (256, 256), borderMode=cv2.BORDER_REPLICATE)
+        writer.write(np.full_like(shown, 110) if number >= 45 else shown)
+    writer.release()
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=100_000)
+    parser.add_argument("--clip", type=Path)
+    asked = parser.parse_args()
+    cv2.setNumThreads(1)
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        clip = asked.clip or portrait_clip(Path(folder, "portrait.mp4"))
+        for part in slices(facexp.Analyzer("cpu", 1), clip, asked.frames):
+            found.append(part)
+            print(
+                f"{len(found) * part.frames:>8} frames: {part.rss_mb:7.1f} MB, p50 {part.p50_ms:6.2f} and p99 "
+                f"{part.p99_ms:7.2f} ms a frame (CPU {part.cpu_p50_ms:.2f} and {part.cpu_p99_ms:.2f})",
+                flush=True,
+            )
+    grown, slower = growth_mb(found), slowdown(found)
+    flat = grown < GROWTH_MB and slower < SLOWER
+    print(f"memory {grown:+.2f} MB, p99 x{slower:.2f}: {'flat' if flat else 'NOT FLAT'}")
+    sys.exit(0 if flat else 1)
+
+
+if __name__ == "__main__":
+    main()

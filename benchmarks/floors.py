@@ -1,0 +1,293 @@
+"""Is facexp as fast as promised here? python benchmarks/floors.py [--rounds N] [--json FILE] [--install] [--only ROW]
+
+One line for each promise: measured, floor, aim, met or not. The inputs are made from the astronaut of scikit-image in a
+temporary folder. Everything is measured in turns, several times, and the best counts: what other programs take is
+noise. On a busy machine read the CPU times and ratios beside. --install builds the wheel and installs it into an
+environment of its own, which needs the package index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+import facexp
+from facexp.pipeline import analyze_sources
+from facexp.reading import ReadOptions
+from facexp.session import Session
+from facexp.sinks import JsonlSink
+from facexp.sources import open_sources
+from facexp.timing import run_process
+from facexp_cli.demo import astronaut
+
+ROOT = Path(__file__).resolve().parent.parent
+FRAMES, PHOTOS = 200, 8
+CORES = 2
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Line:
+    what: str
+    measured: float
+    floor: float
+    aim: float
+    unit: str
+    more: bool = False
+    """More is better."""
+    beside: str = ""
+
+    @property
+    def verdict(self) -> str:
+        better = self.measured >= self.aim if self.more else self.measured <= self.aim
+        enough = self.measured >= self.floor if self.more else self.measured <= self.floor
+        return "aim" if better else "floor" if enough else "missed"
+
+    def __str__(self) -> str:
+        sign = ">=" if self.more else "<="
+        return (
+            f"| {self.what} | {self.measured:.3g} {self.unit} | {sign} {self.floor:g} | {sign} {self.aim:g} "
+            f"| {self.verdict} | {self.beside} |"
+        )
+
+
+class Nowhere:
+    def write(self, text: str, /) -> None: ...
+
+    def flush(self) -> None: ...
+
+
+def best(calls: dict[str, Callable[[], object]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """The shortest wall and CPU seconds of each, in turns, after a round that warms up."""
+    wall = dict.fromkeys(calls, float("inf"))
+    cpu = dict(wall)
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            start, used = time.perf_counter(), time.process_time()
+            call()
+            if number:
+                wall[name] = min(wall[name], time.perf_counter() - start)
+                cpu[name] = min(cpu[name], time.process_time() - used)
+    return wall, cpu
+
+
+def records(analyzer: facexp.Analyzer, path: Path, **options: bool) -> int:
+    """What `facexp-infer PATH > faces.jsonl` does once it has started."""
+    sink, count = JsonlSink(Nowhere()), 0
+    for frame, shot in analyze_sources(analyzer, open_sources([str(path)]), ReadOptions(**options)):
+        if frame.error is not None:
+            raise SystemExit(frame.error)
+        sink.write(frame, shot)
+        count += 1
+    return count
+
+
+def networks(rounds: int) -> Iterator[Line]:
+    bundle, face = facexp.Analyzer("cpu").bundle, cv2.cvtColor(portrait()[40:200, 145:305], cv2.COLOR_BGR2GRAY)
+    for key in ("int8.onnx", "int8.tflite"):
+        calls: dict[str, Callable[[], object]] = {}
+        for model in (bundle.keypoints, bundle.emotion):
+            crop = cv2.resize(face, (model.size, model.size), interpolation=cv2.INTER_AREA)[None, :, :, None]
+            try:
+                session = Session(bundle.read(model, key), model, key, threads=1)
+            except facexp.DeviceError as error:
+                print(f"{key}: {error}", file=sys.stderr)
+                break
+            calls[model.name] = functools.partial(session.run, crop)
+        else:
+            wall, _ = best(calls, 100 * rounds)
+            each = ", ".join(f"{name} {1e3 * seconds:.2f}" for name, seconds in wall.items())
+            yield Line(
+                f"both networks, one face, one thread, {key}", 1e3 * sum(wall.values()), 0.9, 0.5, "ms", beside=each
+            )
+
+
+def photo(rounds: int, folder: Path) -> Iterator[Line]:
+    calls = {
+        f"{threads or 'all'} threads": functools.partial(records, facexp.Analyzer("cpu", threads), folder / "450.jpg")
+        for threads in (None, 1)
+    }
+    wall, cpu = best(calls, 20 * rounds)
+    beside = ", ".join(f"{name} {1e3 * wall[name]:.1f} (CPU {1e3 * cpu[name]:.1f})" for name in calls)
+    yield Line("a 450 px photo, decode to record", 1e3 * min(wall.values()), 8, 5, "ms", beside=beside)
+
+
+def clips(rounds: int, folder: Path) -> Iterator[Line]:
+    analyzer = facexp.Analyzer("cpu")
+    for faces, floor, aim in ((1, 200, 300), (5, 120, 200)):
+        path = clip(folder / f"{faces}.mp4", faces)
+        calls = {"facexp": functools.partial(records, analyzer, path), "decoding": functools.partial(decode_clip, path)}
+        wall, cpu = best(calls, rounds)
+        beside = (
+            f"CPU {1e3 * cpu['facexp'] / FRAMES:.2f} ms a frame, of which decoding {1e3 * cpu['decoding'] / FRAMES:.2f}"
+        )
+        yield Line(f"clip 512x512, {faces} face(s), JSONL", FRAMES / wall["facexp"], floor, aim, "fps", True, beside)
+
+
+def large_photos(rounds: int, folder: Path) -> Iterator[Line]:
+    place = folder / "large"
+    place.mkdir()
+    # as noisy as a camera's, so that there is as much to decode
+    rng = np.random.default_rng(0)
+    big = cv2.resize(portrait()[:384], (4000, 3000), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+    data = cv2.imencode(
+        ".jpg", np.clip(big + rng.normal(0, 6, big.shape), 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90]
+    )[1]
+    for number in range(PHOTOS):
+        (place / f"{number}.jpg").write_bytes(data.tobytes())
+    analyzer = facexp.Analyzer("cpu")
+    calls: dict[str, Callable[[], object]] = {
+        "facexp": functools.partial(records, analyzer, place, reduced=True),
+        "facexp, all pixels": functools.partial(records, analyzer, place),
+        "decoding": functools.partial(decode_photos, place, cv2.IMREAD_COLOR),
+        "decoding 1/2": functools.partial(decode_photos, place, cv2.IMREAD_REDUCED_COLOR_2),
+    }
+    wall, cpu = best(calls, rounds)
+    beside = ", ".join(f"{name} {1e3 * wall[name] / PHOTOS:.1f} ms a photo" for name in calls)
+    for against in ("decoding", "decoding 1/2"):
+        ratio, by_cpu = (100 * seconds[against] / seconds["facexp"] for seconds in (wall, cpu))
+        yield Line(
+            f"folder of 12-megapixel photos, of {against} alone",
+            *(ratio, 70, 85, "%", True),
+            beside=f"by CPU time {by_cpu:.0f}%; {beside}",
+        )
+
+
+def processes(rounds: int, folder: Path) -> Iterator[Line]:
+    infer = (sys.executable, "-c", "from facexp_cli.main import infer_main; infer_main()", str(folder / "450.jpg"))
+    commands = {
+        "photo": infer,
+        "imports": (sys.executable, "-c", "import numpy, cv2, onnxruntime"),
+        "help": (sys.executable, "-c", "from facexp_cli.main import main; main()", "--help"),
+        "python": (sys.executable, "-c", "pass"),
+    }
+    runs = {name: [] for name in commands}
+    for _ in range(5 * rounds):
+        for name, command in commands.items():
+            runs[name].append(run_process(command))
+    wall = {name: min(run.seconds for run in found) for name, found in runs.items()}
+    cpu = {name: min(run.cpu_seconds or 0 for run in found) for name, found in runs.items()}
+    peak = {name: max(run.peak_mb or 0 for run in found) for name, found in runs.items()}
+    beside = (
+        f"CPU {cpu['photo']:.2f}; importing numpy, cv2, onnxruntime {wall['imports']:.2f} (CPU {cpu['imports']:.2f})"
+    )
+    yield Line("cold start, one photo", wall["photo"], 0.45, 0.25, "s", beside=beside)
+    yield Line("memory of that process", peak["photo"], 120, 90, "MB", beside=f"imports {peak['imports']:.0f}")
+    beside = f"CPU {cpu['help']:.2f}; Python alone {wall['python']:.2f} (CPU {cpu['python']:.2f})"
+    yield Line("facexp --help", wall["help"], 0.2, 0.1, "s", beside=beside)
+
+
+def installed(rounds: int, folder: Path) -> Iterator[Line]:
+    """The wheel with its extra `cpu`, without Python and pip."""
+    quiet = {
+        "check": True,
+        "stdout": subprocess.DEVNULL,
+        "env": {k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+    }
+    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)], **quiet)  # type: ignore[call-overload]
+    (wheel,) = folder.glob("*.whl")
+    home = folder / "environment"
+    subprocess.run([sys.executable, "-m", "venv", str(home)], **quiet)  # type: ignore[call-overload]
+    (packages,) = home.glob("lib/python*/site-packages")
+    before = size_mb(packages)
+    subprocess.run([home / "bin" / "python", "-m", "pip", "install", "-q", f"{wheel}[cpu]"], **quiet)  # type: ignore[call-overload]
+    parts = {path.name: size_mb(path) for path in packages.iterdir() if path.is_dir()}
+    largest = sorted(parts.items(), key=lambda part: -part[1])[:8]
+    beside = ", ".join(f"{name} {megabytes:.0f}" for name, megabytes in largest)
+    yield Line("pip install facexp[cpu], on disk", size_mb(packages) - before, 345, 315, "MB", beside=beside)
+
+
+def size_mb(folder: Path) -> float:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir()) / 1e6
+
+
+def portrait() -> Image:
+    return np.asarray(cv2.imread(str(astronaut())), np.uint8)
+
+
+def clip(path: Path, faces: int) -> Path:
+    """People who move a little in front of a gray wall."""
+    image = portrait()
+    if faces > 1:
+        image, face = (
+            np.full_like(image, 110),
+            cv2.resize(image[20:230, 110:350], (160, 140), interpolation=cv2.INTER_AREA),
+        )
+        for number in range(faces):
+            x, y = 5 + number % 3 * 170, 40 + number // 3 * 230
+            image[y : y + 140, x : x + 160] = face
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (512, 512))
+    for number in range(FRAMES):
+        move = np.array([[1, 0, 4 * np.sin(number / 9)], [0, 1, 3 * np.cos(number / 7)]])
+        writer.write(cv2.warpAffine(image, move, (512, 512), borderMode=cv2.BORDER_REPLICATE))
+    writer.release()
+    return path
+
+
+def decode_clip(path: Path) -> None:
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    while capture.read()[0]:
+        pass
+    capture.release()
+
+
+def decode_photos(place: Path, how: int) -> None:
+    def one(path: Path) -> None:
+        cv2.imdecode(np.fromfile(path, np.uint8), how)
+
+    with ThreadPoolExecutor(CORES) as pool:
+        list(pool.map(one, sorted(place.iterdir())))
+
+
+ROWS = {
+    "networks": lambda rounds, _: networks(rounds),
+    "photo": photo,
+    "clips": clips,
+    "large": large_photos,
+    "processes": processes,
+    "install": installed,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--install", action="store_true", help="also how much `pip install facexp[cpu]` takes on disk")
+    parser.add_argument("--only", action="append", choices=list(ROWS))
+    asked = parser.parse_args()
+    with contextlib.suppress(AttributeError):
+        # the promise is for two cores
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    wanted = asked.only or [name for name in ROWS if name != "install" or asked.install]
+    print("| | measured | floor | aim | met | beside |\n| --- | --- | --- | --- | --- | --- |")
+    lines = []
+    with tempfile.TemporaryDirectory() as name:
+        small = cv2.resize(portrait(), (450, 450), interpolation=cv2.INTER_AREA)
+        cv2.imwrite(str(Path(name, "450.jpg")), small, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        for row in wanted:
+            for line in ROWS[row](asked.rounds, Path(name)):
+                print(line, flush=True)
+                lines.append(asdict(line) | {"met": line.verdict})
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(lines, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

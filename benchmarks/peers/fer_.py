@@ -1,0 +1,15 @@
+"""fer: faces (Haar cascade) and emotions, with its TFLite network, which is its default."""
+
+import loop
+
+
+def load():
+    import cv2
+    from fer.fer import FER
+
+    cv2.setNumThreads(1)
+    model = FER()
+    return lambda path: len(model.detect_emotions(cv2.imread(path)))
+
+
+loop.serve(load)

@@ -1,0 +1,46 @@
+"""`facexp augment`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from facexp_cli.console import quiet_libraries
+from facexp_cli.extras import require
+
+
+@click.command("augment")
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="New folder to write.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same copies."
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    help="Only this change, more than once for several: flip, vertical-flip, brighter, darker, rotated, scaled.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+def augment_command(data: Path, out: Path, seed: int, only: tuple[str, ...], quiet: bool) -> None:
+    """Write DATA with changed copies of its training faces, in the format that it came in.
+
+    DATA is whatever `facexp train` takes. Validation and test faces stay as they are. Points move with their faces, and
+    in a reflection left and right change names. Prints what to give to `facexp train`; augmentation.png shows the
+    changes.
+    """
+    require("train", "pandas", "matplotlib")
+    with quiet_libraries():
+        from facexp_train.augmented_data import augment
+        from facexp_train.changes import CHANGES
+        from facexp_train.errors import DataError
+
+        try:
+            made = augment(data, out, only or CHANGES, seed=seed, quiet=quiet)
+        except DataError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            raise click.ClickException(f"the dataset cannot be written: {error}") from error
+    click.echo(f"{made.faces:,} faces and {made.copies:,} changed copies", err=True)
+    click.echo(made.path)

@@ -1,0 +1,90 @@
+"""`facexp benchmark`: how fast it is here, stage by stage."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from facexp_cli.console import quiet_libraries
+from facexp_cli.extras import require
+
+_PHOTO = (sys.executable, "-c", "from facexp_cli.main import infer_main; infer_main()")
+
+
+def _numbers(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
+    """1,2,4 as numbers."""
+    try:
+        numbers = tuple(int(number) for number in value.split(","))
+    except ValueError:
+        numbers = (0,)
+    if min(numbers) < 1:
+        raise click.BadParameter(f"{value} is not a list of numbers from 1, such as 1,2")
+    return numbers
+
+
+@click.command("benchmark", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("sources", nargs=-1, metavar="[SOURCE]...")
+@click.option("--threads", default="1", show_default=True, metavar="N,...", callback=_numbers, help="CPU threads.")
+@click.option("--batch", default="1,8", show_default=True, metavar="N,...", callback=_numbers, help="Crops at once.")
+@click.option("--rounds", type=click.IntRange(1), default=50, show_default=True, help="How often all is measured.")
+@click.option("--starts", type=click.IntRange(0), default=5, show_default=True, help="Processes for the cold start.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--bundle",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Another model bundle: the folder of its manifest.json.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the table.")
+def benchmark(
+    sources: tuple[str, ...],
+    threads: tuple[int, ...],
+    batch: tuple[int, ...],
+    rounds: int,
+    starts: int,
+    device: str,
+    bundle: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure how long each stage takes on this machine.
+
+    SOURCE is a photo, clip or folder; without any, facexp draws a face. What is compared is measured in turns, so
+    that whatever else runs here slows all of it alike: ratios hold on a busy machine, milliseconds do not.
+
+    Stages: read (and decode), detect, keypoints, emotion; whole is a picture from its file to its record, track a
+    frame of a clip whose faces are followed. Then every file of both networks that runs here, and the cold start:
+    `facexp-infer` on one photo in a process of its own.
+    """
+    require("cpu", "onnxruntime")
+    with quiet_libraries(), _bar() as progress:
+        from facexp import FacexpError
+        from facexp.benchmark import Plan, run, table
+
+        plan = Plan(sources, threads, batch, device, bundle, rounds, starts, _PHOTO)
+        try:
+            report = run(plan, progress)
+        except FacexpError as error:
+            raise click.ClickException(str(error)) from None
+    for reason in report.skipped:
+        click.echo(f"Note: not measured: {reason}", err=True)
+    click.echo(json.dumps(report.as_json(), indent=1) if as_json else table(report))
+
+
+@contextlib.contextmanager
+def _bar() -> Any:
+    """A progress bar on a terminal's standard error."""
+    from tqdm import tqdm
+
+    with tqdm(disable=not sys.stderr.isatty(), file=sys.stderr, leave=False, unit="round") as bar:
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.set_description(what, refresh=False)
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        yield progress

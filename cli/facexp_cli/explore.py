@@ -1,0 +1,55 @@
+"""`facexp explore`."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from facexp_cli.console import quiet_libraries, say
+from facexp_cli.extras import require
+
+if TYPE_CHECKING:
+    from facexp_train.explore import Judge
+
+
+@click.command("explore")
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the report. Default: explore-DATA."
+)
+@click.option(
+    "--votes", type=click.Path(exists=True), help="FER+'s fer2013new.csv; default: the file of that name beside DATA."
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+def explore_command(data: Path, out: Path | None, votes: str | None, quiet: bool) -> None:
+    """Look at a dataset before training on it: what it holds, and what will hurt.
+
+    DATA is whatever `facexp train` takes. Prints a summary with warnings, and writes a page that opens offline
+    (index.html), its pictures, and its numbers as CSV and JSON.
+    """
+    require("train", "pandas", "matplotlib")
+    with quiet_libraries():
+        from facexp_train.errors import DataError
+        from facexp_train.explore import explore
+
+        try:
+            found = explore(data, out or Path(f"explore-{data.resolve().stem}"), votes, _judge(), quiet=quiet)
+        except DataError as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            raise click.ClickException(f"the report cannot be written: {error}") from error
+    click.echo(found.summary)
+    click.echo(found.page)
+
+
+def _judge() -> Judge | None:
+    """The runtime's networks, where there is an onnxruntime to run them."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        say("Note", 'whether pictures show faces is not looked at: pip install "facexp[cpu]"')
+        return None
+    from facexp import Analyzer
+
+    return Analyzer("auto").shows_face

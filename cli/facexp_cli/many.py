@@ -1,0 +1,77 @@
+"""A run of `facexp-infer --engine ray`: what `facexp.many` does, shown on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+from tqdm import tqdm
+
+from facexp_cli.console import Stop, say
+
+if TYPE_CHECKING:
+    from facexp.many import ManyImages
+    from facexp_cli.job import Job
+
+_logger = logging.getLogger("facexp")
+
+
+def run_many(job: Job) -> int:
+    """Do the job and return the exit status. Nothing goes to standard output."""
+    # the heavy imports
+    from facexp import FacexpError
+    from facexp.many import ManyImages, Settings
+
+    settings = Settings(
+        emotions=job.emotions,
+        labels=job.labels,
+        backend=job.backend,
+        detector=job.detector,
+        bundle=job.bundle,
+        min_score=job.min_score,
+        max_faces=job.max_faces,
+        face_crops=job.face_crops,
+        options=job.read_options(),
+        detect_every=job.detect_every,
+        smooth=job.smooth,
+    )
+    try:
+        many = ManyImages(job.sources, str(job.out), settings, resume=job.resume)
+        if many.left < many.total:
+            _logger.warning("%d of %d sources are done already", many.total - many.left, many.total)
+        return _run(job, many)
+    except FacexpError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _run(job: Job, many: ManyImages) -> int:
+    done, rows, faces, failed = many.total - many.left, 0, 0, False
+    begin, start, end = time.time(), math.inf, 0.0
+    shown = not job.quiet and sys.stderr.isatty()
+    bar = tqdm(total=many.total, initial=done, unit="source", disable=not shown, file=sys.stderr, leave=False)
+    parts = many.run(job.workers, job.gpus_per_worker, job.device, job.ray_address)
+    try:
+        with bar:
+            for part in parts:
+                for note in part.notes:
+                    _logger.warning(note)
+                for error in part.errors:
+                    say("Error", error)
+                done, rows, faces = done + part.sources, rows + part.rows, faces + part.faces
+                start, end = min(start, part.start_s), max(end, part.end_s)
+                failed = failed or bool(part.errors)
+                bar.update(part.sources)
+    except Stop:
+        _logger.warning("%d of %d sources are done: --resume does the others", done, many.total)
+        raise
+    finally:
+        # Ray ends with it
+        parts.close()
+    if rows:
+        seconds = end - start, start - begin
+        _logger.info("%d pictures, %d faces in %.1f s, after %.1f s of start", rows, faces, *seconds)
+    return 1 if failed else 0

@@ -1,0 +1,56 @@
+"""The models that commands take: a run directory of `facexp train`, or a file of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from facexp_cli.extras import require
+
+if TYPE_CHECKING:
+    from facexp_export.figures import BundleModel
+    from facexp_train.config import TrainConfig
+    from facexp_train.evaluate import Predict
+
+
+def needed(*models: Path | None) -> None:
+    """Stop with one line where what these models need is not installed."""
+    bundled = any(model is not None and model.is_file() for model in models)
+    require("export" if bundled else "train", "tensorflow", "keras", "pandas", "sklearn", "matplotlib")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A trained network, whatever runs it. `config` names the data it is asked about; `bundled` is None for a run."""
+
+    name: str
+    config: TrainConfig
+    predict: Predict
+    temperatures: dict[str, float] | None
+    bundled: BundleModel | None
+
+    @classmethod
+    def open(cls, path: Path, data: str) -> Model:
+        """DataError or ExportError where it is neither."""
+        from facexp_train import run
+        from facexp_train.config import TrainConfig
+
+        if path.is_file():
+            from facexp_export.figures import BundleModel
+
+            bundled = BundleModel.open(path)
+            config = TrainConfig(bundled.task, data, classes=bundled.classes, seed=bundled.seed)
+            return cls(path.name, config, bundled.predict, bundled.temperatures, bundled)
+        config = TrainConfig.from_run(path).with_data(data)
+        return cls(path.resolve().name, config, run.load_predict(path), run.temperatures(path), None)
+
+
+def same_task(first: Model, second: Model) -> None:
+    """UsageError where two models cannot be asked the same."""
+    for what in ("task", "classes"):
+        values = getattr(first.config, what), getattr(second.config, what)
+        if values[0] != values[1]:
+            raise click.UsageError(f"{first.name} and {second.name} differ in their {what}: {values[0]}, {values[1]}")

@@ -1,0 +1,48 @@
+"""`facexp predict`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from facexp_cli.console import quiet_libraries
+from facexp_cli.models import Model, needed
+
+
+@click.command("predict")
+@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.argument("data", type=click.Path(exists=True))
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The picture: a PNG file.")
+@click.option("--count", type=click.IntRange(1, 600), default=24, show_default=True, help="Faces on the picture.")
+@click.option(
+    "--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="Faces of which split."
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+def predict_command(model: Path, data: str, out: Path, count: int, split: str, quiet: bool) -> None:
+    """Draw what MODEL answers to faces of DATA, with the truth beside it, and write all answers as CSV.
+
+    MODEL is a run directory, or an ONNX file of a bundle: then both of its networks answer, points and emotion. The CSV
+    file, beside the picture, has a row for every face of the split. Prints both paths.
+    """
+    needed(model)
+    if out.suffix.lower() != ".png":
+        raise click.UsageError(f"--out {out}: expected a name that ends in .png")
+    with quiet_libraries():
+        from facexp.errors import FacexpError
+        from facexp_train import predictions, run
+        from facexp_train.errors import DataError
+
+        try:
+            asked = Model.open(model, data)
+            faces = predictions.part_of(run.read_faces(asked.config, quiet), split)
+            if asked.bundled is not None and asked.bundled.complete():
+                answers = predictions.ask_product(asked.bundled.product(), faces, quiet)
+            else:
+                answers = predictions.ask(asked.predict, faces)
+            table = predictions.write_predictions(answers, faces, out, count)
+        except (DataError, FacexpError) as error:
+            raise click.ClickException(str(error)) from error
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or out}: cannot be written ({error.strerror})") from error
+    click.echo(f"{out}\n{table}")

@@ -1,0 +1,152 @@
+"""`facexp serve`: the models behind TensorFlow Serving's REST and gRPC interfaces, and a page for a browser."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from facexp_cli.console import notes, say
+from facexp_cli.extras import require
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command("serve", context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option(
+    "--bundle",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="A model bundle, or a folder of version folders (DIR/1, DIR/2 ...) with a bundle each, where the newest "
+    "answers as soon as it is there.  [default: the models inside facexp]",
+)
+@click.option("--host", default="127.0.0.1", help="Beyond this machine only with a token or --tls-clients.")
+@click.option("--rest-port", type=click.IntRange(0, 65535), default=8501, metavar="PORT", help="REST and the page.")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), default=8500, metavar="PORT", help="gRPC.")
+@click.option(
+    "--token-file",
+    type=_FILE,
+    metavar="FILE",
+    help="Clients must show the token in FILE, or the one in the environment variable FACEXP_TOKEN.",
+)
+@click.option("--tls-cert", type=_FILE, metavar="FILE", help="Encrypt: the server's certificate, PEM.")
+@click.option("--tls-key", type=_FILE, metavar="FILE", help="Its key, PEM.")
+@click.option(
+    "--tls-clients", type=_FILE, metavar="FILE", help="Clients must show a certificate of this authority, PEM."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the networks run.")
+@click.option(
+    "--backend", type=click.Choice(["onnxruntime", "litert"]), default="onnxruntime", help="What runs the networks."
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["int8", "float16", "float32"]),
+    help="Which of the models' files.  [default: int8 on the CPU, float32 on CUDA]",
+)
+@click.option(
+    "--threads", type=click.IntRange(1), metavar="N", help="Most CPU threads a network.  [default: all cores]"
+)
+@click.option("--emotions", type=click.Choice(["five", "seven"]), default="seven", help="Of the model faces.")
+@click.option(
+    "--labels", type=click.Choice(["ferplus", "fer2013"]), help="Of the model faces.  [default: the bundle's first]"
+)
+@click.option(
+    "--min-score", type=click.FloatRange(0, 1), default=0.5, help="Of the model faces: what the detector must reach."
+)
+@click.option("--max-faces", type=click.IntRange(1), metavar="N", help="Of the model faces: the N largest of a photo.")
+@click.option("--batch-size", type=click.IntRange(1), default=32, metavar="N", help="Most crops in a batch; 1 is off.")
+@click.option(
+    "--batch-wait",
+    type=click.FloatRange(0, 10_000),
+    default=0.0,
+    metavar="MS",
+    help="A batch that is not full waits so many milliseconds for more; with 0 only what came while the network ran.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(1),
+    default=256,
+    metavar="N",
+    help="Requests under way to a model; the next is refused.",
+)
+@click.option(
+    "--max-request", type=click.IntRange(1, 1024), default=16, metavar="MIB", help="A larger request is refused."
+)
+@click.option(
+    "--max-pixels",
+    type=click.FloatRange(0, 250, min_open=True),
+    default=50.0,
+    metavar="MP",
+    help="A picture of more megapixels is refused.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, 3600, min_open=True),
+    default=30.0,
+    metavar="SECONDS",
+    help="A request that takes longer is given up.",
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(0, 3600, min_open=True),
+    default=30.0,
+    metavar="SECONDS",
+    help="At the end, how long to wait for the answers to what was taken.",
+)
+def serve_command(**given: Any) -> None:
+    """Serve the models keypoints, emotion and faces to TensorFlow Serving's clients, and a page at /.
+
+    faces takes photos and answers with the records of facexp infer. SIGTERM and Ctrl-C answer what was taken, and end.
+    Exit status: 0 ended on request, 1 could not start, 2 wrong usage.
+    """
+    require("serve", "starlette", "uvicorn", "grpc", "google.protobuf", "prometheus_client")
+    from facexp.errors import FacexpError
+    from facexp.server.serving import run
+
+    with notes(logging.INFO):
+        try:
+            run(_settings(given), _started)
+        except (FacexpError, ValueError) as error:
+            raise click.ClickException(str(error)) from None
+
+
+def _settings(given: dict[str, Any]) -> Any:
+    from facexp.server.access import TOKEN_VARIABLE, Access, Tls, read_token
+    from facexp.server.batching import Batching
+    from facexp.server.limits import Limits
+    from facexp.server.models import AnalyzerOptions
+    from facexp.server.serving import Settings
+
+    cert, key, clients = given["tls_cert"], given["tls_key"], given["tls_clients"]
+    if (cert is None) != (key is None) or (clients is not None and cert is None):
+        raise click.UsageError("--tls-cert and --tls-key belong together, and --tls-clients needs both")
+    # taken out of the environment, which every program that is started from here would get
+    token = os.environ.pop(TOKEN_VARIABLE, None) or None
+    if given["token_file"] is not None:
+        token = read_token(given["token_file"])
+    analyzer = ("device", "threads", "emotions", "labels", "backend", "precision", "min_score", "max_faces")
+    return Settings(
+        base=given["bundle"],
+        host=given["host"],
+        rest_port=given["rest_port"],
+        grpc_port=given["grpc_port"],
+        analyzer=AnalyzerOptions(**{name: given[name] for name in analyzer}),
+        limits=Limits(
+            request_bytes=given["max_request"] << 20,
+            pixels=round(1e6 * given["max_pixels"]),
+            queue=given["queue"],
+            timeout_s=given["timeout"],
+            drain_s=given["drain"],
+        ),
+        batching=Batching(given["batch_size"], given["batch_wait"]),
+        access=Access(token, None if cert is None else Tls(cert, key, clients)),
+    )
+
+
+def _started(ports: Any) -> None:
+    say("Note", f"REST and the page on {ports.rest}/, gRPC on {ports.grpc}")
+    if ports.public and ports.rest.startswith("http:"):
+        say("Warning", "the token and the pictures cross the network unencrypted: add --tls-cert and --tls-key")

@@ -1,0 +1,235 @@
+"""The whole job: plan, workers of Ray Data, and a folder of Parquet files that an interrupted job goes on with."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import signal
+import threading
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from facexp.address import shown
+from facexp.bundle import MANIFEST, Bundle
+from facexp.many.plan import Plan
+from facexp.many.schema import about, text
+from facexp.many.stores import ManyError, Store, plain
+from facexp.many.worker import SHARED, Part, Settings, Worker, part_name
+
+DONE = "_SUCCESS"
+"""An empty file of this name says that the job was finished, as after other jobs that write such folders."""
+
+_DEFAULTS = Settings()
+# plans and answers are all that goes through Ray's memory
+_MEMORY = 256 << 20
+
+
+class ManyImages:
+    """The pictures that some names stand for, to be analysed into a folder of Parquet files.
+
+    Each file holds whole sources and appears when it is whole; its rows are the records of `facexp.sinks`, in the order
+    of the sources, as `schema.record_schema` has them.
+    """
+
+    def __init__(
+        self, names: Iterable[str], out: str | Path, settings: Settings = _DEFAULTS, *, resume: bool = False
+    ) -> None:
+        """Look for the sources, as `plan.Plan.of` does, and with `resume` for what is already in the folder `out`.
+
+        Raises ManyError where there is something at `out` that must not be written over, or that another job with other
+        settings has written; BundleError for the bundle.
+        """
+        bundle = Bundle.load(settings.bundle)
+        heads = bundle.emotion.heads
+        if settings.labels not in (None, *heads):
+            raise ManyError(f"labels must be one of {', '.join(heads)}, the bundle's, got {settings.labels!r}")
+        bundle_at, detector = (path and path.absolute() for path in (settings.bundle, settings.detector))
+        self._settings = replace(settings, bundle=bundle_at, detector=detector)
+        digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
+        self._about = settings.about(f"{bundle.name} {bundle.version} {digest[:16]}")
+        store, folder = Store.of(str(out))
+        self._out = (store, os.path.abspath(folder) if store.local else folder)  # noqa: PTH100
+        # a worker of a run that was interrupted may still be writing: it must not write over this run's files
+        self._token = secrets.token_hex(4)
+        done, self._before = self._begun(shown(str(out)), resume)
+        self._plan = Plan.of(names, Path(folder) if store.local else None)
+        self._todo = [item for item in self._plan.items if text(item.name(self._plan.stores)) not in done]
+
+    @property
+    def total(self) -> int:
+        """How many sources there are."""
+        return len(self._plan.items)
+
+    @property
+    def left(self) -> int:
+        """How many of them have no row yet."""
+        return len(self._todo)
+
+    def run(
+        self,
+        workers: int | None = None,
+        gpus_per_worker: float = 0.0,
+        device: str = "auto",
+        address: str | None = None,
+    ) -> Generator[Part, None, None]:
+        """Do what is left, and say so part by part; to be called once.
+
+        workers: None is one for each core, or for each share of a GPU where `gpus_per_worker` is above 0. device: as
+        for Analyzer; "auto" is the CPU where workers have no GPU. address: of a running Ray cluster; None starts Ray on
+        this machine alone, unless `ray.init` was called before. Sources, bundle and `out` must be reached under the
+        same names from all machines.
+
+        Raises ManyError where the workers cannot work.
+        """
+        store, folder = self._out
+        store.filesystem.create_dir(folder, recursive=True)
+        self._clear(keep_done=not self._todo)
+        if self._todo:
+            with _ray(address, workers) as ray:
+                yield from self._run(ray, workers, gpus_per_worker, device)
+        with store.filesystem.open_output_stream(f"{folder}/{DONE}"):
+            pass
+
+    def _run(self, ray: Any, workers: int | None, gpus: float, device: str) -> Iterator[Part]:
+        has = ray.cluster_resources()
+        most = int(has.get("GPU", 0) / gpus if gpus else has.get("CPU", 0))
+        if most < 1:
+            raise ManyError(f"Ray has {has.get('GPU', 0):g} GPUs: no worker can have {gpus:g}")
+        workers = workers or most
+        if device == "auto" and not gpus:
+            device = "cpu"
+        numbers = [int(found[1]) for name in self._before if (found := re.match(r"part-(\d+)-", name))]
+        first = 1 + max(numbers, default=-1)
+        parts = self._plan.parts(self._todo, workers, first)
+        local = any(item.store is None or self._plan.stores[item.store].local for item in self._todo)
+        arguments = {
+            "settings": self._settings,
+            "device": device,
+            "stores": self._plan.stores,
+            "out": self._out,
+            "run": self._token,
+            "about": self._about,
+            "folder": os.getcwd() if local else None,  # noqa: PTH109
+        }
+        data = ray.data.from_arrow(parts)
+        # the command has a bar of its own
+        data.context.enable_progress_bars = False
+        # Ray replaces a worker that dies, and gives its parts to another, as often as it takes
+        answers = data.map_batches(
+            Worker,
+            fn_constructor_kwargs=arguments,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+            num_cpus=1,
+            num_gpus=gpus or None,
+        )
+        done, written = 0, set()
+        try:
+            for table in answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for values in table.to_pylist():
+                    part = Part(**values)
+                    if part.problem is not None:
+                        raise ManyError(part.problem)
+                    done += part.sources
+                    written.add(part_name(part.number, self._token))
+                    yield part
+        except ray.exceptions.RayError as error:
+            raise ManyError(f"Ray gave up: {plain(error)}") from error
+        if done != len(self._todo):
+            raise ManyError(f"only {done} of {len(self._todo)} sources came back: --resume does the others")
+        self._check(written)
+
+    def _check(self, written: set[str]) -> None:
+        """See that the files of this run are there, and remove what workers of a run before have written meanwhile."""
+        store, folder = self._out
+        names = {info.base_name for info in store.filesystem.get_file_info(fs.FileSelector(folder))}
+        there = {name for name in names if _is_part(name)}
+        if not written <= there:
+            raise ManyError(f"{store.name(folder)}: not all parts are here: {SHARED}")
+        for name in there - written - self._before:
+            store.filesystem.delete_file(f"{folder}/{name}")
+
+    def _begun(self, called: str, resume: bool) -> tuple[set[str], set[str]]:
+        """The sources that have rows already, and the files that hold them."""
+        store, folder = self._out
+        try:
+            info = store.filesystem.get_file_info(folder)
+            if info.type == fs.FileType.NotFound:
+                return set(), set()
+            if info.type == fs.FileType.File:
+                raise ManyError(f"{called}: is a file; the results are a folder of files")
+            names = [each.base_name for each in store.filesystem.get_file_info(fs.FileSelector(folder))]
+            parts = {name for name in names if _is_part(name)}
+            if names and not resume:
+                raise ManyError(f"{called}: is there already: go on with it (--resume), or name another folder")
+            done: set[str] = set()
+            for name in parts:
+                table = pq.read_table(f"{folder}/{name}", columns=["source"], filesystem=store.filesystem)
+                self._expect_same(f"{called}/{name}", about(table.schema))
+                done.update(table.column("source").to_pylist())
+        except (OSError, pa.ArrowException) as error:
+            raise ManyError(f"{called}: what is there cannot be read: {plain(error)}") from None
+        return done, parts
+
+    def _expect_same(self, called: str, found: str | None) -> None:
+        if found is None:
+            raise ManyError(f"{called}: is not of facexp")
+        if found != self._about:
+            before, now = json.loads(found), json.loads(self._about)
+            changed = ", ".join(f"{key} was {before.get(key)}" for key in now if before.get(key) != now[key])
+            raise ManyError(f"{called}: was written with other settings ({changed})")
+
+    def _clear(self, keep_done: bool) -> None:
+        """Remove what dead workers left half-written, and the mark of an end that is one no longer."""
+        store, folder = self._out
+        for info in store.filesystem.get_file_info(fs.FileSelector(folder)):
+            if info.base_name.startswith(".part-") or (info.base_name == DONE and not keep_done):
+                store.filesystem.delete_file(info.path)
+
+
+def _is_part(name: str) -> bool:
+    return name.endswith(".parquet") and not name.startswith(".")
+
+
+@contextlib.contextmanager
+def _ray(address: str | None, workers: int | None) -> Iterator[Any]:
+    """Ray, connected, and in the end as it was before. Nothing is sent anywhere, nothing is printed."""
+    # read on import
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield ray
+        return
+    terminated = signal.getsignal(signal.SIGTERM)
+    quiet = {"logging_level": "ERROR", "log_to_driver": False}
+    try:
+        if address is None:
+            cores = max(workers or 1, os.cpu_count() or 1)
+            ray.init("local", num_cpus=cores, object_store_memory=_MEMORY, include_dashboard=False, **quiet)
+        else:
+            ray.init(address, **quiet)
+    # Ray raises what it likes, also a plain Exception
+    except Exception as error:
+        raise ManyError(f"Ray cannot be reached at {address or 'this machine'}: {plain(error)}") from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray has put its own in the place
+        signal.signal(signal.SIGTERM, terminated)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()

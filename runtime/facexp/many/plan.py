@@ -1,0 +1,190 @@
+"""What is to be analysed: the names of all pictures, cut into parts that a worker takes one at a time."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from facexp.address import STDIN, is_live, shown
+from facexp.many.stores import PARQUET, ManyError, Store, is_address, is_wild, plain
+from facexp.sources import MEDIA, listed, natural, open_sources
+
+PART = 1000
+"""At most so many pictures in one part: what is done again when a worker dies."""
+SHARE = 16
+"""At least so many parts for each worker, so that in the end none waits long for the others."""
+
+ITEMS = pa.schema(
+    [
+        pa.field("part", pa.int32(), nullable=False),
+        pa.field("store", pa.int16()),
+        pa.field("path", pa.binary(), nullable=False),
+        pa.field("row", pa.int64()),
+        pa.field("problem", pa.string()),
+    ]
+)
+"""What a worker is told: one row a source."""
+
+_READS = 16
+_NAMED = ("image", "bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One source of the job: a file, or a row of a table."""
+
+    path: str
+    """Its name on disk, or its path in the store."""
+    store: int | None = None
+    """Number of its store; None for a photo or clip on disk."""
+    row: int | None = None
+    """Which row of the Parquet file, from 0; None for a file."""
+    problem: str | None = None
+    """Why there is nothing to read; None where there is."""
+
+    def name(self, stores: list[Store]) -> str:
+        """What records call it."""
+        name = self.path if self.store is None else stores[self.store].name(self.path)
+        return name if self.row is None else f"{name}#{self.row}"
+
+
+@dataclass(slots=True)
+class Plan:
+    """The sources of a job, each once, and the stores they lie in."""
+
+    stores: list[Store] = field(default_factory=list)
+    items: list[Item] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, names: Iterable[str], skip: Path | None = None) -> Plan:
+        """All that the names stand for, in their order; nothing inside `skip` is taken from a folder or glob.
+
+        Names that end in .parquet are tables with a picture in each row. Raises ManyError for cameras, streams and
+        standard input, and for an address that cannot be opened.
+        """
+        plan = cls()
+        found = itertools.chain.from_iterable(plan._find(name, trouble, skip) for name, trouble in listed(names))
+        # a source that is named twice is one row, so that a row belongs to one source
+        plan.items = list(dict.fromkeys(found))
+        return plan
+
+    def parts(self, items: list[Item], workers: int, first: int) -> list[pa.Table]:
+        """The items as tables of ITEMS, one a part, numbered from `first`."""
+        size = max(1, min(PART, -(-len(items) // (workers * SHARE))))
+        starts = range(0, len(items), size)
+        return [_table(number, items[start : start + size]) for number, start in enumerate(starts, first)]
+
+    def _find(self, name: str, trouble: str | None, skip: Path | None) -> Iterator[Item]:
+        if trouble is not None:
+            yield Item(name, problem=trouble)
+        elif is_address(name):
+            store, path = Store.of(name)
+            wanted = PARQUET if _is_table(path) else MEDIA
+            yield from self._files(store, path, wanted)
+        elif name == STDIN or is_live(name):
+            raise ManyError(f"{shown(name)}: a camera, stream or pipe cannot be read by many workers")
+        elif _is_table(name):
+            paths = [name]
+            if glob.has_magic(name) and not Path(name).exists():
+                # pathlib's own glob shows hidden files and refuses absolute patterns
+                paths = sorted(glob.iglob(name, recursive=True), key=natural) or paths  # noqa: PTH207
+            for path in paths:
+                # the results are a folder of tables, too
+                if skip is None or not Path(path).resolve().is_relative_to(skip.resolve()):
+                    yield from self._files(Store.of(path)[0], path, PARQUET)
+        else:
+            for source in open_sources([name], skip):
+                yield Item(source.name, problem=source.problem)
+
+    def _files(self, store: Store, path: str, wanted: re.Pattern[str]) -> Iterator[Item]:
+        number = self._number(store)
+        # a list may name a million files: whether one is there its worker will see
+        if store.scheme and wanted is MEDIA and not is_wild(path) and MEDIA.fullmatch(path.rpartition("/")[2]):
+            yield Item(path, number)
+            return
+        files: list[str] = []
+        try:
+            files = list(store.find(path, wanted))
+            problem = "nothing here that can be read" if not files else None
+        except (OSError, pa.ArrowException) as error:
+            problem = f"cannot be read: {plain(error)}"
+        if problem is not None:
+            yield Item(path, number, problem=problem)
+        elif wanted is PARQUET:
+            with ThreadPoolExecutor(_READS) as pool:
+                for file, (rows, problem) in zip(files, pool.map(lambda each: _rows(store, each), files), strict=True):
+                    if problem is not None:
+                        yield Item(file, number, problem=problem)
+                    yield from (Item(file, number, row) for row in range(rows))
+        else:
+            yield from (Item(file, number) for file in files)
+
+    def _number(self, store: Store) -> int:
+        # stores are few: one for each address that is named
+        if store not in self.stores:
+            self.stores.append(store)
+        return self.stores.index(store)
+
+
+def items(table: pa.Table) -> list[Item]:
+    """The items of a part."""
+    columns = (table.column(name).to_pylist() for name in ("path", "store", "row", "problem"))
+    return [Item(os.fsdecode(path), *others) for path, *others in zip(*columns, strict=True)]
+
+
+def image_column(schema: pa.Schema) -> tuple[str, bool]:
+    """The column that holds encoded pictures, and whether they are its `bytes` (a struct, as Hugging Face writes it).
+
+    It is the only column of binary values, or one called `image` or `bytes`. Raises ValueError, the reason alone.
+    """
+    found = {each.name: pa.types.is_struct(each.type) for each in schema if _holds_bytes(each.type)}
+    named = [name for name in found if name.lower() in _NAMED] if len(found) > 1 else list(found)
+    if len(named) != 1:
+        has = f"has several columns of bytes ({', '.join(found)})" if found else "has no column of bytes"
+        raise ValueError(f"{has}: call the one with the encoded pictures {_NAMED[0]}")
+    return named[0], found[named[0]]
+
+
+def _holds_bytes(kind: Any) -> bool:
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        return index >= 0 and _holds_bytes(kind.field(index).type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _rows(store: Store, path: str) -> tuple[int, str | None]:
+    """How many rows a Parquet file has, or why it has none that can be used."""
+    try:
+        with pq.ParquetFile(path, filesystem=store.filesystem) as file:
+            image_column(file.schema_arrow)
+            return file.metadata.num_rows, None
+    except ValueError as error:
+        # Arrow's own error for a damaged file is a ValueError, too
+        return 0, plain(error)
+    except OSError as error:
+        return 0, f"cannot be read: {plain(error)}"
+
+
+def _is_table(name: str) -> bool:
+    return PARQUET.fullmatch(name.rstrip("/").rpartition("/")[2]) is not None
+
+
+def _table(part: int, chosen: list[Item]) -> pa.Table:
+    columns = {
+        "part": [part] * len(chosen),
+        "store": [item.store for item in chosen],
+        "path": [os.fsencode(item.path) for item in chosen],
+        "row": [item.row for item in chosen],
+        "problem": [item.problem for item in chosen],
+    }
+    return pa.table(columns, ITEMS)

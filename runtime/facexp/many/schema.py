@@ -1,0 +1,72 @@
+"""The record of `facexp.sinks.frame_record` as an Arrow schema: one row a record, names and values as in JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from facexp.geometry import KEYPOINTS
+from facexp.labels import SEVEN
+
+_ABOUT = b"facexp"
+
+
+def record_schema(labels: Sequence[str] = SEVEN) -> pa.Schema:
+    """The columns of a record whose probabilities have these labels; what a record lacks is null.
+
+    Numbers are rounded as in JSON and stand in 64 bits, so that they are equal to those. `age_ms` and `dropped` are
+    not here: only live sources have them.
+    """
+    number = pa.float64()
+    reading = [
+        ("keypoints", pa.struct([(name, pa.list_(number, 2)) for name in KEYPOINTS])),
+        (
+            "emotion",
+            pa.struct([("label", pa.string()), ("probabilities", pa.struct([(label, number) for label in labels]))]),
+        ),
+    ]
+    face = pa.struct(
+        [
+            ("id", pa.int64()),
+            ("box", pa.list_(number, 4)),
+            ("score", number),
+            *reading,
+            ("smoothed", pa.struct(reading)),
+        ]
+    )
+    return pa.schema(
+        [
+            pa.field("schema", pa.int64(), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("frame", pa.int64(), nullable=False),
+            ("time_ms", number),
+            ("width", pa.int64()),
+            ("height", pa.int64()),
+            ("device", pa.string()),
+            ("faces", pa.list_(face)),
+            ("ms", pa.struct([("detect", number), ("keypoints", number), ("emotion", number)])),
+            ("error", pa.string()),
+        ]
+    )
+
+
+def to_table(records: Sequence[dict[str, Any]], labels: Sequence[str], about: str) -> pa.Table:
+    """The records as rows; `about` is a JSON text that travels in the file's own metadata."""
+    schema = record_schema(labels).with_metadata({_ABOUT: about.encode()})
+    valid = [
+        {**record, **{key: text(record[key]) for key in ("source", "error") if key in record}} for record in records
+    ]
+    return pa.Table.from_pylist(valid, schema)
+
+
+def about(schema: pa.Schema) -> str | None:
+    """What `to_table` was told; None in a file that it did not make."""
+    found = (schema.metadata or {}).get(_ABOUT)
+    return None if found is None else found.decode()
+
+
+def text(name: str) -> str:
+    """A name as valid UTF-8: what is not is escaped, as JSON lines have it."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,134 @@
+"""Folders and object stores by their addresses, as Ray Data resolves them: Arrow's file systems, else fsspec's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+from pyarrow import fs
+
+from facexp import photo
+from facexp.address import SCHEMES, shown
+from facexp.errors import FacexpError
+from facexp.sources import natural
+
+PARQUET = re.compile(r"[^_].*\.parquet", re.IGNORECASE)
+"""The names that are taken for tables with a picture in each row."""
+
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/]*@)?(.+)", re.DOTALL)
+# a ? begins the options of an address, such as ?region=
+_WILD = re.compile(r"\*\*/|\*\*|\*|\[!?[^]]+\]")
+
+
+class ManyError(FacexpError):
+    """A job that cannot be started or cannot go on; one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One file system. Goes to the workers with whatever it needs to be opened there."""
+
+    filesystem: Any = field(repr=False)
+    scheme: str
+    """What stands before :// in the names of its files; "" for this machine's own names."""
+
+    @classmethod
+    def of(cls, address: str) -> tuple[Store, str]:
+        """The store of an address or of a local name, and the path in it. Raises ManyError where there is none."""
+        found = _ADDRESS.fullmatch(address)
+        if found is None:
+            return cls(fs.LocalFileSystem(), ""), address
+        scheme = found[1].lower()
+        if scheme in SCHEMES:
+            raise ManyError(f"{shown(address)}: a camera or stream cannot be read by many workers")
+        try:
+            filesystem, path = _resolve(address, f"{scheme}://{found[2] or ''}{quote(found[3], safe='/:?=&+@')}")
+        # each store has errors of its own
+        except Exception as error:
+            said = plain(error).replace(address, shown(address))
+            raise ManyError(f"{shown(address)}: cannot be opened ({said})") from None
+        return cls(filesystem, scheme), path.rstrip("/")
+
+    def name(self, path: str) -> str:
+        """How a file of the store is called in records."""
+        return f"{self.scheme}://{path}" if self.scheme else path
+
+    @property
+    def local(self) -> bool:
+        """Whether a file can be given its name when it is whole; in an object store it appears whole by itself."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def find(self, path: str, wanted: re.Pattern[str]) -> Iterator[str]:
+        """The files of a path in natural order: itself, those of the folder whose names match, or what a glob matches.
+
+        Raises OSError where the path cannot be looked at; nothing is found where there is nothing.
+        """
+        wild = _WILD.search(path)
+        if wild is None:
+            info = self.filesystem.get_file_info(path)
+            if info.type == fs.FileType.File:
+                yield path
+                return
+            if info.type != fs.FileType.Directory:
+                return
+            start, matches = path, re.compile("")
+        else:
+            start, matches = path[: wild.start()].rpartition("/")[0], _glob(path)
+        selector = fs.FileSelector(start, allow_not_found=True, recursive=True)
+        found = [info.path for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File]
+        for each in sorted(found, key=natural):
+            parts = each[len(start) :].lstrip("/").split("/")
+            hidden = any(part.startswith(".") for part in parts)
+            if not hidden and wanted.fullmatch(parts[-1]) and (wild is None or matches.fullmatch(each)):
+                yield each
+
+    def read(self, path: str) -> bytes:
+        """A file's content. Raises OSError."""
+        with self.filesystem.open_input_file(path) as file:
+            if file.size() > photo.MAX_BYTES:
+                raise OSError(None, f"is too large: of a store, files of at most {photo.MAX_BYTES >> 20} MB are read")
+            return bytes(file.readall())
+
+
+def is_address(name: str) -> bool:
+    """Whether the name is the address of a store or stream."""
+    return _ADDRESS.fullmatch(name) is not None
+
+
+def is_wild(path: str) -> bool:
+    """Whether the path of a store is a glob."""
+    return _WILD.search(path) is not None
+
+
+def plain(error: BaseException) -> str:
+    """What an error says, in one short line."""
+    return " ".join(str(error).split())[:300]
+
+
+def _resolve(address: str, quoted: str) -> tuple[Any, str]:
+    try:
+        filesystem, path = fs.FileSystem.from_uri(quoted)
+    except pa.ArrowInvalid as error:
+        if "nrecognized filesystem type" not in str(error):
+            raise
+    else:
+        return filesystem, path
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(address)
+    return fs.PyFileSystem(fs.FSSpecHandler(filesystem)), path
+
+
+def _glob(pattern: str) -> re.Pattern[str]:
+    """A glob as a pattern of whole paths: * and [] stay inside a folder, ** goes through all."""
+    parts, end = [], 0
+    for wild in _WILD.finditer(pattern):
+        parts.append(re.escape(pattern[end : wild.start()]))
+        plain = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
+        parts.append(plain.get(wild[0], wild[0].replace("[!", "[^")))
+        end = wild.end()
+    return re.compile("".join([*parts, re.escape(pattern[end:])]), re.DOTALL)

@@ -1,0 +1,72 @@
+"""Encoded pictures in requests: bounded, decoded as the runtime does, and made into crops as the SavedModels do."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp import photo
+from facexp.errors import SourceError
+from facexp.geometry import Image
+
+FORMATS = ("JPEG", "PNG", "WebP")
+"""What is read: formats whose header tells how much memory the picture will take."""
+
+# ITU-R BT.601 as TensorFlow's rgb_to_grayscale has it: red, green, blue
+_GRAY = (np.float32(0.2989), np.float32(0.587), np.float32(0.114))
+_ONE, _HALF = np.float32(1), np.float32(0.5)
+
+
+def read_picture(data: bytes, most: int) -> Image:
+    """The bytes of a file -> BGR (H, W, 3) uint8 of at most `most` pixels.
+
+    Raises photo.TooLargeError for more, SourceError for what is no picture in one of FORMATS; with the reason alone.
+    """
+    if not data:
+        raise SourceError("is empty (0 bytes)")
+    kind = photo.sniff(data[:64])
+    if kind not in FORMATS:
+        known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise SourceError(f"is not a picture in {known}" if kind is None else f"is {kind}, not {known}")
+    return photo.decode(data, kind, most=most)
+
+
+def crop_of(image: Image, size: int) -> NDArray[np.uint8]:
+    """BGR (H, W, 3) uint8 -> (size, size, 1) uint8: what the SavedModel's serving_encoded makes of it, to the bit.
+
+    Gray by TensorFlow's weights, tf.image.resize(antialias=True), rounded to even. Every sum is taken in float32 and in
+    TensorFlow's order: a value near a half would else become another gray level, and the network's answer another.
+    """
+    blue, green, red = (image[..., plane].astype(np.float32) for plane in range(3))
+    gray = red * _GRAY[0] + green * _GRAY[1] + blue * _GRAY[2]
+    small = _resized_rows(_resized_rows(gray, size).T, size).T
+    return np.clip(np.round(small), 0, 255).astype(np.uint8)[..., None]
+
+
+def _resized_rows(gray: NDArray[np.float32], size: int) -> NDArray[np.float32]:
+    """(H, W) float32 -> (size, W): linear between rows, and where it shrinks over as many more, against aliasing."""
+    starts, weights = _taps(len(gray), size)
+    small = np.zeros((size, gray.shape[1]), np.float32)
+    for tap in range(weights.shape[1]):
+        small += weights[:, tap, None] * gray[np.minimum(starts + tap, len(gray) - 1)]
+    return small
+
+
+@functools.lru_cache(maxsize=64)
+def _taps(length: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Which of `length` rows make each of `size`: the first one's number (size,), and the weights (size, taps)."""
+    step = _ONE / (np.float32(size) / np.float32(length))
+    reach = max(step, _ONE)
+    centres = (np.arange(size, dtype=np.float32) + _HALF) * step
+    starts = np.clip(np.ceil(centres - reach - _HALF), 0, length - 1).astype(np.intp)
+    ends = np.clip(np.floor(centres + reach - _HALF), 0, length - 1).astype(np.intp) + 1
+    columns = []
+    for tap in range(int((ends - starts).max())):
+        far = np.abs((starts + tap).astype(np.float32) + _HALF - centres) * (_ONE / reach)
+        columns.append(np.where((far < 1) & (starts + tap < ends), _ONE - far, np.float32(0)))
+    total = np.zeros(size, np.float32)
+    for column in columns:
+        total += column
+    return starts, np.stack(columns, axis=1) * (_ONE / total)[:, None]

@@ -1,0 +1,164 @@
+"""REST, the page, the metrics and the health checks: a Starlette application."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.resources
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from facexp.draw import COLOURS
+from facexp.server import metrics
+from facexp.server.access import Access
+from facexp.server.errors import Busy, RequestError, TooLarge, Unknown
+from facexp.server.protocol import metadata_answer, predict_answer, read_body, read_input, status_answer
+from facexp.server.service import Service, Target
+
+# the page brings all it needs, and may load nothing else; pictures of its own come as blob:
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:; media-src blob:; "
+    "style-src 'self'; script-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
+    "Referrer-Policy": "no-referrer",
+}
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_PAGE = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+
+_logger = logging.getLogger("facexp")
+
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def application(service: Service, access: Access, hosts: list[str] | None) -> Any:
+    """The ASGI application. `hosts` are the names by which it may be asked for; None is any."""
+    rest = _Rest(service)
+    known = functools.partial(_known, access)
+    model, version = "/v1/models/{name}", "/versions/{version:int}"
+    routes = [Route(path, _page(*file)) for path, file in _PAGE.items()]
+    routes += [Route("/healthz", rest.healthy), Route("/readyz", rest.ready), Route("/metrics", known(rest.metrics))]
+    for place in (model, model + version):
+        routes += [
+            Route(place + ":predict", known(rest.predict), methods=["POST"]),
+            Route(place + "/metadata", known(rest.metadata)),
+            Route(place, known(rest.status)),
+        ]
+    # a page on the internet may point a name of its own at this machine and read what is served here
+    middleware = [] if hosts is None else [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
+    handlers: dict[Any, Any] = {RequestError: _refused, HTTPException: _http_error, Exception: _failed}
+    return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+
+
+class _Rest:
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def predict(self, request: Request) -> Response:
+        name, version = _target(request)
+        async with self._service.request("rest", name):
+            # a name that is wrong is told before the body is taken
+            self._service.versions.find(name, version)
+            async with self._body(request) as data:
+                body = read_body(data)
+                target = Target(name, version, body.signature)
+                _, signature, outputs = await self._service.predict(target, functools.partial(read_input, body))
+                return JSONResponse(predict_answer(body, signature, outputs), headers=_HEADERS)
+
+    async def metadata(self, request: Request) -> Response:
+        name, version = _target(request)
+        number, model = self._service.versions.find(name, version)
+        return JSONResponse(metadata_answer(name, number, model.signatures), headers=_HEADERS)
+
+    async def status(self, request: Request) -> Response:
+        return JSONResponse(status_answer(self._service.versions.known(*_target(request))), headers=_HEADERS)
+
+    async def healthy(self, _: Request) -> Response:
+        return JSONResponse({"status": "alive"}, headers=_HEADERS)
+
+    async def ready(self, _: Request) -> Response:
+        ready = self._service.ready
+        return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503, headers=_HEADERS)
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(self._service.metrics.text(), headers={**_HEADERS, "Content-Type": metrics.CONTENT_TYPE})
+
+    @contextlib.asynccontextmanager
+    async def _body(self, request: Request) -> AsyncIterator[bytes]:
+        """The request's body, counted while it comes and held until the answer is made. Raises TooLarge, Busy."""
+        most = self._service.limits.request_bytes
+        too_large = TooLarge(f"the body is larger than the {most} bytes that are taken")
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > most:
+            raise too_large
+        parts, size = [], 0
+        with self._service.memory.holding() as take:
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise too_large
+                take(len(part))
+                parts.append(part)
+            yield b"".join(parts)
+
+
+def _target(request: Request) -> tuple[str, int | None]:
+    return request.path_params["name"], request.path_params.get("version")
+
+
+def _known(access: Access, endpoint: _Endpoint) -> _Endpoint:
+    """The endpoint for those who show the token."""
+
+    @functools.wraps(endpoint)
+    async def guarded(request: Request) -> Response:
+        access.check(request.headers.get("authorization"))
+        return await endpoint(request)
+
+    return guarded
+
+
+def _page(name: str, kind: str) -> _Endpoint:
+    text = importlib.resources.files("facexp.server").joinpath(name).read_text(encoding="utf-8")
+    if kind == "text/css":
+        colours = " ".join(f"--{name}: rgb({red} {green} {blue});" for name, (blue, green, red) in COLOURS.items())
+        text = text.replace("/* colours */", colours)
+
+    async def page(_: Request) -> Response:
+        return Response(text, media_type=kind, headers=_HEADERS | _PAGE_HEADERS)
+
+    return page
+
+
+def _error(status: int, text: str, **more: str) -> Response:
+    return JSONResponse({"error": text}, status, headers=_HEADERS | more)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    more = {"Retry-After": "1"} if isinstance(error, Busy) else {}
+    if isinstance(error, Unknown):
+        more = {"WWW-Authenticate": "Bearer"}
+    return _error(error.http_status, str(error), **more)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, error.detail, **(error.headers or {}))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    # what it was is for the log alone
+    _logger.error("a request for %s failed", request.url.path, exc_info=error)
+    return _error(500, "the server failed at this request")

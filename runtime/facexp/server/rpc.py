@@ -1,0 +1,138 @@
+"""gRPC: PredictionService and ModelService, as TensorFlow Serving's clients ask them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from facexp.server.access import Access
+from facexp.server.errors import BadRequest, Code, NotFound, RequestError
+from facexp.server.messages import PACKAGE, message
+from facexp.server.models import DEFAULT_SIGNATURE, Signature
+from facexp.server.protocol import METHOD, NOT_LOADED, tensor_name
+from facexp.server.service import Service, Target
+from facexp.server.tensors import DTYPES, Array, read_tensor, write_tensor
+
+_PredictRequest, _PredictResponse = message("PredictRequest"), message("PredictResponse")
+_MetadataRequest, _MetadataResponse = message("GetModelMetadataRequest"), message("GetModelMetadataResponse")
+_StatusRequest, _StatusResponse = message("GetModelStatusRequest"), message("GetModelStatusResponse")
+_SignatureDefMap, _TensorInfo, _ModelSpec = map(message, ("SignatureDefMap", "TensorInfo", "ModelSpec"))
+
+_SIGNATURES = "signature_def"
+# REST sends one request after the other over a connection, gRPC many at once: beyond this it refuses by itself
+_CALLS_PER_PLACE = 4
+
+_Handle = Callable[[Any], Awaitable[Any]]
+
+
+def rpc_server(service: Service, access: Access) -> Any:
+    """A grpc.aio server without a port yet."""
+    limits = service.limits
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", limits.request_bytes),
+            ("grpc.max_send_message_length", -1),
+            # or a second server on the same port would take half of the requests in silence
+            ("grpc.so_reuseport", 0),
+        ],
+        maximum_concurrent_rpcs=_CALLS_PER_PLACE * limits.queue,
+    )
+    rpc = _Rpc(service, access)
+    prediction = {
+        "Predict": rpc.method(_PredictRequest, rpc.predict),
+        "GetModelMetadata": rpc.method(_MetadataRequest, rpc.metadata),
+    }
+    model = {"GetModelStatus": rpc.method(_StatusRequest, rpc.status)}
+    for name, methods in (("PredictionService", prediction), ("ModelService", model)):
+        handler = grpc.method_handlers_generic_handler(f"{PACKAGE}.{name}", methods)
+        server.add_generic_rpc_handlers((handler,))
+    return server
+
+
+class _Rpc:
+    def __init__(self, service: Service, access: Access) -> None:
+        self._service, self._access = service, access
+
+    def method(self, request_class: Any, handle: _Handle) -> Any:
+        """The method for those who show the token; a RequestError becomes its status."""
+
+        async def answer(request: Any, context: Any) -> Any:
+            try:
+                self._access.check(dict(context.invocation_metadata() or ()).get("authorization"))
+                with self._service.memory.holding(request.ByteSize()):
+                    async with self._service.request("grpc", request.model_spec.name, context.time_remaining()):
+                        return await handle(request)
+            except RequestError as refusal:
+                # it raises what ends the call
+                return await context.abort(grpc.StatusCode[refusal.code.name], str(refusal))
+
+        return grpc.unary_unary_rpc_method_handler(
+            answer, request_class.FromString, lambda response: response.SerializeToString()
+        )
+
+    async def predict(self, request: Any) -> Any:
+        spec = request.model_spec
+        target = Target(spec.name, _version(spec), spec.signature_name or DEFAULT_SIGNATURE)
+
+        def read(signature: Signature) -> Array:
+            if set(request.inputs) != {signature.input.name}:
+                raise BadRequest(f"the inputs must be {signature.input.name} alone")
+            wrong = set(request.output_filter) - {output.name for output in signature.outputs}
+            if wrong:
+                raise BadRequest(f"output_filter: the outputs are {', '.join(o.name for o in signature.outputs)}")
+            tensor = request.inputs[signature.input.name]
+            return read_tensor(tensor, signature.input.name, signature.input, self._service.limits.request_bytes)
+
+        number, _, outputs = await self._service.predict(target, read)
+        answer = _PredictResponse(model_spec=_spec(target.model, number, target.signature))
+        for name in request.output_filter or outputs:
+            answer.outputs[name].CopyFrom(write_tensor(outputs[name]))
+        return answer
+
+    async def metadata(self, request: Any) -> Any:
+        if list(request.metadata_field) != [_SIGNATURES]:
+            raise BadRequest(f"metadata_field must be {_SIGNATURES} alone")
+        name = request.model_spec.name
+        number, model = self._service.versions.find(name, _version(request.model_spec))
+        definitions = _SignatureDefMap()
+        for key, signature in model.signatures.items():
+            definition = definitions.signature_def[key]
+            definition.method_name = METHOD
+            definition.inputs[signature.input.name].CopyFrom(_info(signature.input, key))
+            for output in signature.outputs:
+                definition.outputs[output.name].CopyFrom(_info(output, key))
+        answer = _MetadataResponse(model_spec=_spec(name, number))
+        answer.metadata[_SIGNATURES].type_url = f"type.googleapis.com/{PACKAGE}.SignatureDefMap"
+        answer.metadata[_SIGNATURES].value = definitions.SerializeToString()
+        return answer
+
+    async def status(self, request: Any) -> Any:
+        answer = _StatusResponse()
+        for version in self._service.versions.known(request.model_spec.name, _version(request.model_spec)):
+            made = answer.model_version_status.add(version=version.number, state=int(version.state))
+            if version.failed:
+                made.status.error_code, made.status.error_message = int(Code.INTERNAL), NOT_LOADED
+            else:
+                made.status.SetInParent()
+        return answer
+
+
+def _version(spec: Any) -> int | None:
+    if spec.version_label:
+        raise NotFound("versions have numbers here, and no labels")
+    return spec.version.value if spec.HasField("version") else None
+
+
+def _spec(name: str, version: int, signature: str = "") -> Any:
+    made = _ModelSpec(name=name, signature_name=signature)
+    made.version.value = version
+    return made
+
+
+def _info(spec: Any, signature: str) -> Any:
+    info = _TensorInfo(name=tensor_name(spec, signature), dtype=DTYPES[spec.dtype][1])
+    for size in (-1, *spec.row):
+        info.tensor_shape.dim.add(size=size)
+    return info

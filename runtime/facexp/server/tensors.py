@@ -1,0 +1,82 @@
+"""Arrays and tensors as TensorFlow's messages carry them, for the three types that are served."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp.bundle import TensorSpec
+from facexp.server.errors import BadRequest, TooLarge
+from facexp.server.messages import message
+
+Array = NDArray[Any]
+"""uint8 or float32; texts and files are an array of type object whose elements are bytes."""
+
+BYTES = "bytes"
+"""The type of texts and files in a TensorSpec."""
+DTYPES = {"float32": ("DT_FLOAT", 1), "uint8": ("DT_UINT8", 4), BYTES: ("DT_STRING", 7)}
+"""Type -> its name and its number in TensorFlow."""
+
+_NAMES = {number: name for name, number in DTYPES.values()} | {
+    number: f"DT_{name}"
+    for number, name in {2: "DOUBLE", 3: "INT32", 5: "INT16", 6: "INT8", 9: "INT64", 10: "BOOL", 19: "HALF"}.items()
+}
+
+_TensorProto = message("TensorProto")
+
+
+def check_shape(name: str, spec: TensorSpec, shape: tuple[int, ...]) -> None:
+    """Raises BadRequest unless a shape is (N, *row), N at least 1, for the input called `name`."""
+    if len(shape) != len(spec.row) + 1 or shape[1:] != spec.row or shape[0] < 1:
+        wanted = ", ".join(["N", *map(str, spec.row)])
+        raise BadRequest(f"input {name}: the shape must be ({wanted}), got ({', '.join(map(str, shape))})")
+
+
+def read_tensor(tensor: Any, name: str, spec: TensorSpec, most: int) -> Array:
+    """A TensorProto as the array that the spec describes. Raises BadRequest, or TooLarge beyond `most` bytes."""
+    wanted, number = DTYPES[spec.dtype]
+    if tensor.dtype != number:
+        got = _NAMES.get(tensor.dtype, f"type {tensor.dtype}")
+        raise BadRequest(f"input {name}: must be {wanted}, got {got}")
+    shape = tuple(int(dim.size) for dim in tensor.tensor_shape.dim)
+    check_shape(name, spec, shape)
+    count = math.prod(shape)
+    if count > most:
+        # one value may stand for all elements: a short message can ask for a huge array
+        raise TooLarge(f"input {name}: {count} elements are more than the {most} that a request may have")
+    if spec.dtype == BYTES:
+        return _reshaped(name, np.array(list(tensor.string_val), dtype=object), shape)
+    if tensor.tensor_content:
+        if len(tensor.tensor_content) != count:
+            raise BadRequest(f"input {name}: {len(tensor.tensor_content)} bytes of content for {count} elements")
+        return np.frombuffer(tensor.tensor_content, np.uint8).reshape(shape)
+    values = np.array(tensor.int_val, np.int64)
+    if len(values) and not 0 <= values.min() <= values.max() <= 255:
+        raise BadRequest(f"input {name}: the values must be from 0 to 255")
+    if 0 < len(values) < count:
+        # the last value stands for all that follow
+        values = np.pad(values, (0, count - len(values)), mode="edge")
+    return _reshaped(name, values.astype(np.uint8), shape)
+
+
+def _reshaped(name: str, values: Array, shape: tuple[int, ...]) -> Array:
+    if len(values) != math.prod(shape):
+        raise BadRequest(f"input {name}: {len(values)} values for {math.prod(shape)} elements")
+    return values.reshape(shape)
+
+
+def write_tensor(array: Array) -> Any:
+    """An array of float32 or of bytes as a TensorProto."""
+    name = BYTES if array.dtype == object else array.dtype.name
+    tensor = _TensorProto(dtype=DTYPES[name][1])
+    for size in array.shape:
+        tensor.tensor_shape.dim.add(size=size)
+    if name == BYTES:
+        tensor.string_val.extend(array.ravel().tolist())
+    else:
+        # not as raw content: clients without TensorFlow read the field that TensorFlow Serving fills
+        tensor.float_val.extend(array.ravel().tolist())
+    return tensor

@@ -1,0 +1,27 @@
+"""`facexp benchmark` parses, calls and prints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from facexp_cli.main import cli
+
+
+def test_json_table_and_errors(tmp_path: Path) -> None:
+    """Guards: data alone on standard output, one line for a source that is none, and lists of numbers."""
+    quick = ["benchmark", "--rounds", "1", "--batch", "2", "--device", "cpu"]
+    done = CliRunner().invoke(cli, [*quick, "--starts", "1", "--json"])
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {row["batch"] for row in found["rows"] if row["group"] == "network"} == {2}
+    assert found["cold_mb"] is None or 50 < found["cold_mb"] < 400
+    assert "keypoints int8.onnx" in CliRunner().invoke(cli, [*quick, "--starts", "0"]).stdout
+    broken = CliRunner().invoke(cli, [*quick, str(tmp_path / "gone.jpg")])
+    assert (broken.exit_code, broken.stdout) == (1, "")
+    assert broken.stderr.count("\n") == 1
+    assert "no such file" in broken.stderr
+    for wrong in ("1,", "a", "0", "1,-2"):
+        assert CliRunner().invoke(cli, ["benchmark", "--threads", wrong]).exit_code == 2

@@ -1,0 +1,112 @@
+"""`facexp-infer --engine ray` up to the point where Ray starts: usage, extras, one line for what is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from facexp.pictures import save_picture
+from facexp_cli.infer import infer
+
+Run = Callable[..., Result]
+
+EXTRA = 'RAY NOT TESTED: pip install "facexp[ray]"'
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the command with Ray's engine in a directory that holds blank.png."""
+    monkeypatch.chdir(tmp_path)
+    save_picture(Path("blank.png"), np.full((48, 64, 3), 90, np.uint8))
+
+    def invoke(*arguments: str, engine: str = "ray") -> Result:
+        return CliRunner().invoke(infer, ["--engine", engine, "--bundle", str(tiny_bundle), *arguments])
+
+    return invoke
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["blank.png"], "--engine ray needs --out"),
+        (["blank.png", "--out", "--resume"], "looks like an option"),
+        (["blank.png", "--out", "o", "--workers", "0"], "--workers"),
+        (["blank.png", "--out", "o", "--format", "csv"], "--format is for --engine local"),
+        (["blank.png", "--out", "o", "--save", "s"], "--save is for --engine local"),
+        (["blank.png", "--out", "o", "--preview", "8000"], "--preview is for --engine local"),
+        (["blank.png", "--out", "o", "--threads", "2"], "--threads is for --engine local"),
+        (["blank.png", "--out", "o", "--timeout", "10"], "--timeout is for --engine local"),
+        (["blank.png", "--out", "o", "--device", "cuda"], "needs --gpus-per-worker"),
+    ],
+)
+def test_wrong_usage_is_status_2(run: Run, arguments: list[str], reason: str) -> None:
+    """Guards options that would do nothing, and results without a place; nothing is written."""
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert reason in " ".join(result.stderr.split())
+    assert os.listdir() == ["blank.png"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize("flag", ["--out=o", "--resume", "--workers=2", "--gpus-per-worker=1", "--ray-address=auto"])
+def test_the_engine_is_never_guessed(run: Run, flag: str) -> None:
+    """Guards against a forgotten --engine ray: the local run would print instead of writing the folder."""
+    result = run("blank.png", flag, engine="local")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{flag.partition('=')[0]} is for --engine ray" in result.stderr
+
+
+def test_a_missing_extra_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the install command."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else find_spec(name))
+    result = run("blank.png", "--out", "o")
+    assert (result.exit_code, result.stderr) == (1, 'Error: ray is not installed: pip install "facexp[ray]"\n')
+
+
+def test_what_cannot_be_done_is_one_line(run: Run) -> None:
+    """Guards cameras and pipes, and results that are there already: status 1, no traceback, nothing written over."""
+    pytest.importorskip("ray", reason=EXTRA)
+    Path("there.parquet").mkdir()
+    Path("there.parquet/part-000000.parquet").write_text("mine")
+    for arguments, reason in (
+        (("0", "--out", "o"), "0: a camera"),
+        (("-", "--out", "o"), "-: a camera, stream or pipe"),
+        (("rtsp://me:secret@camera/live", "--out", "o"), "rtsp://***@camera/live: a camera"),
+        (("blank.png", "--out", "there.parquet"), "there.parquet: is there already"),
+    ):
+        result = run(*arguments)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert re.fullmatch(rf"Error: {re.escape(reason)}.*\n", result.stderr), result.stderr
+    assert Path("there.parquet/part-000000.parquet").read_text() == "mine"
+
+
+def test_an_interrupted_job_says_how_it_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards Ctrl-C: Ray ends with the job, the exit status is that of the signal, and a line tells of --resume."""
+    many = pytest.importorskip("facexp.many", reason=EXTRA)
+    from facexp_cli.console import Stop
+
+    ended = []
+
+    def parts(*_: object) -> Iterator[Any]:
+        try:
+            yield many.Part(0, 1, 1, 0, ["blank.png: is odd"], ["blank.png: is small"], "here/1", 1.0, 2.0)
+            raise Stop(2)
+        finally:
+            ended.append(True)
+
+    monkeypatch.setattr(many.ManyImages, "run", parts)
+    result = run("blank.png", "blank.png/.", "--out", "o")
+    assert (result.exit_code, ended) == (130, [True])
+    assert result.stderr.splitlines() == [
+        "Note: blank.png: is small",
+        "Error: blank.png: is odd",
+        "Note: 1 of 2 sources are done: --resume does the others",
+    ]

@@ -1,0 +1,98 @@
+"""`facexp serve` as a program: what it says, how it ends, and where a token comes from."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+pytest.importorskip("grpc", reason="NO SERVER TESTED: it comes with the extra `serve`")
+
+from facexp_cli.serve import serve_command
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "correct-horse-battery"
+
+
+def get(address: str, **headers: str) -> Any:
+    with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=60) as answer:
+        return json.load(answer)
+
+
+def refuse(*arguments: str, **environment: str) -> tuple[int, str]:
+    done = CliRunner().invoke(serve_command, [*arguments, "--rest-port", "0", "--grpc-port", "0"], env=environment)
+    return done.exit_code, done.output.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_until_a_signal(serving: Callable[..., Any], tiny_bundle: Path, number: int) -> None:
+    """Guards the program's start and end: one line each, status 0, no port left."""
+    with serving(["--bundle", str(tiny_bundle)]) as process:
+        status = get(f"{process.rest}/v1/models/faces")["model_version_status"][0]
+        assert (status["version"], status["state"]) == ("1", "AVAILABLE")
+        assert process.said[0] == "Note: version 1 answers: tiny 0.0.1\n"
+        code, said = process.end(number)
+        assert (code, said) == (0, "Note: stopping: what was taken is answered\n")
+        host, _, port = process.rest.removeprefix("http://").rpartition(":")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)), timeout=60)
+
+
+def test_a_token_from_the_environment(serving: Callable[..., Any], tiny_bundle: Path) -> None:
+    """Guards the token: asked for, and never on the command line or in what is said; plain text is warned of."""
+    with serving(["--bundle", str(tiny_bundle), "--host", "0.0.0.0"], FACEXP_TOKEN=TOKEN) as process:
+        address = f"{process.rest.replace('0.0.0.0', '127.0.0.1')}/v1/models/faces"
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            get(address)
+        assert get(address, Authorization=f"Bearer {TOKEN}")["model_version_status"]
+        _, said = process.end()
+        assert said.startswith("Warning: the token and the pictures cross the network unencrypted")
+        assert TOKEN not in said + "".join(process.said)
+
+
+def test_what_it_refuses(tmp_path: Path, tiny_bundle: Path) -> None:
+    """Guards the network and the settings: one line that says what to do."""
+    bundle = ("--bundle", str(tiny_bundle))
+    status, said = refuse(*bundle, "--host", "0.0.0.0")
+    assert (status, said.startswith("Error: 0.0.0.0 can be reached from other machines: give a token")) == (1, True)
+    assert refuse(*bundle, FACEXP_TOKEN="short")[1].startswith("Error: the token has 5 characters")
+    status, said = refuse(*bundle, "--token-file", str(tmp_path / "none"))
+    assert (status, "the token cannot be read" in said) == (1, True)
+    status, said = refuse(*bundle, "--tls-cert", "cert.pem")
+    assert (status, said) == (2, "Error: --tls-cert and --tls-key belong together, and --tls-clients needs both")
+    status, said = refuse("--bundle", str(tmp_path))
+    assert (status, "no version folder" in said) == (1, True)
+
+
+def command_lines() -> list[str]:
+    """What follows `facexp serve` in README, docs and deploy, wherever it is a command and not the program's name."""
+    texts = [
+        file.read_text() for file in (ROOT / "README.md", ROOT / "docs" / "serving.md", *(ROOT / "deploy").iterdir())
+    ]
+    lines = re.findall(r"^[^`\n]*facexp serve((?: +--[^#\n]*)?)(?: *#.*)?$", "\n".join(texts), re.MULTILINE)
+    entry = json.loads(
+        re.search(r"^ENTRYPOINT (.*)$", (ROOT / "deploy" / "facexp-serve.Containerfile").read_text(), re.M)[1]
+    )  # type: ignore[index]
+    return [*lines, " ".join(entry[2:])]
+
+
+def test_the_command_lines_of_the_documents() -> None:
+    """Guards README, docs and deploy: every option that they name is there, with a value that is taken."""
+    lines = command_lines()
+    assert len([line for line in lines if "--" in line]) >= 6
+    for line in lines:
+        arguments = shlex.split(line.replace("...", "x"))
+        # the folders of the examples are not here
+        for name in ("models", "versions", "/srv/facexp"):
+            arguments = [str(ROOT) if each == name else each for each in arguments]
+        serve_command.make_context("serve", arguments)

@@ -1,0 +1,121 @@
+"""Who may ask: this machine alone, and others only with a token or a certificate."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from facexp.server.access import Access, ServerError, Tls, read_token
+from facexp.server.messages import message
+
+TOKEN = "correct-horse-battery"
+STATUS = "/v1/models/emotion"
+
+
+def grpc_status(channel: grpc.Channel, **metadata: str) -> Any:
+    call = channel.unary_unary(
+        "/tensorflow.serving.ModelService/GetModelStatus",
+        request_serializer=lambda request: request.SerializeToString(),
+        response_deserializer=message("GetModelStatusResponse").FromString,
+    )
+    request = message("GetModelStatusRequest")()
+    request.model_spec.name = "emotion"
+    with channel:
+        return call(request, timeout=60, metadata=tuple(metadata.items()))
+
+
+def test_loopback_by_default(server: Any, start: Callable[..., Any]) -> None:
+    """Guards the network: nobody is let in without a token, and no web page by a name of its own."""
+    assert server.ports.rest.startswith("http://127.0.0.1:")
+    assert not server.ports.public
+    assert server.ask("/", Host="localhost:8501").status == 200
+    assert server.ask(STATUS, Host="faces.example").status == 400
+    for access in (Access(), Access(tls=Tls(Path("cert.pem"), Path("key.pem")))):
+        with pytest.raises(ServerError, match=r"^0\.0\.0\.0 can be reached from other machines: give a token"):
+            start(host="0.0.0.0", access=access)
+
+
+def test_a_token(start: Callable[..., Any]) -> None:
+    """Guards both protocols: everything that tells something asks for the token; the page itself and health do not."""
+    server = start(host="0.0.0.0", access=Access(TOKEN))
+    assert server.ports.public
+    for path, body in ((STATUS, None), (f"{STATUS}/metadata", None), (f"{STATUS}:predict", {}), ("/metrics", None)):
+        for wrong in (
+            {},
+            {"Authorization": TOKEN},
+            {"Authorization": f"Bearer {TOKEN}x"},
+            {"Authorization": "Bearer é"},
+        ):
+            answer = server.ask(path, body, **wrong)
+            assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
+            assert TOKEN not in answer.body.decode()
+        assert server.ask(path, body, Authorization=f"Bearer {TOKEN}").status == (200 if body is None else 400)
+    for path in ("/", "/page.js", "/healthz", "/readyz"):
+        assert server.ask(path).status == 200
+    with pytest.raises(grpc.RpcError) as refused:
+        grpc_status(grpc.insecure_channel(server.ports.grpc), authorization="Bearer wrong")
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    answer = grpc_status(grpc.insecure_channel(server.ports.grpc), authorization=f"Bearer {TOKEN}")
+    assert answer.model_version_status[0].state == 30
+
+
+def test_mutual_tls(start: Callable[..., Any], certificates: Path) -> None:
+    """Guards both protocols: without the authority's certificate there is no connection."""
+    authority, own = certificates / "authority.pem", (certificates / "client.pem", certificates / "client.key")
+    tls = Tls(certificates / "server.pem", certificates / "server.key", authority)
+    server = start(host="0.0.0.0", access=Access(tls=tls))
+    address = server.ports.rest.replace("0.0.0.0", "127.0.0.1")
+    assert address.startswith("https://")
+    context = ssl.create_default_context(cafile=authority)
+    with pytest.raises((OSError, http.client.HTTPException)):
+        urllib.request.urlopen(address + STATUS, context=context, timeout=60).read()
+    context.load_cert_chain(*own)
+    with urllib.request.urlopen(address + STATUS, context=context, timeout=60) as answer:
+        assert answer.status == 200
+    target = server.ports.grpc.replace("0.0.0.0", "127.0.0.1")
+    roots, (certificate, key) = authority.read_bytes(), (each.read_bytes() for each in own)
+    with pytest.raises(grpc.RpcError) as refused:
+        grpc_status(grpc.secure_channel(target, grpc.ssl_channel_credentials(roots)))
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    credentials = grpc.ssl_channel_credentials(roots, key, certificate)
+    assert grpc_status(grpc.secure_channel(target, credentials)).model_version_status[0].state == 30
+
+
+def test_what_is_no_token(tmp_path: Path) -> None:
+    """Guards against a token that is guessed, or that no header can carry."""
+    with pytest.raises(ServerError, match="has 15 characters: give at least 16"):
+        Access("x" * 15)
+    for token in ("x" * 15 + "é", "x" * 8 + " " + "x" * 8, "x" * 20 + "\n"):
+        with pytest.raises(ServerError, match="printable ASCII"):
+            Access(token)
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    assert read_token(file) == TOKEN
+    assert TOKEN not in repr(Access(TOKEN))
+    with pytest.raises(ServerError, match="the token cannot be read"):
+        read_token(tmp_path / "none")
+
+
+def test_certificates_that_cannot_be_used(start: Callable[..., Any], certificates: Path, tmp_path: Path) -> None:
+    """Guards the start: one line instead of a server that nobody can connect to."""
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate")
+    for certificate in (broken, tmp_path / "none.pem"):
+        with pytest.raises(ServerError, match="certificate or key"):
+            start(access=Access(tls=Tls(certificate, certificates / "server.key")))
+
+
+def test_a_port_that_is_taken(server: Any, start: Callable[..., Any]) -> None:
+    """Guards both ports: a second server must not share one in silence."""
+    rest, rpc = (int(address.rpartition(":")[2]) for address in (server.ports.rest, server.ports.grpc))
+    with pytest.raises(ServerError, match=rf"nothing can be served on 127\.0\.0\.1:{rest}: "):
+        start(rest_port=rest)
+    with pytest.raises(ServerError, match=rf"nothing can be served on 127\.0\.0\.1:{rpc}: "):
+        start(grpc_port=rpc)

@@ -1,0 +1,152 @@
+"""Requests put together: never too many rows, each its own answer, nothing lost at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from facexp.server.batching import Batcher, Batching
+
+PATIENCE_S = 60.0
+
+
+class Work:
+    """Doubles numbers; held back until it may go on, so that a test decides what waits meanwhile."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.begun = threading.Semaphore(0)
+        self.allowed = threading.Semaphore(0)
+
+    def __call__(self, items: list[int]) -> list[int]:
+        self.batches.append(items)
+        self.begun.release()
+        assert self.allowed.acquire(timeout=PATIENCE_S)
+        if 13 in items:
+            raise RuntimeError("thirteen")
+        return [2 * item for item in items]
+
+
+def run(test: Callable[[Work, Callable[..., Batcher[int, int]]], Awaitable[None]]) -> Work:
+    work = Work()
+
+    async def main() -> None:
+        made: list[Batcher[int, int]] = []
+
+        def batcher(**how: Any) -> Batcher[int, int]:
+            made.append(Batcher("test", work, Batching(**how)))
+            return made[-1]
+
+        async with asyncio.timeout(PATIENCE_S):
+            await test(work, batcher)
+            work.allowed.release(100)
+            for each in made:
+                await each.close()
+
+    asyncio.run(main())
+    return work
+
+
+async def begun(work: Work) -> None:
+    assert await asyncio.to_thread(work.begun.acquire, timeout=PATIENCE_S)
+
+
+def test_what_comes_meanwhile_goes_together() -> None:
+    """Guards the batches: none over its size, in order, each request with its own answer, a large one alone."""
+
+    async def test(work: Work, make: Any) -> None:
+        batcher = make(size=4)
+        first = asyncio.create_task(batcher.submit(1))
+        await begun(work)
+        rows = [(2, 1), (3, 2), (4, 1), (5, 1), (6, 9), (7, 1)]
+        others = [asyncio.create_task(batcher.submit(item, count)) for item, count in rows]
+        work.allowed.release(100)
+        assert await asyncio.gather(first, *others) == [2, 4, 6, 8, 10, 12, 14]
+
+    assert run(test).batches == [[1], [2, 3, 4], [5], [6], [7]]
+
+
+def test_off() -> None:
+    """Guards size 1: each request alone, whatever waits."""
+
+    async def test(work: Work, make: Any) -> None:
+        batcher = make(size=1)
+        tasks = [asyncio.create_task(batcher.submit(item)) for item in (1, 2, 3)]
+        work.allowed.release(100)
+        assert await asyncio.gather(*tasks) == [2, 4, 6]
+
+    assert run(test).batches == [[1], [2], [3]]
+
+
+def test_a_batch_waits_until_it_is_full_or_its_time_is_over() -> None:
+    """Guards the wait: a full batch goes at once, one that is not full goes in the end."""
+
+    async def test(work: Work, make: Any) -> None:
+        work.allowed.release(100)
+        batcher = make(size=3, wait_ms=10_000)
+        tasks = [asyncio.create_task(batcher.submit(1)), asyncio.create_task(batcher.submit(2))]
+        await asyncio.sleep(0.05)
+        assert work.batches == []
+        tasks.append(asyncio.create_task(batcher.submit(3)))
+        assert await asyncio.gather(*tasks) == [2, 4, 6]
+        assert await make(size=3, wait_ms=1).submit(4) == 8
+
+    assert run(test).batches == [[1, 2, 3], [4]]
+
+
+def test_who_gives_up_is_not_worked_for() -> None:
+    """Guards deadlines and clients that go: their rows take no time of the network, the others' answers stay right."""
+
+    async def test(work: Work, make: Any) -> None:
+        batcher = make(size=4)
+        first = asyncio.create_task(batcher.submit(1))
+        await begun(work)
+        lost, kept = asyncio.create_task(batcher.submit(2)), asyncio.create_task(batcher.submit(3))
+        await asyncio.sleep(0)
+        lost.cancel()
+        # in the middle of its batch, too
+        first.cancel()
+        await asyncio.sleep(0)
+        work.allowed.release(100)
+        assert await kept == 6
+
+    assert run(test).batches == [[1], [3]]
+
+
+def test_a_fault_is_its_batchs_alone() -> None:
+    """Guards the thread: it goes on after an exception, which every request of that batch gets."""
+
+    async def test(work: Work, make: Any) -> None:
+        batcher = make(size=2)
+        work.allowed.release(100)
+        results = await asyncio.gather(*(batcher.submit(item) for item in (13, 1, 2)), return_exceptions=True)
+        assert [str(result) for result in results] == ["thirteen", "thirteen", "4"]
+
+    run(test)
+
+
+def test_the_end_answers_what_was_taken() -> None:
+    """Guards the graceful stop: what waits is answered, also in the middle of a long wait; what is new is not taken."""
+
+    async def test(work: Work, make: Any) -> None:
+        batcher = make(size=9, wait_ms=10_000)
+        tasks = [asyncio.create_task(batcher.submit(item)) for item in (1, 2)]
+        await asyncio.sleep(0)
+        work.allowed.release(100)
+        await batcher.close()
+        assert [await task for task in tasks] == [2, 4]
+        with pytest.raises(RuntimeError, match="closed"):
+            await batcher.submit(3)
+
+    run(test)
+
+
+@pytest.mark.parametrize("how", [{"size": 0}, {"wait_ms": -1.0}, {"wait_ms": float("nan")}])
+def test_values_out_of_range(how: dict[str, Any]) -> None:
+    """Guards the settings."""
+    with pytest.raises(ValueError, match=f"^{next(iter(how))} must be"):
+        Batching(**how)

@@ -1,0 +1,175 @@
+"""More than can be taken, too late, and the end: refused with a reason, and what was taken is answered."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from facexp.server.batching import Batching
+from facexp.server.limits import Limits
+from facexp.server.messages import message
+from facexp.session import Session
+
+PATIENCE_S = 60.0
+EMOTION = "/v1/models/emotion"
+BODY = {"instances": np.zeros((1, 48, 48, 1), int).tolist()}
+
+
+class Held:
+    """The emotion network, held back until `go` is set."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Semaphore(0)
+        self.go = threading.Event()
+
+    def wait_for(self, count: int) -> None:
+        for _ in range(count):
+            assert self.begun.acquire(timeout=PATIENCE_S)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    holding, original = Held(), Session.run
+
+    def run(session: Session, batch: NDArray[np.uint8]) -> Any:
+        if batch.shape[1:] == (48, 48, 1):
+            holding.begun.release()
+            assert holding.go.wait(PATIENCE_S)
+        return original(session, batch)
+
+    monkeypatch.setattr(Session, "run", run)
+    yield holding
+    holding.go.set()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as made:
+        yield made
+
+
+def ask(pool: ThreadPoolExecutor, server: Any, count: int) -> list[Future[Any]]:
+    return [pool.submit(server.ask, f"{EMOTION}:predict", BODY) for _ in range(count)]
+
+
+def under_way(server: Any, count: int) -> None:
+    """Wait until so many requests are taken."""
+    for _ in range(2000):
+        if server.figure('facexp_requests_under_way{model="emotion"}') == count:
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError(f"never {count} requests under way")
+
+
+def stub(server: Any, method: str = "Predict") -> tuple[grpc.Channel, Any]:
+    channel = grpc.insecure_channel(server.ports.grpc)
+    return channel, channel.unary_unary(
+        f"/tensorflow.serving.PredictionService/{method}",
+        request_serializer=lambda request: request.SerializeToString(),
+        response_deserializer=message("PredictResponse").FromString,
+    )
+
+
+def request() -> Any:
+    made = message("PredictRequest")()
+    made.model_spec.name = "emotion"
+    tensor = made.inputs["image"]
+    tensor.dtype, tensor.tensor_content = 4, bytes(48 * 48)
+    for size in (1, 48, 48, 1):
+        tensor.tensor_shape.dim.add(size=size)
+    return made
+
+
+def test_the_queue_is_bounded(start: Callable[..., Any], held: Held, pool: ThreadPoolExecutor) -> None:
+    """Guards the memory under a flood: 503 and RESOURCE_EXHAUSTED at once; the other models and the waiting go on."""
+    server = start(limits=Limits(queue=3), batching=Batching(size=1))
+    taken = ask(pool, server, 3)
+    held.wait_for(1)
+    under_way(server, 3)
+    answer = server.ask(f"{EMOTION}:predict", BODY)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert answer.error == "model emotion: 3 requests are under way already; try again later"
+    channel, predict = stub(server)
+    with channel, pytest.raises(grpc.RpcError) as refused:
+        predict(request(), timeout=PATIENCE_S)
+    assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    other = {"instances": np.zeros((1, 96, 96, 1), int).tolist()}
+    assert server.ask("/v1/models/keypoints:predict", other).status == 200
+    held.go.set()
+    assert [each.result(PATIENCE_S).status for each in taken] == [200, 200, 200]
+    assert server.ask(f"{EMOTION}:predict", BODY).status == 200
+
+
+def test_requests_share_the_memory(start: Callable[..., Any], held: Held, pool: ThreadPoolExecutor) -> None:
+    """Guards against many large requests at once: what they hold together is bounded, and given back."""
+    body = b'{"instances": ' + b" " * 20_000 + str(BODY["instances"]).encode() + b"}"
+    limits = Limits(request_bytes=40_000, queue=1000)
+    server = start(limits=limits, batching=Batching(size=1))
+    fits = limits.memory_bytes // len(body)
+    with ThreadPoolExecutor(fits) as many:
+        taken = [many.submit(server.ask, f"{EMOTION}:predict", body) for _ in range(fits)]
+        under_way(server, fits)
+        answer = server.ask(f"{EMOTION}:predict", body)
+        assert (answer.status, "memory" in answer.error) == (503, True)
+        held.go.set()
+        assert {each.result(PATIENCE_S).status for each in taken} == {200}
+    assert server.ask(f"{EMOTION}:predict", body).status == 200
+
+
+def test_deadlines(start: Callable[..., Any], held: Held) -> None:
+    """Guards against waiting for ever: the server's own deadline, and the client's by gRPC; its place becomes free."""
+    server = start(limits=Limits(timeout_s=0.2), batching=Batching(size=1))
+    answer = server.ask(f"{EMOTION}:predict", BODY)
+    assert (answer.status, answer.error) == (504, "the answer was not ready in time")
+    channel, predict = stub(server)
+    with channel:
+        # the server's is shorter, then the client's
+        for patience in (PATIENCE_S, 0.1):
+            with pytest.raises(grpc.RpcError) as late:
+                predict(request(), timeout=patience)
+            assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    under_way(server, 0)
+    held.go.set()
+    # a body that never ends
+    connection = server.connect()
+    connection.putrequest("POST", f"{EMOTION}:predict")
+    connection.putheader("Content-Length", "100")
+    connection.endheaders(b"{")
+    assert connection.getresponse().status == 504
+    connection.close()
+
+
+def test_the_end_answers_what_was_taken(start: Callable[..., Any], held: Held, pool: ThreadPoolExecutor) -> None:
+    """Guards the graceful stop by both protocols: taken requests are answered, new ones find nobody."""
+    server = start(batching=Batching(size=1))
+    taken = ask(pool, server, 4)
+    channel, predict = stub(server)
+    with channel:
+        called = predict.future(request(), timeout=PATIENCE_S)
+        under_way(server, 5)
+        open_still = server.connect()
+        open_still.connect()
+        server.ask_to_stop()
+        # until new ones are refused, the old ones wait
+        for _ in range(2000):
+            try:
+                server.connect().connect()
+            except ConnectionRefusedError:
+                break
+            threading.Event().wait(0.01)
+        assert not any(each.done() for each in taken)
+        held.go.set()
+        assert [each.result(PATIENCE_S).status for each in taken] == [200] * 4
+        assert set(called.result(PATIENCE_S).outputs) == {"fer2013", "ferplus"}
+        server.join()
+        with pytest.raises(grpc.RpcError) as refused:
+            predict(request(), timeout=PATIENCE_S)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    open_still.close()

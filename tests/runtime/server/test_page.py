@@ -1,0 +1,144 @@
+"""The page at /: its own files alone, and in a real browser a photo, the camera, the token and faults."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from facexp.labels import SEVEN
+from facexp.server.access import Access
+from facexp.server.models import AnalyzerOptions
+
+PHONE = (390, 844)
+TOKEN = "correct-horse-battery"
+
+
+def test_the_page_needs_nothing_from_elsewhere(server: Any) -> None:
+    """Guards devices without internet, and against a page that tells others who is looking."""
+    for path, kind in (("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")):
+        answer = server.ask(path)
+        text = answer.body.decode()
+        assert (answer.status, answer.headers["content-type"]) == (200, f"{kind}; charset=utf-8")
+        assert not re.search(r"https?:/|@import|url\(|//[a-z]", re.sub(r"^\s*//.*$", "", text, flags=re.MULTILINE))
+        assert "innerHTML" not in text
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; connect-src 'self'; img-src 'self' blob: data:;")
+        assert "unsafe" not in policy
+        assert (answer.headers["x-content-type-options"], answer.headers["cache-control"]) == ("nosniff", "no-store")
+    assert "--happy: rgb(250 210 40);" in server.ask("/page.css").body.decode()
+    assert 'name="viewport" content="width=device-width' in server.ask("/").body.decode()
+
+
+@pytest.fixture
+def browser(tmp_path: Path, astronaut: NDArray[np.uint8]) -> Iterator[Any]:
+    """A browser whose camera shows the astronaut."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("NO BROWSER TESTED: there is no chromium on this machine")
+    spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    jpeg = cv2.imencode(".jpg", astronaut)[1].tobytes()
+    (tmp_path / "camera.mjpeg").write_bytes(jpeg * 3)
+    camera = [
+        "--use-fake-device-for-media-stream",
+        "--use-fake-ui-for-media-stream",
+        f"--use-file-for-fake-video-capture={tmp_path / 'camera.mjpeg'}",
+    ]
+    with module.Browser(program, tmp_path / "profile", camera) as opened:
+        yield opened
+
+
+@pytest.fixture
+def shipped(start: Callable[..., Any]) -> Any:
+    """A server with the models that ship, which know a smile."""
+    return start(base=None, analyzer=AnalyzerOptions("cpu", 1))
+
+
+def coloured(browser: Any) -> int:
+    """How many pixels of the canvas have the colour that is drawn for a happy face."""
+    return int(
+        browser.run(
+            """(() => {
+                const canvas = document.getElementById("picture");
+                const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+                let count = 0;
+                for (let i = 0; i < data.length; i += 4)
+                  count += data[i] === 250 && data[i + 1] === 210 && data[i + 2] === 40;
+                return count;
+            })()"""
+        )
+    )
+
+
+def keep(browser: Any, name: str) -> None:
+    """Leave a picture of the page in the folder that FACEXP_SCREENSHOTS names, for a person to look at."""
+    folder = os.environ.get("FACEXP_SCREENSHOTS")
+    if folder:
+        (Path(folder) / f"{name}.png").write_bytes(browser.picture())
+
+
+@pytest.mark.slow
+def test_a_photo_and_the_camera(shipped: Any, browser: Any, astronaut_file: Path, tmp_path: Path) -> None:
+    """Guards the page on a phone's screen: face, points and emotion of a photo and of the camera, and a bad file."""
+    browser.open(shipped.ports.rest + "/", *PHONE)
+    browser.choose("#file", astronaut_file)
+    browser.wait("!document.getElementById('panel').hidden")
+    keep(browser, "photo")
+    assert browser.run("document.getElementById('count').textContent") == "1 face"
+    assert browser.run("document.querySelector('#faces h3').firstChild.textContent") == "1 happy"
+    labels = browser.run(
+        "[...document.querySelectorAll('#faces .bar span:first-child')].map((each) => each.textContent)"
+    )
+    assert (labels[0], sorted(labels)) == ("happy", sorted(SEVEN))
+    assert coloured(browser) > 500
+    # nothing is wider than the screen, and what is touched is large enough for a finger
+    assert browser.run("document.documentElement.scrollWidth") == PHONE[0]
+    heights = browser.run("[...document.querySelectorAll('#buttons > :not(input)')].map((each) => each.offsetHeight)")
+    assert min(heights) >= 44
+    # the camera runs on until it is stopped
+    browser.run("document.getElementById('faces').replaceChildren(); document.getElementById('camera').click()")
+    browser.wait("document.querySelectorAll('#faces h3').length === 1")
+    browser.run("document.getElementById('faces').replaceChildren()")
+    browser.wait("document.querySelectorAll('#faces h3').length === 1")
+    keep(browser, "camera")
+    assert browser.run("document.getElementById('camera').getAttribute('aria-pressed')") == "true"
+    browser.run("document.getElementById('camera').click()")
+    assert browser.run("document.getElementById('camera').textContent") == "Camera"
+    bad = tmp_path / "<b>bad.png"
+    bad.write_bytes(b"no picture")
+    browser.choose("#file", bad)
+    browser.wait("document.getElementById('state').className === 'alarm'")
+    assert (
+        browser.run("document.getElementById('state').textContent") == "this browser cannot read that file as a picture"
+    )
+    assert browser.complaints() == []
+
+
+@pytest.mark.slow
+def test_the_page_asks_for_the_token(start: Callable[..., Any], browser: Any, astronaut_file: Path) -> None:
+    """Guards the page of a server that asks for a token, and the message of one that is gone."""
+    server = start(access=Access(TOKEN))
+    browser.open(server.ports.rest + "/", *PHONE)
+    browser.choose("#file", astronaut_file)
+    browser.wait("!document.getElementById('login').hidden")
+    keep(browser, "token")
+    browser.run(f"document.getElementById('token').value = '{TOKEN}'; document.querySelector('#login button').click()")
+    browser.wait("!document.getElementById('panel').hidden")
+    assert browser.run("document.getElementById('login').hidden")
+    server.ask_to_stop()
+    server.join()
+    browser.choose("#file", astronaut_file)
+    browser.wait("document.getElementById('state').textContent === 'the server has ended or cannot be reached'")

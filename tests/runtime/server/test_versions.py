@@ -1,0 +1,133 @@
+"""Version folders: a new one takes over while the old one answers what it has taken, and a bad one changes nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from facexp.server.access import ServerError
+from facexp.server.models import AnalyzerOptions
+from facexp.server.pictures import read_picture
+
+PATIENCE_S = 60.0
+KEYPOINTS = "/v1/models/keypoints"
+BODY = {"instances": np.zeros((1, 96, 96, 1), int).tolist()}
+_PNG = cv2.imencode(".png", np.zeros((96, 96), np.uint8))[1].tobytes()
+ENCODED = {"signature_name": "serving_encoded", "instances": [{"b64": base64.b64encode(_PNG).decode()}]}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facexp.server.versions.POLL_S", 0.02)
+
+
+@pytest.fixture
+def add(tiny: Any, tmp_path: Path) -> Callable[[int], Path]:
+    """Adds a version whose points lie so many pixels further right as its number says; at once, by a rename."""
+
+    def make(number: int) -> Path:
+        made = tiny.build(tmp_path / "making", tiny.MEAN_SHAPE + np.float32([number, 0]))
+        (tmp_path / "base").mkdir(exist_ok=True)
+        return Path(shutil.move(made, tmp_path / "base" / str(number)))
+
+    return make
+
+
+def answering(server: Any, tiny: Any, body: dict[str, Any] = BODY) -> int:
+    """The version that answers, by its numbers."""
+    (points,) = server.ask(f"{KEYPOINTS}:predict", body).json["predictions"]
+    return round(float((np.array(points) - tiny.MEAN_SHAPE)[:, 0].mean()))
+
+
+def states(server: Any) -> dict[int, str]:
+    found = server.ask(KEYPOINTS).json["model_version_status"]
+    return {int(each["version"]): each["state"] for each in found}
+
+
+def wait(done: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if done():
+            return
+        threading.Event().wait(0.02)
+    raise AssertionError("waited in vain")
+
+
+def test_a_new_version_takes_over(
+    start: Callable[..., Any], add: Any, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards the reload: the highest number answers, numbers as numbers, the old one drains; and back again."""
+    for number in (2, 9):
+        add(number)
+    (tmp_path / "base" / "notes").mkdir()
+    (tmp_path / "base" / "010").mkdir()
+    server = start(base=tmp_path / "base")
+    assert (answering(server, tiny), states(server)) == (9, {9: "AVAILABLE"})
+    held, begun = threading.Event(), threading.Event()
+
+    def read(file: bytes, most: int) -> Any:
+        begun.set()
+        assert held.wait(PATIENCE_S)
+        return read_picture(file, most)
+
+    # before the network's turn, when no batch knows of the request
+    monkeypatch.setattr("facexp.server.models.read_picture", read)
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(answering, server, tiny, ENCODED)
+        assert begun.wait(PATIENCE_S)
+        add(10)
+        wait(lambda: states(server).get(10) == "AVAILABLE")
+        assert states(server)[9] == "UNLOADING"
+        assert answering(server, tiny) == 10
+        assert server.ask(f"{KEYPOINTS}/versions/9:predict", BODY).status == 404
+        held.set()
+        assert taken.result(PATIENCE_S) == 9
+    wait(lambda: states(server)[9] == "END")
+    shutil.rmtree(tmp_path / "base" / "10")
+    wait(lambda: states(server)[10] == "END")
+    assert answering(server, tiny) == 9
+    # nothing left is no reason to stop answering
+    shutil.rmtree(tmp_path / "base")
+    threading.Event().wait(0.2)
+    assert answering(server, tiny) == 9
+
+
+def test_a_version_that_cannot_be_loaded(
+    start: Callable[..., Any], add: Any, tiny: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Guards half-copied folders: told once in the log, not to clients, tried again when they change."""
+    add(1)
+    server = start(base=tmp_path / "base")
+    second = tmp_path / "base" / "2"
+    second.mkdir()
+    wait(lambda: states(server).get(2) == "END")
+    assert answering(server, tiny) == 1
+    status = server.ask(f"{KEYPOINTS}/versions/2").json["model_version_status"][0]["status"]
+    assert status["error_code"] == "INTERNAL"
+    assert str(tmp_path) not in json.dumps(status)
+    threading.Event().wait(0.2)
+    assert caplog.text.count("version 2 is not loaded") == 1
+    assert str(second / "manifest.json") in caplog.text
+    made = tiny.build(tmp_path / "making", tiny.MEAN_SHAPE + np.float32([2, 0]))
+    # slowly, the manifest first
+    for name in ("manifest.json", *sorted(file.name for file in made.glob("*.onnx"))):
+        shutil.copy(made / name, second / name)
+        threading.Event().wait(0.1)
+    wait(lambda: answering(server, tiny) == 2)
+
+
+def test_what_cannot_be_served_at_all(start: Callable[..., Any], tmp_path: Path, tiny_bundle: Path) -> None:
+    """Guards the start: an empty folder and a wrong setting are errors, and not a server that never answers."""
+    with pytest.raises(ServerError, match=r"no bundle \(manifest.json\) and no version folder"):
+        start(base=tmp_path)
+    with pytest.raises(ValueError, match="labels must be one of"):
+        start(base=tiny_bundle, analyzer=AnalyzerOptions("cpu", labels="nobody's"))

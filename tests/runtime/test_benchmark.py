@@ -1,0 +1,117 @@
+"""The benchmark measures what it says, and says what it could not measure; how fast anything is, no test asks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+import facexp
+from facexp.benchmark import SCHEMA, Plan, run, table
+from facexp.timing import Spread, in_turns, run_process
+
+
+def test_percentiles_from_a_scripted_clock() -> None:
+    """Guards: units, the order of the percentiles, rivals in turns, and a warm-up that does not count."""
+    now, called, rounds = [0.0], [], []
+
+    def rival(name: str, seconds: list[float]) -> Any:
+        def call() -> None:
+            called.append(name)
+            now[0] += seconds.pop(0)
+
+        return call
+
+    # the first round takes for ever; then 1 to 100 ms, and ten times as long
+    ladder = [n / 1000 for n in range(1, 101)]
+    rivals = {"a": rival("a", [999.0, *ladder]), "b": rival("b", [999.0, *(10 * n for n in ladder)])}
+    spreads = in_turns(rivals, 100, step=lambda: rounds.append(len(called)), clock=lambda: now[0])
+    assert called == ["a", "b"] * 101
+    assert rounds == list(range(2, 203, 2))
+    # linear between neighbours: the p-th of 1..100 is 1 + 0.99 p
+    found = [spreads["a"].least, spreads["a"].p50, spreads["a"].p90, spreads["a"].p99]
+    assert found == pytest.approx([1, 50.5, 90.1, 99.01])
+    assert (spreads["a"].count, spreads["b"].p90) == (100, pytest.approx(901))
+    with pytest.raises(ValueError, match="no time"):
+        Spread.of([])
+
+
+def test_a_process_is_measured_alone() -> None:
+    """Guards: the peak of a process is not that of the one that measures it, and a failure is no time."""
+    heavy = np.ones(40_000_000)
+    assert heavy.nbytes == 320_000_000
+    small, large = (run_process([sys.executable, "-c", f"b'1' * {size}"]) for size in (1, 60_000_000))
+    if small.peak_mb is None or large.peak_mb is None:
+        pytest.skip("this system does not tell a process's peak memory")
+    assert 1 < small.peak_mb < 60 < large.peak_mb < 200
+    assert small.seconds > 0
+    with pytest.raises(RuntimeError, match=r"status 1: ZeroDivisionError"):
+        run_process([sys.executable, "-c", "1 / 0"])
+
+
+def test_the_report_has_every_part(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the JSON schema; nothing asked for is left out, and what cannot run is said; no source is needed."""
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    told: list[tuple[str, int, int]] = []
+    plan = Plan(threads=(1, 2), batch=(1, 3), device="cpu", rounds=1, starts=1)
+    report = run(plan, lambda *now: told.append(now))
+    stages = {(row.name, row.threads) for row in report.rows if row.group == "stage"}
+    names = ("read", "detect", "keypoints", "emotion", "whole", "track")
+    assert stages == {(name, threads) for name in names for threads in (1, 2)}
+    networks = {(row.name, row.file, row.threads, row.batch) for row in report.rows if row.group == "network"}
+    files = ("float32.onnx", "int8.onnx")
+    models = ("keypoints", "emotion")
+    assert networks == {(m, f, t, b) for m in models for f in files for t in (1, 2) for b in (1, 3)}
+    assert [skipped.partition(":")[0] for skipped in report.skipped] == [f"{m}.int8.tflite on cpu" for m in models]
+    assert (report.faces, report.picture, report.sources) == (1.0, (375, 450), ("drawn face",))
+    (cold,) = (row for row in report.rows if row.group == "process")
+    assert (cold.name, cold.ms.count) == ("cold start", 1)
+    found = json.loads(json.dumps(report.as_json()))
+    assert found["schema"] == SCHEMA
+    assert set(found) == {
+        *("schema", "facexp", "machine", "sources", "picture", "faces", "rows", "peak_mb", "cold_mb", "cold_cpu_ms"),
+        "skipped",
+    }
+    for row in found["rows"]:
+        assert set(row) == {"group", "name", "file", "device", "threads", "batch", "ms"}
+        assert set(row["ms"]) == {"count", "least", "p50", "p90", "p99"}
+        assert row["device"] == "cpu"
+        assert 0 < row["ms"]["least"] <= row["ms"]["p50"] <= row["ms"]["p90"] <= row["ms"]["p99"]
+    text = table(report)
+    assert all(name in text for name in (*names, *files, "cold start"))
+    assert {what for what, _, _ in told} == {"stages", "networks", "cold start"}
+    assert all(0 <= done <= total for _, done, total in told)
+
+
+def test_sources_are_measured_each_in_its_turn(tmp_path: Path, astronaut: Any, tiny_bundle: Path) -> None:
+    """Guards: photos and clips of the user's own, and how many faces there are in them."""
+    cv2.imwrite(str(tmp_path / "a.png"), astronaut)
+    cv2.imwrite(str(tmp_path / "b.png"), np.zeros((80, 90, 3), np.uint8))
+    plan = Plan((str(tmp_path),), batch=(1,), device="cpu", bundle=tiny_bundle, rounds=2, starts=0)
+    report = run(plan)
+    assert (report.faces, report.picture, report.cold_mb) == (0.5, (512, 512), None)
+    assert report.skipped == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("gone.jpg", "no such file"), ("text.jpg", "is not a photo"), ("0", "cameras, streams and pipes")],
+)
+def test_a_broken_source_is_a_clear_error(tmp_path: Path, name: str, says: str) -> None:
+    """Guards: an error before anything is measured, never times of nothing."""
+    (tmp_path / "text.jpg").write_text("hello")
+    source = name if name == "0" else str(tmp_path / name)
+    with pytest.raises(facexp.SourceError, match=says):
+        run(Plan((source,), starts=0))
+
+
+def test_wrong_plans() -> None:
+    """Guards: no rounds, no threads."""
+    for wrong in ({"rounds": 0}, {"threads": ()}, {"batch": (1, 0)}, {"starts": -1}):
+        with pytest.raises(ValueError, match="must be at least"):
+            Plan(**wrong)

@@ -1,0 +1,358 @@
+"""Plans, parts and their files without Ray: what is found, what each row holds, what a worker owes a broken source."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from facexp import Analyzer
+from facexp.geometry import KEYPOINTS
+from facexp.labels import EMOTIONS
+from facexp.pictures import save_picture
+from facexp.pipeline import analyze_sources
+from facexp.sinks import frame_record
+from facexp.sources import open_sources
+from facexp.types import Emotion, Face, Frame, Smoothed, Timings
+
+pa = pytest.importorskip("pyarrow", reason='MANY IMAGES NOT TESTED: pip install "facexp[ray]"')
+pq = pytest.importorskip("pyarrow.parquet")
+
+import facexp.many.job as job_module  # noqa: E402
+import facexp.many.worker as worker_module  # noqa: E402
+from facexp.many import ManyError, ManyImages, Settings  # noqa: E402
+from facexp.many.plan import Plan, image_column  # noqa: E402
+from facexp.many.schema import to_table  # noqa: E402
+from facexp.many.stores import Store  # noqa: E402
+from facexp.many.worker import Part, Worker  # noqa: E402
+
+
+@pytest.fixture
+def album(tmp_path: Path, astronaut: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with a folder `album` of everything that a folder may hold."""
+    monkeypatch.chdir(tmp_path)
+    small = np.ascontiguousarray(astronaut[::2, ::2])
+    save_picture(Path("album/photo2.png"), small)
+    save_picture(Path("album/photo10.jpg"), astronaut)
+    save_picture(Path("album/sub/gray.bmp"), np.full((40, 50, 3), 90, np.uint8))
+    Path("album/bad.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(20))
+    Path("album/empty.png").touch()
+    Path("album/.hidden.png").touch()
+    assert cv2.imwritemulti("album/pages.tif", [np.full((8, 10), 90, np.uint8)] * 2)
+    animation = cv2.Animation()
+    animation.frames, animation.durations = [small, 255 - small, small], [100, 100, 100]
+    assert cv2.imwriteanimation("album/moving.png", animation)
+    writer = cv2.VideoWriter("album/clip.mp4", cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10, (256, 256))
+    for _ in range(4):
+        writer.write(small)
+    writer.release()
+    return tmp_path
+
+
+@pytest.fixture
+def settings(tiny_bundle: Path) -> Iterator[Settings]:
+    """For the tiny bundle. OpenCV gets back the threads that a worker takes from it."""
+    threads = cv2.getNumThreads()
+    yield Settings(bundle=tiny_bundle)
+    cv2.setNumThreads(threads)
+
+
+def plain_rows(names: list[str], settings: Settings) -> list[dict[str, Any]]:
+    """The JSON records that the local path gives, without their timings."""
+    analyzer = Analyzer("cpu", bundle=settings.bundle, emotions=settings.emotions)
+    frames = analyze_sources(analyzer, open_sources(names), settings.options, settings.face_crops)
+    return [without_times(json.loads(json.dumps(frame_record(frame)))) for frame, _ in frames]
+
+
+def many_rows(
+    names: list[str], settings: Settings, out: str = "out.parquet"
+) -> tuple[list[dict[str, Any]], list[Part]]:
+    """What one worker writes, part by part, and what it answers."""
+    plan = Plan.of(names)
+    Path(out).mkdir()
+    worker = Worker(settings, "cpu", plan.stores, Store.of(out), "0", "{}", str(Path.cwd()))
+    parts = [Part(**worker(table).to_pylist()[0]) for table in plan.parts(plan.items, 1, 0)]
+    return read(out), parts
+
+
+def read(out: str | Path) -> list[dict[str, Any]]:
+    """The rows as JSON records: null is what a record lacks, but for a photo's id."""
+    rows = []
+    for path in sorted(Path(out).glob("*.parquet")):
+        rows += [without_times(bare(row)) for row in pq.read_table(path).to_pylist()]
+    return rows
+
+
+def bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: bare(each) for key, each in value.items() if each is not None or key == "id"}
+    return [bare(each) for each in value] if isinstance(value, list) else value
+
+
+def without_times(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "ms"}
+
+
+@pytest.mark.parametrize("emotions", ["five", "seven"])
+def test_the_schema_holds_all_of_a_record(emotions: str) -> None:
+    """Guards the columns: a key that JSON lines have and the schema lacks would be dropped without a word."""
+    labels = EMOTIONS[emotions]
+    emotion = Emotion(labels[0], {label: 1 / len(labels) for label in labels})
+    points = np.arange(30, dtype=np.float32).reshape(15, 2) / 7
+    face = Face((1.23456, 2.0, 30.5, 40.25), 0.934567, points, emotion)
+    followed = replace(face, id=3, smoothed=Smoothed(points + 1, emotion))
+    photo = Frame("photo.jpg", 0, 0.0, 640, 480, "cpu", (face, followed), Timings(5.12345, 0.4, 0.3))
+    broken = Frame("b\udcff.jpg", 7, 0.0, None, None, None, (), None, "b\udcff.jpg: is empty (0 bytes)")
+    records = [frame_record(photo), frame_record(replace(photo, faces=())), frame_record(broken)]
+    table = to_table(records, labels, "{}")
+    # as JSON lines have it, a name that is no text is escaped
+    escaped = json.loads(json.dumps(records).replace("\\udcff", "\\\\udcff"))
+    assert [bare(row) for row in table.to_pylist()] == escaped
+    assert list(table.to_pylist()[0]["faces"][0]["keypoints"]) == list(KEYPOINTS)
+
+
+def test_a_folder_gives_the_rows_of_the_local_path(album: Path, settings: Settings) -> None:
+    """Guards every kind of file: all fields but timings, in the same order; errors are rows, notes are told."""
+    expected = plain_rows(["album", "gone.jpg"], settings)
+    rows, parts = many_rows(["album", "gone.jpg", "album/photo2.png"], settings)
+    assert rows == expected
+    assert sum("error" in row for row in rows) == 3
+    assert sum(len(part.errors) for part in parts) == 3
+    assert [note for part in parts for note in part.notes] == ["album/pages.tif: has 2 pages, only the first is read"]
+    assert sum(part.faces for part in parts) == sum(len(row.get("faces", ())) for row in rows) > 5
+
+
+@pytest.mark.parametrize("kind", ["file", "struct", "plain"])
+def test_stores_and_tables_give_the_same_rows(album: Path, settings: Settings, kind: str) -> None:
+    """Guards files by their address, and tables of encoded files, as Hugging Face and as others write them."""
+    expected = plain_rows(["album"], settings)
+    files = list(dict.fromkeys(row["source"] for row in expected))
+    if kind == "file":
+        names = {f"file://{album}/{file}": file for file in files}
+        rows, _ = many_rows([f"file://{album}/album"], settings)
+        (found,), _ = many_rows([f"file://{album}/al*/photo2.*"], settings, "out2.parquet")
+        assert names[found["source"]] == "album/photo2.png"
+    else:
+        data = [Path(file).read_bytes() for file in files]
+        column = [{"bytes": each, "path": None} for each in data] if kind == "struct" else data
+        pq.write_table(pa.table({"image": column, "label": range(len(files))}), "faces.parquet", row_group_size=3)
+        names = {f"faces.parquet#{number}": file for number, file in enumerate(files)}
+        rows, _ = many_rows(["faces.parquet"], settings)
+    for row in rows:
+        row["error"] = row.pop("error", "").replace(row["source"], names[row["source"]])
+        row["source"] = names[row["source"]]
+    photos = {".png", ".jpg", ".bmp"}
+    for row in expected:
+        row.setdefault("error", "")
+    # a row of a table has no name that says that it is a clip; its content does
+    assert [row for row in rows if Path(row["source"]).suffix in photos] == [
+        row for row in expected if Path(row["source"]).suffix in photos
+    ]
+    assert rows == expected
+
+
+def test_bad_rows_of_a_table_are_rows_with_an_error(album: Path, settings: Settings) -> None:
+    """Guards the others: nulls, what is no picture, tables without pictures, a file that is none, any row group."""
+    good = Path("album/photo2.png").read_bytes()
+    pq.write_table(pa.table({"bytes": [None, b"no picture", good] * 70}), "t.parquet", row_group_size=100)
+    pq.write_table(pa.table({"a": [b"1"], "b": [b"2"]}), "two.parquet")
+    Path("broken.parquet").write_bytes(b"PAR1 nothing")
+    rows, _ = many_rows(["t.parquet", "two.parquet", "broken.parquet", "gone.parquet"], settings)
+    assert [row["source"] for row in rows[:210]] == [f"t.parquet#{number}" for number in range(210)]
+    assert [row.get("error") for row in rows[207:209]] == [
+        "t.parquet#207: the row holds no picture",
+        "t.parquet#208: is not a photo or clip in a format that facexp reads",
+    ]
+    assert all(len(row["faces"]) == 1 for row in rows[2:210:3])
+    assert [row["source"] for row in rows[210:]] == ["two.parquet", "broken.parquet", "gone.parquet"]
+    assert "two.parquet: has several columns of bytes (a, b): call the one" in rows[210]["error"]
+    assert all("error" in row for row in rows[210:])
+
+
+def test_which_column_holds_the_pictures() -> None:
+    """Guards the choice: the only one, or the one by name; none is said to be none."""
+    binary, path = pa.binary(), pa.string()
+    struct = pa.struct([("bytes", binary), ("path", path)])
+    assert image_column(pa.schema([("label", path), ("face", pa.large_binary())])) == ("face", False)
+    assert image_column(pa.schema([("mask", binary), ("image", struct)])) == ("image", True)
+    with pytest.raises(ValueError, match="has no column of bytes"):
+        image_column(pa.schema([("label", path)]))
+
+
+def test_what_the_names_stand_for(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards each source once, lists, folders of tables, and what many workers cannot read."""
+    shutil.copytree("album", "tables.parquet/x")
+    pq.write_table(pa.table({"bytes": [b"1", b"2"]}), "tables.parquet/part-1.parquet")
+    Path("tables.parquet/_SUCCESS").touch()
+    Path("list.txt").write_text("album/sub\ntables.parquet\n")
+
+    def names(*given: str) -> list[str]:
+        plan = Plan.of(given)
+        return [item.name(plan.stores) for item in plan.items]
+
+    tables = ["tables.parquet/part-1.parquet#0", "tables.parquet/part-1.parquet#1"]
+    assert names("@list.txt", "album/sub/gray.bmp", "*/*.parquet") == ["album/sub/gray.bmp", *tables]
+    assert names("*.nope.parquet") == ["*.nope.parquet"]
+    own = Plan.of(["*.parquet"], Path("tables.parquet"))
+    assert own.items == []
+    assert names("album/photo*") == ["album/photo2.png", "album/photo10.jpg"]
+    fsspec = pytest.importorskip("fsspec")
+    memory = fsspec.filesystem("memory")
+    for path in ("/b/x 1.jpg", "/b/c/y.png", "/b/notes.txt", "/b/.z.png"):
+        memory.pipe_file(path, b"")
+    assert names("memory://b") == ["memory:///b/c/y.png", "memory:///b/x 1.jpg"]
+    assert names("memory://b/gone.jpg", "memory://b/gone") == ["memory:///b/gone.jpg", "memory:///b/gone"]
+    assert names("memory://b/*.jpg") == ["memory:///b/x 1.jpg"]
+    assert names("memory://b/**/y.*") == ["memory:///b/c/y.png"]
+    for live in ("0", "-", "rtsp://user:secret@camera/live", "nothing://me:secret@here"):
+        with pytest.raises(ManyError) as caught:
+            Plan.of([live])
+        assert "secret" not in str(caught.value)
+
+
+def test_parts_are_many_enough_for_the_workers_and_no_larger_than_that(album: Path) -> None:
+    """Guards the last minutes of a job, when all wait for the slowest, and the most that a dying worker loses."""
+    plan = Plan.of(["album/photo2.png"])
+    for count, workers, least in ((10, 4, 10), (10_000, 2, 32), (200_000, 2, 200)):
+        parts = plan.parts(plan.items * count, workers, 5)
+        assert sum(part.num_rows for part in parts) == count
+        assert least <= len(parts) <= least + 1
+        assert [part.column("part")[0].as_py() for part in parts] == list(range(5, 5 + len(parts)))
+
+
+def test_a_worker_that_cannot_work_says_why(album: Path, settings: Settings) -> None:
+    """Guards the line that the user gets instead of workers that Ray starts again and again."""
+    plan = Plan.of(["album"])
+    (table, *_) = plan.parts(plan.items, 1, 0)
+    Path("out").mkdir()
+    out = Store.of("out")
+    missing = Worker(settings, "cpu", plan.stores, out, "0", "{}", str(album / "nowhere"))
+    assert "nowhere cannot be reached on" in missing(table).to_pylist()[0]["problem"]
+    broken = Worker(replace(settings, labels="mine"), "cpu", plan.stores, out, "0", "{}", None)
+    assert "labels must be one of" in broken(table).to_pylist()[0]["problem"]
+    full = Worker(settings, "cpu", plan.stores, Store.of("gone/out"), "0", "{}", None)
+    assert "gone/out: the results cannot be written" in full(table).to_pylist()[0]["problem"]
+    assert not list(Path("out").iterdir())
+
+
+def test_what_is_there_is_not_written_over(album: Path, settings: Settings) -> None:
+    """Guards results: a folder is gone on with when asked, by the same settings alone; a file is never touched."""
+    many_rows(["album/sub"], settings, "mine.parquet")
+    Path("file.parquet").write_text("a letter")
+    for out, resume, reason in (
+        ("mine.parquet", False, "is there already"),
+        ("mine.parquet", True, "other settings"),
+        ("file.parquet", True, "is a file"),
+        ("album", True, "not of facexp"),
+    ):
+        if out == "album":
+            pq.write_table(pa.table({"source": ["x"]}), "album/x.parquet")
+        with pytest.raises(ManyError, match=reason):
+            ManyImages(["album"], out, settings, resume=resume)
+    assert Path("file.parquet").read_text() == "a letter"
+
+
+class OneProcess:
+    """Stands in for Ray: the same calls, one worker, in this process."""
+
+    data = exceptions = context = property(lambda self: self)
+    RayError = RuntimeError
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0}
+
+    def ActorPoolStrategy(self, **_: object) -> None:  # noqa: N802
+        return None
+
+    def from_arrow(self, tables: list[Any]) -> OneProcess:
+        self.tables = tables
+        return self
+
+    def map_batches(self, worker: Any, *, fn_constructor_kwargs: dict[str, Any], **_: object) -> OneProcess:
+        self.worker = worker(**fn_constructor_kwargs)
+        return self
+
+    def iter_batches(self, **_: object) -> Iterator[Any]:
+        return map(self.worker, self.tables)
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_module, "_ray", lambda *_: contextlib.nullcontext(OneProcess()))
+
+
+def test_an_interrupted_job_goes_on_with_what_is_missing(album: Path, settings: Settings, one_process: None) -> None:
+    """Guards resume: what is done stays as it is, what was half-written is gone, each row is there once."""
+    expected = plain_rows(["album"], settings)
+    out = Path("out.parquet")
+    running = ManyImages(["album"], out, settings).run()
+    for _ in range(4):
+        next(running)
+    running.close()
+    done = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    (out / ".part-000099.parquet-1").write_bytes(b"PAR1")
+    # a hole in the middle, too
+    lost = sorted(done)[1]
+    lost.unlink()
+    del done[lost]
+    assert not (out / "_SUCCESS").exists()
+    again = ManyImages(["album"], out, settings, resume=True)
+    assert (again.left, again.total) == (5, 8)
+    parts = again.run()
+    sources = next(parts).sources
+    # a worker of the first run comes late
+    lost.write_bytes(next(iter(done)).read_bytes())
+    assert sources + sum(part.sources for part in parts) == 5
+    assert not list(out.glob(".*"))
+    assert (out / "_SUCCESS").exists()
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    by_source = {row["source"]: [each for each in expected if each["source"] == row["source"]] for row in expected}
+    rows = read(out)
+    assert sorted(json.dumps(row) for row in rows) == sorted(json.dumps(row) for row in expected)
+    # the frames of a clip stay together, in their order
+    for source, frames in by_source.items():
+        assert [row for row in rows if row["source"] == source] == frames
+    last = ManyImages(["album"], out, settings, resume=True)
+    assert (last.left, list(last.run())) == (0, [])
+    assert (out / "_SUCCESS").exists()
+
+
+def test_a_picture_that_ends_its_worker_is_a_row(
+    album: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards the job against a file that crashes a decoder: at the fourth attempt the others have their rows."""
+
+    class Death(BaseException):
+        """Ends whatever is going on, as a crash does."""
+
+    def fragile(analyzer: Any, sources: list[Any], *rest: Any, **more: Any) -> Any:
+        if sources[0].name == "album/photo10.jpg" and sources[0].problem is None:
+            raise Death
+        return analyze_sources(analyzer, sources, *rest, **more)
+
+    expected = plain_rows(["album"], settings)
+    monkeypatch.setattr(worker_module, "analyze_sources", fragile)
+    plan = Plan.of(["album"])
+    (table,) = [pa.concat_tables(plan.parts(plan.items, 1, 0)).combine_chunks()]
+    Path("out").mkdir()
+    deaths = 0
+    while not list(Path("out").glob("*.parquet")):
+        worker = Worker(settings, "cpu", plan.stores, Store.of("out"), "0", "{}", None)
+        try:
+            worker(table)
+        except Death:
+            deaths += 1
+    assert deaths == 3
+    rows = read("out")
+    bad = [row["source"] for row in rows].index("album/photo10.jpg")
+    assert rows[bad]["error"] == "album/photo10.jpg: ends the process that analyses it"
+    assert rows[:bad] + rows[bad + 1 :] == [row for row in expected if row["source"] != "album/photo10.jpg"]
+    assert [path.name for path in Path("out").iterdir()] == ["part-000000-0.parquet"]

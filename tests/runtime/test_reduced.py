@@ -1,0 +1,85 @@
+"""A large JPEG that is decoded smaller gives the faces that it gives in full, in pixels of the photo."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from facexp import Analyzer, photo
+from facexp.pipeline import analyze_sources
+from facexp.reading import ReadOptions
+from facexp.sources import open_sources
+from facexp.types import Frame
+
+
+@pytest.fixture(scope="module")
+def analyzer() -> Analyzer:
+    return Analyzer("cpu", precision="float32")
+
+
+def write(path: Path, image: Any, orientation: int) -> None:
+    """A JPEG whose EXIF data say how it is to be turned."""
+    jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
+    path.write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:])
+
+
+def look(analyzer: Analyzer, path: Path, reduced: bool) -> tuple[Frame, Any]:
+    ((frame, shot),) = analyze_sources(analyzer, open_sources([str(path)]), ReadOptions(reduced=reduced))
+    assert frame.error is None
+    return frame, shot
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_same_face_as_in_full(analyzer: Analyzer, astronaut: Any, tmp_path: Path, orientation: int) -> None:
+    """Guards: the way back to the photo's pixels, width and height, also of a photo that is turned."""
+    large = cv2.resize(astronaut[:420], (4001, 3281), interpolation=cv2.INTER_CUBIC)
+    write(
+        tmp_path / "a.jpg",
+        cv2.rotate(large, cv2.ROTATE_90_COUNTERCLOCKWISE) if orientation == 6 else large,
+        orientation,
+    )
+    (full, shot), (small, part) = (look(analyzer, tmp_path / "a.jpg", reduced) for reduced in (False, True))
+    assert (part.reduction, part.image.shape) == (2, (1641, 2001, 3))
+    assert shot.reduction == 1
+    assert (small.width, small.height) == (full.width, full.height) == (4001, 3281)
+    (one,), (other,) = full.faces, small.faces
+    unit = np.linalg.norm(one.keypoints[0] - one.keypoints[1])
+    assert np.abs(np.subtract(one.box, other.box)).max() < 0.02 * unit
+    assert np.linalg.norm(one.keypoints - other.keypoints, axis=1).max() < 0.02 * unit
+    assert one.emotion.probabilities == pytest.approx(other.emotion.probabilities, abs=0.01)
+
+
+def test_a_small_face_is_seen_in_full(analyzer: Analyzer, astronaut: Any, tmp_path: Path) -> None:
+    """Guards: points and emotions of people at the back; half a photo has a quarter of their pixels."""
+    canvas = np.full((2600, 4000, 3), 90, np.uint8)
+    canvas[1800:2056, 600:856] = cv2.resize(astronaut, (256, 256), interpolation=cv2.INTER_AREA)
+    # and one that is large enough
+    canvas[100:1636, 2000:3536] = cv2.resize(astronaut, (1536, 1536), interpolation=cv2.INTER_CUBIC)
+    write(tmp_path / "a.jpg", canvas, 1)
+    (full, _), (small, shot) = (look(analyzer, tmp_path / "a.jpg", reduced) for reduced in (False, True))
+    assert shot.reduction == 2
+    assert [len(full.faces), len(small.faces)] == [2, 2]
+    for one, other in zip(full.faces, small.faces, strict=True):
+        unit = np.linalg.norm(one.keypoints[0] - one.keypoints[1])
+        assert np.linalg.norm(one.keypoints - other.keypoints, axis=1).max() < 0.02 * unit
+        assert one.emotion.probabilities == pytest.approx(other.emotion.probabilities, abs=0.02)
+    asked: list[int] = []
+    analyzer.analyze_reduced(shot.image, shot.reduction, lambda n: asked.append(n) or shot.decode(n))
+    assert asked == [1]
+
+
+def test_only_what_is_large_and_jpeg_is_reduced(tmp_path: Path, astronaut: Any) -> None:
+    """Guards: pictures that the detector would see less of, and formats that cannot be decoded in part."""
+    for longest, expected in ((3839, 1), (3840, 2), (7680, 4), (15360, 8)):
+        data = cv2.imencode(".jpg", np.zeros((8, longest, 3), np.uint8))[1].tobytes()
+        assert photo.reductions(data, 1920) == (expected, longest, 8)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((100, 4000, 3), np.uint8))
+    (source,) = open_sources([str(tmp_path / "a.png")])
+    (shot,) = source.shots(ReadOptions(reduced=True))
+    assert (shot.reduction, shot.size) == (1, (4000, 100))

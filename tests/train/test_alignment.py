@@ -1,0 +1,105 @@
+"""Emotion crops as the data and as the runtime cut them, and faces that come without a label."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import facexp
+from facexp.geometry import KEYPOINTS, compose, square_matrix, to_gray, transform, warp
+from facexp_train.alignment import Shown, aligned_crops, shown
+from facexp_train.batches import EmotionBatches
+from facexp_train.config import Augmentation, TrainConfig
+
+OFF = Augmentation(flip=0, rotation=0, scale=0, shift=0, brightness=0, contrast=0, erasing=0)
+TURN = np.array([[0.97, -0.24, 6.5], [0.24, 0.97, -5.0]])
+"""About the middle of a crop of 48 pixels, by 14 degrees."""
+
+
+def config(**changes: object) -> TrainConfig:
+    return TrainConfig(task="emotion", data="", batch_size=8, augmentation=OFF, **changes)  # type: ignore[arg-type]
+
+
+def targets(count: int) -> dict[str, np.ndarray]:
+    return {"own": np.eye(7, dtype=np.float32)[np.arange(count) % 7]}
+
+
+@pytest.fixture(scope="module")
+def analyzer() -> facexp.Analyzer:
+    return facexp.Analyzer("cpu", 1)
+
+
+def slanting(analyzer: facexp.Analyzer, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A crop of 48 pixels with a slanting face, and the matrix that cut it."""
+    (face,) = analyzer.analyze(image)
+    x, y, w, h = face.box
+    matrix = compose(TURN, square_matrix(facexp.geometry.Square(x + w / 2, y + h / 2, 1.2 * h), 48))
+    return warp(to_gray(image), matrix, 48), matrix
+
+
+def test_an_aligned_face_lies_where_the_runtime_puts_it(analyzer: facexp.Analyzer, astronaut: np.ndarray) -> None:
+    # guards: training crops that lie elsewhere than the runtime's
+    crop, matrix = slanting(analyzer, astronaut)
+    faces = shown(np.stack([crop] * 3), targets(3), config(aligned=1.0), quiet=True)
+    own, aligned = (faces.cuts(np.array([1]), np.array([way]))[0] for way in (False, True))
+    assert own == pytest.approx(np.eye(2, 3))
+    (face,) = analyzer.analyze(astronaut)
+    eyes, wanted = face.keypoints[:2], analyzer.bundle.emotion.template[:2]
+    assert transform(eyes, compose(aligned, matrix)) == pytest.approx(wanted, abs=1.5)
+    assert np.abs(transform(eyes, matrix) - wanted).max() > 3
+    assert np.array_equal(aligned_crops(crop[None], quiet=True)[0], warp(crop, aligned, 48))
+
+
+def test_unlabelled_faces_are_drawn_and_keep_their_surroundings(
+    analyzer: facexp.Analyzer, astronaut: np.ndarray, tmp_path: Path
+) -> None:
+    (face,) = analyzer.analyze(astronaut)
+    x, y, w, h = face.box
+    matrix = square_matrix(facexp.geometry.Square(x + w / 2, y + h / 2, 1.6 * h), 96)
+    pixels = " ".join(map(str, warp(to_gray(astronaut), matrix, 96).ravel()))
+    row = dict(
+        zip(
+            [f"{name}_{axis}" for name in KEYPOINTS for axis in "xy"],
+            transform(face.keypoints, matrix).ravel(),
+            strict=True,
+        )
+    )
+    path = tmp_path / "training.csv"
+    pd.DataFrame([row | {"Image": pixels}] * 9).to_csv(path, index=False)
+
+    more = config(aligned=0.5, unlabelled=str(path), teachers=[{}], partial_share=0.5)
+    labelled = np.stack([slanting(analyzer, astronaut)[0]] * 6)
+    faces = shown(labelled, targets(6), more, quiet=True)
+    count = len(faces.images) - 6
+    assert 0 < count <= 9
+    assert not faces.targets["own"][6:].any()
+    batches = EmotionBatches(faces, more)
+    drawn = batches.order(np.random.default_rng(0))
+    assert sorted(drawn[drawn < 6]) == list(range(6))
+    assert len(drawn[drawn >= 6]) == round(count / 2)
+    # cut as the runtime would, and the room round the crop is picture, not its border repeated
+    cut = faces.cuts(np.array([6]), np.array([True]))
+    assert np.array_equal(cut, faces.cuts(np.array([6]), np.array([False])))
+    canvas = faces.images[6]
+    again = warp(canvas, cut[0], 48)
+    assert np.corrcoef(again.ravel(), aligned_crops(again[None], quiet=True)[0].ravel())[0, 1] > 0.9
+    assert canvas[:12, 30].std() > 1
+    assert not np.array_equal(canvas[0, 12:60], again[0])
+    # the labelled lie in the middle of theirs
+    own, aligned = (faces.cuts(np.array([0]), np.array([way]))[0] for way in (False, True))
+    assert np.array_equal(warp(faces.images[0], own, 48), labelled[0])
+    assert (
+        np.abs(warp(faces.images[0], aligned, 48) - aligned_crops(labelled[:1], quiet=True)[0].astype(float)).max() <= 1
+    )
+
+
+def test_a_share_of_the_faces_is_shown_aligned(tmp_path: Path) -> None:
+    # guards: the chance, and that it is drawn per face
+    shift = np.tile([[1.0, 0, 9], [0, 1, 0]], (200, 1, 1))
+    images = np.tile(np.arange(48, dtype=np.uint8), (200, 48, 1))
+    faces = Shown(images, 48, targets(200), shift)
+    crops, _ = EmotionBatches(faces, config(aligned=0.3)).batch(np.arange(200), np.random.default_rng(0))
+    moved = np.asarray(crops)[:, 24, 24, 0] == 24 - 9
+    assert 0.2 < moved.mean() < 0.4
+    assert np.array_equal(np.asarray(crops)[~moved][..., 0], images[~moved])

@@ -1,0 +1,220 @@
+"""An augmented dataset is the old one and more of its training faces: points move with pixels, nothing leaks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from facexp.geometry import KEYPOINTS
+from facexp_train.augmented_data import augment
+from facexp_train.changes import CHANGES, draw_change
+from facexp_train.emotion_data import VOTES, EmotionFaces, read_emotion
+from facexp_train.errors import DataError
+from facexp_train.keypoint_data import KeypointFaces, read_keypoints
+from facexp_train.splits import SPLITS
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def same_but_for_copies(before: Any, after: Any) -> None:
+    """The first faces are the old ones in their old splits, and what follows trains and is in the group of its face."""
+    count = len(before)
+    assert np.array_equal(after.images[:count], before.images)
+    assert after.split[:count].tolist() == before.split.tolist()
+    assert set(after.split[count:]) == {"train"}
+
+
+def dots(points: np.ndarray, size: int = 96) -> np.ndarray:
+    """A picture that is dark at each point and nowhere else."""
+    ys, xs = np.mgrid[:size, :size]
+    image = np.full((size, size), 200.0)
+    for x, y in points:
+        image -= 120 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 8)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def darkest(image: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """Where the middle of the dark spot lies that is next to a place."""
+    ys, xs = np.mgrid[: image.shape[0], : image.shape[1]]
+    around = (xs - near[0]) ** 2 + (ys - near[1]) ** 2 < 36
+    weight = np.where(around, image.max() - image.astype(float), 0)
+    return np.array([(xs * weight).sum(), (ys * weight).sum()]) / weight.sum()
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_points_stay_on_what_they_name(name: str) -> None:
+    """Guards pixels and points against each other, and the two names of a side, which a reflection exchanges."""
+    points = np.stack(np.meshgrid([24, 40, 56, 72, 36], [30, 48, 66]), axis=-1).reshape(15, 2).astype(np.float32)
+    points[0], points[1] = [64, 40], [32, 38]  # left and right eye
+    image = dots(points)
+    change = draw_change(name, 4, 96, seed=3)
+    moved = change.points(np.repeat(points[None], 4, axis=0))
+    for face in range(4):
+        copy = change.image(image, face)
+        assert not np.array_equal(copy, image)
+        for point in moved[face, :2]:
+            assert np.abs(darkest(copy, point) - point).max() < 0.7
+        (left_x, left_y), (right_x, right_y) = moved[face, 0], moved[face, 1]
+        if name == "flip":
+            assert (left_x, left_y, right_x, right_y) == (95 - 32, 38, 95 - 64, 40)
+            assert np.array_equal(copy, image[:, ::-1])
+        elif name == "vertical-flip":
+            assert (left_x, left_y, right_x, right_y) == (32, 95 - 38, 64, 95 - 40)
+            assert np.array_equal(copy, image[::-1])
+        else:
+            assert left_x > right_x
+    brightness = np.array([change.image(image, face).mean() for face in range(4)])
+    if name in ("brighter", "darker"):
+        assert ((brightness > image.mean()) == (name == "brighter")).all()
+        assert np.array_equal(moved[0], points)
+        assert len(set(brightness)) == 4
+
+
+def test_kaggles_file(tmp_path: Path, drawn: ModuleType) -> None:
+    """Guards rows, columns and splits of training.csv, missing points, and that the same seed gives the same bytes."""
+    path, names = tmp_path / "training.csv", ["flip", "brighter", "rotated"]
+    drawn.write_training(path, 20)
+    before = read_keypoints(path, quiet=True)
+    made = augment(path, tmp_path / "more", names, seed=5, quiet=True)
+    assert made.path == tmp_path / "more" / "training.csv"
+    trains = int((before.split == "train").sum())
+    assert (made.faces, made.copies) == (20, trains * len(names))
+    after = read_keypoints(made.path, quiet=True)
+    assert isinstance(after, KeypointFaces)
+    assert len(after) == 20 + made.copies
+    same_but_for_copies(before, after)
+    assert np.array_equal(after.points[:20], before.points, equal_nan=True)
+    assert after.group[20:].tolist() == before.group[before.split == "train"].tolist() * len(names)
+    # the columns of the file, as they were, with two more
+    old, new = (pd.read_csv(file, dtype=str, keep_default_na=False) for file in (path, made.path))
+    assert [*new.columns] == [*old.columns, "split", "group"]
+    pd.testing.assert_frame_equal(new.iloc[:20, : len(old.columns)], old)
+    assert (
+        np.isnan(after.points).any(axis=(1, 2)).sum()
+        == np.isnan(before.points).any(axis=(1, 2)).sum()
+        + len(names) * np.isnan(before.part("train").points).any(axis=(1, 2)).sum()
+    )
+    again = augment(path, tmp_path / "again", names, seed=5, quiet=True)
+    assert again.path.read_bytes() == made.path.read_bytes()
+    other = read_keypoints(augment(path, tmp_path / "other", ["rotated"], seed=6, quiet=True).path, quiet=True)
+    part = read_keypoints(augment(path, tmp_path / "part", ["rotated"], seed=5, quiet=True).path, quiet=True)
+    place = 20 + names.index("rotated") * trains
+    assert np.array_equal(part.images[20:], after.images[place : place + trains])
+    assert not np.array_equal(part.images[20:], other.images[20:])
+    record = json.loads((tmp_path / "part" / "augmentation.json").read_text())
+    assert (record["seed"], record["changes"], record["copies"]) == (5, ["rotated"], trains)
+    assert cv2.imread(str(tmp_path / "part" / "augmentation.png")) is not None
+
+
+def test_fer2013(tmp_path: Path, drawn: ModuleType) -> None:
+    """Guards Usage and votes; and that no changed copy of a test face, which nobody would know again, gets to train."""
+    drawn.write_fer2013(tmp_path / "fer2013.csv", 20, 5)
+    table = pd.read_csv(tmp_path / "fer2013.csv")
+    table.loc[3, "pixels"] = table.loc[27, "pixels"]  # row 4 is a test face
+    table.loc[5, "pixels"] = " ".join(["9"] * 2304)  # row 6 is flat
+    table.to_csv(tmp_path / "fer2013.csv", index=False)
+    ballots = pd.DataFrame(np.eye(10, dtype=int)[np.arange(30) % 8] * 10, columns=VOTES).assign(Usage=table["Usage"])
+    ballots.to_csv(tmp_path / "fer2013new.csv", index=False)
+    before = read_emotion(tmp_path / "fer2013.csv", whole=True, quiet=True)
+    made = augment(tmp_path, tmp_path / "more", quiet=True)
+    assert (made.faces, made.copies) == (30, 18 * len(CHANGES))
+    after = read_emotion(made.path, whole=True, quiet=True)
+    same_but_for_copies(before, after)
+    chosen = np.array([row not in (3, 5) for row in range(20)])
+    assert after.labels[30:].tolist() == before.labels[:20][chosen].tolist() * len(CHANGES)
+    assert after.votes is not None
+    assert before.votes is not None
+    assert np.array_equal(after.votes[30:], np.tile(before.votes[:20][chosen], (len(CHANGES), 1)))
+    trained = read_emotion(made.path, quiet=True)
+    assert (trained.report.copies, trained.report.near_copies, trained.report.flat) == (1, 0, 1)
+    assert len(trained.part("train")) == 18 * (1 + len(CHANGES))
+    assert [*pd.read_csv(made.path, nrows=1).columns] == ["emotion", "pixels", "Usage", "group"]
+
+
+def test_the_five_class_set_keeps_its_codes_and_splits(tmp_path: Path, drawn: ModuleType) -> None:
+    """Guards a file that names no splits: with copies in it, it would be divided anew."""
+    path = tmp_path / "emotion.csv"
+    drawn.write_five(path, 40)
+    before = read_emotion(path, quiet=True)
+    made = augment(path, tmp_path / "more", ["rotated", "flip"], seed=2, quiet=True)
+    after = read_emotion(made.path, quiet=True)
+    assert isinstance(after, EmotionFaces)
+    same_but_for_copies(before, after)
+    assert after.classes == before.classes
+    assert [len(after.part(name)) for name in SPLITS] == [3 * len(before.part("train")), 4, 4]
+
+
+def test_folders_of_classes(tmp_path: Path, drawn: ModuleType) -> None:
+    """Guards images that are copied as they are, under the splits that the reader made, and labels of one's own."""
+    drawn.write_folders(tmp_path / "own", {"calm": "neutral", "glad": "happy"}, 8, 4)
+    (tmp_path / "own" / "labels.toml").write_text('classes = ["calm", "glad"]\n')
+    made = augment(tmp_path / "own", tmp_path / "more", ["darker"], quiet=True)
+    assert made.path == tmp_path / "more"
+    for file in (tmp_path / "own").rglob("*.png"):
+        assert (made.path / file.relative_to(tmp_path / "own")).read_bytes() == file.read_bytes()
+    before, after = (read_emotion(place, quiet=True) for place in (tmp_path / "own", made.path))
+    assert after.classes == ("calm", "glad")
+    assert len(after) == len(before) + 8
+    copies = dict(zip(after.names.tolist(), after.images, strict=True))
+    for name, image, split in zip(before.names.tolist(), before.images, before.split.tolist(), strict=True):
+        assert (f"{name}.darker.png" in copies) == (split == "train")
+        if split == "train":
+            assert copies[f"{name}.darker.png"].mean() < 0.85 * image.mean()
+
+
+def test_a_folder_with_labels(tmp_path: Path, drawn: ModuleType) -> None:
+    """Guards a copy's image and square: read back, it is the changed canvas itself, pixel for pixel."""
+    folder = tmp_path / "faces"
+    (folder / "images" / "a").mkdir(parents=True)
+    rng, rows = np.random.default_rng(0), []
+    for number in range(6):
+        image, points = drawn.face("happy", rng, 150)
+        assert cv2.imwrite(str(folder / "images" / "a" / f"{number}.png"), image)
+        cells = dict(zip([f"{n}_{a}" for n in KEYPOINTS for a in "xy"], points.ravel(), strict=True))
+        split = "val" if number > 3 else "train"
+        rows.append({"file": f"a/{number}.png", "split": split, "crop_x": 12, "crop_y": 10, "crop_side": 120, **cells})
+    pd.DataFrame(rows).to_csv(folder / "labels.csv", index=False)
+    before = read_keypoints(folder, quiet=True)
+    made = augment(folder, tmp_path / "more", ["flip", "rotated"], seed=1, quiet=True)
+    after = read_keypoints(made.path, quiet=True)
+    same_but_for_copies(before, after)
+    for block, name in enumerate(("flip", "rotated")):
+        change = draw_change(name, 6, before.images.shape[1], seed=1)
+        expected = change.points(before.points)
+        for face in range(4):
+            row = 6 + 4 * block + face
+            assert after.names[row] == f"a/{face}.png.{name}.png"
+            assert np.array_equal(after.images[row], change.image(before.images[face], face))
+            assert np.abs(after.points[row] - expected[face]).max() < 1e-3
+
+
+def test_nothing_is_half_written(tmp_path: Path, drawn: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards a folder that has something in it, a change that is none, and a disk that is full."""
+    path = tmp_path / "training.csv"
+    drawn.write_training(path, 12)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    with pytest.raises(DataError, match="is not empty"):
+        augment(path, tmp_path / "full", quiet=True)
+    with pytest.raises(DataError, match="no change is named turned; expected some of flip, vertical-flip"):
+        augment(path, tmp_path / "new", ["turned"], quiet=True)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("facexp_train.augmented_data.draw_sheet", full)
+    with pytest.raises(OSError, match="No space"):
+        augment(path, tmp_path / "new", ["flip"], quiet=True)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cache", "full", "training.csv"]
+    shutil.rmtree(tmp_path / "cache")

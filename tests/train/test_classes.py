@@ -1,0 +1,127 @@
+"""Data with labels of its own: a small file beside it says what they mean, and nothing is taken for what it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from facexp.labels import SEVEN
+from facexp_train.emotion_data import EmotionFaces, read_emotion, truths
+from facexp_train.errors import DataError
+from facexp_train.run import configure, start
+
+
+def pictures(count: int) -> np.ndarray:
+    coarse = np.random.default_rng(3).integers(0, 256, (count, 6, 6)).astype(np.uint8)
+    return np.array([cv2.resize(image, (48, 48), interpolation=cv2.INTER_CUBIC) for image in coarse])
+
+
+def table(path: Path, texts: Sequence[str]) -> Path:
+    rows = [
+        f"{text},{' '.join(map(str, image.ravel()))}" for text, image in zip(texts, pictures(len(texts)), strict=True)
+    ]
+    path.write_text("\n".join(["emotion,pixels", *rows]) + "\n")
+    return path
+
+
+def folders(path: Path, names: Sequence[str], each: int = 4) -> Path:
+    images = iter(pictures(each * len(names)))
+    for name in names:
+        (path / name).mkdir(parents=True)
+        for number in range(each):
+            assert cv2.imwrite(str(path / name / f"{number}.png"), next(images))
+    return path
+
+
+def read(path: Path, tmp_path: Path) -> EmotionFaces:
+    return read_emotion(path, cache=tmp_path / "cache", quiet=True)
+
+
+def named(faces: EmotionFaces) -> list[str]:
+    return [faces.classes[code] for code in faces.labels]
+
+
+def test_other_names_for_the_seven(tmp_path: Path) -> None:
+    """Guards a folder whose names are others: mapped, large or small letters, or left out; the seven stay in order."""
+    data = folders(tmp_path / "faces", ["Joy", "RAGE", "contempt", "neutral", "sadness"])
+    (data / "labels.toml").write_text('leave_out = ["Contempt"]\n[names]\njoy = "happy"\nrage = "angry"\n')
+    faces = read(data, tmp_path)
+    assert faces.classes == SEVEN
+    assert faces.labelling == "fer2013"
+    assert named(faces) == ["happy"] * 4 + ["angry"] * 4 + ["neutral"] * 4 + ["sad"] * 4
+    assert (faces.report.rows, faces.report.unread) == (20, 4)
+
+
+def test_classes_of_ones_own(tmp_path: Path) -> None:
+    """Guards a CSV file of codes and words with a list of its own: codes in its order, under a head of their own."""
+    data = table(tmp_path / "drivers.csv", ["0", "1", "0", "Yawning", "2", "0", "1", "1", "0", "1"])
+    beside = tmp_path / "drivers.labels.toml"
+    beside.write_text(
+        'classes = ["tired", "awake"]\nleave_out = ["2"]\n[names]\n0 = "awake"\n1 = "tired"\nyawning = "tired"\n'
+    )
+    faces = read(data, tmp_path)
+    assert faces.classes == ("tired", "awake")
+    assert named(faces) == ["awake", "tired", "awake", "tired", "awake", "tired", "tired", "awake", "tired"]
+    assert list(truths(faces)) == ["own"]
+    # the file is cached, what its texts mean is not
+    beside.write_text('classes = ["left", "right"]\n[names]\n0 = "left"\n1 = "right"\n2 = "right"\nyawning = "right"\n')
+    assert named(read(data, tmp_path))[:5] == ["left", "right", "left", "right", "right"]
+
+
+def test_some_of_the_classes(tmp_path: Path) -> None:
+    """Guards what a configuration's `classes` does: other faces are left out and the codes are those of its order."""
+    faces = read(table(tmp_path / "f.csv", ["0", "6", "3", "1", "6", "3"] * 2), tmp_path)
+    chosen = faces.of(["happy", "angry"])
+    assert named(chosen) == ["angry", "happy", "happy"] * 2
+    assert chosen.labels[:3].tolist() == [1, 0, 0]
+    assert chosen.rows.tolist() == [1, 3, 6, 7, 9, 12]
+    with pytest.raises(DataError, match=r"these faces are of angry, disgust, .* none is of tired, awake"):
+        faces.of(["tired", "awake"])
+
+
+def test_a_class_that_no_face_has_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards a slip in `classes`, which would train an output for nothing."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = table(tmp_path / "f.csv", [str(code) for code in range(7)] * 4)
+    config = configure("emotion", str(data), changes=['classes=["happy", "said"]'])
+    with pytest.raises(DataError, match=r"f.csv: no training face is said, one of the configuration's classes"):
+        start(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes = [", "cannot be read as TOML"),
+        ('names = "happy"', "names must be a table"),
+        ('class = ["a", "b"]', "class is unknown; expected classes, names, leave_out"),
+        ('classes = ["a"]', "classes must be two or more"),
+        ('classes = ["a", "A"]', "classes must be a list of different names"),
+        ('classes = ["a", 1]', "classes must be a list of different names"),
+        ('classes = ["a", "b"]\n[names]\nc = "d"', "names.c must be one of a, b, got 'd'"),
+        ('leave_out = "neutral"', "leave_out must be a list of texts"),
+    ],
+)
+def test_a_wrong_file_of_labels_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    """Guards the message: the file, the key, and what was expected there."""
+    data = folders(tmp_path / "faces", ["a", "b"])
+    (data / "labels.toml").write_text(text)
+    with pytest.raises(DataError) as error:
+        read(data, tmp_path)
+    assert str(error.value).startswith(f"{data / 'labels.toml'}: {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_label_that_stands_for_nothing_is_named(tmp_path: Path) -> None:
+    """Guards against faces that vanish, or are taken for another class, because nobody said what they are."""
+    data = folders(tmp_path / "faces", ["happy", "bored"])
+    with pytest.raises(DataError, match=r"bored: expected a folder named after one of angry, .*labels.toml can say"):
+        read(data, tmp_path)
+    cells = table(tmp_path / "f.csv", ["a", "b", "c"])
+    (tmp_path / "f.labels.toml").write_text('classes = ["a", "b"]')
+    with pytest.raises(DataError, match=r"f.csv: row 3, column emotion: expected one of a, b, found 'c'"):
+        read(cells, tmp_path)

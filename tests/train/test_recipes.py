@@ -1,0 +1,95 @@
+"""The configurations that come with facexp: found by name, valid, each the network that it describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from facexp.labels import FIVE
+from facexp_train.builders import build_network
+from facexp_train.config import TrainConfig
+from facexp_train.errors import DataError
+from facexp_train.fit import _optimizer
+from facexp_train.losses import squared_error
+from facexp_train.run import configure, recipes
+
+NOTEBOOKS = ["emotion-cnn", "emotion-resnet", "keypoints-cnn", "keypoints-resnet", "keypoints-resnet-turned"]
+
+
+def test_they_are_found_by_name(tmp_path: Path) -> None:
+    """Guards --config: a name, a file, and one line that says which names there are."""
+    assert recipes("keypoints") + recipes("emotion") == ["keypoints", *NOTEBOOKS[2:], "emotion", *NOTEBOOKS[:2]]
+    assert configure("emotion", "data").network["stages"] == [40, 80, 144]
+    (tmp_path / "own.toml").write_text("epochs = 3\n")
+    assert configure("emotion", "data", name=str(tmp_path / "own.toml")).epochs == 3
+    with pytest.raises(
+        DataError, match=r"keypoints-cnn: no such file, .*; there are emotion, emotion-cnn, emotion-resnet"
+    ):
+        configure("emotion", "data", name="keypoints-cnn")
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_is_described(name: str) -> None:
+    """Guards what a notebook is: plain Adam at one rate, its loss and classes; and outputs that the export takes."""
+    task = "emotion" if name.startswith("emotion") else "keypoints"
+    config = configure(task, "data", name=name, changes=["network.dense=[8]"])
+    optimizer = _optimizer(config, steps=10)
+    assert type(optimizer) is keras.optimizers.Adam
+    assert not optimizer.use_ema
+    rates = [float(optimizer._learning_rate(step)) for step in (0, 7, 900)]
+    assert rates == pytest.approx([1e-3] * 3)
+    crops = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 1), dtype=np.uint8)
+    if task == "emotion":
+        assert tuple(config.classes) == FIVE
+        crops = crops[:, :48, :48]
+        network = build_network(task, config.network, heads=("fer2013",), classes=len(config.classes))
+        assert keras.ops.shape(network(crops)["fer2013"]) == (2, 5)
+    else:
+        assert config.loss == "mse"
+        network = build_network(task, config.network, size=96)
+        assert network.output_names == ["keypoints"]
+        assert keras.ops.shape(network(crops)) == (2, 15, 2)
+    kinds = {type(layer) for layer in network.layers}
+    assert (keras.layers.Add in kinds) == ("resnet" in name)
+
+
+def test_the_mean_squared_error_is_over_labelled_coordinates() -> None:
+    """Guards the loss against the points that nobody labelled, and against the weights of the other loss."""
+    target = np.zeros((2, 15, 3), np.float32)
+    target[0, :3, 2], target[1, 0, 2] = 0.1, 7
+    prediction = np.full((2, 15, 2), 50, np.float32)
+    prediction[0, :3] = 3
+    prediction[1, 0] = (1, 0)
+    assert float(squared_error(target, prediction)) == pytest.approx((6 * 9 + 1) / 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["network.kind=vgg"], "network.kind must be one of facexp, resnet, cnn, got 'vgg'"),
+        (["network.stagez=[8]"], "kind 'facexp' cannot be built of .*stagez"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_one_line(changes: list[str], message: str) -> None:
+    """Guards the message about a wrong table `network`."""
+    config = configure("keypoints", "data", changes=changes)
+    with pytest.raises(DataError, match=message):
+        build_network("keypoints", config.network, size=96)
+
+
+@pytest.mark.parametrize(
+    ("task", "values", "message"),
+    [
+        ("keypoints", {"classes": ["a", "b"]}, "classes: only the emotion task has them"),
+        ("emotion", {"classes": ["a"]}, "classes must be two or more"),
+        ("emotion", {"loss": "mse"}, "loss: the emotion task has no other than cross-entropy"),
+        ("keypoints", {"schedule": "steps"}, "schedule must be one of cosine, constant, got 'steps'"),
+    ],
+)
+def test_what_does_not_fit_the_task_is_refused(task: str, values: dict[str, object], message: str) -> None:
+    """Guards against settings that would do nothing."""
+    with pytest.raises(DataError, match=message):
+        TrainConfig.from_dict({"task": task, "data": "data", **values}, "own.toml")

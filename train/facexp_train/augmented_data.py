@@ -1,0 +1,240 @@
+"""`facexp augment`: a dataset with changed copies of its training faces, written in the format that it came in."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp_train.changes import CHANGES, Change, draw_change
+from facexp_train.classes import NAME
+from facexp_train.emotion_data import csv_inside, read_emotion, usage_of, votes_beside
+from facexp_train.errors import DataError
+from facexp_train.keypoint_data import CANVAS_SQUARE, COORDINATES, SQUARE, read_keypoints
+from facexp_train.progress import progress_bar
+from facexp_train.sheets import SMALL, Cell, draw_sheet, sides
+from facexp_train.survey import task_of
+
+SHEET, RECORD = "augmentation.png", "augmentation.json"
+_SHOWN = 5
+"""Faces of the contact sheet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Faces:
+    """What both tasks' faces have: square pictures, their splits and groups, points or None; `taught` are the indices
+    of those that training uses."""
+
+    images: NDArray[np.uint8]
+    split: NDArray[np.str_]
+    group: NDArray[np.str_]
+    names: NDArray[np.str_]
+    points: NDArray[np.float32] | None
+    taught: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Augmented:
+    """`path` is what `facexp train` takes; `faces` and `copies` say how many are in it."""
+
+    path: Path
+    faces: int
+    copies: int
+
+
+def augment(
+    data: str | Path, out: Path, only: Sequence[str] = CHANGES, *, seed: int = 0, quiet: bool = False
+) -> Augmented:
+    """Write a dataset into the folder `out`: its faces as they are, then a copy of each training face for each change.
+
+    The format is that of `data`. A CSV file keeps its name, its columns and its first rows, so that row numbers stay;
+    it names its splits and groups in columns `split` and `group` where it did not, because the division of a file
+    without them depends on its faces. FER+'s votes and the file of labels beside it come along. Images of a folder are
+    copied, those of a folder of classes under train, val and test; changed copies are PNG files as the reader frames
+    the faces.
+
+    Copies are made of faces that training uses: a face that shows a validation or test picture stays alone, since a
+    turned copy of it would not be known again. `seed` draws the changes; where `data` names no splits, they are those
+    that `facexp train` makes by itself. Beside the dataset lie augmentation.png, which shows each change, and
+    augmentation.json, which says what was done.
+
+    Raises DataError where the data cannot be read, `out` is not empty or a change is unknown, OSError where it cannot
+    be written; then nothing is left in `out`.
+    """
+    if unknown := [name for name in only if name not in CHANGES]:
+        raise DataError(f"no change is named {unknown[0]}; expected some of {', '.join(CHANGES)}")
+    if out.exists() and any(out.iterdir()):
+        raise DataError(f"{out}: is not empty; name another folder")
+    place = Path(data)
+    task = task_of(place)
+    place = csv_inside(place) or place if task == "emotion" else place
+    faces = _emotion(place, quiet) if task == "emotion" else _keypoints(place, quiet)
+    if not len(faces.taught):
+        raise DataError(f"{data}: has no training faces to change")
+    chosen = [name for name in CHANGES if name in only]
+    changes = [draw_change(name, len(faces.images), faces.images.shape[1], seed) for name in chosen]
+    writer = _write_csv if place.is_file() else _write_classes if task == "emotion" else _write_labels
+    part = out.with_name(out.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        with progress_bar(len(faces.taught) * len(changes), "writing copies", "image", quiet=quiet) as bar:
+            writer(place, part, faces, changes, bar.update)
+        labels = place / NAME if place.is_dir() else place.with_suffix(f".{NAME}")
+        if labels.is_file():
+            shutil.copyfile(labels, part / labels.name)
+        _draw(faces, changes, part / SHEET)
+        copies = len(faces.taught) * len(changes)
+        record = {"data": str(data), "seed": seed, "changes": chosen, "faces": len(faces.images), "copies": copies}
+        (part / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        if out.exists():
+            out.rmdir()
+        part.replace(out)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return Augmented(out / place.name if place.is_file() else out, len(faces.images), copies)
+
+
+def _emotion(place: Path, quiet: bool) -> _Faces:
+    faces = read_emotion(place, whole=True, quiet=quiet)
+    taught = read_emotion(place, quiet=quiet).part("train").rows - 1
+    return _Faces(faces.images, faces.split, faces.group, faces.names, None, taught)
+
+
+def _keypoints(place: Path, quiet: bool) -> _Faces:
+    faces = read_keypoints(place, quiet=quiet)
+    taught = np.flatnonzero(faces.split == "train")
+    return _Faces(faces.images, faces.split, faces.group, faces.names, faces.points, taught)
+
+
+def _draw(faces: _Faces, changes: Sequence[Change], path: Path) -> None:
+    shown = faces.taught[:: max(1, len(faces.taught) // _SHOWN)][:_SHOWN]
+    cells = [Cell(faces.images[face], (), {} if faces.points is None else sides(faces.points[face])) for face in shown]
+    for change in changes:
+        points = None if faces.points is None else change.points(faces.points)
+        cells += [
+            Cell(change.image(faces.images[face], face), (), {} if points is None else sides(points[face]))
+            for face in shown
+        ]
+    names = ["original", *(change.name for change in changes)]
+    draw_sheet(cells, path, len(shown), side=SMALL, names=names)
+
+
+def _copies(faces: _Faces, changes: Sequence[Change]) -> Iterator[tuple[int, str, NDArray[np.uint8], dict[str, str]]]:
+    """Each copy: the index of its face, the name of the change, the picture, and the cells of its coordinates."""
+    for change in changes:
+        points = None if faces.points is None else change.points(faces.points)
+        for face in faces.taught.tolist():
+            cells = {} if points is None else _cells(points[face])
+            yield face, change.name, change.image(faces.images[face], face), cells
+
+
+def _cells(points: NDArray[np.float32]) -> dict[str, str]:
+    return {
+        name: "" if np.isnan(value) else f"{value:.4f}"
+        for name, value in zip(COORDINATES, points.ravel().tolist(), strict=True)
+    }
+
+
+def _rows(path: Path) -> Iterator[list[str]]:
+    """The rows of a CSV file as they are, the header first."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from (row for row in csv.reader(file) if row)
+
+
+def _write_table(
+    source: Path, target: Path, faces: _Faces, pixels: str, copies: Iterable[tuple[int, dict[str, str]]]
+) -> None:
+    """The rows of a table, then a row for each copy, which has the cells of its face but for those that are given."""
+    rows = _rows(source)
+    header = next(rows)
+    names = [name.strip() for name in header]
+    # of faces that the reader divided, the division is written down: with copies it would be another
+    named = "Usage" if "Usage" in names else "split"
+    splits = [usage_of(split) if named == "Usage" else split for split in faces.split.tolist()]
+    more = [name for name in (named, "group") if name not in names]
+    kept: dict[int, list[str]] = {}
+    taught = set(faces.taught.tolist())
+    with target.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow([*header, *more])
+        columns = {name: place for place, name in enumerate([*names, *more])}
+        for face, cells in enumerate(rows):
+            cells = cells + [""] * (len(columns) - len(cells))
+            cells[columns[named]] = splits[face]
+            if "group" in more:
+                cells[columns["group"]] = str(faces.group[face])
+            table.writerow(cells)
+            if face in taught:
+                kept[face] = ["" if name == pixels else cell for name, cell in zip(columns, cells, strict=True)]
+        for face, changed in copies:
+            cells = list(kept[face])
+            for name, cell in changed.items():
+                cells[columns[name]] = cell
+            table.writerow(cells)
+
+
+def _write_csv(place: Path, part: Path, faces: _Faces, changes: Sequence[Change], done: Callable[[], object]) -> None:
+    pixels = "pixels" if faces.points is None else "Image"
+
+    def copies() -> Iterator[tuple[int, dict[str, str]]]:
+        for face, _, image, cells in _copies(faces, changes):
+            yield face, {**cells, pixels: " ".join(map(str, image.ravel().tolist()))}
+            done()
+
+    _write_table(place, part / place.name, faces, pixels, copies())
+    votes = votes_beside(place)
+    if votes is not None and faces.points is None:
+        again: list[tuple[int, dict[str, str]]] = [(face, {}) for _ in changes for face in faces.taught.tolist()]
+        _write_table(votes, part / votes.name, faces, "", again)
+
+
+def _write_classes(
+    place: Path, part: Path, faces: _Faces, changes: Sequence[Change], done: Callable[[], object]
+) -> None:
+    """A folder of images per class, under train, val and test."""
+    folders = []
+    for name, split in zip(faces.names.tolist(), faces.split.tolist(), strict=True):
+        source = place / name
+        target = part / split / source.parent.name / source.name
+        if target.exists():
+            raise DataError(f"{source}: another image of the class and split has this name; rename one")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+        folders.append(target)
+    for face, change, image, _ in _copies(faces, changes):
+        _write_png(folders[face].with_name(f"{folders[face].name}.{change}.png"), image)
+        done()
+
+
+def _write_labels(
+    place: Path, part: Path, faces: _Faces, changes: Sequence[Change], done: Callable[[], object]
+) -> None:
+    """A folder of images with labels.csv."""
+    inside = "images" if (place / "images").is_dir() else "."
+    for name in faces.names.tolist():
+        target = part / inside / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(place / inside / name, target)
+    square = dict(zip(SQUARE, map(str, CANVAS_SQUARE), strict=True))
+
+    def copies() -> Iterator[tuple[int, dict[str, str]]]:
+        for face, change, image, cells in _copies(faces, changes):
+            name = f"{faces.names[face]}.{change}.png"
+            _write_png(part / inside / name, image)
+            yield face, {"file": name, **square, **cells}
+            done()
+
+    _write_table(place / "labels.csv", part / "labels.csv", faces, "", copies())
+
+
+def _write_png(path: Path, image: NDArray[np.uint8]) -> None:
+    path.write_bytes(cv2.imencode(".png", image)[1].tobytes())

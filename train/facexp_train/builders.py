@@ -1,0 +1,43 @@
+"""From the table `network` of a configuration to the network that it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import keras
+
+from facexp_train import classic
+from facexp_train.config import Task
+from facexp_train.errors import DataError
+from facexp_train.networks import emotion_network, keypoint_network
+
+DEFAULT = "facexp"
+BUILDERS: dict[Task, dict[str, Callable[..., keras.Model]]] = {
+    "keypoints": {
+        DEFAULT: keypoint_network,
+        "resnet": partial(classic.keypoints, classic.resnet),
+        "cnn": partial(classic.keypoints, classic.cnn),
+    },
+    "emotion": {
+        DEFAULT: emotion_network,
+        "resnet": partial(classic.emotion, classic.resnet),
+        "cnn": partial(classic.emotion, classic.cnn),
+    },
+}
+"""Task -> kind -> the function that makes the network."""
+
+
+def build_network(task: Task, network: Mapping[str, Any], **made: Any) -> keras.Model:
+    """A new network: `network` holds its kind and the function's own arguments, `made` those that the data decides.
+
+    DataError where the kind or an argument is unknown.
+    """
+    kinds, kind = BUILDERS[task], network.get("kind", DEFAULT)
+    if kind not in kinds:
+        raise DataError(f"network.kind must be one of {', '.join(kinds)}, got {kind!r}")
+    try:
+        return kinds[kind](**{key: value for key, value in network.items() if key != "kind"}, **made)
+    except TypeError as error:
+        raise DataError(f"network: kind {kind!r} cannot be built of {dict(network)}: {error}") from error

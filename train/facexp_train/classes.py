@@ -1,0 +1,104 @@
+"""What the labels of a dataset mean: FER2013's codes and folder names, or what a small file beside the data says."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facexp.labels import FIVE, SEVEN
+from facexp_train import tables
+from facexp_train.errors import DataError
+
+NAME = "labels.toml"
+"""The file's name in a folder of images; beside faces.csv it is faces.labels.toml."""
+
+LEFT_OUT = ""
+"""Stands for a class where the faces are not to be read."""
+
+_KEYS = ("classes", "names", "leave_out")
+_OTHER_NAMES = {
+    "anger": "angry",
+    "disgusted": "disgust",
+    "fearful": "fear",
+    "afraid": "fear",
+    "happiness": "happy",
+    "sadness": "sad",
+    "surprised": "surprise",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """The classes of a dataset, and the texts that stand for them in it."""
+
+    names: tuple[str, ...]
+    """In the order of their codes, which is that of a network's outputs."""
+    meaning: dict[str, str]
+    """Text in the data, in small letters -> one of `names`, or LEFT_OUT."""
+
+    def named(self, texts: Sequence[str], path: Path, row: int, column: str) -> list[str]:
+        """The class of each text, or LEFT_OUT; DataError names the first that stands for none (see tables.choices)."""
+        return tables.choices([text.lower() for text in texts], self.meaning, path, row, column)
+
+
+FOLDERS = Classes(SEVEN, {**{name: name for name in SEVEN}, **_OTHER_NAMES})
+"""Of folders without a file of labels."""
+CODES = Classes(SEVEN, {str(code): name for code, name in enumerate(SEVEN)})
+"""Of FER2013's CSV files."""
+FIVE_CODES = Classes(FIVE, {str(code): name for code, name in enumerate(FIVE)})
+"""Of the five-class set's CSV file."""
+
+
+def read_classes(data: Path) -> Classes | None:
+    """What the file of labels that lies with a folder of images or a CSV file says; None where there is none.
+
+    The file is TOML. `classes` lists the classes in the order of the network's outputs, and may be left out where they
+    are facexp's seven. `[names]` says which class a text of the data stands for, a folder's name or a cell of the
+    column `emotion`, large or small letters alike; a class's own name needs no line. The faces of `leave_out` are not
+    read. Raises DataError with file and key.
+    """
+    path = data / NAME if data.is_dir() else data.with_suffix(f".{NAME}")
+    if not path.is_file():
+        return None
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as TOML: {error}") from error
+    if unknown := [key for key in values if key not in _KEYS]:
+        raise DataError(f"{path}: {unknown[0]} is unknown; expected {', '.join(_KEYS)}")
+    classes = checked(values.get("classes", list(SEVEN)), f"{path}: classes")
+    meaning = {name.lower(): name for name in classes}
+    if classes == SEVEN:
+        meaning |= _OTHER_NAMES
+    for text, name in _table(values.get("names", {}), path).items():
+        if name not in classes:
+            raise DataError(f"{path}: names.{text} must be one of {', '.join(classes)}, got {name!r}")
+        meaning[text.lower()] = name
+    left_out = values.get("leave_out", [])
+    if not isinstance(left_out, list) or not all(isinstance(text, str) for text in left_out):
+        raise DataError(f"{path}: leave_out must be a list of texts, got {left_out!r}")
+    return Classes(classes, meaning | {text.lower(): LEFT_OUT for text in left_out})
+
+
+def checked(classes: object, origin: str) -> tuple[str, ...]:
+    """A list of two or more different names, as a bundle's manifest takes them; DataError begins with `origin`.
+
+    The seven are always in their one order.
+    """
+    good = isinstance(classes, (list, tuple)) and all(
+        isinstance(name, str) and name.isprintable() and name.strip() for name in classes
+    )
+    if not good or not isinstance(classes, (list, tuple)) or len({name.lower() for name in classes}) < len(classes):
+        raise DataError(f"{origin} must be a list of different names, got {classes!r}")
+    if len(classes) < 2:
+        raise DataError(f"{origin} must be two or more, got {classes!r}")
+    return SEVEN if set(classes) == set(SEVEN) else tuple(classes)
+
+
+def _table(names: object, path: Path) -> dict[str, Any]:
+    if not isinstance(names, dict):
+        raise DataError(f"{path}: names must be a table of texts and classes, got {names!r}")
+    return names

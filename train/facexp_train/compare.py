@@ -1,0 +1,93 @@
+"""Two models on the same faces: what each scores, and the difference with its paired bootstrap interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from facexp_train.errors import DataError
+from facexp_train.evaluate import Evaluation
+from facexp_train.metrics import Figure, Floats, Metric, figure, keypoint_metrics, resample_weights
+
+SHARES = "%"
+"""The unit of figures that are shares; those in pixels have theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A metric of two models on the same faces. `difference` is the second's less the first's.
+
+    Its interval comes from drawing the same faces for both, so that what makes a face hard for both is not counted.
+    """
+
+    metric: str
+    first: Figure
+    second: Figure
+    difference: Figure
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return not self.difference.low <= 0 <= self.difference.high
+
+
+def unit(metric: str) -> str:
+    """The unit that a metric is shown in."""
+    return {"rmse_px": "px", "mse_px": "px\u00b2"}.get(metric.rpartition("/")[2], SHARES)
+
+
+def compare(first: Evaluation, second: Evaluation) -> list[Difference]:
+    """Every metric that both evaluations have, of the same faces; DataError where there is none."""
+    split = first.split
+    if first.located is not None and second.located is not None:
+        errors = first.located.errors(), second.located.errors()
+        rated = np.isfinite(errors[0].face) & np.isfinite(errors[1].face)
+        metrics = [keypoint_metrics(each.chosen(rated)) for each in errors]
+        return _differences("", metrics[0], metrics[1], split, resample_weights(first.located.groups[rated]))
+    others = {(view.name, view.labels): view for view in second.views}
+    found: list[Difference] = []
+    for view in first.views:
+        other = others.get((view.name, view.labels))
+        if other is not None:
+            weights = resample_weights(np.arange(int((view.truth >= 0).sum())))
+            found += _differences(f"{view.name}/", view.metrics(), other.metrics(), split, weights)
+    if not found:
+        raise DataError("the two models answer nothing in common: they have other outputs, or other classes")
+    return found
+
+
+def _differences(
+    prefix: str, first: Mapping[str, Metric], second: Mapping[str, Metric], split: str, weights: Floats
+) -> list[Difference]:
+    found = []
+    for name in first:
+        if name in second:
+            metrics = first[name], second[name], partial(_less, first[name], second[name])
+            found.append(Difference(prefix + name, *(figure(split, prefix + name, each, weights) for each in metrics)))
+    return found
+
+
+def _less(first: Metric, second: Metric, weights: Floats) -> Floats:
+    return second(weights) - first(weights)
+
+
+def comparison_table(differences: Sequence[Difference], names: Sequence[str]) -> str:
+    """Both models' figures and the difference, as text; "*" marks an interval that leaves out zero."""
+    width = max(len(each.metric) for each in differences) + 6
+    first, second = (name if len(name) <= 24 else f"...{name[-21:]}" for name in names)
+    lines = [f"{'metric':<{width}}{'faces':>7}{first:>26}{second:>26}{'difference':>28}"]
+    for each in differences:
+        cells = [_cell(figure) for figure in (each.first, each.second, each.difference)]
+        name = f"{each.metric}, {unit(each.metric)}"
+        mark = " *" if each.clear else ""
+        lines.append(f"{name:<{width}}{each.first.n:>7}{cells[0]:>26}{cells[1]:>26}{cells[2]:>28}{mark}")
+    return "\n".join([*lines, "", "difference: second less first, on the same faces; * its 95% interval leaves out 0"])
+
+
+def _cell(figure: Figure) -> str:
+    factor, digits = (100, 1) if unit(figure.metric) == SHARES else (1, 2)
+    value, low, high = (f"{factor * v:.{digits}f}" for v in (figure.value, figure.low, figure.high))
+    return f"{value} [{low}, {high}]"

@@ -1,0 +1,305 @@
+"""What an evaluation leaves for people and programs: pictures, tables and one page, of one model or of two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.metrics import classification_report
+
+from facexp.geometry import KEYPOINTS
+from facexp_train import page, report, sheets
+from facexp_train.compare import SHARES, Difference, compare, unit
+from facexp_train.emotion_data import EmotionFaces
+from facexp_train.evaluate import Evaluation, Located, View
+from facexp_train.fit import write_atomically
+from facexp_train.metrics import Figure
+from facexp_train.page import Picture, Section, Table
+
+_TITLES = {
+    "fer2013": "FER2013's labels",
+    "ferplus": "FER+, single votes dropped",
+    "ferplus_clear": "FER+, more than half of all votes",
+    "own": "the data's own labels",
+}
+_SHOWN = 24
+_INTERVAL = ("value", "95% from", "95% to")
+
+
+def write_figures(evaluation: Evaluation, out: Path) -> Path:
+    """evaluation.json with every figure and the worst faces; figures of other splits stay."""
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "evaluation.json"
+    measured = {f.split for f in evaluation.figures}
+    stored = json.loads(path.read_text()) if path.is_file() else {"figures": [], "worst": {}}
+    figures = [f for f in stored["figures"] if f["split"] not in measured]
+    figures += [f.to_dict() for f in evaluation.figures]
+    worst = stored["worst"] | ({evaluation.split: evaluation.worst} if evaluation.worst else {})
+    write_atomically(path, (json.dumps({"figures": figures, "worst": worst}, indent=1) + "\n").encode())
+    return path
+
+
+def write_report(models: Mapping[str, Evaluation], data: str, out: Path) -> Path:
+    """Pictures, CSV files, numbers.json and index.html; `models` are one or two, of the same faces, by their names.
+
+    Returns the page. DataError where two models answer nothing in common.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    names, evaluations = list(models), list(models.values())
+    first = evaluations[0]
+    differences = compare(first, evaluations[1]) if len(models) > 1 else []
+    parts = _Parts(models, first.split, out)
+    sections = [_overview(parts, differences), *(parts.emotion() if first.views else parts.keypoints())]
+    count = max((figure.n for figure in first.figures if figure.split == first.split), default=0)
+    about = page.Page(
+        " and ".join(names),
+        f"Scored on {count:,} faces of {data}, split {first.split}. Intervals are of 95%, by bootstrap.",
+        sections,
+    )
+    numbers = {
+        "split": first.split,
+        "models": {name: [figure.to_dict() for figure in each.figures] for name, each in models.items()},
+        "differences": [each.difference.to_dict() for each in differences],
+    }
+    return page.write(about, out, numbers)
+
+
+def _scaled(figure: Figure) -> tuple[float, float, float]:
+    factor = 100 if unit(figure.metric) == SHARES else 1
+    return factor * figure.value, factor * figure.low, factor * figure.high
+
+
+def _said(figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    digits = 1 if unit(figure.metric) == SHARES else 2
+    value, low, high = (f"{each:.{digits}f}" for each in _scaled(figure))
+    return f"{value} [{low}, {high}]"
+
+
+def _overview(parts: _Parts, differences: Sequence[Difference]) -> Section:
+    rows: list[tuple[page.Cell, ...]]
+    if differences:
+        rows = [
+            (
+                *(each.metric, unit(each.metric), each.first.n, _scaled(each.first)[0], _scaled(each.second)[0]),
+                *(*_scaled(each.difference), "yes" if each.clear else "no"),
+            )
+            for each in differences
+        ]
+        columns = ("metric", "unit", "faces", *parts.models, "difference", *_INTERVAL[1:], "0 left out")
+        text = "The difference is the second less the first; its interval comes from drawing the same faces for both."
+        return Section("Both models", (text, Table(f"differences_{parts.split}", "Differences", columns, rows, 60)))
+    (evaluation,) = parts.models.values()
+    figures = [figure for figure in evaluation.figures if figure.split == evaluation.split]
+    # what is of a single point or class stands in the sections below
+    single = {*KEYPOINTS, *(label for view in evaluation.views for label in view.labels)}
+    figures.sort(key=lambda figure: figure.metric.rpartition("/")[2] in single)
+    rows = [(figure.metric, unit(figure.metric), *_scaled(figure), figure.n) for figure in figures]
+    shown = sum(figure.metric.rpartition("/")[2] not in single for figure in figures)
+    columns = ("metric", "unit", *_INTERVAL, "faces")
+    return Section("Figures", (Table(f"figures_{parts.split}", "Figures", columns, rows, shown),))
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Draws the pictures of one or two models, and says what stands around them."""
+
+    models: Mapping[str, Evaluation]
+    split: str
+    out: Path
+
+    def keypoints(self) -> list[Section]:
+        located = {name: each.located for name, each in self.models.items() if each.located is not None}
+        groups = next(iter(located.values())).groups
+        faces = {name: each.errors().face for name, each in located.items()}
+        texts = {}
+        for name, evaluation in self.models.items():
+            found = {figure.metric: figure for figure in evaluation.figures if figure.split == self.split}
+            area, failed = found.get("ced_auc_10"), found.get("faces_above_10", found.get("detected_failures"))
+            measured = {"area to 10%": area, "failures": failed}
+            texts[name] = ", ".join(f"{what} {_said(each)}%" for what, each in measured.items() if each is not None)
+        cumulative = self._picture("cumulative", "The share of faces over the error that they stay below.")
+        report.draw_cumulative(faces, groups, self._path(cumulative), texts, f"cumulative errors, {self.split}")
+        sections = [Section("Cumulative errors", (cumulative,))]
+        points = {name: self._by_point(each) for name, each in self.models.items()}
+        if all(points.values()):
+            chart = self._picture("points", "The error of each of the 15 points with its interval.")
+            report.draw_points(points, self._path(chart), f"error of each point, {self.split}")
+            sections.append(Section("Points", (chart,)))
+        sections += [Section("Sources, poses and sizes", (self._strata(name),)) for name in self.models]
+        for name, each in located.items():
+            sheet = self._picture("worst", f"The faces with the largest errors of {name}.", name)
+            sheets.draw_sheet(located_cells(each, _SHOWN), self._path(sheet))
+            sections.append(Section(self._of("Worst faces", name), (sheet,)))
+        return sections
+
+    def _by_point(self, evaluation: Evaluation) -> list[tuple[str, Figure]]:
+        found = {figure.metric: figure for figure in evaluation.figures if figure.split == self.split}
+        return [(n, found[f"error_interocular/{n}"]) for n in KEYPOINTS if f"error_interocular/{n}" in found]
+
+    def _strata(self, name: str) -> Table:
+        figures = self.models[name].figures
+        kinds = dict.fromkeys(f.metric for f in figures if "/" in f.split and "/" not in f.metric)
+        rows: list[tuple[page.Cell, ...]] = []
+        for split in dict.fromkeys(figure.split for figure in figures):
+            found = {figure.metric: figure for figure in figures if figure.split == split}
+            count = max(figure.n for figure in found.values())
+            rows.append((split, count, *(_said(found.get(kind)) for kind in kinds)))
+        columns = ("faces of", "number", *(f"{kind}, {unit(kind)}" for kind in kinds))
+        return Table(self._name("strata", name), self._of("By source, pose and size", name), columns, rows)
+
+    def emotion(self) -> list[Section]:
+        first = next(iter(self.models.values()))
+        sections = []
+        for view in first.views:
+            views = {name: v for name, e in self.models.items() for v in e.views if v.name == view.name}
+            title = _TITLES.get(view.name.removesuffix("_five"), view.name) + f", {len(view.labels)} classes"
+            contents: list[str | Table | Picture] = [self._report(name, each) for name, each in views.items()]
+            contents += [self._confusion(name, view.name) for name in views]
+            contents += self._roc(views, title)
+            contents += self._calibration(view.name, title)
+            if not view.name.endswith(("_five", "_clear")):
+                contents += [part for name, each in views.items() for part in self._mistakes(name, each)]
+            sections.append(Section(title, contents))
+        return [*sections, *(self._shifts(name) for name in self.models)]
+
+    def _report(self, name: str, view: View) -> Table:
+        """scikit-learn's classification report, with intervals."""
+        rated = view.truth >= 0
+        true, predicted = view.truth[rated], view.logits[rated].argmax(axis=1)
+        codes = np.unique(true)
+        counted = classification_report(
+            true,
+            predicted,
+            labels=codes,
+            target_names=[view.labels[c] for c in codes],
+            output_dict=True,
+            zero_division=0,
+        )
+        found = {f.metric: f for f in self.models[name].figures if f.split == self.split}
+
+        def cells(*metrics: str) -> list[str]:
+            return [_said(found.get(f"{view.name}/{metric}")) for metric in metrics]
+
+        rows = []
+        for label in (view.labels[code] for code in codes):
+            metrics = (f"{metric}/{label}" for metric in ("precision", "recall", "f1", "auc"))
+            rows.append((label, int(counted[label]["support"]), *cells(*metrics)))
+        faces = int(rated.sum())
+        rows.append(("macro average", faces, *cells("macro_precision", "macro_recall", "macro_f1", "macro_auc")))
+        rows.append(("weighted average", faces, *cells("weighted_precision", "accuracy", "weighted_f1"), ""))
+        rows.append(("accuracy", faces, "", *cells("accuracy"), "", ""))
+        columns = ("class", "faces", "precision, %", "recall, %", "F1, %", "ROC area, %")
+        return Table(self._name(f"report_{view.name}", name), self._of("Classification report", name), columns, rows)
+
+    def _confusion(self, name: str, view: str) -> Picture:
+        (confusion,) = (each for each in self.models[name].confusions if each.name == view)
+        picture = self._picture(f"confusion_{view}", "Confusion matrix: shares of the true class, and counts.", name)
+        report.draw_confusion(
+            confusion.table, confusion.labels, self._path(picture), f"{self._of(view, name)}, {self.split}"
+        )
+        return picture
+
+    def _roc(self, views: Mapping[str, View], title: str) -> list[Picture]:
+        view = next(iter(views.values()))
+        areas = {}
+        for name in views:
+            found = {f.metric: f for f in self.models[name].figures if f.split == self.split}
+            named = {label: found.get(f"{view.name}/auc/{label}") for label in view.labels}
+            areas[name] = {label: _said(figure) for label, figure in named.items() if figure is not None}
+        if not any(areas.values()):
+            return []
+        picture = self._picture(
+            f"roc_{view.name}", "ROC curves of each class against the rest; the figure is the area, %."
+        )
+        report.draw_roc(views, areas, self._path(picture), f"{title}, {self.split}: each class against the rest")
+        return [picture]
+
+    def _calibration(self, view: str, title: str) -> list[Picture]:
+        found = {name: each.calibrations[view] for name, each in self.models.items() if view in each.calibrations}
+        if not found:
+            return []
+        if len(found) > 1:
+            curves = {name: each["as it is"] for name, each in found.items()}
+        else:
+            (curves,) = (dict(each) for each in found.values())
+        caption = "How often labels are right over how probable they are said to be; larger marks are more faces."
+        picture = self._picture(f"calibration_{view}", caption)
+        report.draw_calibration(curves, self._path(picture), f"{view}, {self.split}")
+        return [picture]
+
+    def _mistakes(self, name: str, view: View) -> list[Picture]:
+        faces = self.models[name].faces
+        cells = [] if faces is None else answered_cells(view, faces, _SHOWN, right=False)
+        if not cells:
+            return []
+        picture = self._picture(f"mistakes_{view.name}", self._of("The most confident mistakes", name) + ".", name)
+        sheets.draw_sheet(cells, self._path(picture))
+        return [picture]
+
+    def _shifts(self, name: str) -> Section:
+        figures = [f for f in self.models[name].figures if f.metric.endswith("/accuracy") and "_five/" not in f.metric]
+        kinds = dict.fromkeys(f.metric for f in figures)
+        rows = []
+        for split in dict.fromkeys(f.split for f in figures):
+            found = {f.metric: f for f in figures if f.split == split}
+            rows.append((split.partition("/")[2] or "as they are", *(_said(found.get(kind)) for kind in kinds)))
+        columns = ("faces", *(f"{kind}, %" for kind in kinds))
+        table = Table(self._name("shifts", name), self._of("Accuracy on changed faces", name), columns, rows)
+        return Section(self._of("Changed faces", name), (table,))
+
+    def _name(self, what: str, model: str | None = None) -> str:
+        """A file's name: numbered by its model where two share a folder."""
+        number = f"_{list(self.models).index(model) + 1}" if model is not None and len(self.models) > 1 else ""
+        return f"{what}_{self.split}{number}"
+
+    def _of(self, title: str, model: str) -> str:
+        return f"{title}, {model}" if len(self.models) > 1 else title
+
+    def _picture(self, what: str, caption: str, model: str | None = None) -> Picture:
+        return Picture(self._name(what, model), caption, caption)
+
+    def _path(self, picture: Picture) -> Path:
+        return self.out / f"{picture.name}.png"
+
+
+def located_cells(located: Located, count: int, best: bool = False) -> list[sheets.Cell]:
+    """The faces with the largest errors, or the smallest, with their points."""
+    errors = located.errors().face
+    order = np.argsort(errors if best else -errors)
+    order = order[np.isfinite(errors[order])][:count]
+    return [
+        sheets.Cell(
+            located.images[row],
+            (_short(str(located.names[row])), f"error {100 * errors[row]:.1f}%"),
+            {"true": located.truth[row], "predicted": located.predicted[row]},
+        )
+        for row in order
+    ]
+
+
+def answered_cells(view: View, faces: EmotionFaces, count: int, right: bool) -> list[sheets.Cell]:
+    """The faces with the most probable first labels among those that are right, or wrong."""
+    chances = softmax(view.logits.astype(np.float64), axis=1)
+    predicted, sure = chances.argmax(axis=1), chances.max(axis=1)
+    rows = np.flatnonzero((view.truth >= 0) & ((predicted == view.truth) == right))
+    return [
+        sheets.Cell(
+            faces.images[row],
+            (
+                f"row {faces.rows[row]}",
+                f"true: {view.labels[view.truth[row]]}",
+                f"said: {view.labels[predicted[row]]} {100 * sure[row]:.0f}%",
+            ),
+        )
+        for row in rows[np.argsort(-sure[rows], kind="stable")][:count]
+    ]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else f"...{name[-21:]}"

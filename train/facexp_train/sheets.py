@@ -1,0 +1,111 @@
+"""Sheets of faces for people: each with its points and a few words below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from facexp.geometry import KEYPOINTS
+from facexp_train.style import COLOURS, drawing
+
+COLUMNS = 6
+SIDE, SMALL = 1.5, 1.05
+"""Inches of a face; four small ones fill a telephone's screen."""
+_LINE, _GAP, _NAME = 0.15, 0.1, 0.85
+"""Inches of a line of text, between two faces, and of the names of rows."""
+_MARKS: dict[str, dict[str, Any]] = {
+    "true": {"marker": "o", "color": COLOURS[1], "markerfacecolor": "none", "markersize": 4.5},
+    "predicted": {"marker": "x", "color": COLOURS[5], "markersize": 4.0},
+    "left": {"marker": "o", "color": COLOURS[1], "markersize": 3.0, "markeredgecolor": "white", "markeredgewidth": 0.4},
+    "right": {
+        "marker": "s",
+        "color": COLOURS[5],
+        "markersize": 2.8,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.4,
+    },
+    "middle": {
+        "marker": "D",
+        "color": COLOURS[2],
+        "markersize": 2.6,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.4,
+    },
+}
+"""Shapes that differ, so that colour is not needed to tell them apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One face. `image` is uint8 (S, S), `points` float (K, 2) in its pixels by what they are: "true" and "predicted",
+    or those of `sides`."""
+
+    image: NDArray[np.uint8]
+    caption: Sequence[str]
+    points: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+def sides(points: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    """The (15, 2) points of a face by the person's side: "left", "right" and "middle"."""
+    named = {
+        side: [index for index, name in enumerate(KEYPOINTS) if side in name.split("_")] for side in ("left", "right")
+    }
+    named["middle"] = [index for index in range(len(KEYPOINTS)) if index not in named["left"] + named["right"]]
+    return {side: points[indices] for side, indices in named.items()}
+
+
+def draw_sheet(
+    cells: Sequence[Cell], path: Path, columns: int = COLUMNS, *, side: float = SIDE, names: Sequence[str] = ()
+) -> None:
+    """The faces in rows, each `side` inches, as a PNG; NaN points are left out. ValueError where there is no face.
+
+    `names`, one for each row, stand to its left.
+    """
+    if not cells:
+        raise ValueError("a sheet needs at least one face")
+    columns = min(columns, len(cells))
+    rows = -(-len(cells) // columns)
+    words = max(len(cell.caption) for cell in cells)
+    margin = _NAME if names else 0.0
+    across, down = side + _GAP, side + _GAP + words * _LINE
+    kinds = [kind for kind in _MARKS if any(kind in cell.points for cell in cells)]
+    # a sheet of few columns is still as wide as its legend
+    width, top = max(margin + columns * across, 1.5 * len(kinds)), 0.35 if kinds else 0.0
+    with drawing(path, height=rows * down + top, width=width) as figure:
+        figure.set_layout_engine("none")
+        axes = figure.add_axes((0, 0, 1, rows * down / (rows * down + top)))
+        for number, cell in enumerate(cells):
+            row, column = divmod(number, columns)
+            left, upper = margin + column * across + _GAP / 2, row * down + _GAP / 2
+            extent = (left, left + side, upper + side, upper)
+            axes.imshow(cell.image, vmin=0, vmax=255, extent=extent, interpolation="bicubic")
+            place = np.array([left, upper]), side / cell.image.shape[0]
+            drawn = {kind: place[0] + (points + 0.5) * place[1] for kind, points in cell.points.items()}
+            lines: list[Line2D] = []
+            if "true" in drawn and "predicted" in drawn:
+                pairs = np.stack([drawn["true"], drawn["predicted"]])
+                lines = axes.plot(pairs[:, :, 0], pairs[:, :, 1], color="white", linewidth=0.7, zorder=2)
+            for kind, points in drawn.items():
+                lines += axes.plot(points[:, 0], points[:, 1], linestyle="none", zorder=3, **_MARKS[kind])
+            # a point outside its picture is not to lie on another's words
+            frame = Rectangle((left, upper), side, side, transform=axes.transData)
+            for line in lines:
+                line.set_clip_path(frame)
+            for below, text in enumerate(cell.caption):
+                axes.text(left, upper + side + (below + 0.5) * _LINE, text, fontsize=8, va="center")
+        for row, name in enumerate(names):
+            axes.text(_GAP / 2, row * down + (_GAP + side) / 2, name, fontsize=8, va="center")
+        axes.set(xlim=(0, width), ylim=(rows * down, 0), aspect="auto")
+        axes.set_axis_off()
+        if kinds:
+            handles = [Line2D([], [], linestyle="none", label=f"{kind} points", **_MARKS[kind]) for kind in kinds]
+            for handle in handles:
+                handle.set_markersize(7)
+            figure.legend(handles=handles, loc="upper left", ncols=len(handles))

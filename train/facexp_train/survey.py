@@ -1,0 +1,126 @@
+"""A dataset of either task as one looks at it: every face, also those that training leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facexp_train import tables
+from facexp_train.config import Task
+from facexp_train.emotion_data import read_emotion
+from facexp_train.errors import DataError
+from facexp_train.framing import cut_squares
+from facexp_train.keypoint_data import read_keypoints
+from facexp_train.splits import duplicate_groups, pixel_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """N faces of a dataset file or folder.
+
+    Attributes:
+        task: what the faces are labelled for.
+        counted: what `rows` count, in words.
+        images: uint8 (N, S, S), as the dataset frames them: 48 px for emotion, 96 px for keypoints.
+        split: (N,) str, "train", "val" or "test".
+        rows: (N,) str, the 1-based data row of the CSV file, or the image's path in a folder of classes.
+        pixels: (N,) str, equal where all pixels are equal.
+        copies: (N,) str, equal where faces show the same picture (see splits.duplicate_groups).
+        source: (N,) str, the set a face comes from.
+        classes: names of the labels; () for keypoints.
+        labels: int64 (N,) codes of `classes`, or None.
+        points: float32 (N, 15, 2) in pixels of the images, NaN where missing, or None.
+        voted: int64 (N,) the codes that more than half of FER+'s voters gave, -1 where there is none, or None.
+        refused: bool (N,), most of FER+'s voters saw no face, or None.
+    """
+
+    task: Task
+    counted: str
+    images: NDArray[np.uint8]
+    split: NDArray[np.str_]
+    rows: NDArray[np.str_]
+    pixels: NDArray[np.str_]
+    copies: NDArray[np.str_]
+    source: NDArray[np.str_]
+    classes: Sequence[str] = ()
+    labels: NDArray[np.int64] | None = None
+    points: NDArray[np.float32] | None = None
+    voted: NDArray[np.int64] | None = None
+    refused: NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def task_of(path: str | Path) -> Task:
+    """What a dataset is labelled for, by a CSV file's columns or a folder's content; DataError where it is neither."""
+    place = Path(path)
+    if place.is_dir():
+        return "keypoints" if (place / "labels.csv").is_file() else "emotion"
+    columns = tables.columns(place)
+    if "emotion" in columns:
+        return "emotion"
+    if "Image" in columns:
+        return "keypoints"
+    raise DataError(
+        f"{place}: neither a column emotion (FER2013 and its kin) nor Image (Kaggle's keypoints); found "
+        f"{', '.join(columns[:12])}"
+    )
+
+
+def survey(path: str | Path, votes: str | Path | None = None, *, seed: int = 0, quiet: bool = False) -> Survey:
+    """Read a dataset of any format that the readers know; DataError where they cannot."""
+    place = Path(path)
+    if task_of(place) == "emotion":
+        return _emotion(place, votes, seed, quiet)
+    if votes is not None:
+        raise DataError(f"{votes}: FER+'s votes go with emotions, and {place} has keypoints")
+    return _keypoints(place, seed, quiet)
+
+
+def _emotion(place: Path, votes: str | Path | None, seed: int, quiet: bool) -> Survey:
+    faces = read_emotion(place, votes, seed=seed, whole=True, quiet=quiet)
+    faces = faces.chosen(faces.labels >= 0)
+    numbered = all(name.isdecimal() for name in faces.names)
+    refused = None
+    if faces.votes is not None:
+        refused = faces.votes[:, -1] > faces.votes.sum(axis=1) / 2
+    return Survey(
+        task="emotion",
+        counted=f"Rows are the data rows of {place.name}, counted from 1 without the header."
+        if numbered
+        else f"Rows are named by the path of the image in {place.name}.",
+        images=faces.images,
+        split=faces.split,
+        rows=faces.names,
+        pixels=pixel_hash(faces.images),
+        copies=faces.group,
+        source=np.full(len(faces), place.stem),
+        classes=faces.classes,
+        labels=faces.labels,
+        voted=None if faces.votes is None else faces.clear_majority(),
+        refused=refused,
+    )
+
+
+def _keypoints(place: Path, seed: int, quiet: bool) -> Survey:
+    faces = read_keypoints(place, seed=seed, quiet=quiet)
+    images, points = cut_squares(faces)
+    table = f"{place.name}/labels.csv" if place.is_dir() else place.name
+    return Survey(
+        task="keypoints",
+        counted=f"Rows are the data rows of {table}, counted from 1 without the header.",
+        images=images,
+        split=faces.split,
+        rows=np.arange(1, len(faces) + 1).astype(np.str_),
+        pixels=pixel_hash(images),
+        # the file's own groups are people and photos, not copies; and without what is round them, framed faces of
+        # strangers look alike
+        copies=duplicate_groups(faces.images, quiet=quiet),
+        source=faces.source,
+        points=points,
+    )
