@@ -23,8 +23,9 @@ import numpy as np
 import facexp
 from facexp.pipeline import analyze_sources
 from facexp.reading import ReadOptions
+from facexp.shots import Shot, Source
 from facexp.sinks import JsonlSink
-from facexp.sources import Shot, Source
+from facexp.timing import Nowhere
 from facexp_cli.demo import astronaut
 
 GROWTH_MB = 2.0
@@ -60,12 +61,6 @@ class Loop:
                     return
                 fps = shot.fps or 25.0
                 yield Shot(self.name, shot.save_as, number, 1000 * number / fps, shot.image, fps)
-
-
-class Nowhere:
-    def write(self, text: str, /) -> None: ...
-
-    def flush(self) -> None: ...
 
 
 def slices(

@@ -32,7 +32,7 @@ from facexp.reading import ReadOptions
 from facexp.session import Session
 from facexp.sinks import JsonlSink
 from facexp.sources import open_sources
-from facexp.timing import run_process
+from facexp.timing import Nowhere, run_process
 from facexp_cli.demo import astronaut
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,12 +65,6 @@ class Line:
             f"| {self.what} | {self.measured:.3g} {self.unit} | {sign} {self.floor:g} | {sign} {self.aim:g} "
             f"| {self.verdict} | {self.beside} |"
         )
-
-
-class Nowhere:
-    def write(self, text: str, /) -> None: ...
-
-    def flush(self) -> None: ...
 
 
 def best(calls: dict[str, Callable[[], object]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:

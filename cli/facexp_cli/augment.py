@@ -8,6 +8,7 @@ import click
 
 from facexp_cli.console import quiet_libraries
 from facexp_cli.extras import require
+from facexp_cli.options import quiet_option
 
 
 @click.command("augment")
@@ -22,7 +23,7 @@ from facexp_cli.extras import require
     metavar="NAME",
     help="Only this change, more than once for several: flip, vertical-flip, brighter, darker, rotated, scaled.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+@quiet_option
 def augment_command(data: Path, out: Path, seed: int, only: tuple[str, ...], quiet: bool) -> None:
     """Write DATA with changed copies of its training faces, in the format that it came in.
 

@@ -12,6 +12,7 @@ import click
 
 from facexp_cli.console import quiet_libraries
 from facexp_cli.extras import require
+from facexp_cli.options import DEVICE, bundle_option
 
 _PHOTO = (sys.executable, "-c", "from facexp_cli.main import infer_main; infer_main()")
 
@@ -33,13 +34,8 @@ def _numbers(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ..
 @click.option("--batch", default="1,8", show_default=True, metavar="N,...", callback=_numbers, help="Crops at once.")
 @click.option("--rounds", type=click.IntRange(1), default=50, show_default=True, help="How often all is measured.")
 @click.option("--starts", type=click.IntRange(0), default=5, show_default=True, help="Processes for the cold start.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--bundle",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Another model bundle: the folder of its manifest.json.",
-)
+@click.option("--device", type=DEVICE, default="auto", show_default=True)
+@bundle_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the table.")
 def benchmark(
     sources: tuple[str, ...],

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 if TYPE_CHECKING:
-    from facexp.sources import Shot
+    from facexp.shots import Shot
 
 
 # Windows has no SIGPIPE; 141 is what every shell shows for a command whose reader has gone

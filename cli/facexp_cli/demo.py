@@ -36,7 +36,7 @@ def demo(out: Path) -> None:
             from facexp.draw import annotate
             from facexp.pictures import save_picture
             from facexp.pipeline import analyze_shot
-            from facexp.sources import Source
+            from facexp.shots import Source
 
             try:
                 (shot,) = Source(str(photo), PurePath(photo.name)).shots()

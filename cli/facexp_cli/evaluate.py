@@ -9,6 +9,7 @@ import click
 
 from facexp_cli.console import quiet_libraries
 from facexp_cli.models import Model, needed, same_task
+from facexp_cli.options import SPLIT, quiet_option
 
 if TYPE_CHECKING:
     from facexp_train.emotion_data import EmotionFaces
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @click.argument("model", type=click.Path(exists=True, path_type=Path))
 @click.argument("data", type=click.Path(exists=True))
 @click.argument("other", metavar="[MODEL2]", required=False, type=click.Path(exists=True, path_type=Path))
-@click.option("--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="Split to score.")
+@click.option("--split", type=SPLIT, default="val", show_default=True, help="Split to score.")
 @click.option(
     "--framing",
     type=click.Choice(["jitter", "detector"]),
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Where the report goes. Default: evaluation/ in a run directory."
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+@quiet_option
 def evaluate_command(
     model: Path, data: str, other: Path | None, split: str, framing: str, out: Path | None, quiet: bool
 ) -> None:

@@ -10,6 +10,7 @@ import click
 
 from facexp_cli.console import quiet_libraries, say
 from facexp_cli.extras import require
+from facexp_cli.options import quiet_option, votes_option
 
 if TYPE_CHECKING:
     from facexp_train.explore import Judge
@@ -20,10 +21,8 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the report. Default: explore-DATA."
 )
-@click.option(
-    "--votes", type=click.Path(exists=True), help="FER+'s fer2013new.csv; default: the file of that name beside DATA."
-)
-@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+@votes_option
+@quiet_option
 def explore_command(data: Path, out: Path | None, votes: str | None, quiet: bool) -> None:
     """Look at a dataset before training on it: what it holds, and what will hurt.
 

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from facexp_cli.extras import require
 from facexp_cli.job import Job, run
+from facexp_cli.options import BACKEND, DEVICE, EMOTIONS, LABELS, bundle_option
 
 _Name = TypeVar("_Name", Path, str, None)
 
@@ -68,26 +69,26 @@ _SECONDS = click.FloatRange(0, 1e6, min_open=True)
 )
 @click.option(
     "--emotions",
-    type=click.Choice(["five", "seven"]),
+    type=EMOTIONS,
     help="seven: angry, disgust, fear, happy, sad, surprise, neutral; five leaves out fear and neutral.  "
     "[default: the bundle's labels, the seven in ours]",
 )
 @click.option(
     "--labels",
-    type=click.Choice(["ferplus", "fer2013"]),
+    type=LABELS,
     help="ferplus: what most onlookers say; fer2013: what FER2013's labels say.  [default: the bundle's first]",
 )
 @click.option("--face-crops", is_flag=True, help="Each picture is one face that fills it: no detector.")
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=DEVICE,
     default="auto",
     show_default=True,
     help="Where the networks run; auto takes the best that really works.",
 )
 @click.option(
     "--backend",
-    type=click.Choice(["onnxruntime", "litert"]),
+    type=BACKEND,
     default="onnxruntime",
     show_default=True,
     help="What runs the networks; litert takes the models' TFLite files, on the CPU.",
@@ -156,12 +157,7 @@ _SECONDS = click.FloatRange(0, 1e6, min_open=True)
     metavar="PATH",
     help="Another YuNet detector, an ONNX file.",
 )
-@click.option(
-    "--bundle",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Another model bundle: the folder of its manifest.json.",
-)
+@bundle_option
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 if TYPE_CHECKING:
+    from facexp.analyzer import AnalyzerOptions
     from facexp.pictures import PictureSink
     from facexp.preview import Preview
     from facexp.reading import ReadOptions
+    from facexp.shots import Shot
     from facexp.sinks import Sink, Stream
-    from facexp.sources import Shot
     from facexp.types import Frame
     from facexp_cli.console import Progress, Signals
 
@@ -59,6 +60,22 @@ class Job:
     quiet: bool
     verbose: bool
 
+    def analyzer_options(self) -> AnalyzerOptions:
+        """What analyses the pictures."""
+        from facexp.analyzer import AnalyzerOptions
+
+        return AnalyzerOptions(
+            device=self.device,
+            threads=self.threads,
+            emotions=self.emotions,
+            labels=self.labels,
+            backend=self.backend,
+            detector=self.detector,
+            bundle=self.bundle,
+            min_score=self.min_score,
+            max_faces=self.max_faces,
+        )
+
     def read_options(self) -> ReadOptions:
         """How the sources are read."""
         from facexp.reading import ReadOptions
@@ -96,7 +113,7 @@ def _run(job: Job, signals: Signals) -> int:
     # the heavy imports, so that --help and wrong usage need none of them
     import cv2
 
-    from facexp import Analyzer, FacexpError
+    from facexp import FacexpError
     from facexp.pictures import PictureSink, SinkError
     from facexp.pipeline import analyze_sources
     from facexp.sources import open_sources
@@ -110,17 +127,7 @@ def _run(job: Job, signals: Signals) -> int:
     if job.threads is not None:
         cv2.setNumThreads(job.threads)
     try:
-        analyzer = Analyzer(
-            job.device,
-            job.threads,
-            job.emotions,
-            labels=job.labels,
-            backend=job.backend,
-            detector=job.detector,
-            bundle=job.bundle,
-            min_score=job.min_score,
-            max_faces=job.max_faces,
-        )
+        analyzer = job.analyzer_options().open()
     except (FacexpError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     logger = logging.getLogger("facexp")

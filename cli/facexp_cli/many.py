@@ -27,13 +27,7 @@ def run_many(job: Job) -> int:
     from facexp.many import ManyImages, Settings
 
     settings = Settings(
-        emotions=job.emotions,
-        labels=job.labels,
-        backend=job.backend,
-        detector=job.detector,
-        bundle=job.bundle,
-        min_score=job.min_score,
-        max_faces=job.max_faces,
+        analyzer=job.analyzer_options(),
         face_crops=job.face_crops,
         options=job.read_options(),
         detect_every=job.detect_every,

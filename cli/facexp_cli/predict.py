@@ -8,6 +8,7 @@ import click
 
 from facexp_cli.console import quiet_libraries
 from facexp_cli.models import Model, needed
+from facexp_cli.options import SPLIT, quiet_option
 
 
 @click.command("predict")
@@ -15,10 +16,8 @@ from facexp_cli.models import Model, needed
 @click.argument("data", type=click.Path(exists=True))
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The picture: a PNG file.")
 @click.option("--count", type=click.IntRange(1, 600), default=24, show_default=True, help="Faces on the picture.")
-@click.option(
-    "--split", type=click.Choice(["val", "test"]), default="val", show_default=True, help="Faces of which split."
-)
-@click.option("-q", "--quiet", is_flag=True, help="No progress bars.")
+@click.option("--split", type=SPLIT, default="val", show_default=True, help="Faces of which split.")
+@quiet_option
 def predict_command(model: Path, data: str, out: Path, count: int, split: str, quiet: bool) -> None:
     """Draw what MODEL answers to faces of DATA, with the truth beside it, and write all answers as CSV.
 

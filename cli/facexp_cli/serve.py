@@ -11,6 +11,7 @@ import click
 
 from facexp_cli.console import notes, say
 from facexp_cli.extras import require
+from facexp_cli.options import BACKEND, BUNDLE, DEVICE, EMOTIONS, LABELS
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -18,7 +19,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.command("serve", context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option(
     "--bundle",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=BUNDLE,
     metavar="DIR",
     help="A model bundle, or a folder of version folders (DIR/1, DIR/2 ...) with a bundle each, where the newest "
     "answers as soon as it is there.  [default: the models inside facexp]",
@@ -37,10 +38,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--tls-clients", type=_FILE, metavar="FILE", help="Clients must show a certificate of this authority, PEM."
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where the networks run.")
-@click.option(
-    "--backend", type=click.Choice(["onnxruntime", "litert"]), default="onnxruntime", help="What runs the networks."
-)
+@click.option("--device", type=DEVICE, default="auto", help="Where the networks run.")
+@click.option("--backend", type=BACKEND, default="onnxruntime", help="What runs the networks.")
 @click.option(
     "--precision",
     type=click.Choice(["int8", "float16", "float32"]),
@@ -49,10 +48,10 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--threads", type=click.IntRange(1), metavar="N", help="Most CPU threads a network.  [default: all cores]"
 )
-@click.option("--emotions", type=click.Choice(["five", "seven"]), default="seven", help="Of the model faces.")
 @click.option(
-    "--labels", type=click.Choice(["ferplus", "fer2013"]), help="Of the model faces.  [default: the bundle's first]"
+    "--emotions", type=EMOTIONS, help="Of the model faces.  [default: the bundle's labels, the seven in ours]"
 )
+@click.option("--labels", type=LABELS, help="Of the model faces.  [default: the bundle's first]")
 @click.option(
     "--min-score", type=click.FloatRange(0, 1), default=0.5, help="Of the model faces: what the detector must reach."
 )
@@ -114,10 +113,10 @@ def serve_command(**given: Any) -> None:
 
 
 def _settings(given: dict[str, Any]) -> Any:
+    from facexp.analyzer import AnalyzerOptions
     from facexp.server.access import TOKEN_VARIABLE, Access, Tls, read_token
     from facexp.server.batching import Batching
     from facexp.server.limits import Limits
-    from facexp.server.models import AnalyzerOptions
     from facexp.server.serving import Settings
 
     cert, key, clients = given["tls_cert"], given["tls_key"], given["tls_clients"]

@@ -10,6 +10,7 @@ import click
 
 from facexp_cli.console import quiet_libraries
 from facexp_cli.extras import require
+from facexp_cli.options import quiet_option, votes_option
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,7 +32,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--resume", is_flag=True, help="Go on after the run's last whole epoch."),
         click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard into the run directory as well."),
-        click.option("-q", "--quiet", is_flag=True, help="No progress bars."),
+        quiet_option,
     ]
     for option in reversed(options):
         command = option(command)
@@ -81,9 +82,7 @@ def keypoints(**options: Any) -> None:
 
 @train_command.command()
 @_options
-@click.option(
-    "--votes", type=click.Path(exists=True), help="FER+'s fer2013new.csv; default: the file of that name beside DATA."
-)
+@votes_option
 def emotion(**options: Any) -> None:
     """Train the emotion network.
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from facexp.files import write_atomically
 from facexp_export.errors import ExportError
 from facexp_export.tasks import TASKS, Task
 from facexp_train.classes import checked
@@ -84,9 +85,7 @@ def read_json(path: Path, hint: str) -> Json:
 
 def write_json(path: Path, content: Json) -> None:
     """Write a JSON object beside, then rename."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    part.replace(path)
+    write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def _optional(path: Path) -> Json:

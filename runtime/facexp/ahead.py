@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from facexp.reading import ReadOptions
-from facexp.sources import Shot, Source
+from facexp.shots import Shot, Source
 
 Next = Future[Shot | None]
 

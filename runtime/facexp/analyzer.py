@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -31,6 +32,26 @@ _SETTLED = 2 * MOST_DRIFT
 _LOOKED_AT, _ROOM = 240, 1 / 3
 
 _PRECISION = {"cpu": "int8", "cuda": "float32"}
+
+
+@dataclass(frozen=True, slots=True)
+class AnalyzerOptions:
+    """The arguments of `Analyzer`, to be kept, sent to another process and opened there."""
+
+    device: str = "auto"
+    threads: int | None = None
+    emotions: str | None = None
+    labels: str | None = None
+    backend: str = "onnxruntime"
+    precision: str | None = None
+    detector: str | Path | None = None
+    bundle: str | Path | None = None
+    min_score: float = 0.5
+    max_faces: int | None = None
+
+    def open(self) -> Analyzer:
+        """The analyzer; its errors."""
+        return Analyzer(**asdict(self))
 
 
 class Analyzer:
@@ -75,10 +96,7 @@ class Analyzer:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         self._max_faces = max_faces
         self._bundle = Bundle.load(bundle)
-        heads = self._bundle.emotion.heads
-        if labels is not None and labels not in heads:
-            raise ValueError(f"labels must be one of {', '.join(heads)}, the bundle's, got {labels!r}")
-        self._head = labels or heads[0]
+        self._head = self._bundle.emotion.head(labels)
         known = self._bundle.emotion.labels
         self._labels = EMOTIONS[emotions] if emotions else known
         if lacking := [label for label in self._labels if label not in known]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import os
 import platform
 import sys
 import tempfile
@@ -28,11 +27,12 @@ from facexp.errors import BundleError, DeviceError, SourceError
 from facexp.geometry import Image, to_gray
 from facexp.pictures import save_picture
 from facexp.pipeline import analyze_sources
-from facexp.proof_device import read_golden
+from facexp.proof_device import cores, read_golden
 from facexp.session import Session, candidates
+from facexp.shots import Shot, Source
 from facexp.sinks import JsonlSink
-from facexp.sources import Shot, Source, open_sources
-from facexp.timing import Process, Spread, in_turns, peak_mb, run_process
+from facexp.sources import open_sources
+from facexp.timing import Nowhere, Process, Spread, in_turns, peak_mb, run_process
 from facexp.tracking import Tracker
 from facexp.version import __version__
 
@@ -225,7 +225,7 @@ class _Stages:
         self._shots = _endless(sources)
         again = itertools.chain.from_iterable(itertools.repeat(sources))
         self._records = analyze_sources(analyzer, again, readers=0)
-        self._sink = JsonlSink(_Nowhere())
+        self._sink = JsonlSink(Nowhere())
         self._frames = _frames(sources[0])
         self._tracker, self._tracked = Tracker(analyzer), 0
 
@@ -251,14 +251,6 @@ class _Stages:
     def track(self) -> None:
         number, self._tracked = self._tracked, self._tracked + 1
         self._tracker.track(self._frames[number % len(self._frames)], 1000 * number / _FPS)
-
-
-class _Nowhere:
-    def write(self, text: str, /) -> None:
-        """Take the text."""
-
-    def flush(self) -> None:
-        """Hand nothing on."""
 
 
 def _endless(sources: list[Source]) -> Iterator[Shot]:
@@ -328,10 +320,9 @@ def _cold(plan: Plan, folder: Path, shot: Shot, told: Callable[[str, int], _Told
 
 
 def _machine() -> dict[str, str | int]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     machine: dict[str, str | int] = {
         "processor": platform.processor() or platform.machine(),
-        "cores": cores,
+        "cores": cores(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "opencv": cv2.__version__,

@@ -99,6 +99,12 @@ class EmotionSpec(ModelSpec):
     heads: tuple[str, ...]
     """The outputs that give probabilities, each by labels of its own; the first is what is taken unless asked."""
 
+    def head(self, asked: str | None) -> str:
+        """The output of that name, the first for None; ValueError where there is none."""
+        if asked is not None and asked not in self.heads:
+            raise ValueError(f"labels must be one of {', '.join(self.heads)}, the bundle's, got {asked!r}")
+        return asked or self.heads[0]
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:

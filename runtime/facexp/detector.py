@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from facexp.errors import DetectorError
-from facexp.geometry import Image, check_image
+from facexp.geometry import Image, block_means, check_image
 from facexp.yunet import LEAST, YuNet, load
 
 Box = tuple[float, float, float, float]
@@ -106,9 +106,7 @@ def _resized(image: Image, longest: int) -> Image:
     # means of whole blocks, then bilinear, as `geometry.warp` does: OpenCV needs ten times as long for means of parts
     shrink = int(1 / scale)
     if shrink > 1:
-        across, down = max(1, width // shrink), max(1, height // shrink)
-        blocks = image[: down * shrink, : across * shrink]
-        image = np.asarray(cv2.resize(blocks, (across, down), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        image = block_means(image, shrink)
     return np.asarray(cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 

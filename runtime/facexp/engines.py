@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.bundle import TensorSpec
-from facexp.errors import BundleError, DeviceError
+from facexp.errors import BundleError, DeviceError, one_line
 
 METADATA = "facexp"
 """Under this name a model's file carries JSON with what its manifest says about it."""
@@ -123,11 +123,6 @@ def tflite_metadata(model: bytes) -> str | None:
         if entry.Name() == METADATA.encode():
             return bytes(content.Buffers(entry.Buffer()).DataAsNumpy()).decode("utf-8")
     return None
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, in one short line."""
-    return " ".join(str(error).split())[:300]
 
 
 def _onnx_tensor(node: Any) -> TensorSpec:

@@ -21,3 +21,8 @@ class DetectorError(FacexpError):
 
 class SourceError(FacexpError):
     """A photo or clip cannot be read."""
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one short line."""
+    return " ".join(str(error).split())[:300]

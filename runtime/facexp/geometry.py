@@ -176,6 +176,16 @@ def interocular(points: Points) -> NDArray[np.float64]:
     return np.asarray(np.linalg.norm(points[:, left].astype(np.float64) - points[:, right], axis=1))
 
 
+def block_means(image: Image, shrink: int) -> Image:
+    """Each pixel the mean of a block of (shrink, shrink); what is left over at the right and below is cut off.
+
+    A side shorter than a block becomes one pixel.
+    """
+    columns, rows = (max(1, side // shrink) for side in (image.shape[1], image.shape[0]))
+    blocks = image[: rows * shrink, : columns * shrink]
+    return np.asarray(cv2.resize(blocks, (columns, rows), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
 def warp(gray: Image, matrix: Matrix, size: int) -> Image:
     """Cut the (size, size) crop that `matrix` describes out of a gray (H, W) image; the border is replicated.
 
@@ -189,10 +199,8 @@ def warp(gray: Image, matrix: Matrix, size: int) -> Image:
     x1, y1 = np.ceil(np.clip(corners.max(axis=0) + shrink + 1, [x0 + 1, y0 + 1], [width, height])).astype(int)
     gray = gray[y0:y1, x0:x1]
     matrix = compose(matrix, np.array([[1, 0, x0], [0, 1, y0]], dtype=np.float64))
-    columns, rows = (x1 - x0) // shrink, (y1 - y0) // shrink
-    if shrink >= 2 and columns and rows:
-        region = gray[: rows * shrink, : columns * shrink]
-        gray = np.asarray(cv2.resize(region, (columns, rows), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    if 2 <= shrink <= min(gray.shape):
+        gray = block_means(gray, shrink)
         # centre of a block of `shrink` pixels -> centre of the pixel that replaces it
         offset = (shrink - 1) / 2
         matrix = compose(matrix, np.array([[shrink, 0, offset], [0, shrink, offset]], dtype=np.float64))

@@ -21,7 +21,8 @@ from facexp.draw import annotate
 from facexp.errors import FacexpError
 from facexp.geometry import Image
 from facexp.photo import opencv_name
-from facexp.sources import Shot, listed, root
+from facexp.shots import Shot
+from facexp.sources import listed, root
 from facexp.types import Frame
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})

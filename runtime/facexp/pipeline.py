@@ -11,7 +11,7 @@ from facexp.ahead import read_ahead
 from facexp.analyzer import Analyzer
 from facexp.errors import SourceError
 from facexp.reading import DEFAULTS, ReadOptions
-from facexp.sources import Shot, Source
+from facexp.shots import Shot, Source
 from facexp.tracking import SMOOTH_S, Tracker
 from facexp.types import Frame
 

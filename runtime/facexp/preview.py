@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from facexp.sources import Shot
+    from facexp.shots import Shot
 
 LONGEST_SIDE = 1280
 """Larger pictures are shown at this size, in pixels."""

@@ -41,7 +41,7 @@ _UNITS = {"keypoints": "px", "emotion": "logit"}
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
-def threads() -> int:
+def cores() -> int:
     """How many threads a session here may use: the cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -127,7 +127,7 @@ def _sessions(
         for where in reversed(candidates("auto", "onnxruntime" if file.format == "onnx" else "litert")):
             try:
                 content = read_model(directory, model, file.key)
-                found[file, where] = Session(content, model, file.key, device=where, threads=threads())
+                found[file, where] = Session(content, model, file.key, device=where, threads=cores())
             except DeviceError as error:
                 notes.append(f"{file.file}: not compared on {where}, {error}")
             except BundleError as error:

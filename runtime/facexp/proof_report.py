@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from facexp.files import write_atomically
 from facexp.proof import Check, Report, Step, Verdict
 
 MEANING: dict[int, str] = {
@@ -82,9 +83,7 @@ def write(report: Report, directory: Path) -> tuple[Path, Path]:
     directory.mkdir(parents=True, exist_ok=True)
     paths = directory / "report.json", directory / "report.html"
     for path, content in zip(paths, (to_json(report), page(report)), strict=True):
-        part = path.with_name(path.name + ".part")
-        part.write_text(content, encoding="utf-8")
-        part.replace(path)
+        write_atomically(path, content.encode())
     return paths
 
 

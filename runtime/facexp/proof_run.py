@@ -13,7 +13,7 @@ import numpy as np
 
 from facexp.bundle import MANIFEST
 from facexp.proof import Report, Step
-from facexp.proof_device import device, threads
+from facexp.proof_device import cores, device
 from facexp.proof_structure import structure
 
 NO_DATA = "no faces given; name the data that the networks were trained on with --data"
@@ -50,7 +50,7 @@ def machine() -> dict[str, str]:
             versions[name] = "none"
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "threads": str(threads()),
+        "threads": str(cores()),
         "Python": platform.python_version(),
         **versions,
     }

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.bundle import ModelSpec, TensorSpec
-from facexp.engines import ENGINES, has_cuda, one_line
-from facexp.errors import BundleError, DeviceError
+from facexp.engines import ENGINES, has_cuda
+from facexp.errors import BundleError, DeviceError, one_line
 
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
 """What a caller may ask for."""

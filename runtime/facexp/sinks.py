@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from facexp.geometry import KEYPOINTS, Points
-from facexp.sources import Shot, printable
+from facexp.shots import Shot, printable
 from facexp.types import Emotion, Face, Frame
 
 

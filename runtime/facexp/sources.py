@@ -11,25 +11,14 @@ cameras and streams give the newest, read by a thread of their own (`facexp.live
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import glob
-import logging
 import os
 import re
-import stat
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
-from facexp import clip, photo
 from facexp.address import STDIN, address_problem, file_name, is_live, shown
-from facexp.errors import SourceError
-from facexp.geometry import Image
-from facexp.live import Capture, VideoCapture, live_frames
-from facexp.pipe import JpegStream, Pipe, RawStream
-from facexp.reading import DEFAULTS, Pace, ReadOptions
+from facexp.shots import Source, reason
 
 # HEIC is not read, but a folder full of it must say so instead of looking empty
 MEDIA = re.compile(
@@ -38,232 +27,6 @@ MEDIA = re.compile(
     re.IGNORECASE,
 )
 """The names that are taken for photos and clips inside a folder or glob."""
-
-_JPEG_STREAMS = (".mjpg", ".mjpeg")
-
-_logger = logging.getLogger("facexp")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Shot:
-    """One picture: a photo, or one frame of a clip, camera or stream."""
-
-    source: str
-    """The name of the source as it was given, without the user name and password of an address."""
-    save_as: PurePath
-    """Where an annotated copy belongs, relative to the folder it is saved in."""
-    index: int
-    """Number of the frame in its source, from 0; 0 for a photo."""
-    time_ms: float
-    """Time of the frame in the clip, or since a live source's first frame, in milliseconds; 0 for a photo."""
-    image: Image
-    """BGR (H, W, 3) uint8."""
-    fps: float | None = None
-    """The rate at which these shots are worth saving, in frames a second; None for a photo."""
-    total: int | None = None
-    """How many frames the clip claims to have; None for a photo and where the clip does not say."""
-    captured_s: float | None = None
-    """When a live source's frame came, on the clock of `time.monotonic`; None for what is not live."""
-    dropped: int | None = None
-    """How many frames of a live source newer ones replaced since the last shot; None for what is not live."""
-    reduction: int = 1
-    """How many times smaller than the photo the image is; 1 unless `ReadOptions.reduced` allows more."""
-    decode: Callable[[int], Image] | None = None
-    """Gives the photo at another reduction (1, 2, 4 or 8) where this one is above 1, else None."""
-    full_size: tuple[int, int] | None = None
-    """Width and height of the photo where the image is smaller, else None."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of the photo or frame in pixels."""
-        return self.full_size or (self.image.shape[1], self.image.shape[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One photo, clip, camera or stream that was named or found, not opened yet."""
-
-    name: str
-    """The name as it was given, or the folder's name with the file's name behind it; nothing secret."""
-    save_as: PurePath
-    """Where an annotated copy belongs: the name inside the given folder, with that folder's name before it."""
-    problem: str | None = None
-    """Why there is nothing to open; None where there is."""
-    address: str | None = field(default=None, repr=False)
-    """What a live source or standard input is opened by, which may hold a password; None for a file."""
-    data: bytes | None = field(default=None, repr=False)
-    """The file's content, where it is already here and not on this machine's disk; None: the name leads to it."""
-
-    def shots(self, options: ReadOptions = DEFAULTS) -> Iterator[Shot]:
-        """The photo, or the frames of the clip, camera or stream that the options choose.
-
-        Raises SourceError, its one line starting with the name, where the source cannot be read; a clip that breaks off
-        gives the frames before that first. A live source that stops is opened again, which the log `facexp` tells.
-        """
-        try:
-            yield from self._open(options)
-        except SourceError as error:
-            raise SourceError(f"{printable(self.name)}: {error}") from None
-        except OSError as error:
-            raise SourceError(f"{printable(self.name)}: {_reason(error)}") from None
-
-    def _open(self, options: ReadOptions) -> Iterator[Shot]:
-        if self.problem is not None:
-            raise SourceError(self.problem)
-        if self.address == STDIN:
-            yield from self._stdin(options)
-        elif self.address is not None:
-            opening = functools.partial(VideoCapture, self.address, options.timeout_s)
-            yield from self._live(opening, options)
-        elif self.data is not None:
-            yield from self._content(self.data, options)
-        else:
-            yield from self._file(Path(self.name), options)
-
-    def _file(self, path: Path, options: ReadOptions) -> Iterator[Shot]:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            raise SourceError("is neither a file nor a folder")
-        with path.open("rb") as file:
-            head = file.read(256)
-        if not head:
-            raise SourceError("is empty (0 bytes)")
-        kind = photo.sniff(head[:64])
-        if kind is not None and path.suffix.lower() not in _JPEG_STREAMS:
-            if facts.st_size > photo.MAX_BYTES:
-                raise _too_large()
-            yield from self._photo(path, kind, options)
-            return
-        kind = clip.sniff(head) or kind
-        if kind is None:
-            raise SourceError(_UNKNOWN)
-        frames = clip.Clip(path, kind)
-        for index, time_ms, image in frames.frames(options):
-            yield Shot(self.name, self.save_as, index, time_ms, image, options.taken_fps(frames.fps), frames.count)
-
-    def _photo(self, path: Path, kind: str, options: ReadOptions) -> Iterator[Shot]:
-        pages = photo.pages(path, kind)
-        if kind == "JPEG" and options.reduced:
-            yield self._reduced(path.read_bytes())
-            return
-        if pages == 1 or kind == "TIFF":
-            image = photo.decode(path.read_bytes(), kind)
-            if pages > 1:
-                _logger.warning("%s: has %d pages, only the first is read", printable(self.name), pages)
-            yield Shot(self.name, self.save_as, 0, 0.0, image)
-            return
-        pace, time_ms, fps = Pace(options), 0.0, options.taken_fps(photo.ANIMATION_FPS)
-        for index, (image, duration_ms) in enumerate(photo.animation(path, pages)):
-            if time_ms >= 1000 * options.end_s:
-                return
-            if pace.wants(index, time_ms):
-                yield Shot(self.name, self.save_as, index, time_ms, image, fps, pages)
-            time_ms += duration_ms
-
-    def _content(self, data: bytes, options: ReadOptions) -> Iterator[Shot]:
-        kind = photo.sniff(data[:64])
-        # a PNG that is animated says so before its first picture
-        single = kind == "JPEG" or (kind == "PNG" and b"acTL" not in data[: data.find(b"IDAT")])
-        if single and self.save_as.suffix.lower() not in _JPEG_STREAMS:
-            if kind == "JPEG" and options.reduced:
-                yield self._reduced(data)
-            else:
-                yield Shot(self.name, self.save_as, 0, 0.0, photo.decode(data, str(kind)))
-            return
-        # clips and what may have pages can only be read from a file
-        with _temporary(f"content{self.save_as.suffix}", data) as path:
-            yield from self._file(path, options)
-
-    def _reduced(self, data: bytes) -> Shot:
-        """A JPEG that is no larger than it has to be."""
-        reduction, *stored = photo.reductions(data, _LARGE)
-        image = photo.decode(data, "JPEG", reduction)
-        if reduction == 1:
-            return Shot(self.name, self.save_as, 0, 0.0, image)
-        # a side is divided and rounded up: the photo is turned where the stored width does not give the image's
-        turned = -(-stored[0] // reduction) != image.shape[1]
-        width, height = reversed(stored) if turned else stored
-        again = functools.partial(photo.decode, data, "JPEG")
-        return Shot(
-            self.name, self.save_as, 0, 0.0, image, reduction=reduction, decode=again, full_size=(width, height)
-        )
-
-    def _live(self, open_capture: Callable[[], Capture], options: ReadOptions) -> Iterator[Shot]:
-        for frame in live_frames(open_capture, printable(self.name), options):
-            yield Shot(
-                self.name,
-                self.save_as,
-                frame.index,
-                frame.time_ms,
-                frame.image,
-                options.taken_fps(frame.fps),
-                captured_s=frame.captured_s,
-                dropped=frame.dropped,
-            )
-
-    def _stdin(self, options: ReadOptions) -> Iterator[Shot]:
-        if sys.stdin is None or sys.stdin.isatty():
-            raise SourceError("standard input is a terminal: pipe a picture or a stream into it")
-        # past Python's own buffer, which would hold frames back and be locked by a thread that hangs
-        with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stream:
-            pipe = Pipe(stream)
-            if not pipe.reach(1):
-                raise SourceError("is empty (0 bytes)")
-            if options.raw is not None:
-                yield from self._pipe(RawStream(pipe, *options.raw), options)
-                return
-            pipe.reach(256)
-            head = bytes(pipe.ahead[:256])
-            kind = photo.sniff(head[:64])
-            if kind == "JPEG" or head.lstrip().startswith(b"--"):
-                jpegs = JpegStream(pipe)
-                data = jpegs.single()
-                if data is None:
-                    yield from self._pipe(jpegs, options)
-                else:
-                    yield Shot(self.name, self.save_as, 0, 0.0, photo.decode(data, "JPEG"))
-            elif kind is not None:
-                yield from self._spooled(pipe, kind, options)
-            else:
-                what = clip.sniff(head)
-                how = "ffmpeg -i FILE -f mjpeg - | facexp-infer -"
-                raise SourceError(_UNKNOWN if what is None else f"is a {what} clip: name its file, or pipe {how}")
-
-    def _pipe(self, capture: JpegStream | RawStream, options: ReadOptions) -> Iterator[Shot]:
-        if options.policy == "latest":
-            yield from self._live(lambda: capture, options)
-            return
-        pace, index, fps = Pace(options), 0, options.taken_fps(capture.fps)
-        while capture.grab():
-            # a pipe that waits for its reader tells no time: a nominal rate takes its place
-            time_ms = 1000 * index / capture.fps
-            if time_ms >= 1000 * options.end_s:
-                return
-            if pace.wants(index, time_ms):
-                image = capture.retrieve()
-                if image is None:
-                    raise SourceError(f"breaks off in frame {index}: it does not decode")
-                yield Shot(self.name, self.save_as, index, time_ms, image, fps)
-            index += 1
-
-    def _spooled(self, pipe: Pipe, kind: str, options: ReadOptions) -> Iterator[Shot]:
-        """A photo or animation that only a file can be read from."""
-        if pipe.reach(photo.MAX_BYTES + 1):
-            raise _too_large()
-        with _temporary("stdin", pipe.ahead) as path:
-            yield from self._photo(path, kind, options)
-
-
-@contextlib.contextmanager
-def _temporary(name: str, data: bytes | bytearray) -> Iterator[Path]:
-    """A file of this name and content that is gone in the end."""
-    # hardly ever needed, and its import is not for free
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="facexp-") as folder:
-        path = Path(folder, name)
-        path.write_bytes(data)
-        yield path
 
 
 def open_sources(names: Iterable[str], skip: Path | None = None) -> Iterator[Source]:
@@ -338,11 +101,6 @@ def root(name: str) -> Path:
     return Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
 
 
-def printable(name: str) -> str:
-    """The name as it can be printed on one line: quoted and escaped where it holds control or broken characters."""
-    return name if name.isprintable() else ascii(name)
-
-
 def natural(name: str) -> str:
     """A key that sorts photo2 before photo10, capitals with small letters."""
     # one flat text, because a million keys of nested lists weigh more than the names
@@ -365,7 +123,7 @@ def _walk(folder: Path, save_as: PurePath, skip: Path | None, above: tuple[Path,
                 elif MEDIA.fullmatch(entry.name):
                     files.append(entry.name)
     except OSError as error:
-        yield Source(str(folder), save_as, _reason(error))
+        yield Source(str(folder), save_as, reason(error))
         return
     for name in sorted(files, key=natural):
         yield Source(str(folder / name), save_as / name)
@@ -387,21 +145,3 @@ def _glob(pattern: str, skip: Path | None) -> Iterator[Source]:
                 yield from _walk(path, save_as, skip, ())
         elif MEDIA.fullmatch(path.name):
             yield Source(name, save_as)
-
-
-# twice as much as the detector looks at: so hardly a face is too small for the keypoints, and the photo decoded again
-_LARGE = 1920
-
-_UNKNOWN = "is not a photo or clip in a format that facexp reads"
-
-
-def _too_large() -> SourceError:
-    return SourceError(f"is too large: photo files of at most {photo.MAX_BYTES >> 20} MB are read")
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file or folder"
-    if isinstance(error, PermissionError):
-        return "no permission to read it"
-    return f"cannot be read: {error.strerror or error}"

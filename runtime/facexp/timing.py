@@ -65,6 +65,16 @@ class Process:
     """The most memory that it held, in MB of 10^6 bytes; None where the system does not tell."""
 
 
+class Nowhere:
+    """A stream for results that nobody reads."""
+
+    def write(self, text: str, /) -> None:
+        """Take the text."""
+
+    def flush(self) -> None:
+        """Hand nothing on."""
+
+
 def in_turns(
     rivals: Mapping[_K, Callable[[], object]],
     rounds: int,

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.engines import has_onnxruntime, one_line, onnx_session
-from facexp.errors import BundleError, DetectorError
+from facexp.engines import has_onnxruntime, onnx_session
+from facexp.errors import BundleError, DetectorError, one_line
 from facexp.geometry import Image
 
 _NMS_IOU = 0.3

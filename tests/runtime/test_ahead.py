@@ -13,7 +13,7 @@ import pytest
 from facexp.ahead import read_ahead
 from facexp.errors import SourceError
 from facexp.reading import DEFAULTS, ReadOptions
-from facexp.sources import Shot
+from facexp.shots import Shot
 
 
 class Scripted:

@@ -23,7 +23,8 @@ from facexp.errors import SourceError
 from facexp.geometry import Image
 from facexp.live import LiveFrame, live_frames
 from facexp.reading import ReadOptions
-from facexp.sources import Shot, open_sources
+from facexp.shots import Shot
+from facexp.sources import open_sources
 
 PATIENCE_S = 60.0
 """Longer than anything takes on a machine that has other things to do."""

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from facexp import Analyzer
+from facexp.analyzer import AnalyzerOptions
 from facexp.geometry import KEYPOINTS
 from facexp.labels import EMOTIONS
 from facexp.pictures import save_picture
@@ -61,13 +61,13 @@ def album(tmp_path: Path, astronaut: Any, monkeypatch: pytest.MonkeyPatch) -> Pa
 def settings(tiny_bundle: Path) -> Iterator[Settings]:
     """For the tiny bundle. OpenCV gets back the threads that a worker takes from it."""
     threads = cv2.getNumThreads()
-    yield Settings(bundle=tiny_bundle)
+    yield Settings(AnalyzerOptions(bundle=tiny_bundle))
     cv2.setNumThreads(threads)
 
 
 def plain_rows(names: list[str], settings: Settings) -> list[dict[str, Any]]:
     """The JSON records that the local path gives, without their timings."""
-    analyzer = Analyzer("cpu", bundle=settings.bundle, emotions=settings.emotions)
+    analyzer = replace(settings.analyzer, device="cpu").open()
     frames = analyze_sources(analyzer, open_sources(names), settings.options, settings.face_crops)
     return [without_times(json.loads(json.dumps(frame_record(frame)))) for frame, _ in frames]
 
@@ -236,7 +236,9 @@ def test_a_worker_that_cannot_work_says_why(album: Path, settings: Settings) -> 
     out = Store.of("out")
     missing = Worker(settings, "cpu", plan.stores, out, "0", "{}", str(album / "nowhere"))
     assert "nowhere cannot be reached on" in missing(table).to_pylist()[0]["problem"]
-    broken = Worker(replace(settings, labels="mine"), "cpu", plan.stores, out, "0", "{}", None)
+    broken = Worker(
+        replace(settings, analyzer=AnalyzerOptions(labels="mine")), "cpu", plan.stores, out, "0", "{}", None
+    )
     assert "labels must be one of" in broken(table).to_pylist()[0]["problem"]
     full = Worker(settings, "cpu", plan.stores, Store.of("gone/out"), "0", "{}", None)
     assert "gone/out: the results cannot be written" in full(table).to_pylist()[0]["problem"]

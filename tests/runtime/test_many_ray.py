@@ -18,6 +18,7 @@ ray = pytest.importorskip("ray", reason='RAY NOT TESTED: pip install "facexp[ray
 pq = pytest.importorskip("pyarrow.parquet", reason='RAY NOT TESTED: pip install "facexp[ray]"')
 
 import facexp.many.job  # noqa: E402
+from facexp.analyzer import AnalyzerOptions  # noqa: E402
 from facexp.many import ManyError, ManyImages, Part, Settings  # noqa: E402
 from facexp.many.worker import Worker  # noqa: E402
 from facexp_cli.infer import infer  # noqa: E402
@@ -61,7 +62,7 @@ def plain(crops: Path, tiny_bundle: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def settings(tiny_bundle: Path) -> Settings:
-    return Settings(bundle=tiny_bundle, face_crops=True)
+    return Settings(AnalyzerOptions(bundle=tiny_bundle), face_crops=True)
 
 
 def without_times(row: dict[str, Any]) -> dict[str, Any]:
@@ -113,19 +114,31 @@ def test_a_gpu_that_is_not_there_is_told(session: None, crops: Path, settings: S
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_worker_costs_no_row_and_doubles_none(
-    session: None, crops: Path, plain: list[dict[str, Any]], settings: Settings, tmp_path: Path
+    session: None,
+    crops: Path,
+    plain: list[dict[str, Any]],
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int,
 ) -> None:
-    """Guards what Ray does again: one of two workers is killed in mid-run, and another takes its place."""
-    parts = []
-    for part in ManyImages([str(crops)], tmp_path / "out", settings).run(2):
-        if not parts:
-            os.kill(process(part), signal.SIGKILL)
-        parts.append(part)
+    """Guards what Ray does again: a worker is killed in the middle of a part, and another does that part."""
+    killed = tmp_path / "killed"
+
+    class Mortal(Worker):
+        def _records(self, analyzer: Any, source: Any) -> Any:
+            if source.name.endswith("/90.png") and not killed.exists():
+                killed.write_text(str(os.getpid()))
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._records(analyzer, source)
+
+    monkeypatch.setattr(facexp.many.job, "Worker", Mortal)
+    parts = list(ManyImages([str(crops)], tmp_path / "out", settings).run(workers))
     assert read(tmp_path / "out") == plain
     assert sum(part.sources for part in parts) == COUNT
-    # two at the start, and the one that came for the first
-    assert len({part.worker for part in parts}) == 3
+    assert {process(part) for part in parts} - {int(killed.read_text())}
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".parquet") == ["_SUCCESS"]
 
 

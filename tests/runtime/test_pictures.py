@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from facexp.pictures import PictureSink, SinkError, save_picture
-from facexp.sources import Shot
+from facexp.shots import Shot
 from facexp.types import Frame, Timings
 
 GRAY = np.full((360, 480, 3), 90, np.uint8)

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from facexp.errors import SourceError
 from facexp.pipe import JpegStream, Pipe
 from facexp.reading import ReadOptions
-from facexp.sources import Shot, open_sources
+from facexp.shots import Shot
+from facexp.sources import open_sources
 
 
 def picture(value: int, noise: int = 40) -> NDArray[np.uint8]:

@@ -14,7 +14,8 @@ from facexp.errors import SourceError
 from facexp.pictures import save_picture
 from facexp.pipeline import analyze_sources
 from facexp.reading import ReadOptions
-from facexp.sources import Shot, Source, open_sources
+from facexp.shots import Shot, Source
+from facexp.sources import open_sources
 
 
 class Clip:

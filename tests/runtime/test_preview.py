@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from facexp.labels import SEVEN
-from facexp.sources import Shot
+from facexp.shots import Shot
 from facexp.types import Emotion, Face, Frame, Timings
 
 pytest.importorskip("starlette", reason="NO PREVIEW TESTED: it comes with the extra `serve`")

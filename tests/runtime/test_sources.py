@@ -14,7 +14,8 @@ import pytest
 from facexp.errors import SourceError
 from facexp.pictures import PictureSink, SinkError
 from facexp.reading import ReadOptions
-from facexp.sources import MEDIA, Source, open_sources, printable
+from facexp.shots import Source, printable
+from facexp.sources import MEDIA, open_sources
 
 
 def put(path: Path, value: int = 100) -> Path:

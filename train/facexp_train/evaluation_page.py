@@ -11,12 +11,12 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.metrics import classification_report
 
+from facexp.files import write_atomically
 from facexp.geometry import KEYPOINTS
 from facexp_train import page, report, sheets
 from facexp_train.compare import SHARES, Difference, compare, unit
 from facexp_train.emotion_data import EmotionFaces
 from facexp_train.evaluate import Evaluation, Located, View
-from facexp_train.fit import write_atomically
 from facexp_train.metrics import Figure
 from facexp_train.page import Picture, Section, Table
 

@@ -22,6 +22,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from facexp.files import write_atomically
 from facexp_train.command import repeating
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError, TrainingError
@@ -49,18 +50,6 @@ class Job(Protocol):
 
     def summary(self) -> dict[str, Any]:
         """Facts about the data, for the manifest."""
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside, then rename: a reader never sees half a file."""
-    beside = path.with_name(path.name + ".part")
-    try:
-        beside.write_bytes(content)
-        beside.replace(path)
-    except OSError as error:
-        # half a file fills a full disk for nothing; and a write, unlike an open, does not say which file it was
-        beside.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:

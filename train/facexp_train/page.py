@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from facexp.files import write_atomically
 from facexp_train.style import DPI
 
 Cell = str | int | float | None
@@ -70,10 +71,11 @@ def write(page: Page, folder: Path, numbers: Mapping[str, object]) -> Path:
     for section in page.sections:
         for part in section.parts:
             if isinstance(part, Table):
-                _replace(folder / f"{part.name}.csv", _csv(part))
+                write_atomically(folder / f"{part.name}.csv", _csv(part).encode())
     content = {"title": page.title, "warnings": list(page.warnings), **numbers}
-    _replace(folder / NUMBERS, json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    _replace(folder / INDEX, render(page, folder))
+    text = json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(folder / NUMBERS, (text + "\n").encode())
+    write_atomically(folder / INDEX, render(page, folder).encode())
     return folder / INDEX
 
 
@@ -162,12 +164,6 @@ def _finite(content: object) -> object:
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
     return content
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
 
 
 def _e(text: str) -> str:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from facexp.analyzer import Analyzer
+from facexp.files import write_atomically
 from facexp_train.config import Augmentation
 from facexp_train.emotion_data import EmotionFaces, truths
 from facexp_train.errors import DataError
 from facexp_train.evaluate import Predict
-from facexp_train.fit import write_atomically
 from facexp_train.framing import jittered_crops
 from facexp_train.keypoint_data import COORDINATES, KeypointFaces
 from facexp_train.metrics import keypoint_errors

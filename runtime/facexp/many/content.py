@@ -10,9 +10,10 @@ from pathlib import PurePath
 
 import pyarrow.parquet as pq
 
+from facexp.errors import one_line
 from facexp.many.plan import Item, image_column
-from facexp.many.stores import Store, plain
-from facexp.sources import Source
+from facexp.many.stores import Store
+from facexp.shots import Source
 
 # object stores answer late, but many questions at once
 _READS = 16
@@ -51,7 +52,7 @@ def _fetched(group: list[Item], stores: list[Store]) -> Iterator[Source]:
             return _source(item, stores, None, "no such file or folder")
         # each store has errors of its own
         except Exception as error:
-            return _source(item, stores, None, f"cannot be read: {plain(error)}")
+            return _source(item, stores, None, f"cannot be read: {one_line(error)}")
 
     with ThreadPoolExecutor(_READS) as pool:
         ahead: deque[Future[Source]] = deque()
@@ -88,6 +89,6 @@ def _rows(group: list[Item], stores: list[Store]) -> Iterator[Source]:
         problem = "the file has no such row any more"
     # Arrow's error for damaged data is a ValueError
     except (OSError, ValueError) as error:
-        problem = f"cannot be read: {plain(error)}"
+        problem = f"cannot be read: {one_line(error)}"
     for item in left.values():
         yield _source(item, stores, None, problem)

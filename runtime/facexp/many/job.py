@@ -22,9 +22,10 @@ from pyarrow import fs
 
 from facexp.address import shown
 from facexp.bundle import MANIFEST, Bundle
+from facexp.errors import one_line
 from facexp.many.plan import Plan
 from facexp.many.schema import about, text
-from facexp.many.stores import ManyError, Store, plain
+from facexp.many.stores import ManyError, Store
 from facexp.many.worker import SHARED, Part, Settings, Worker, part_name
 
 DONE = "_SUCCESS"
@@ -50,12 +51,14 @@ class ManyImages:
         Raises ManyError where there is something at `out` that must not be written over, or that another job with other
         settings has written; BundleError for the bundle.
         """
-        bundle = Bundle.load(settings.bundle)
-        heads = bundle.emotion.heads
-        if settings.labels not in (None, *heads):
-            raise ManyError(f"labels must be one of {', '.join(heads)}, the bundle's, got {settings.labels!r}")
-        bundle_at, detector = (path and path.absolute() for path in (settings.bundle, settings.detector))
-        self._settings = replace(settings, bundle=bundle_at, detector=detector)
+        how = settings.analyzer
+        bundle = Bundle.load(how.bundle)
+        try:
+            bundle.emotion.head(how.labels)
+        except ValueError as error:
+            raise ManyError(str(error)) from None
+        bundle_at, detector = (path and Path(path).absolute() for path in (how.bundle, how.detector))
+        self._settings = replace(settings, analyzer=replace(how, bundle=bundle_at, detector=detector))
         digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
         self._about = settings.about(f"{bundle.name} {bundle.version} {digest[:16]}")
         store, folder = Store.of(str(out))
@@ -146,7 +149,7 @@ class ManyImages:
                     written.add(part_name(part.number, self._token))
                     yield part
         except ray.exceptions.RayError as error:
-            raise ManyError(f"Ray gave up: {plain(error)}") from error
+            raise ManyError(f"Ray gave up: {one_line(error)}") from error
         if done != len(self._todo):
             raise ManyError(f"only {done} of {len(self._todo)} sources came back: --resume does the others")
         self._check(written)
@@ -180,7 +183,7 @@ class ManyImages:
                 self._expect_same(f"{called}/{name}", about(table.schema))
                 done.update(table.column("source").to_pylist())
         except (OSError, pa.ArrowException) as error:
-            raise ManyError(f"{called}: what is there cannot be read: {plain(error)}") from None
+            raise ManyError(f"{called}: what is there cannot be read: {one_line(error)}") from None
         return done, parts
 
     def _expect_same(self, called: str, found: str | None) -> None:
@@ -225,7 +228,7 @@ def _ray(address: str | None, workers: int | None) -> Iterator[Any]:
             ray.init(address, **quiet)
     # Ray raises what it likes, also a plain Exception
     except Exception as error:
-        raise ManyError(f"Ray cannot be reached at {address or 'this machine'}: {plain(error)}") from error
+        raise ManyError(f"Ray cannot be reached at {address or 'this machine'}: {one_line(error)}") from error
     if threading.current_thread() is threading.main_thread():
         # Ray has put its own in the place
         signal.signal(signal.SIGTERM, terminated)

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facexp.address import STDIN, is_live, shown
-from facexp.many.stores import PARQUET, ManyError, Store, is_address, is_wild, plain
+from facexp.errors import one_line
+from facexp.many.stores import PARQUET, ManyError, Store, is_address, is_wild
 from facexp.sources import MEDIA, listed, natural, open_sources
 
 PART = 1000
@@ -117,7 +118,7 @@ class Plan:
             files = list(store.find(path, wanted))
             problem = "nothing here that can be read" if not files else None
         except (OSError, pa.ArrowException) as error:
-            problem = f"cannot be read: {plain(error)}"
+            problem = f"cannot be read: {one_line(error)}"
         if problem is not None:
             yield Item(path, number, problem=problem)
         elif wanted is PARQUET:
@@ -170,9 +171,9 @@ def _rows(store: Store, path: str) -> tuple[int, str | None]:
             return file.metadata.num_rows, None
     except ValueError as error:
         # Arrow's own error for a damaged file is a ValueError, too
-        return 0, plain(error)
+        return 0, one_line(error)
     except OSError as error:
-        return 0, f"cannot be read: {plain(error)}"
+        return 0, f"cannot be read: {one_line(error)}"
 
 
 def _is_table(name: str) -> bool:

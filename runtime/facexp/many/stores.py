@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from facexp import photo
 from facexp.address import SCHEMES, shown
-from facexp.errors import FacexpError
+from facexp.errors import FacexpError, one_line
 from facexp.sources import natural
 
 PARQUET = re.compile(r"[^_].*\.parquet", re.IGNORECASE)
@@ -49,7 +49,7 @@ class Store:
             filesystem, path = _resolve(address, f"{scheme}://{found[2] or ''}{quote(found[3], safe='/:?=&+@')}")
         # each store has errors of its own
         except Exception as error:
-            said = plain(error).replace(address, shown(address))
+            said = one_line(error).replace(address, shown(address))
             raise ManyError(f"{shown(address)}: cannot be opened ({said})") from None
         return cls(filesystem, scheme), path.rstrip("/")
 
@@ -102,11 +102,6 @@ def is_address(name: str) -> bool:
 def is_wild(path: str) -> bool:
     """Whether the path of a store is a glob."""
     return _WILD.search(path) is not None
-
-
-def plain(error: BaseException) -> str:
-    """What an error says, in one short line."""
-    return " ".join(str(error).split())[:300]
 
 
 def _resolve(address: str, quoted: str) -> tuple[Any, str]:

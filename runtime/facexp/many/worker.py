@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,17 @@ import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from facexp.analyzer import Analyzer
-from facexp.errors import FacexpError
+from facexp.analyzer import Analyzer, AnalyzerOptions
+from facexp.errors import FacexpError, one_line
 from facexp.many.content import open_items
 from facexp.many.plan import Item, items
 from facexp.many.schema import to_table
-from facexp.many.stores import Store, plain
+from facexp.many.stores import Store
 from facexp.many.tries import Tries
 from facexp.pipeline import analyze_sources
 from facexp.reading import DEFAULTS, ReadOptions
+from facexp.shots import Source
 from facexp.sinks import frame_record
-from facexp.sources import Source
 from facexp.tracking import SMOOTH_S
 from facexp.types import Frame
 
@@ -37,13 +37,8 @@ SHARED = "files must lie on a disk that all machines share, or in an object stor
 class Settings:
     """What decides about the rows: as for `Analyzer` and `analyze_sources`."""
 
-    emotions: str | None = None
-    labels: str | None = None
-    backend: str = "onnxruntime"
-    detector: Path | None = None
-    bundle: Path | None = None
-    min_score: float = 0.5
-    max_faces: int | None = None
+    analyzer: AnalyzerOptions = field(default_factory=AnalyzerOptions)
+    """Device and threads are not taken from here: they are the workers' own."""
     face_crops: bool = False
     options: ReadOptions = DEFAULTS
     detect_every: int | None = None
@@ -51,9 +46,13 @@ class Settings:
 
     def about(self, models: str) -> str:
         """The settings and the models as a JSON text, which stands in each file and must be the same in all of them."""
-        values = {key: value for key, value in asdict(self).items() if key not in ("bundle", "detector")}
-        detector = None if self.detector is None else self.detector.name
-        return json.dumps({"models": models, "detector": detector, **values}, sort_keys=True)
+        values = asdict(self)
+        how = values.pop("analyzer")
+        for elsewhere in ("device", "threads", "bundle"):
+            del how[elsewhere]
+        if how["detector"] is not None:
+            how["detector"] = Path(how["detector"]).name
+        return json.dumps({"models": models, **how, **values}, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ class Worker:
                     records = self._do(self._analyzer, number, todo)
                 except (OSError, pa.ArrowException) as error:
                     store, folder = self._out
-                    problem = f"{store.name(folder)}: the results cannot be written: {plain(error)}"
+                    problem = f"{store.name(folder)}: the results cannot be written: {one_line(error)}"
         return Part(
             number=number,
             sources=len(todo),
@@ -175,24 +174,14 @@ class Worker:
                 number = frame.index + 1
         # whatever a picture does to the libraries, the others must not suffer from it
         except Exception as error:
-            reason = f"{source.name}: cannot be analysed ({type(error).__name__}: {plain(error)})"
+            reason = f"{source.name}: cannot be analysed ({type(error).__name__}: {one_line(error)})"
             yield frame_record(Frame(source.name, number, 0.0, None, None, None, (), None, reason))
 
 
 def _analyzer(settings: Settings, device: str) -> Analyzer:
     # the workers are as many as the cores: more threads would only take them from each other
     cv2.setNumThreads(1)
-    return Analyzer(
-        device,
-        1,
-        settings.emotions,
-        labels=settings.labels,
-        backend=settings.backend,
-        detector=settings.detector,
-        bundle=settings.bundle,
-        min_score=settings.min_score,
-        max_faces=settings.max_faces,
-    )
+    return replace(settings.analyzer, device=device, threads=1).open()
 
 
 def part_name(number: int, run: str) -> str:

@@ -6,15 +6,15 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.analyzer import Analyzer, open_networks
+from facexp.analyzer import Analyzer, AnalyzerOptions, open_networks
 from facexp.bundle import Bundle, ModelSpec, TensorSpec
 from facexp.errors import SourceError
 from facexp.photo import TooLargeError
@@ -25,8 +25,8 @@ from facexp.server.limits import Gate, Limits
 from facexp.server.pictures import crop_of, read_picture
 from facexp.server.tensors import BYTES, Array
 from facexp.session import Session
+from facexp.shots import Shot
 from facexp.sinks import frame_record
-from facexp.sources import Shot
 from facexp.types import Frame
 
 KEYPOINTS, EMOTION, FACES = NAMES = ("keypoints", "emotion", "faces")
@@ -50,21 +50,6 @@ class Signature:
 
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AnalyzerOptions:
-    """How the models are run: the arguments of `facexp.Analyzer` of the same names."""
-
-    device: str = "auto"
-    threads: int | None = None
-    emotions: str = "seven"
-    labels: str | None = None
-    backend: str = "onnxruntime"
-    precision: str | None = None
-    detector: str | Path | None = None
-    min_score: float = 0.5
-    max_faces: int | None = None
 
 
 class Model(Protocol):
@@ -172,11 +157,9 @@ class Loaded:
 
 def load(directory: Path | None, options: AnalyzerOptions) -> Loaded:
     """Load a bundle's networks and the detector; takes seconds and may run in any thread. Raises FacexpError."""
-    bundle = Bundle.load(directory)
-    how: dict[str, Any] = {name: getattr(options, name) for name in ("device", "backend", "precision", "threads")}
-    keypoints, emotion = open_networks(bundle, **how)
-    more = {name: getattr(options, name) for name in ("emotions", "labels", "detector", "min_score", "max_faces")}
-    return Loaded(bundle, keypoints, emotion, Analyzer(**how, **more, bundle=directory))
+    analyzer = replace(options, bundle=directory).open()
+    networks = open_networks(analyzer.bundle, options.device, options.backend, options.precision, options.threads)
+    return Loaded(analyzer.bundle, *networks, analyzer)
 
 
 def make_models(

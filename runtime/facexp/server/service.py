@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from facexp.analyzer import AnalyzerOptions
 from facexp.server.batching import Batching
 from facexp.server.errors import Code, Failure, NotFound, RequestError, Stopping, TooLate
 from facexp.server.limits import Gate, Limits
 from facexp.server.metrics import Metrics
-from facexp.server.models import DEFAULT_SIGNATURE, AnalyzerOptions, Arrays, Model, Signature, load, make_models
+from facexp.server.models import DEFAULT_SIGNATURE, Arrays, Model, Signature, load, make_models
 from facexp.server.tensors import Array
 from facexp.server.versions import Versions
 

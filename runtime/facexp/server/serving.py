@@ -19,11 +19,11 @@ from typing import Any
 import grpc
 import uvicorn
 
+from facexp.analyzer import AnalyzerOptions
 from facexp.listening import host_and_port, is_public, listen
 from facexp.server.access import TOKEN_VARIABLE, Access, ServerError, Tls, read_pem
 from facexp.server.batching import Batching
 from facexp.server.limits import Limits
-from facexp.server.models import AnalyzerOptions
 from facexp.server.rest import application
 from facexp.server.rpc import rpc_server
 from facexp.server.service import Service

@@ -18,7 +18,7 @@ import pytest
 for module in ("starlette", "uvicorn", "grpc", "prometheus_client"):
     pytest.importorskip(module, reason="NO SERVER TESTED: it comes with the extra `serve`")
 
-from facexp.server.models import AnalyzerOptions  # noqa: E402
+from facexp.analyzer import AnalyzerOptions  # noqa: E402
 from facexp.server.serving import Ports, Settings, serve  # noqa: E402
 
 PATIENCE_S = 60.0

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from facexp.analyzer import AnalyzerOptions
 from facexp.labels import SEVEN
 from facexp.server.access import Access
-from facexp.server.models import AnalyzerOptions
 
 PHONE = (390, 844)
 TOKEN = "correct-horse-battery"

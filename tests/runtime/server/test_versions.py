@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
+from facexp.analyzer import AnalyzerOptions
 from facexp.server.access import ServerError
-from facexp.server.models import AnalyzerOptions
 from facexp.server.pictures import read_picture
 
 PATIENCE_S = 60.0
