@@ -21,6 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from facexp.engines import cores
 from facexp_cli.demo import astronaut
 
 # Ray lets all others go before its workers; on a busy machine the two would not be measured alike
@@ -150,7 +151,7 @@ def main() -> None:
                 )
     ratios = [a["seconds"] / b["seconds"] for a, b in zip(found["plain"], found["ray"], strict=True)]
     costs = [b["cpu"] / a["cpu"] for a, b in zip(found["plain"], found["ray"], strict=True)]
-    print(f"{count} crops on {os.cpu_count()} cores, ray over plain: speed x{statistics.median(ratios):.2f}")
+    print(f"{count} crops on {cores()} cores, ray over plain: speed x{statistics.median(ratios):.2f}")
     start = statistics.median(one["start"] for one in found["ray"])
     print(f"CPU seconds x{statistics.median(costs):.2f}, start {start:.1f} s")
 

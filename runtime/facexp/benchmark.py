@@ -22,12 +22,12 @@ import numpy as np
 
 from facexp.analyzer import Analyzer
 from facexp.bundle import Bundle, ModelSpec, shipped
-from facexp.engines import ENGINES
+from facexp.engines import ENGINES, cores
 from facexp.errors import BundleError, DeviceError, SourceError
 from facexp.geometry import Image, to_gray
 from facexp.pictures import save_picture
 from facexp.pipeline import analyze_sources
-from facexp.proof_device import cores, read_golden
+from facexp.proof_device import read_golden
 from facexp.session import Session, candidates
 from facexp.shots import Shot, Source
 from facexp.sinks import JsonlSink

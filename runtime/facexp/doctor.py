@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from facexp import libraries
+from facexp.engines import cores
 from facexp.errors import BundleError, DetectorError, DeviceError, FacexpError
 from facexp.installation import (
     BrokenError,
@@ -103,7 +104,7 @@ def _machine() -> Iterator[Finding]:
     else:
         what = f"{python}: has 32 bits, onnxruntime and LiteRT are made for 64"
         yield Finding("Python", "fault", what, "install a 64-bit system; of Raspberry Pi OS the 64-bit one")
-    yield Finding("platform", "ok", f"{platform.platform()}, {os.cpu_count()} processors")
+    yield Finding("platform", "ok", f"{platform.platform()}, {cores()} processors")
 
 
 def _packages(found: Mapping[str, Distribution]) -> Iterator[Finding]:

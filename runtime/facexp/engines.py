@@ -69,7 +69,7 @@ class LiteRtEngine:
         if device != "cpu":
             raise DeviceError(f"device '{device}': LiteRT runs here on the CPU alone; use the onnxruntime backend")
         try:
-            self.interpreter = interpreter.Interpreter(model_content=model, num_threads=threads or os.cpu_count())
+            self.interpreter = interpreter.Interpreter(model_content=model, num_threads=threads or cores())
             self.interpreter.allocate_tensors()
             signature = self.interpreter.get_signature_runner()
             inputs, outputs = signature.get_input_details(), signature.get_output_details()
@@ -104,6 +104,11 @@ ENGINES: dict[str, type[OnnxEngine | LiteRtEngine]] = {"onnx": OnnxEngine, "tfli
 def has_cuda() -> bool:
     """Whether this onnxruntime was built for CUDA, which promises nothing: only a live session tells."""
     return "CUDAExecutionProvider" in _onnxruntime().get_available_providers()
+
+
+def cores() -> int:
+    """How many threads are worth having: the cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_onnxruntime() -> bool:

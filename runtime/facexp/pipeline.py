@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from facexp.ahead import read_ahead
 from facexp.analyzer import Analyzer
+from facexp.engines import cores
 from facexp.errors import SourceError
 from facexp.reading import DEFAULTS, ReadOptions
 from facexp.shots import Shot, Source
@@ -39,7 +39,7 @@ def analyze_sources(
     if face_crops:
         # such a picture is not looked at again
         options = replace(options, reduced=False)
-    readers = min(os.cpu_count() or 1, _MOST_READERS) if readers is None else readers
+    readers = min(cores(), _MOST_READERS) if readers is None else readers
     for source, shots in read_ahead(sources, options, readers):
         index, tracker = 0, None
         try:

@@ -6,7 +6,6 @@ library that reads planes in another order, cuts beside the face or rounds in it
 
 from __future__ import annotations
 
-import os
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from facexp.analyzer import Analyzer
 from facexp.bundle import FileSpec, KeypointsSpec, ModelSpec, load_models, read_model
-from facexp.engines import ENGINES
+from facexp.engines import ENGINES, cores
 from facexp.errors import BundleError, DeviceError, FacexpError
 from facexp.geometry import Image, cut, square_matrix, to_gray
 from facexp.proof import Check, Step, held
@@ -39,11 +38,6 @@ _BASE = ("float32.onnx", "cpu")
 _UNITS = {"keypoints": "px", "emotion": "logit"}
 
 Arrays = Mapping[str, NDArray[np.generic]]
-
-
-def cores() -> int:
-    """How many threads a session here may use: the cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def device(directory: Path) -> Step:

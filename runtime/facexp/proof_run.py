@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 
 from facexp.bundle import MANIFEST
+from facexp.engines import cores
 from facexp.proof import Report, Step
-from facexp.proof_device import cores, device
+from facexp.proof_device import device
 from facexp.proof_structure import structure
 
 NO_DATA = "no faces given; name the data that the networks were trained on with --data"

@@ -22,6 +22,7 @@ from pyarrow import fs
 
 from facexp.address import shown
 from facexp.bundle import MANIFEST, Bundle
+from facexp.engines import cores
 from facexp.errors import one_line
 from facexp.many.plan import Plan
 from facexp.many.schema import about, text
@@ -222,8 +223,8 @@ def _ray(address: str | None, workers: int | None) -> Iterator[Any]:
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
     try:
         if address is None:
-            cores = max(workers or 1, os.cpu_count() or 1)
-            ray.init("local", num_cpus=cores, object_store_memory=_MEMORY, include_dashboard=False, **quiet)
+            cpus = max(workers or 1, cores())
+            ray.init("local", num_cpus=cpus, object_store_memory=_MEMORY, include_dashboard=False, **quiet)
         else:
             ray.init(address, **quiet)
     # Ray raises what it likes, also a plain Exception
