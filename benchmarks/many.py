@@ -21,7 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facexp.engines import cores
+from facexp.cores import cores
 from facexp_cli.demo import astronaut
 
 # Ray lets all others go before its workers; on a busy machine the two would not be measured alike

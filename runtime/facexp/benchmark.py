@@ -22,7 +22,8 @@ import numpy as np
 
 from facexp.analyzer import Analyzer
 from facexp.bundle import Bundle, ModelSpec, shipped
-from facexp.engines import ENGINES, cores
+from facexp.cores import cores
+from facexp.engines import ENGINES
 from facexp.errors import BundleError, DeviceError, SourceError
 from facexp.geometry import Image, to_gray
 from facexp.pictures import save_picture

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from facexp import libraries
-from facexp.engines import cores
+from facexp.cores import cores
 from facexp.errors import BundleError, DetectorError, DeviceError, FacexpError
 from facexp.installation import (
     BrokenError,

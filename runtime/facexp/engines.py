@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import os
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facexp.bundle import TensorSpec
+from facexp.cores import cores
 from facexp.errors import BundleError, DeviceError, one_line
 
 METADATA = "facexp"
@@ -104,11 +104,6 @@ ENGINES: dict[str, type[OnnxEngine | LiteRtEngine]] = {"onnx": OnnxEngine, "tfli
 def has_cuda() -> bool:
     """Whether this onnxruntime was built for CUDA, which promises nothing: only a live session tells."""
     return "CUDAExecutionProvider" in _onnxruntime().get_available_providers()
-
-
-def cores() -> int:
-    """How many threads are worth having: the cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def has_onnxruntime() -> bool:

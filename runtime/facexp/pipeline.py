@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from facexp.ahead import read_ahead
 from facexp.analyzer import Analyzer
-from facexp.engines import cores
+from facexp.cores import cores
 from facexp.errors import SourceError
 from facexp.reading import DEFAULTS, ReadOptions
 from facexp.shots import Shot, Source

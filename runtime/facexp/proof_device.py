@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from facexp.analyzer import Analyzer
 from facexp.bundle import FileSpec, KeypointsSpec, ModelSpec, load_models, read_model
-from facexp.engines import ENGINES, cores
+from facexp.cores import cores
+from facexp.engines import ENGINES
 from facexp.errors import BundleError, DeviceError, FacexpError
 from facexp.geometry import Image, cut, square_matrix, to_gray
 from facexp.proof import Check, Step, held

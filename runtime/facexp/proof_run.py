@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from facexp.bundle import MANIFEST
-from facexp.engines import cores
+from facexp.cores import cores
 from facexp.proof import Report, Step
 from facexp.proof_device import device
 from facexp.proof_structure import structure

@@ -22,7 +22,7 @@ from pyarrow import fs
 
 from facexp.address import shown
 from facexp.bundle import MANIFEST, Bundle
-from facexp.engines import cores
+from facexp.cores import cores
 from facexp.errors import one_line
 from facexp.many.plan import Plan
 from facexp.many.schema import about, text
