@@ -77,8 +77,12 @@ class Signals:
 def quiet_libraries(active: bool = True) -> Iterator[None]:
     """Send what C libraries print on stderr to nowhere, while Python's own stderr stays what it is.
 
-    libjpeg, libtiff, FFmpeg and onnxruntime write warnings straight to file descriptor 2, past Python.
+    libjpeg, libtiff, FFmpeg and onnxruntime write warnings straight to file descriptor 2, past Python. TensorFlow's
+    advice to those who program it goes through Python's logging, and what it says at the interpreter's end comes after
+    the block.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
         own = active and sys.stderr.fileno() == 2
     except (AttributeError, OSError, ValueError):

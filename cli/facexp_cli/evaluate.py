@@ -62,6 +62,7 @@ def evaluate_command(
 def _evaluate(
     path: Path, data: str, other: Path | None, split: str, framing: str, out: Path | None, quiet: bool
 ) -> tuple[str, Path | None]:
+    from facexp.bundle import MANIFEST
     from facexp_train import compare, run
     from facexp_train import evaluate as ev
     from facexp_train.evaluation_page import write_figures, write_report
@@ -85,6 +86,7 @@ def _evaluate(
         return table, None if out is None else write_report(both, data, out)
     if model.bundled:
         model.bundled.record(evaluation, framing)
+        click.echo(f"figures: {path.parent / MANIFEST}", err=True)
     table = ev.keypoint_table(evaluation) if evaluation.located is not None else ev.emotion_table(evaluation)
     if out is None and model.bundled:
         return table, None

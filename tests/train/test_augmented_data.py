@@ -213,7 +213,7 @@ def test_nothing_is_half_written(tmp_path: Path, drawn: ModuleType, monkeypatch:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("facexp_train.augmented_data.draw_sheet", full)
+    monkeypatch.setattr("facexp_train.augmented_data.draw_rows", full)
     with pytest.raises(OSError, match="No space"):
         augment(path, tmp_path / "new", ["flip"], quiet=True)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["cache", "full", "training.csv"]

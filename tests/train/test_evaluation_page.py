@@ -14,6 +14,7 @@ import pytest
 from facexp.geometry import KEYPOINTS
 from facexp.labels import SEVEN
 from facexp_train import compare, evaluate, evaluation_page, predictions, run, sheets
+from facexp_train.answered import AnsweredEmotions, AnsweredPoints
 from facexp_train.config import TrainConfig
 from facexp_train.emotion_data import EmotionFaces, read_emotion
 from facexp_train.errors import DataError
@@ -82,16 +83,16 @@ def test_the_worst_faces_come_first_and_the_page_says_what_was_measured(points: 
     found = scored_points(points, off)
     assert found.located is not None
     errors = found.located.errors().face
-    worst = evaluation_page.located_cells(found.located, 3)
+    answered = AnsweredPoints(found.located)
+    worst = [answered.cell(row) for row in answered.worst()[:3]]
     assert [cell.caption[0] for cell in worst] == points.part("train").names[np.argsort(-errors)[:3]].tolist()
     assert worst[0].caption[1] == f"error {100 * errors.max():.1f}%"
-    best = evaluation_page.located_cells(found.located, 1, best=True)
-    assert best[0].caption[1] == "error 0.0%"
+    assert answered.cell(answered.best()[0]).caption[1] == "error 0.0%"
 
     page = evaluation_page.write_report({"a model": found}, "faces.csv", tmp_path)
     text = page.read_text()
     # one file that needs no other: every picture is inside it
-    assert set(re.findall(r'(?:src|href)="([^"#]{1,15})', text)) <= {"data:image/png;", "data:,"}
+    assert set(re.findall(r'(?:src|href)="([^"#]{1,15})', text)) <= {"data:image/webp", "data:,"}
     assert text.count("<img") == len(list(tmp_path.glob("*.png"))) == 3
     figures = {row["metric"]: row for row in rows(tmp_path / "figures_train.csv")}
     assert float(figures["error_interocular"]["value"]) == pytest.approx(100 * errors.mean())
@@ -105,11 +106,14 @@ def test_the_most_confident_mistakes_come_first(emotions: EmotionFaces) -> None:
     part = emotions.part("val")
     found = scored_emotions(emotions, {1: 2.0, 3: 9.0, 5: 5.0, 7: 9.0})
     # face 7 is of class 0: what is said of it is right
-    cells = evaluation_page.answered_cells(found.views[0], part, 10, right=False)
+    answered = AnsweredEmotions(found.views[0], part)
+    cells = [answered.cell(row) for row in answered.worst()]
     assert [cell.caption[0] for cell in cells] == [f"row {part.rows[row]}" for row in (3, 5, 1)]
     assert cells[0].caption[1:] == ("true: happy", "said: angry 100%")
-    right = evaluation_page.answered_cells(found.views[0], part, 1, right=True)
-    assert right[0].caption[0] == f"row {part.rows[7]}"
+    assert answered.best()[0] == 7
+    # by what the truth was given: the mistakes last, the most confident of them at the end
+    assert answered.ranked()[0] == 7
+    assert answered.ranked()[-3:].tolist() == [1, 5, 3]
 
 
 def test_an_emotion_page_has_all_views_and_scikit_learns_figures(emotions: EmotionFaces, tmp_path: Path) -> None:
@@ -162,7 +166,10 @@ def test_two_emotion_models_share_charts_and_models_with_nothing_in_common_are_r
     emotions: EmotionFaces, tmp_path: Path
 ) -> None:
     first, second = scored_emotions(emotions, {1: 2.0, 3: 9.0}), scored_emotions(emotions, {1: 2.0})
-    evaluation_page.write_report({"one": first, "two": second}, "fer2013.csv", tmp_path)
+    page = evaluation_page.write_report({"one": first, "two": second}, "fer2013.csv", tmp_path).read_text()
+    # every view is in the first table, a class in its own
+    assert all(f"<td>{view.name}/accuracy</td>" in page for view in first.views)
+    assert "<td>fer2013/recall/angry</td>" not in page
     assert (tmp_path / "roc_fer2013_val.png").is_file()
     assert (tmp_path / "confusion_fer2013_val_2.png").is_file()
     part = emotions.part("val")

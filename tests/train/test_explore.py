@@ -138,7 +138,7 @@ def test_the_report_is_whole(tmp_path: Path, drawn: ModuleType) -> None:
     assert done.page == out / "index.html"
     text = done.page.read_text()
     pictures = sorted(file.name for file in out.glob("*.png"))
-    assert text.count("data:image/png") == len(pictures)
+    assert text.count("data:image/webp") == len(pictures)
     assert {"classes.png", "samples.png", "missing.png", "mean_shape.png", "scatter.png", "light.png"} <= set(pictures)
     numbers = json.loads((out / "numbers.json").read_text())
     assert numbers["faces"] == 30

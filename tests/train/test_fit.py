@@ -21,6 +21,7 @@ from facexp.geometry import KEYPOINTS
 from facexp_train import fit, run
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError, TrainingError
+from facexp_train.milestones import milestones, read_answers
 
 SMALL = ["network.stem=8", "network.stages=[8,16]", "network.blocks=1", "network.head=8", "batch_size=16"]
 PLAIN = [f"augmentation.{name}=0" for name in ("noise", "blur", "gamma", "erasing", "contrast", "brightness")]
@@ -64,7 +65,7 @@ def test_a_killed_run_resumes_where_it_stopped(faces_csv: Path, tmp_path: Path) 
     subprocess.run(command(faces_csv, whole), check=True, capture_output=True)
     process = subprocess.Popen(command(faces_csv, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not (killed / "checkpoint.npz").is_file() and time.monotonic() < deadline:
+    while not (killed / "log.csv").is_file() and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -78,6 +79,7 @@ def test_a_killed_run_resumes_where_it_stopped(faces_csv: Path, tmp_path: Path) 
     for row, other in zip(rows, expected, strict=True):
         assert float(row["loss"]) == pytest.approx(float(other["loss"]), rel=0.02)
     assert json.loads((killed / "summary.json").read_text())["epochs_run"] == 5
+    assert set(read_answers(killed)) == set(read_answers(whole)) == {1, 2, 3, 4, 5}
 
 
 def test_training_learns_and_leaves_a_whole_run(faces_csv: Path, tmp_path: Path) -> None:
@@ -89,6 +91,7 @@ def test_training_learns_and_leaves_a_whole_run(faces_csv: Path, tmp_path: Path)
     assert {p.name for p in path.parent.iterdir()} == {
         *("index.html", "numbers.json", "validation.csv", "settings.csv", "facts.csv"),
         *("samples.png", "samples_settled.png", "best.png", "worst.png"),
+        *("answers", "followed.png", "epochs_best.png", "epochs_worst.png"),
         "config.json",
         "command.txt",
         "summary.json",
@@ -99,7 +102,7 @@ def test_training_learns_and_leaves_a_whole_run(faces_csv: Path, tmp_path: Path)
         "model.keras",
     }
     page = (path.parent / "index.html").read_text()
-    assert page.count("<img") == 5
+    assert page.count("<img") == 8
     command = (path.parent / "command.txt").read_text().splitlines()[1]
     assert html.escape(command) in page
     # float32 whatever it was trained in, and it gives what the best epoch measured
@@ -130,9 +133,9 @@ class ScriptedJob:
         image = keras.Input((1,))
         return keras.Model(image, keras.layers.Dense(1, use_bias=False)(image))
 
-    def validate(self, model: keras.Model) -> dict[str, float]:
+    def validate(self, model: keras.Model) -> fit.Validation:
         self.weights.append(float(model.get_weights()[0][0, 0]))
-        return {"val_error": next(self.scores)}
+        return fit.Validation({"val_error": next(self.scores)}, {"weight": np.float32(self.weights[-1:])})
 
     def finish(self, model: keras.Model) -> tuple[keras.Model, dict[str, object]]:
         return model, {}
@@ -166,6 +169,24 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
     kept = keras.saving.load_model(path, compile=False).get_weights()[0][0, 0]
     assert kept == pytest.approx(job.weights[1])
     assert json.loads((path.parent / "summary.json").read_text())["best_epoch"] == 2
+
+
+def test_some_epochs_keep_their_answers(tmp_path: Path) -> None:
+    """Guards which epochs the page can show: also after an early stop and a resume, and no more than these."""
+    shown = milestones(TrainConfig("keypoints", "nowhere", epochs=80, settle_epochs=12))
+    assert {1, 69, 80} < shown
+    assert len(shown) == 6
+    assert set(np.diff(sorted(shown - {69}))) <= {19, 20}
+    assert milestones(TrainConfig("keypoints", "nowhere", epochs=2, settle_epochs=9)) == {1, 2}
+
+    config = TrainConfig("keypoints", "nowhere", epochs=20, patience=3, dtype="float32")
+    first, second = ScriptedJob([0.5, 0.4, 0.3]), ScriptedJob([0.2, 0.3, 0.4, 0.5, 0.1])
+    with pytest.raises(StopIteration):
+        trained(first, config, tmp_path / "run")
+    trained(second, config, tmp_path / "run", resume=True)
+    # epoch 4 was the best, 7 the last, and of the milestones 1, 6, 10, 15 and 20 two were reached
+    answers = {epoch: float(outputs["weight"][0]) for epoch, outputs in read_answers(tmp_path / "run").items()}
+    assert answers == {1: first.weights[0], 6: second.weights[2], 7: second.weights[3]}
 
 
 def test_training_goes_on_with_its_own_weights_not_the_averaged(tmp_path: Path) -> None:
@@ -223,7 +244,7 @@ class FullDisk(ScriptedJob):
         super().__init__([0.5, 0.4, 0.3])
         self.out = out
 
-    def validate(self, model: keras.Model) -> dict[str, float]:
+    def validate(self, model: keras.Model) -> fit.Validation:
         if len(self.weights) == 1:
             (self.out / "checkpoint.npz.part").symlink_to("/dev/full")
         return super().validate(model)

@@ -63,6 +63,16 @@ def test_accuracy_f1_and_confusion_by_hand() -> None:
     assert table.sum() == 4
 
 
+def test_what_has_no_value_is_no_figure(recwarn: pytest.WarningsRecorder) -> None:
+    # guards: a class that is never predicted has no precision, which JSON cannot hold and no interval surrounds
+    logits = np.eye(7, dtype=np.float32)[[0, 0, 0]]
+    figures, _ = metrics.emotion_figures(logits, np.array([0, 0, 3]), SEVEN, "test")
+    assert value(figures, "recall/happy") == 0
+    assert "precision/happy" not in {figure.metric for figure in figures}
+    assert all(np.isfinite([figure.value, figure.low, figure.high]).all() for figure in figures)
+    assert not recwarn.list
+
+
 def test_intervals_hold_the_value_and_widen_with_groups() -> None:
     hit = (np.arange(400) % 4 > 0).astype(float)
     alone = metrics.figure("t", "m", metrics.ratio(hit, np.ones(400)), metrics.resample_weights(np.arange(400)))

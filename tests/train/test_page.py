@@ -41,7 +41,12 @@ def report(folder: Path) -> page.Page:
         figure.subplots().plot([1, 3, 2])
     rows = [["a <b>", 1, 0.123456], ["b", 2, float("nan")], ["c", None, 3.0]]
     table = page.Table("cells", "Some cells", ["name", "count", "share"], rows, shown=2)
-    parts = ["It's <i>text</i>.", table, page.Picture("line", 'a line "up" and down', "caption")]
+    parts = [
+        "It's <i>text</i>.",
+        page.Code("x --a 'b' > c"),
+        table,
+        page.Picture("line", 'a line "up" and down', "caption"),
+    ]
     return page.Page("Faces & points", "lead", [page.Section("First", parts)], ["row 3 is <wrong>"])
 
 
@@ -58,9 +63,27 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     (image,) = (attributes for tag, attributes in parsed.tags if tag == "img")
     assert image["alt"] == 'a line "up" and down'
     assert (image["width"], image["height"]) == ("288", "192")  # 3 x 2 inches of the page
-    for text in ("It's <i>text</i>.", "row 3 is <wrong>", "a <b>", "0.1235", "1 more in cells.csv", "1 warning"):
+    assert "pre" in {tag for tag, _ in parsed.tags}
+    for text in (
+        "It's <i>text</i>.",
+        "x --a 'b' > c",
+        "row 3 is <wrong>",
+        "a <b>",
+        "0.1235",
+        "1 more in cells.csv",
+        "1 warning",
+    ):
         assert text in parsed.texts
     assert "nan" not in parsed.texts
+
+
+def test_intervals_stand_like_numbers(tmp_path: Path) -> None:
+    """Guards that an interval is not broken into two lines, and that text beside it is."""
+    rows = [["left eye", "1.2 [1.0, 1.4]", "1 [2] 3"], ["nose", "", "x"]]
+    table = page.Table("points", "Points", ["point", "error, %", "note"], rows)
+    made = page.write(page.Page("t", "l", [page.Section("First", [table])]), tmp_path, {})
+    cells = [attributes.get("class") for tag, attributes in Parsed(made.read_text()).tags if tag == "td"]
+    assert cells == [None, "number", None] * 2
 
 
 def test_the_numbers_beside_it(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,16 @@ HERE = Path("faces.csv")
 def write(path: Path, text: str | bytes) -> Path:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
+
+
+def test_an_archive_is_named(tmp_path: Path) -> None:
+    # guards: what Kaggle gives is packed, and "not a CSV table" would not say what to do
+    table = write(tmp_path / "training.csv", "a,b\n1,2\n")
+    for kind in ("zip", "gztar"):
+        packed = Path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path, table.name))
+        for look in (tables.columns, lambda path: read(path, ["a", "b"])):
+            with pytest.raises(DataError, match="is an archive; unpack it, and give the CSV file in it"):
+                look(packed)
 
 
 def read(path: Path, expected: list[str]) -> list[tuple[int, dict[str, list[str]]]]:

@@ -19,7 +19,7 @@ from facexp_train.emotion_data import csv_inside, read_emotion, usage_of, votes_
 from facexp_train.errors import DataError
 from facexp_train.keypoint_data import CANVAS_SQUARE, COORDINATES, SQUARE, read_keypoints
 from facexp_train.progress import progress_bar
-from facexp_train.sheets import SMALL, Cell, draw_sheet, sides
+from facexp_train.sheets import Cell, draw_rows, sides
 from facexp_train.survey import task_of
 
 SHEET, RECORD = "augmentation.png", "augmentation.json"
@@ -117,15 +117,15 @@ def _keypoints(place: Path, quiet: bool) -> _Faces:
 
 def _draw(faces: _Faces, changes: Sequence[Change], path: Path) -> None:
     shown = faces.taught[:: max(1, len(faces.taught) // _SHOWN)][:_SHOWN]
-    cells = [Cell(faces.images[face], (), {} if faces.points is None else sides(faces.points[face])) for face in shown]
+    rows = {"original": [_cell(faces.images[face], faces.points, face) for face in shown]}
     for change in changes:
         points = None if faces.points is None else change.points(faces.points)
-        cells += [
-            Cell(change.image(faces.images[face], face), (), {} if points is None else sides(points[face]))
-            for face in shown
-        ]
-    names = ["original", *(change.name for change in changes)]
-    draw_sheet(cells, path, len(shown), side=SMALL, names=names)
+        rows[change.name] = [_cell(change.image(faces.images[face], face), points, face) for face in shown]
+    draw_rows(rows, path)
+
+
+def _cell(image: NDArray[np.uint8], points: NDArray[np.float32] | None, face: int) -> Cell:
+    return Cell(image, (), {} if points is None else sides(points[face]))
 
 
 def _copies(faces: _Faces, changes: Sequence[Change]) -> Iterator[tuple[int, str, NDArray[np.uint8], dict[str, str]]]:

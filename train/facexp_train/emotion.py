@@ -109,16 +109,16 @@ class EmotionJob:
 
         self.batches.teach = teach
 
-    def validate(self, model: keras.Model) -> dict[str, float]:
+    def validate(self, model: keras.Model) -> fit.Validation:
         """Accuracy per head over its rated faces, cut as the data and, where it is trained so, as the runtime cuts
-        them; and the mean of these."""
+        them; and the mean of these. The answers are to the faces as the data cuts them."""
         scores = {}
-        for cut, crops in self.held_crops.items():
-            logits = predict(model, crops)
+        answers = {cut: predict(model, crops) for cut, crops in self.held_crops.items()}
+        for cut, logits in answers.items():
             for head, truth in truths(self.held).items():
                 rated = truth >= 0
                 scores[f"val_accuracy_{head}{cut}"] = float((logits[head].argmax(axis=1) == truth)[rated].mean())
-        return {self.monitor: float(np.mean(list(scores.values()))), **scores}
+        return fit.Validation({self.monitor: float(np.mean(list(scores.values()))), **scores}, answers[""])
 
     def finish(self, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
         """The trained network, its probabilities made to mean something.

@@ -8,25 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import softmax
 from sklearn.metrics import classification_report
 
 from facexp.files import write_atomically
 from facexp.geometry import KEYPOINTS
 from facexp_train import page, report, sheets
+from facexp_train.answered import LABELLINGS, AnsweredEmotions, AnsweredPoints
 from facexp_train.compare import SHARES, Difference, compare, unit
-from facexp_train.emotion_data import EmotionFaces
-from facexp_train.evaluate import Evaluation, Located, View
+from facexp_train.evaluate import Evaluation, View
 from facexp_train.metrics import Figure
 from facexp_train.page import Picture, Section, Table
 
-_TITLES = {
-    "fer2013": "FER2013's labels",
-    "ferplus": "FER+, single votes dropped",
-    "ferplus_clear": "FER+, more than half of all votes",
-    "own": "the data's own labels",
-}
-_SHOWN = 24
+_SHOWN = 18
 _INTERVAL = ("value", "95% from", "95% to")
 
 
@@ -83,7 +76,16 @@ def _said(figure: Figure | None) -> str:
 
 def _overview(parts: _Parts, differences: Sequence[Difference]) -> Section:
     rows: list[tuple[page.Cell, ...]]
+    views = [view for evaluation in parts.models.values() for view in evaluation.views]
+    single = {*KEYPOINTS, *(label for view in views for label in view.labels)}
+
+    def detail(each: Figure | Difference) -> bool:
+        """Of a single point or class: it stands in the sections below."""
+        return each.metric.rpartition("/")[2] in single
+
     if differences:
+        differences = sorted(differences, key=detail)
+        shown = sum(not detail(each) for each in differences)
         rows = [
             (
                 *(each.metric, unit(each.metric), each.first.n, _scaled(each.first)[0], _scaled(each.second)[0]),
@@ -93,16 +95,14 @@ def _overview(parts: _Parts, differences: Sequence[Difference]) -> Section:
         ]
         columns = ("metric", "unit", "faces", *parts.models, "difference", *_INTERVAL[1:], "0 left out")
         text = "The difference is the second less the first; its interval comes from drawing the same faces for both."
-        return Section("Both models", (text, Table(f"differences_{parts.split}", "Differences", columns, rows, 60)))
+        return Section("Both models", (text, Table(f"differences_{parts.split}", "Differences", columns, rows, shown)))
     (evaluation,) = parts.models.values()
     figures = [figure for figure in evaluation.figures if figure.split == evaluation.split]
-    # what is of a single point or class stands in the sections below
-    single = {*KEYPOINTS, *(label for view in evaluation.views for label in view.labels)}
-    figures.sort(key=lambda figure: figure.metric.rpartition("/")[2] in single)
+    figures.sort(key=detail)
     rows = [(figure.metric, unit(figure.metric), *_scaled(figure), figure.n) for figure in figures]
-    shown = sum(figure.metric.rpartition("/")[2] not in single for figure in figures)
+    shown = sum(not detail(figure) for figure in figures)
     columns = ("metric", "unit", *_INTERVAL, "faces")
-    return Section("Figures", (Table(f"figures_{parts.split}", "Figures", columns, rows, shown),))
+    return Section("Figures", (Table(f"figures_{parts.split}", f"All of {parts.split}", columns, rows, shown),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +131,11 @@ class _Parts:
             chart = self._picture("points", "The error of each of the 15 points with its interval.")
             report.draw_points(points, self._path(chart), f"error of each point, {self.split}")
             sections.append(Section("Points", (chart,)))
-        sections += [Section("Sources, poses and sizes", (self._strata(name),)) for name in self.models]
+        sections.append(Section("Sources, poses and sizes", [self._strata(name) for name in self.models]))
         for name, each in located.items():
             sheet = self._picture("worst", f"The faces with the largest errors of {name}.", name)
-            sheets.draw_sheet(located_cells(each, _SHOWN), self._path(sheet))
+            answered = AnsweredPoints(each)
+            sheets.draw_sheet([answered.cell(row) for row in answered.worst()[:_SHOWN]], self._path(sheet))
             sections.append(Section(self._of("Worst faces", name), (sheet,)))
         return sections
 
@@ -158,8 +159,8 @@ class _Parts:
         sections = []
         for view in first.views:
             views = {name: v for name, e in self.models.items() for v in e.views if v.name == view.name}
-            title = _TITLES.get(view.name.removesuffix("_five"), view.name) + f", {len(view.labels)} classes"
-            contents: list[str | Table | Picture] = [self._report(name, each) for name, each in views.items()]
+            title = LABELLINGS.get(view.name.removesuffix("_five"), view.name) + f", {len(view.labels)} classes"
+            contents: list[page.Part] = [self._report(name, each) for name, each in views.items()]
             contents += [self._confusion(name, view.name) for name in views]
             contents += self._roc(views, title)
             contents += self._calibration(view.name, title)
@@ -235,7 +236,10 @@ class _Parts:
 
     def _mistakes(self, name: str, view: View) -> list[Picture]:
         faces = self.models[name].faces
-        cells = [] if faces is None else answered_cells(view, faces, _SHOWN, right=False)
+        if faces is None:
+            return []
+        answered = AnsweredEmotions(view, faces)
+        cells = [answered.cell(row) for row in answered.worst()[:_SHOWN]]
         if not cells:
             return []
         picture = self._picture(f"mistakes_{view.name}", self._of("The most confident mistakes", name) + ".", name)
@@ -266,40 +270,3 @@ class _Parts:
 
     def _path(self, picture: Picture) -> Path:
         return self.out / f"{picture.name}.png"
-
-
-def located_cells(located: Located, count: int, best: bool = False) -> list[sheets.Cell]:
-    """The faces with the largest errors, or the smallest, with their points."""
-    errors = located.errors().face
-    order = np.argsort(errors if best else -errors)
-    order = order[np.isfinite(errors[order])][:count]
-    return [
-        sheets.Cell(
-            located.images[row],
-            (_short(str(located.names[row])), f"error {100 * errors[row]:.1f}%"),
-            {"true": located.truth[row], "predicted": located.predicted[row]},
-        )
-        for row in order
-    ]
-
-
-def answered_cells(view: View, faces: EmotionFaces, count: int, right: bool) -> list[sheets.Cell]:
-    """The faces with the most probable first labels among those that are right, or wrong."""
-    chances = softmax(view.logits.astype(np.float64), axis=1)
-    predicted, sure = chances.argmax(axis=1), chances.max(axis=1)
-    rows = np.flatnonzero((view.truth >= 0) & ((predicted == view.truth) == right))
-    return [
-        sheets.Cell(
-            faces.images[row],
-            (
-                f"row {faces.rows[row]}",
-                f"true: {view.labels[view.truth[row]]}",
-                f"said: {view.labels[predicted[row]]} {100 * sure[row]:.0f}%",
-            ),
-        )
-        for row in rows[np.argsort(-sure[rows], kind="stable")][:count]
-    ]
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 24 else f"...{name[-21:]}"

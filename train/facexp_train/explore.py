@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from facexp.geometry import KEYPOINTS
 from facexp_train import explore_figures as figures
 from facexp_train.findings import Finding, contrast, find, wholes
-from facexp_train.page import Cell, Page, Picture, Section, Table, write
+from facexp_train.page import Cell, Page, Part, Picture, Section, Table, write
 from facexp_train.progress import progress_bar
 from facexp_train.shapes import Shape, known_points
 from facexp_train.splits import SPLITS
@@ -207,7 +207,7 @@ def _light(faces: Survey, out: Path) -> tuple[Section, tuple[NDArray[np.float64]
 
 
 def _found(faces: Survey, found: list[Finding], asked: bool, out: Path, drawn: Callable[[], object]) -> Section:
-    parts: list[str | Table | Picture] = []
+    parts: list[Part] = []
     if not asked:
         parts.append(
             "The runtime's networks were not asked whether the pictures show faces: onnxruntime is not installed."

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from facexp.geometry import KEYPOINTS
 from facexp_train.shapes import Shape, known_points, mean_shape
-from facexp_train.sheets import SMALL, Cell, draw_sheet, sides
+from facexp_train.sheets import SMALL, SMALL_COLUMNS, Cell, draw_rows, draw_sheet, sides
 from facexp_train.splits import SPLITS
 from facexp_train.style import COLOURS, drawing
 from facexp_train.survey import Survey
@@ -22,8 +22,6 @@ _DOTS = 2000
 """Faces whose points are drawn over each other; more hide what is common."""
 _LETTERS = 16
 """Of a text that stands below a face."""
-_OF_CLASS = 4
-"""Samples of each class."""
 
 
 def draw_shares(counts: Mapping[str, NDArray[np.int64]], names: Sequence[str], path: Path, label: str) -> None:
@@ -83,28 +81,26 @@ def draw_samples(survey: Survey, path: Path, rng: np.random.Generator) -> None:
     """Faces drawn at random: a row of them for each class, or with their points."""
     if survey.labels is None:
         chosen = rng.permutation(len(survey))[:24]
-        draw_sheet([_cell(survey, face) for face in chosen], path, 4, side=SMALL)
+        draw_sheet([_cell(survey, face) for face in chosen], path, SMALL_COLUMNS, side=SMALL)
         return
-    cells, names = [], []
+    rows = {}
     for code, name in enumerate(survey.classes):
-        of_class = rng.permutation(np.flatnonzero(survey.labels == code))[:_OF_CLASS]
-        if len(of_class):
-            blank = Cell(np.full_like(survey.images[0], 255), ())
-            cells += [_cell(survey, face) for face in of_class] + [blank] * (_OF_CLASS - len(of_class))
-            names.append(name)
-    draw_sheet(cells, path, _OF_CLASS, side=SMALL, names=names)
+        of_class = rng.permutation(np.flatnonzero(survey.labels == code))[:SMALL_COLUMNS]
+        rows[name] = [_cell(survey, face) for face in of_class]
+    draw_rows(rows, path)
 
 
 def draw_faces(survey: Survey, faces: Sequence[int] | NDArray[np.int64], details: Sequence[str], path: Path) -> None:
     """A sheet of some faces, each with its row and a short text."""
     cells = [_cell(survey, face, detail) for face, detail in zip(faces, details, strict=True)]
-    draw_sheet(cells, path, 4, side=SMALL)
+    draw_sheet(cells, path, SMALL_COLUMNS, side=SMALL)
 
 
 def _cell(survey: Survey, face: int, detail: str = "") -> Cell:
     row = str(survey.rows[face])
     name = f"row {row}" if row.isdecimal() else row.rpartition("/")[2]
-    lines = [_short(name), *textwrap.wrap(detail, _LETTERS)[:3]]
+    # names of points break between their words
+    lines = [_short(name), *textwrap.wrap(detail.replace("_", " "), _LETTERS)[:3]]
     return Cell(survey.images[face], lines, {} if survey.points is None else sides(survey.points[face]))
 
 
@@ -120,7 +116,7 @@ def draw_mean_faces(survey: Survey, path: Path) -> None:
             if (survey.labels == code).any():
                 images = survey.images[survey.labels == code]
                 cells.append(Cell(_mean(images), (_short(name), f"{len(images):,}")))
-    draw_sheet(cells, path, 4, side=SMALL)
+    draw_sheet(cells, path, SMALL_COLUMNS, side=SMALL)
 
 
 def _mean(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -284,7 +284,7 @@ def _points(survey: Survey) -> list[Finding]:
             "faces with points outside the picture",
             "",
             beyond,
-            [" ".join(names[row]) for row in outside[beyond]],
+            [", ".join(names[row]) for row in outside[beyond]],
         ),
     ]
 

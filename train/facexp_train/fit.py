@@ -1,8 +1,9 @@
 """The training loop: an epoch, a validation with the averaged weights, a checkpoint; then the next.
 
-A run directory holds config.json, command.txt, log.csv, curves.png, checkpoint.npz (everything needed to go on) and
-best.weights.npz, and at the end model.keras in float32, ready for export. Each file is written beside and renamed, so a
-kill at any moment, a full disk and a loss that is no number leave the last whole ones.
+A run directory holds config.json, command.txt, log.csv, curves.png, checkpoint.npz (everything needed to go on),
+best.weights.npz and answers/, what was said to the validation faces in some epochs; at the end model.keras in float32,
+ready for export. Each file is written beside and renamed, so a kill at any moment, a full disk and a loss that is no
+number leave the last whole ones.
 """
 
 from __future__ import annotations
@@ -14,20 +15,31 @@ import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from facexp.files import write_atomically
 from facexp_train.command import repeating
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError, TrainingError
+from facexp_train.milestones import answers_path, drop_answers, milestones
 from facexp_train.muon import ConvolutionMuon
 from facexp_train.report import draw_curves
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What an epoch gave on the validation split: scores by name, and the outputs (N, ...) by name for its faces."""
+
+    scores: dict[str, float]
+    answers: dict[str, NDArray[np.float32]]
 
 
 class Job(Protocol):
@@ -42,8 +54,8 @@ class Job(Protocol):
     def build(self) -> keras.Model:
         """A new network under the current dtype policy."""
 
-    def validate(self, model: keras.Model) -> dict[str, float]:
-        """Metrics on the validation split."""
+    def validate(self, model: keras.Model) -> Validation:
+        """Metrics on the validation split, and the answers that they come from."""
 
     def finish(self, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
         """The model to ship, made of the trained one, and facts about the making, for the manifest."""
@@ -111,7 +123,8 @@ def train(
             raise _lost(what, job, config, out, history)
         row["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
         # `fit` ends by putting the moving average in the place of the weights: that is what is scored and kept
-        row |= job.validate(model)
+        validation = job.validate(model)
+        row |= validation.scores
         if not np.isfinite(row[job.monitor]):
             bar.close(f"{job.monitor} is no number")
             raise _lost(job.monitor, job, config, out, history)
@@ -120,8 +133,11 @@ def train(
                 _write_arrays(out / "best.weights.npz", _numbered("v", model.variables))
             trained.restore()
             row["seconds"] = round(time.perf_counter() - started, 1)
+            _write_arrays(answers_path(out, epoch + 1), validation.answers)
             history.append(row)
             _write_arrays(out / "checkpoint.npz", _state(model, optimizer, history))
+            # a run that stops early ends in an epoch that nobody could foresee
+            drop_answers(out, milestones(config) | {epoch + 1})
             _write_log(out / "log.csv", history)
             draw_curves(history, out / "curves.png", job.monitor, not job.higher_is_better)
             if tensorboard:
@@ -137,7 +153,11 @@ def writing(out: Path, epochs: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        kept = f"the run is kept up to epoch {epochs}: go on with --resume" if epochs else "no epoch was kept"
+        kept = (
+            f"the run is kept up to epoch {epochs}: go on with --resume"
+            if epochs
+            else "no epoch was kept: start with --resume"
+        )
         raise TrainingError(
             f"{error.filename or out}: cannot be written ({error.strerror or error}); make room or mend it; {kept}"
         ) from error
@@ -176,7 +196,7 @@ def prepare(config: TrainConfig, out: Path, resume: bool) -> None:
     if config.start_from and not resume:
         _best(Path(config.start_from))
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        (out / "answers").mkdir(parents=True, exist_ok=True)
         write_atomically(path, config.to_json().encode())
         write_atomically(out / "command.txt", repeating(config, out).encode())
     except OSError as error:

@@ -191,10 +191,11 @@ def emotion_metrics(logits: NDArray[np.float32], truth: NDArray[np.int64], label
     """What is measured of faces that are all rated, by its name, each as a function of the faces' weights.
 
     `emotion_scores`; the means of precision and recall over the classes of the truth, each class alike (macro) or by
-    its faces (weighted; recall's is the accuracy); and per class of the truth recall, precision, F1 and the area under
-    its ROC curve, one against the rest.
+    its faces (weighted; recall's is the accuracy); and per class of the truth recall, precision (unless it was never
+    predicted), F1 and the area under its ROC curve, one against the rest.
     """
-    confusions, chances = Confusions(truth, logits.argmax(axis=1), len(labels)), softmax(logits.astype(float), axis=1)
+    predicted, chances = logits.argmax(axis=1), softmax(logits.astype(float), axis=1)
+    confusions = Confusions(truth, predicted, len(labels))
     present = [index for index in range(len(labels)) if (truth == index).any()]
     # a class that all faces are of has no rest to be told from
     areas = {index: roc_area(chances[:, index], truth == index) for index in present if len(present) > 1}
@@ -207,7 +208,10 @@ def emotion_metrics(logits: NDArray[np.float32], truth: NDArray[np.int64], label
     if areas:
         metrics["macro_auc"] = lambda weights: np.mean([area(weights) for area in areas.values()], axis=0)
     for index in present:
-        for name, metric in (("recall", confusions.recall), ("precision", confusions.precision), ("f1", confusions.f1)):
+        of_class = {"recall": confusions.recall, "precision": confusions.precision, "f1": confusions.f1}
+        if not (predicted == index).any():
+            del of_class["precision"]
+        for name, metric in of_class.items():
             metrics[f"{name}/{labels[index]}"] = partial(_of_class, metric, index)
         if areas:
             metrics[f"auc/{labels[index]}"] = areas[index]

@@ -8,10 +8,13 @@ import html
 import io
 import json
 import math
-import struct
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import cv2
+import numpy as np
 
 from facexp.files import write_atomically
 from facexp_train.style import DPI
@@ -24,7 +27,8 @@ INDEX, NUMBERS = "index.html", "numbers.json"
 class Table:
     """Rows of a report: NAME.csv holds all of them, the page the first `shown`.
 
-    None and NaN are empty cells. Numbers stand to the right, floats in the page with four digits.
+    None and NaN are empty cells. Numbers, also as text with an interval, stand to the right and on one line, floats in
+    the page with four digits.
     """
 
     name: str
@@ -44,11 +48,22 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class Code:
+    """Lines to copy, which are not broken: a line that is wider than the screen scrolls."""
+
+    text: str
+
+
+Part = str | Code | Table | Picture
+"""A `str` is a paragraph."""
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
-    """A heading with paragraphs, tables and pictures below it."""
+    """A heading with what stands below it."""
 
     title: str
-    parts: Sequence[str | Table | Picture]
+    parts: Sequence[Part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +118,16 @@ def _warnings(warnings: Sequence[str]) -> str:
     return f'<section class="warnings"><h2>{title}</h2><ul>{items}</ul></section>'
 
 
-def _part(part: str | Table | Picture, folder: Path) -> str:
+def _part(part: Part, folder: Path) -> str:
     if isinstance(part, str):
         return f"<p>{_e(part)}</p>"
+    if isinstance(part, Code):
+        return f'<pre tabindex="0">{_e(part.text)}</pre>'
     return _table(part) if isinstance(part, Table) else _picture(part, folder)
 
 
 def _table(table: Table) -> str:
-    numeric = [
-        all(row[i] is None or isinstance(row[i], int | float) for row in table.rows) for i in range(len(table.columns))
-    ]
+    numeric = [all(_numeric(row[i]) for row in table.rows) for i in range(len(table.columns))]
     kinds = [' class="number"' if known and table.rows else "" for known in numeric]
     head = "".join(f'<th scope="col"{kind}>{_e(name)}</th>' for name, kind in zip(table.columns, kinds, strict=True))
     rows = "".join(
@@ -123,18 +138,30 @@ def _table(table: Table) -> str:
     more = f'<p class="more">{left:,} more in {_e(table.name)}.csv</p>' if left > 0 else ""
     # a table wider than the screen scrolls by itself, also by keyboard, and leaves the page in its place
     return (
-        f'<div class="table" role="region" aria-label="{_e(table.title)}" tabindex="0"><table>'
-        f"<caption>{_e(table.title)}</caption><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{more}</div>"
+        f'<p class="title" id="t-{_e(table.name)}">{_e(table.title)}</p>'
+        f'<div class="table" role="region" aria-labelledby="t-{_e(table.name)}" tabindex="0">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{more}"
     )
 
 
+def _numeric(cell: Cell) -> bool:
+    return bool(_INTERVAL.fullmatch(cell)) if isinstance(cell, str) else True
+
+
+_INTERVAL = re.compile(r"(-?[\d.]+ \[-?[\d.]+, -?[\d.]+\])?")
+
+
 def _picture(picture: Picture, folder: Path) -> str:
-    data = (folder / f"{picture.name}.png").read_bytes()
-    width, height = struct.unpack(">II", data[16:24])
+    path = folder / f"{picture.name}.png"
+    pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    assert pixels is not None, path
+    height, width = pixels.shape[:2]
+    # sheets of faces are a fifth as large as PNG, and look the same
+    data = cv2.imencode(".webp", pixels, (cv2.IMWRITE_WEBP_QUALITY, 90))[1].tobytes()
     # pixels of the page are 1/96 inch
     size = f'width="{round(width * 96 / DPI)}" height="{round(height * 96 / DPI)}"'
     caption = f"<figcaption>{_e(picture.caption)}</figcaption>" if picture.caption else ""
-    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    source = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
     return f'<figure><img {size} alt="{_e(picture.alt)}" src="{source}">{caption}</figure>'
 
 
@@ -187,13 +214,14 @@ section { border-top: 1px solid var(--line); padding-top: 1rem; margin-top: 1.5r
 .warnings { border: 0; border-left: .4rem solid var(--alarm); padding: .2rem 0 .2rem 1rem; }
 .warnings h2 { color: var(--alarm); } .warnings ul { margin: 0; padding-left: 1.1rem; }
 .warnings li { margin: .3rem 0; }
-p { max-width: 46rem; }
+p { max-width: 46rem; } pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--line); border-radius: .3rem; }
 figure { display: inline-block; vertical-align: top; margin: .5rem 1rem .5rem 0; max-width: 100%; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: .3rem; }
 figcaption { color: var(--faint); font-size: .85rem; margin-top: .3rem; max-width: 28rem; }
-.table { overflow-x: auto; margin: .8rem 0; } .more { color: var(--faint); font-size: .85rem; margin: .3rem 0; }
+.title { font-weight: 600; margin: .8rem 0 .3rem; }
+.table { overflow-x: auto; margin: 0 0 .8rem; } .more { color: var(--faint); font-size: .85rem; margin: .3rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; overflow-wrap: normal; }
-caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 th, td { text-align: left; padding: .25rem 1rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--faint); font-weight: 500; white-space: nowrap; } .number { text-align: right; }
+th { color: var(--faint); font-weight: 500; white-space: nowrap; }
+.number { text-align: right; white-space: nowrap; }
 """

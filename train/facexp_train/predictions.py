@@ -15,6 +15,7 @@ from scipy.special import softmax
 
 from facexp.analyzer import Analyzer
 from facexp.files import write_atomically
+from facexp_train.answered import short
 from facexp_train.config import Augmentation
 from facexp_train.emotion_data import EmotionFaces, truths
 from facexp_train.errors import DataError
@@ -23,7 +24,7 @@ from facexp_train.framing import jittered_crops
 from facexp_train.keypoint_data import COORDINATES, KeypointFaces
 from facexp_train.metrics import keypoint_errors
 from facexp_train.progress import progress_bar
-from facexp_train.sheets import Cell, draw_sheet
+from facexp_train.sheets import COLUMNS, Cell, draw_sheet
 
 _EXACT = Augmentation(flip=0, rotation=0, scale=0, shift=0)
 
@@ -98,7 +99,8 @@ def write_predictions(answers: Answers, faces: Faces, sheet: Path, count: int) -
     """
     sheet.parent.mkdir(parents=True, exist_ok=True)
     rows = np.sort(np.random.default_rng(0).permutation(len(faces))[:count])
-    draw_sheet([_cell(answers, faces, int(row)) for row in rows], sheet)
+    # a picture by itself, seen on a desk
+    draw_sheet([_cell(answers, faces, int(row)) for row in rows], sheet, 2 * COLUMNS)
     columns = _columns(answers, faces)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -136,15 +138,15 @@ def _numbers(values: NDArray[Any]) -> list[object]:
 
 def _cell(answers: Answers, faces: Faces, row: int) -> Cell:
     if isinstance(faces, KeypointFaces):
-        name = str(faces.names[row])
-        caption = [name if len(name) <= 24 else f"...{name[-21:]}"]
+        caption = [short(str(faces.names[row]))]
     else:
         caption = [f"row {faces.rows[row]}"]
         for labelling, codes in truths(faces).items():
             caption.append(f"true {labelling}: {faces.classes[codes[row]] if codes[row] >= 0 else '-'}")
     for head, chances in answers.emotions.items():
         code = int(chances[row].argmax())
-        caption.append(f"said {head}: {answers.classes[code]} {100 * chances[row, code]:.0f}%")
+        said = f"said {head}" if len(answers.emotions) > 1 else "said"
+        caption.append(f"{said}: {answers.classes[code]} {100 * chances[row, code]:.0f}%")
     points = {"true": answers.truth, "predicted": answers.points}
     if answers.truth is not None and answers.points is not None:
         error = keypoint_errors(answers.points[[row]], answers.truth[[row]]).face[0]

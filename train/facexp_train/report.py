@@ -22,31 +22,31 @@ LIMIT = 0.2
 
 
 def draw_curves(history: Sequence[dict[str, float]], path: Path, monitor: str, lower_is_better: bool = True) -> None:
-    """Loss, the validation metric that chooses the epoch, and learning rate, per epoch, as a PNG."""
+    """Loss, the validation metric that chooses the epoch (a share), and learning rate, per epoch, as a PNG."""
     epochs = [row["epoch"] for row in history]
-    values = [row[monitor] for row in history]
+    values = [100 * row[monitor] for row in history]
     best = (np.argmin if lower_is_better else np.argmax)(values)
     # runs of the versions that did not log it
     rates = [row.get("learning_rate", np.nan) for row in history]
-    with drawing(path, height=2.7, width=2 * WIDTH) as figure:
-        loss, score, rate = figure.subplots(1, 3)
+    with drawing(path, height=6.3) as figure:
+        loss, score, rate = figure.subplots(3, 1, sharex=True)
         loss.plot(epochs, [row["loss"] for row in history], marker="." if len(epochs) < 30 else None)
-        loss.set(title="training loss", xlabel="epoch", ylabel="loss")
+        loss.set(title="training loss", ylabel="loss")
         score.plot(epochs, values, color=COLOURS[1], marker="." if len(epochs) < 30 else None)
         score.plot(epochs[best], values[best], "o", color=COLOURS[1], markerfacecolor="none", markersize=9)
-        title = f"validation, best {values[best]:.4f} (epoch {epochs[best]:.0f})"
-        score.set(title=title, xlabel="epoch", ylabel=_title(monitor))
+        title = f"validation, best {values[best]:.2f}% (epoch {epochs[best]:.0f})"
+        score.set(title=title, ylabel=f"{_title(monitor)}, %")
         rate.plot(epochs, rates, color=COLOURS[2], marker="." if len(epochs) < 30 else None)
-        rate.set(title="learning rate", xlabel="epoch", ylabel="rate at the epoch's end")
+        rate.set(title="learning rate", xlabel="epoch", ylabel="at the epoch's end")
         rate.set_ylim(bottom=0)
-        for axes in (loss, score, rate):
-            axes.xaxis.get_major_locator().set_params(integer=True)
+        rate.xaxis.get_major_locator().set_params(integer=True)
+        figure.align_ylabels()
 
 
 def _title(metric: str) -> str:
     return {
-        "val_error_interocular": "error / inter-ocular distance",
-        "val_accuracy": "accuracy, mean of the heads",
+        "val_error_interocular": "error / inter-ocular",
+        "val_accuracy": "mean accuracy",
     }.get(metric, metric.removeprefix("val_").replace("_", " "))
 
 
@@ -63,7 +63,8 @@ def draw_confusion(table: NDArray[np.int64], labels: Sequence[str], path: Path, 
         counted = [f"{label} ({count:,})" for label, count in zip(labels, table.sum(axis=1), strict=True)]
         axes.set_yticks(range(len(labels)), counted)
         for (row, column), value in np.ndenumerate(share):
-            shade = "white" if value > 0.5 else "black"
+            # whichever of the two stands out more from the blue
+            shade = "white" if value > 0.7 else "black"
             axes.text(column, row - 0.14, f"{100 * value:.0f}%", ha="center", va="center", color=shade)
             below: dict[str, Any] = {"ha": "center", "va": "center", "color": shade, "fontsize": 7}
             axes.text(column, row + 0.24, f"{table[row, column]:,}", **below)
@@ -143,7 +144,7 @@ def draw_roc(views: Mapping[str, View], areas: Mapping[str, Mapping[str, str]], 
     `areas` holds what is written of each class's curve, by model.
     """
     labels = [label for label in next(iter(views.values())).labels if any(label in texts for texts in areas.values())]
-    columns = min(4, len(labels))
+    columns = min(2, len(labels))
     rows = -(-len(labels) // columns)
     with drawing(path, height=2.75 * rows + 0.4, width=2.35 * columns) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()

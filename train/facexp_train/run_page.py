@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp_train import page, sheets
+from facexp_train.answer_sheets import draw_best_and_worst, draw_epochs, scored_crops
 from facexp_train.batches import EmotionBatches, KeypointBatches
 from facexp_train.config import TrainConfig
-from facexp_train.emotion_data import EmotionFaces, truths
-from facexp_train.evaluate import Located, Predict, View
-from facexp_train.evaluation_page import answered_cells, located_cells
-from facexp_train.framing import jittered_crops
+from facexp_train.emotion_data import EmotionFaces
+from facexp_train.evaluate import Predict
 from facexp_train.keypoint_data import KeypointFaces
+from facexp_train.milestones import read_answers
 from facexp_train.page import Picture, Section, Table
 
-_SHOWN = 24
+_SHOWN = 18
 _SETTLED = "samples_settled"
 
 
@@ -31,6 +31,10 @@ def draw_samples(
     """
     epochs = {"samples": 0} | ({_SETTLED: config.epochs - 1} if config.settle_epochs else {})
     for name, epoch in epochs.items():
+        path = out / f"{name}.png"
+        if path.is_file():
+            # of the run that is resumed
+            continue
         batches.epoch = epoch
         crops, targets = batches[0]
         images = keras.ops.convert_to_numpy(crops)[:_SHOWN, ..., 0]
@@ -42,7 +46,7 @@ def draw_samples(
                 sheets.Cell(image, [_taught(head, values[row], classes) for head, values in targets.items()])
                 for row, image in enumerate(images)
             ]
-        sheets.draw_sheet(cells, out / f"{name}.png")
+        sheets.draw_sheet(cells, path)
 
 
 def _taught(head: str, target: NDArray[np.float32], classes: tuple[str, ...]) -> str:
@@ -52,50 +56,46 @@ def _taught(head: str, target: NDArray[np.float32], classes: tuple[str, ...]) ->
     return f"{head}: {classes[code]} {100 * target[code]:.0f}%"
 
 
-def draw_answers(predict: Predict, faces: KeypointFaces | EmotionFaces, out: Path) -> list[Picture]:
-    """The best and the worst answers of a trained network to the validation faces, two sheets a head."""
-    part = faces.part("val")
-    pictures = []
-    if isinstance(part, KeypointFaces):
-        crops, points = jittered_crops(part)
-        located = Located(crops[..., 0], points, predict(crops)["keypoints"], part.names, part.group)
-        for name, best in (("best", True), ("worst", False)):
-            sheets.draw_sheet(located_cells(located, _SHOWN, best), out / f"{name}.png")
-            caption = (
-                f"Validation faces with the {'smallest' if best else 'largest'} errors over the inter-ocular distance."
-            )
-            pictures.append(Picture(name, caption, caption))
-        return pictures
-    logits = predict(part.images[..., None])
-    for head, truth in truths(part).items():
-        for name, right in (("best", True), ("worst", False)):
-            cells = answered_cells(View(head, part.classes, logits[head], truth), part, _SHOWN, right)
-            if cells:
-                sheets.draw_sheet(cells, out / f"{name}_{head}.png")
-                what = "right answers" if right else "mistakes"
-                caption = f"The most confident {what} on the validation faces, by the labels of {head}."
-                pictures.append(Picture(f"{name}_{head}", caption, caption))
-    return pictures
+def draw_answers(predict: Predict, faces: KeypointFaces | EmotionFaces, out: Path) -> list[Section]:
+    """The answers of the run in the directory `out`: of the trained network, and of the epochs that were kept."""
+    summary = json.loads((out / "summary.json").read_text())
+    best, temperatures = summary["best_epoch"], summary.get("temperatures", {})
+    answers = predict(scored_crops(faces))
+    sections = [Section("Best and worst answers", draw_best_and_worst(answers, faces, out))]
+    # an epoch was scored without the temperatures, which were fitted to the last network
+    epochs = {
+        epoch: {head: values / temperatures.get(head, 1.0) for head, values in outputs.items()}
+        for epoch, outputs in read_answers(out).items()
+    }
+    epochs = dict(sorted((epochs | {best: answers}).items()))
+    if len(epochs) > 1:
+        sections.append(Section("Over the epochs", draw_epochs(epochs, best, faces, out)))
+    return sections
 
 
-def write_page(config: TrainConfig, out: Path, answers: list[Picture]) -> Path:
+def write_page(config: TrainConfig, out: Path, answers: list[Section]) -> Path:
     """index.html over all that lies in the run directory `out`, which has ended."""
     summary = json.loads((out / "summary.json").read_text())
     versions, command = (out / "command.txt").read_text().splitlines()
-    scores = [(name.removeprefix("val_"), value) for name, value in summary["validation"].items()]
+    scores = [(name.removeprefix("val_"), 100 * value) for name, value in summary["validation"].items()]
     settings = [(key, _text(value)) for key, value in json.loads(config.to_json()).items()]
     facts = [(name, _text(value)) for name, value in summary.items() if name != "validation"]
-    seen = "Training crops after every change, with what they teach: true points, or the share of the leading class."
+    taught = "the true points" if config.task == "keypoints" else "the share of the leading class"
+    seen = f"Training crops after every change, with what they teach: {taught}."
     samples = [Picture("samples", seen, f"{seen} The first of the first epoch.")]
     if config.settle_epochs:
-        samples.append(Picture(_SETTLED, seen, f"The same in the last {config.settle_epochs} epochs."))
+        samples.append(
+            Picture(_SETTLED, seen, "The same of the last epoch, whose crops are changed as [settled] says.")
+        )
     text = f"Epoch {summary['best_epoch']} of {summary['epochs_run']} was the best and is what model.keras holds."
     curves = Picture("curves", "Training loss, validation score and learning rate over the epochs.")
     sections = [
-        Section("Training", (text, curves, Table("validation", "Validation, best epoch", ("score", "value"), scores))),
+        Section(
+            "Training", (text, curves, Table("validation", "Validation, best epoch", ("score", "value, %"), scores))
+        ),
         Section("What the network saw", samples),
-        Section("Best and worst answers", answers),
-        Section("Repeat it", (command, versions.removeprefix("# "))),
+        *answers,
+        Section("Repeat it", (page.Code(command), versions.removeprefix("# "))),
         Section("Settings", (Table("settings", "Configuration", ("setting", "value"), settings, len(settings)),)),
         Section("Facts", (Table("facts", "What was trained", ("fact", "value"), facts, len(facts)),)),
     ]

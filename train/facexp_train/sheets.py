@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from facexp.geometry import KEYPOINTS
 from facexp_train.style import COLOURS, drawing
 
-COLUMNS = 6
-SIDE, SMALL = 1.5, 1.05
-"""Inches of a face; four small ones fill a telephone's screen."""
-_LINE, _GAP, _NAME = 0.15, 0.1, 0.85
-"""Inches of a line of text, between two faces, and of the names of rows."""
+SIDE, COLUMNS = 1.5, 3
+SMALL, SMALL_COLUMNS = 1.05, 4
+"""Inches of a face, and how many of them fill a telephone's screen; a page for a desk shows two such sheets abreast."""
+_LINE, _LETTER, _GAP, _NAME = 0.15, 0.058, 0.1, 0.18
+"""Inches of a line of text and of a letter in it, between two faces, and of the name of a row."""
 _MARKS: dict[str, dict[str, Any]] = {
     "true": {"marker": "o", "color": COLOURS[1], "markerfacecolor": "none", "markersize": 4.5},
     "predicted": {"marker": "x", "color": COLOURS[5], "markersize": 4.0},
@@ -61,29 +61,40 @@ def sides(points: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
     return {side: points[indices] for side, indices in named.items()}
 
 
+def draw_rows(rows: Mapping[str, Sequence[Cell]], path: Path) -> None:
+    """Rows of small faces below their names, as a PNG; a row without a face is left out. ValueError where all are."""
+    rows = {name: cells for name, cells in rows.items() if cells}
+    columns = max(map(len, rows.values()), default=0)
+    padded: list[Cell] = []
+    for cells in rows.values():
+        blank = Cell(np.full_like(cells[0].image, 255), ())
+        padded += [*cells, *[blank] * (columns - len(cells))]
+    draw_sheet(padded, path, columns, side=SMALL, names=list(rows))
+
+
 def draw_sheet(
     cells: Sequence[Cell], path: Path, columns: int = COLUMNS, *, side: float = SIDE, names: Sequence[str] = ()
 ) -> None:
     """The faces in rows, each `side` inches, as a PNG; NaN points are left out. ValueError where there is no face.
 
-    `names`, one for each row, stand to its left.
+    `names`, one for each row, stand above it.
     """
     if not cells:
         raise ValueError("a sheet needs at least one face")
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)
     words = max(len(cell.caption) for cell in cells)
-    margin = _NAME if names else 0.0
-    across, down = side + _GAP, side + _GAP + words * _LINE
+    head = _NAME if names else 0.0
+    across, down = side + _GAP, head + side + _GAP + words * _LINE
     kinds = [kind for kind in _MARKS if any(kind in cell.points for cell in cells)]
     # a sheet of few columns is still as wide as its legend
-    width, top = max(margin + columns * across, 1.5 * len(kinds)), 0.35 if kinds else 0.0
+    width, top = max(columns * across, 1.5 * len(kinds)), 0.35 if kinds else 0.0
     with drawing(path, height=rows * down + top, width=width) as figure:
         figure.set_layout_engine("none")
         axes = figure.add_axes((0, 0, 1, rows * down / (rows * down + top)))
         for number, cell in enumerate(cells):
             row, column = divmod(number, columns)
-            left, upper = margin + column * across + _GAP / 2, row * down + _GAP / 2
+            left, upper = column * across + _GAP / 2, row * down + head + _GAP / 2
             extent = (left, left + side, upper + side, upper)
             axes.imshow(cell.image, vmin=0, vmax=255, extent=extent, interpolation="bicubic")
             place = np.array([left, upper]), side / cell.image.shape[0]
@@ -99,9 +110,11 @@ def draw_sheet(
             for line in lines:
                 line.set_clip_path(frame)
             for below, text in enumerate(cell.caption):
-                axes.text(left, upper + side + (below + 0.5) * _LINE, text, fontsize=8, va="center")
+                # words that are too many for their face become small rather than lie on their neighbour's
+                size = 8 * min(1.0, side / max(1, len(text)) / _LETTER)
+                axes.text(left, upper + side + (below + 0.5) * _LINE, text, fontsize=size, va="center")
         for row, name in enumerate(names):
-            axes.text(_GAP / 2, row * down + (_GAP + side) / 2, name, fontsize=8, va="center")
+            axes.text(_GAP / 2, row * down + (_GAP + head) / 2, name, fontsize=8, weight="bold", va="center")
         axes.set(xlim=(0, width), ylim=(rows * down, 0), aspect="auto")
         axes.set_axis_off()
         if kinds:

@@ -6,8 +6,10 @@ import csv
 import hashlib
 import logging
 import os
+import tarfile
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -62,6 +64,7 @@ def chunks(path: Path, expected: Sequence[str], *, quiet: bool = False) -> Itera
     except pd.errors.EmptyDataError:
         raise DataError(f"{path}: the file is empty; expected a header with {_listed(expected)}") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        _refuse_archive(path)
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: not a CSV table with {_listed(expected)}: {reason}") from None
     if row == 1:
@@ -76,7 +79,14 @@ def columns(path: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error):
+        _refuse_archive(path)
         raise DataError(f"{path}: not a CSV table") from None
+
+
+def _refuse_archive(path: Path) -> None:
+    """DataError where a file is one of the archives that datasets are downloaded as."""
+    if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+        raise DataError(f"{path}: is an archive; unpack it, and give the CSV file in it")
 
 
 def pixels(texts: Texts, size: int, path: Path, row: int, column: str) -> NDArray[np.uint8]:

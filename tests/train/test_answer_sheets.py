@@ -1,0 +1,91 @@
+"""The sheets of a run's answers: the right faces of the right epoch, the same ones followed through all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+
+from facexp_train import answer_sheets, sheets
+from facexp_train.emotion_data import EmotionFaces, read_emotion
+from facexp_train.framing import jittered_crops
+from facexp_train.keypoint_data import KeypointFaces, read_keypoints
+
+Rows = dict[str, list[sheets.Cell]]
+
+
+@pytest.fixture
+def points(tmp_path: Path, drawn: ModuleType) -> KeypointFaces:
+    drawn.write_training(tmp_path / "training.csv", 120)
+    return read_keypoints(tmp_path / "training.csv", cache=tmp_path / "cache", quiet=True)
+
+
+@pytest.fixture
+def emotions(tmp_path: Path, drawn: ModuleType) -> EmotionFaces:
+    drawn.write_fer2013(tmp_path / "fer2013.csv", 14, 14)
+    return read_emotion(tmp_path / "fer2013.csv", cache=tmp_path / "cache", quiet=True)
+
+
+@pytest.fixture
+def drawn_rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, Rows]:
+    """The rows of each sheet, by its name, which are drawn as well."""
+    seen: dict[str, Rows] = {}
+
+    def draw_rows(rows: Mapping[str, Sequence[sheets.Cell]], path: Path) -> None:
+        seen[path.stem] = {name: list(cells) for name, cells in rows.items()}
+        sheets.draw_rows(rows, path)
+
+    monkeypatch.setattr(answer_sheets, "draw_rows", draw_rows)
+    return seen
+
+
+def test_faces_are_followed_and_each_epoch_has_its_own_best(
+    points: KeypointFaces, drawn_rows: dict[str, Rows], tmp_path: Path
+) -> None:
+    part = points.part("val")
+    truth = jittered_crops(part)[1][part.complete()]
+    assert len(truth) == len(answer_sheets.scored_crops(points)) < len(part)
+    off = np.arange(len(truth), dtype=np.float32)[:, None, None]
+    # from the first epoch to the best the hard faces and the easy ones change places
+    epochs = {1: {"keypoints": truth + off[::-1] + 5}, 9: {"keypoints": truth + off}}
+    pictures = answer_sheets.draw_epochs(epochs, 9, points, tmp_path)
+    assert [picture.name for picture in pictures] == list(drawn_rows) == ["followed", "epochs_best", "epochs_worst"]
+    (first, before), (last, after) = drawn_rows["followed"].items()
+    assert first.startswith("epoch 1: mean error ")
+    assert last.startswith("epoch 9, the best: mean error ")
+    assert [cell.caption[0] for cell in before] == [cell.caption[0] for cell in after]
+    for cells, order in ((before, -1), (after, 1)):
+        errors = [float(cell.caption[1].split()[1].rstrip("%")) for cell in cells]
+        assert errors == sorted(errors)[::order]
+    names = part.names[part.complete()].tolist()
+    best, worst = (
+        [cells[0].caption[0] for cells in drawn_rows[f"epochs_{kind}"].values()] for kind in ("best", "worst")
+    )
+    assert best == [names[-1], names[0]]
+    assert worst == [names[0], names[-1]]
+
+
+def test_an_epoch_without_mistakes_leaves_its_row_out(
+    emotions: EmotionFaces, drawn_rows: dict[str, Rows], tmp_path: Path
+) -> None:
+    part = emotions.part("val")
+    right = 3 * np.eye(7, dtype=np.float32)[part.labels]
+    wrong = right.copy()
+    wrong[:2] = right[:2, ::-1]
+    # the fourth class is its own mirror image
+    mistakes = int((part.labels[:2] != 3).sum())
+    pictures = answer_sheets.draw_epochs({1: {"fer2013": wrong}, 2: {"fer2013": right}}, 2, emotions, tmp_path)
+    shown = {name: len(cells) for name, cells in drawn_rows["epochs_worst_fer2013"].items()}
+    assert shown == {
+        f"epoch 1: {100 * (14 - mistakes) / 14:.1f}% right": mistakes,
+        "epoch 2, the best: 100.0% right": 0,
+    }
+    heights = [cv2.imread(str(tmp_path / f"{picture.name}.png")).shape[0] for picture in pictures]
+    assert heights[2] == pytest.approx(heights[0] / 2, abs=1)
+    large = answer_sheets.draw_best_and_worst({"fer2013": right}, emotions, tmp_path)
+    assert [picture.name for picture in large] == ["best_fer2013"]
+    assert large[0].caption == "The most confident right answers on the validation faces, by FER2013's labels."
