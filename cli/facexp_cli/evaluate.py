@@ -32,15 +32,16 @@ if TYPE_CHECKING:
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Where the report goes. Default: evaluation/ in a run directory."
 )
+@click.option("--record", is_flag=True, help="Put the figures into the manifest of MODEL's bundle: for what ships.")
 @quiet_option
 def evaluate_command(
-    model: Path, data: str, other: Path | None, split: str, framing: str, out: Path | None, quiet: bool
+    model: Path, data: str, other: Path | None, split: str, framing: str, out: Path | None, record: bool, quiet: bool
 ) -> None:
     """Score MODEL on DATA, with 95% bootstrap intervals; with MODEL2, both and their difference.
 
-    A model is a run directory, or an ONNX file of a bundle, whose manifest then takes the figures. Prints a table and
-    writes evaluation.json, pictures, CSV files and a page of them all, index.html. Two models are scored on the same
-    faces, and nothing is written into their own files. Choose models on val; score test once, for what ships.
+    A model is a run directory, or an ONNX file of a bundle. Prints a table and writes evaluation.json, pictures, CSV
+    files and a page of them all, index.html: of a run in its directory, of a bundle's file only where --out says. Two
+    models are scored on the same faces. Choose models on val; score test once, for what ships.
     """
     needed(model, other)
     with quiet_libraries():
@@ -48,7 +49,7 @@ def evaluate_command(
         from facexp_train.errors import DataError
 
         try:
-            table, page = _evaluate(model, data, other, split, framing, out, quiet)
+            table, page = _evaluate(model, data, other, split, framing, out, record, quiet)
         except (DataError, FacexpError) as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
@@ -60,7 +61,7 @@ def evaluate_command(
 
 
 def _evaluate(
-    path: Path, data: str, other: Path | None, split: str, framing: str, out: Path | None, quiet: bool
+    path: Path, data: str, other: Path | None, split: str, framing: str, out: Path | None, record: bool, quiet: bool
 ) -> tuple[str, Path | None]:
     from facexp.bundle import MANIFEST
     from facexp_train import compare, run
@@ -72,6 +73,8 @@ def _evaluate(
         raise click.UsageError(
             "--framing detector runs the product: give one keypoint network's ONNX file in its bundle"
         )
+    if record and (other or model.bundled is None):
+        raise click.UsageError("--record puts the figures of one model into its bundle: give that bundle's ONNX file")
     faces = run.read_faces(model.config, quiet)
     evaluation = _scored(model, faces, split, framing, quiet)
     if other is not None:
@@ -84,7 +87,7 @@ def _evaluate(
         if out is None and model.bundled is None:
             out = path / f"compared-with-{second.name}"
         return table, None if out is None else write_report(both, data, out)
-    if model.bundled:
+    if record and model.bundled:
         model.bundled.record(evaluation, framing)
         click.echo(f"figures: {path.parent / MANIFEST}", err=True)
     table = ev.keypoint_table(evaluation) if evaluation.located is not None else ev.emotion_table(evaluation)

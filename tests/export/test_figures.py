@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from facexp.bundle import Bundle
+from facexp_cli.main import cli
 from facexp_export.errors import ExportError
 from facexp_export.figures import BundleModel
 from facexp_train.evaluate import Evaluation
@@ -44,6 +47,20 @@ def test_new_figures_take_the_place_of_old_ones(bundle: Path) -> None:
     assert len(figures) == 3
     assert figures[-1]["command"] == "facexp evaluate emotion.int8.onnx DATA --split val"
     assert not list(bundle.glob("*.part"))
+
+
+def test_a_bundle_takes_figures_only_when_told(bundle: Path, drawn: ModuleType, tmp_path: Path) -> None:
+    """Guards the manifest that came with the package against the figures of anybody's own data."""
+    drawn.write_fer2013(tmp_path / "fer2013.csv", 60, 20)
+    words = ["evaluate", str(bundle / "emotion.int8.onnx"), str(tmp_path / "fer2013.csv"), "-q"]
+    before = (bundle / "manifest.json").read_bytes()
+    done = CliRunner().invoke(cli, words)
+    assert (done.exit_code, "fer2013" in done.stdout) == (0, True), done.stderr
+    assert (bundle / "manifest.json").read_bytes() == before
+    assert CliRunner().invoke(cli, [*words, "--record"]).exit_code == 0
+    figures = Bundle.load(bundle).emotion.figures
+    assert {(figure["model"], figure["split"]) for figure in figures} == {("int8.onnx", "val")}
+    assert "fer2013/accuracy" in {figure["metric"] for figure in figures}
 
 
 def test_each_framing_keeps_its_own_figures(bundle: Path) -> None:
