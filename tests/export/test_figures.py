@@ -59,8 +59,7 @@ def test_a_bundle_takes_figures_only_when_told(bundle: Path, drawn: ModuleType, 
     assert (bundle / "manifest.json").read_bytes() == before
     assert CliRunner().invoke(cli, [*words, "--record"]).exit_code == 0
     figures = Bundle.load(bundle).emotion.figures
-    assert {(figure["model"], figure["split"]) for figure in figures} == {("int8.onnx", "val")}
-    assert "fer2013/accuracy" in {figure["metric"] for figure in figures}
+    assert ("int8.onnx", "val", "fer2013/accuracy") in {(f["model"], f["split"], f["metric"]) for f in figures}
 
 
 def test_each_framing_keeps_its_own_figures(bundle: Path) -> None:
