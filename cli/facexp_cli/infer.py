@@ -175,7 +175,12 @@ _SECONDS = click.FloatRange(0, 1e6, min_open=True)
     metavar="N",
     help="With ray: so many GPUs for each worker; 0.25 lets four share one.  [default: 0, the CPU]",
 )
-@click.option("--ray-address", metavar="ADDRESS", help="With ray: the cluster to use.  [default: this machine alone]")
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT",
+    help="With ray: the head of the cluster to use, from one of its machines; auto finds it.  [default: this machine "
+    "alone]",
+)
 @click.option("-q", "--quiet", is_flag=True, help="On standard error only what went wrong: no notes, no progress bar.")
 @click.option("-v", "--verbose", is_flag=True, help="Also say which models and device are used and how fast it went.")
 @click.version_option(package_name="facexp", message="facexp %(version)s")

@@ -9,10 +9,14 @@ for face in analyzer.analyze(cv2.imread("photo.jpg")):
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING
 
 from facexp.errors import BundleError, DetectorError, DeviceError, FacexpError, SourceError
 from facexp.labels import FIVE, SEVEN
+
+# onnxruntime's own builds send figures to their maker, unless this stands here before they are imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from facexp.analyzer import Analyzer

@@ -13,9 +13,9 @@ SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp
 _CAMERA = re.compile(r"\d{1,2}|/dev/video\d+")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 # cameras take them as parts of the query, and some of the path
-_SECRET = re.compile(
-    r"([^/?&;=#]*(?:user|usr|login|pass|pwd|pw|auth|token|key|secret|sig|cred)[^/?&;=#]*)=[^/?&;#]*", re.IGNORECASE
-)
+_NAMED = r"([^/?&;=#]*(?:user|usr|login|pass|pwd|pw|auth|token|key|secret|sig|cred)[^/?&;=#]*)="
+_IN_PATH = re.compile(_NAMED + r"[^/&;#]*", re.IGNORECASE)
+_IN_QUERY = re.compile(_NAMED + r"[^&;#]*", re.IGNORECASE)
 
 
 def is_live(name: str) -> bool:
@@ -38,7 +38,9 @@ def shown(name: str) -> str:
         return name
     # the last @, because a password may hold one that should have been escaped
     _, at, rest = address[2].rpartition("@")
-    return f"{address[1]}://" + ("***@" if at else "") + _SECRET.sub(r"\1=***", rest)
+    path, mark, query = rest.partition("?")
+    path, query = _IN_PATH.sub(r"\1=***", path), _IN_QUERY.sub(r"\1=***", query)
+    return f"{address[1]}://" + ("***@" if at else "") + path + mark + query
 
 
 def file_name(name: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import socket
+import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +21,7 @@ from facexp_cli.infer import infer
 
 Run = Callable[..., Result]
 
+PATIENCE_S = 60.0
 EXTRA = 'RAY NOT TESTED: pip install "facexp[ray]"'
 
 
@@ -86,6 +89,31 @@ def test_what_cannot_be_done_is_one_line(run: Run) -> None:
         assert (result.exit_code, result.stdout) == (1, "")
         assert re.fullmatch(rf"Error: {re.escape(reason)}.*\n", result.stderr), result.stderr
     assert Path("there.parquet/part-000000.parquet").read_text() == "mine"
+
+
+def test_a_cluster_that_is_not_there_is_one_line(run: Run) -> None:
+    """Guards against Ray's own patience with an address where nobody is, and its client, which Ray Data cannot use."""
+    pytest.importorskip("ray", reason=EXTRA)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    for address, reason in (
+        (f"127.0.0.1:{port}", f"Ray cannot be reached at 127.0.0.1:{port}: [Errno 111] Connection refused"),
+        ("127.0.0.1:66666", "Ray cannot be reached at 127.0.0.1:66666: "),
+        (f"ray://127.0.0.1:{port}", f"ray://127.0.0.1:{port}: Ray Data does not run through Ray's client"),
+    ):
+        begin = time.monotonic()
+        result = run("blank.png", "--out", "o", "--ray-address", address)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert re.fullmatch(rf"Error: {re.escape(reason)}.*\n", result.stderr), result.stderr
+        assert time.monotonic() - begin < PATIENCE_S
+
+
+def test_results_that_cannot_be_written_are_one_line(run: Run) -> None:
+    """Guards against a traceback where --out leads nowhere."""
+    pytest.importorskip("ray", reason=EXTRA)
+    result = run("blank.png", "--out", "blank.png/out")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert re.fullmatch(r"Error: .*blank\.png/out: .*Not a directory.*\n", result.stderr), result.stderr
 
 
 def test_an_interrupted_job_says_how_it_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

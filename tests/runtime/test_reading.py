@@ -64,6 +64,7 @@ def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
         ("rtsp://admin:s3cret@10.0.0.5:554/live", "rtsp://***@10.0.0.5:554/live"),
         ("rtsp://admin@10.0.0.5/live", "rtsp://***@10.0.0.5/live"),
         ("http://cam/v.mjpg?user=admin&pwd=s3cret&channel=1", "http://cam/v.mjpg?user=***&pwd=***&channel=1"),
+        ("http://cam/v?token=s3/cret&channel=1", "http://cam/v?token=***&channel=1"),
         ("http://cam/v?loginuse=admin&loginpas=s3cret", "http://cam/v?loginuse=***&loginpas=***"),
         ("rtsp://cam/user=admin&password=s3cret&channel=1.sdp", "rtsp://cam/user=***&password=***&channel=1.sdp"),
         ("rtsp://cam/user=admin_password=s3cret_channel=1.sdp", "rtsp://cam/user=***"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -208,3 +210,16 @@ def test_a_missing_onnxruntime_is_one_line(monkeypatch: pytest.MonkeyPatch, tiny
     with pytest.raises(facexp.DeviceError, match=r'onnxruntime .*; run: pip install "facexp\[cpu\]"') as caught:
         facexp.Analyzer(bundle=tiny_bundle)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("module", ["facexp.session", "facexp_export.quantize"])
+def test_nothing_is_sent(module: str, tmp_path: Path) -> None:
+    """Guards the word "offline": onnxruntime gives itself a number in the user's cache before it sends its figures."""
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    script = f"import {module}, onnxruntime"
+    if "export" in module:
+        pytest.importorskip("onnx", reason='EXPORT NOT TESTED: pip install "facexp[export]"')
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        kept[name] = str(tmp_path)
+    subprocess.run([sys.executable, "-c", script], env=kept, check=True, timeout=120)
+    assert not list(tmp_path.rglob("*onnxruntime*"))

@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
@@ -35,6 +36,9 @@ DONE = "_SUCCESS"
 _DEFAULTS = Settings()
 # plans and answers are all that goes through Ray's memory
 _MEMORY = 256 << 20
+_CLUSTER = "the command runs on one of the cluster's machines, with its token where it has one"
+# for a head to take a connection
+_PATIENCE_S = 10.0
 
 
 class ManyImages:
@@ -97,13 +101,16 @@ class ManyImages:
         Raises ManyError where the workers cannot work.
         """
         store, folder = self._out
-        store.filesystem.create_dir(folder, recursive=True)
-        self._clear(keep_done=not self._todo)
-        if self._todo:
-            with _ray(address, workers) as ray:
-                yield from self._run(ray, workers, gpus_per_worker, device)
-        with store.filesystem.open_output_stream(f"{folder}/{DONE}"):
-            pass
+        try:
+            store.filesystem.create_dir(folder, recursive=True)
+            self._clear(keep_done=not self._todo)
+            if self._todo:
+                with _ray(address, workers) as ray:
+                    yield from self._run(ray, workers, gpus_per_worker, device)
+            with store.filesystem.open_output_stream(f"{folder}/{DONE}"):
+                pass
+        except (OSError, pa.ArrowException) as error:
+            raise ManyError(f"{store.name(folder)}: the results cannot be written: {one_line(error)}") from None
 
     def _run(self, ray: Any, workers: int | None, gpus: float, device: str) -> Iterator[Part]:
         has = ray.cluster_resources()
@@ -212,6 +219,10 @@ def _ray(address: str | None, workers: int | None) -> Iterator[Any]:
     """Ray, connected, and in the end as it was before. Nothing is sent anywhere, nothing is printed."""
     # read on import
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if address is not None:
+        _expect_listener(address)
+        # Ray would ask twenty times, half a minute each, whoever it is that does not answer
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
     import ray
     import ray.data
 
@@ -229,7 +240,7 @@ def _ray(address: str | None, workers: int | None) -> Iterator[Any]:
             ray.init(address, **quiet)
     # Ray raises what it likes, also a plain Exception
     except Exception as error:
-        raise ManyError(f"Ray cannot be reached at {address or 'this machine'}: {one_line(error)}") from error
+        raise ManyError(_unreached(address, error)) from error
     if threading.current_thread() is threading.main_thread():
         # Ray has put its own in the place
         signal.signal(signal.SIGTERM, terminated)
@@ -237,3 +248,25 @@ def _ray(address: str | None, workers: int | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _expect_listener(address: str) -> None:
+    """Raises ManyError for an address where no head can be. Others, such as "auto", are left to Ray."""
+    if address.startswith("ray://"):
+        raise ManyError(
+            f"{address}: Ray Data does not run through Ray's client; give HOST:PORT of the head: {_CLUSTER}"
+        )
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
+        except (OSError, OverflowError) as error:
+            raise ManyError(f"Ray cannot be reached at {address}: {one_line(error)}") from None
+
+
+def _unreached(address: str | None, error: Exception) -> str:
+    if address is None:
+        return f"Ray cannot be started on this machine: {one_line(error)}"
+    # the cause ends with what Ray met, after a traceback
+    said = str(error.__cause__ or error).strip().rpartition("\n")[2]
+    return f"Ray cannot be reached at {address}: {said[:200]} ({_CLUSTER})"

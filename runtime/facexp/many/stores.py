@@ -45,11 +45,12 @@ class Store:
         scheme = found[1].lower()
         if scheme in SCHEMES:
             raise ManyError(f"{shown(address)}: a camera or stream cannot be read by many workers")
+        quoted = f"{scheme}://{found[2] or ''}{quote(found[3], safe='/:?=&+@')}"
         try:
-            filesystem, path = _resolve(address, f"{scheme}://{found[2] or ''}{quote(found[3], safe='/:?=&+@')}")
+            filesystem, path = _resolve(address, quoted)
         # each store has errors of its own
         except Exception as error:
-            said = one_line(error).replace(address, shown(address))
+            said = one_line(error).replace(address, shown(address)).replace(quoted, shown(quoted))
             raise ManyError(f"{shown(address)}: cannot be opened ({said})") from None
         return cls(filesystem, scheme), path.rstrip("/")
 

@@ -23,7 +23,8 @@ class Limits:
     queue: int = 256
     """So many requests to a model may be under way, waiting ones included; the next is refused."""
     timeout_s: float = 30.0
-    """A request that takes longer, its body's way here included, is given up; a gRPC client may ask for less."""
+    """A request that takes longer, its body's way here included, is given up; a gRPC client may ask for less. An HTTP
+    connection on which for so long nothing is being answered is cut."""
     drain_s: float = 30.0
     """At the end so long is waited for the answers to what was taken."""
 

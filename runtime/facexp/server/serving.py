@@ -23,6 +23,7 @@ from facexp.analyzer import AnalyzerOptions
 from facexp.listening import host_and_port, is_public, listen
 from facexp.server.access import TOKEN_VARIABLE, Access, ServerError, Tls, read_pem
 from facexp.server.batching import Batching
+from facexp.server.connections import patient_for
 from facexp.server.limits import Limits
 from facexp.server.rest import application
 from facexp.server.rpc import rpc_server
@@ -121,6 +122,7 @@ def _http(app: Any, settings: Settings) -> _Http:
             files |= {"ssl_ca_certs": str(tls.clients), "ssl_cert_reqs": ssl.CERT_REQUIRED}
     config = uvicorn.Config(
         app,
+        http=patient_for(settings.limits.timeout_s),
         log_config=None,
         log_level="critical",
         access_log=False,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -144,6 +147,34 @@ def test_deadlines(start: Callable[..., Any], held: Held) -> None:
     connection.endheaders(b"{")
     assert connection.getresponse().status == 504
     connection.close()
+
+
+def test_slow_clients_hold_nothing(start: Callable[..., Any]) -> None:
+    """Guards against a byte now and then, in a head, in the next head, in a body that nobody wants: others are answered
+    meanwhile, and after the time the connections are cut."""
+    patience_s = 3.0
+    server = start(limits=Limits(timeout_s=patience_s))
+    host, port = server.ports.rest.removeprefix("http://").split(":")
+    kinds = [b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"]
+    kinds += [b"POST /none HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n"]
+    begun = time.monotonic()
+    with contextlib.ExitStack() as opened:
+        alive = set()
+        for begin in kinds * 20:
+            slow = opened.enter_context(socket.create_connection((host, int(port)), PATIENCE_S))
+            slow.sendall(begin)
+            assert not begin or slow.recv(4096).startswith(b"HTTP/1.1 ")
+            alive.add(slow)
+        assert server.ask(f"{EMOTION}:predict", BODY).status == 200
+        while alive and time.monotonic() < begun + PATIENCE_S:
+            for slow in list(alive):
+                try:
+                    slow.sendall(b"x")
+                except ConnectionError:
+                    assert time.monotonic() >= begun + patience_s
+                    alive.remove(slow)
+            threading.Event().wait(0.1)
+        assert not alive
 
 
 def test_the_end_answers_what_was_taken(start: Callable[..., Any], held: Held, pool: ThreadPoolExecutor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -26,7 +25,6 @@ from facexp.types import Emotion, Face, Frame, Smoothed, Timings
 pa = pytest.importorskip("pyarrow", reason='MANY IMAGES NOT TESTED: pip install "facexp[ray]"')
 pq = pytest.importorskip("pyarrow.parquet")
 
-import facexp.many.job as job_module  # noqa: E402
 import facexp.many.worker as worker_module  # noqa: E402
 from facexp.many import ManyError, ManyImages, Settings  # noqa: E402
 from facexp.many.plan import Plan, image_column  # noqa: E402
@@ -260,35 +258,6 @@ def test_what_is_there_is_not_written_over(album: Path, settings: Settings) -> N
         with pytest.raises(ManyError, match=reason):
             ManyImages(["album"], out, settings, resume=resume)
     assert Path("file.parquet").read_text() == "a letter"
-
-
-class OneProcess:
-    """Stands in for Ray: the same calls, one worker, in this process."""
-
-    data = exceptions = context = property(lambda self: self)
-    RayError = RuntimeError
-
-    def cluster_resources(self) -> dict[str, float]:
-        return {"CPU": 1.0}
-
-    def ActorPoolStrategy(self, **_: object) -> None:  # noqa: N802
-        return None
-
-    def from_arrow(self, tables: list[Any]) -> OneProcess:
-        self.tables = tables
-        return self
-
-    def map_batches(self, worker: Any, *, fn_constructor_kwargs: dict[str, Any], **_: object) -> OneProcess:
-        self.worker = worker(**fn_constructor_kwargs)
-        return self
-
-    def iter_batches(self, **_: object) -> Iterator[Any]:
-        return map(self.worker, self.tables)
-
-
-@pytest.fixture
-def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_module, "_ray", lambda *_: contextlib.nullcontext(OneProcess()))
 
 
 def test_an_interrupted_job_goes_on_with_what_is_missing(album: Path, settings: Settings, one_process: None) -> None:

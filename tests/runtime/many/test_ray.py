@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -23,7 +20,7 @@ from facexp.many import ManyError, ManyImages, Part, Settings  # noqa: E402
 from facexp.many.worker import Worker  # noqa: E402
 from facexp_cli.infer import infer  # noqa: E402
 
-COUNT = 128
+Read = Callable[[Path], list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
@@ -38,47 +35,9 @@ def session() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
-def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of crops, each of another brightness, and two that cannot be read."""
-    folder = tmp_path_factory.mktemp("many") / "crops"
-    folder.mkdir()
-    rows, columns = np.mgrid[:40, :40]
-    for number in range(COUNT):
-        image = (number + 2 * rows + (number % 5) * columns // 2).clip(0, 255).astype(np.uint8)
-        cv2.imwrite(str(folder / f"{number}.png"), image)
-    (folder / "50.png").write_bytes(b"")
-    (folder / "70.png").write_bytes((folder / "71.png").read_bytes()[:60])
-    return folder
-
-
-@pytest.fixture(scope="module")
-def plain(crops: Path, tiny_bundle: Path) -> list[dict[str, Any]]:
-    """What plain `facexp-infer` says of the crops."""
-    result = CliRunner().invoke(infer, [str(crops), "--face-crops", "--bundle", str(tiny_bundle)])
-    assert result.exit_code == 1
-    return [without_times(json.loads(line)) for line in result.stdout.splitlines()]
-
-
 @pytest.fixture
 def settings(tiny_bundle: Path) -> Settings:
     return Settings(AnalyzerOptions(bundle=tiny_bundle), face_crops=True)
-
-
-def without_times(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != "ms"}
-
-
-def read(out: Path) -> list[dict[str, Any]]:
-    """The rows as JSON records, in the order of files and rows."""
-    tables = [pq.read_table(path) for path in sorted(out.glob("*.parquet"))]
-    return [without_times(bare(row)) for table in tables for row in table.to_pylist()]
-
-
-def bare(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: bare(each) for key, each in value.items() if each is not None or key == "id"}
-    return [bare(each) for each in value] if isinstance(value, list) else value
 
 
 def process(part: Part) -> int:
@@ -87,23 +46,23 @@ def process(part: Part) -> int:
 
 @pytest.mark.slow
 def test_the_command_gives_the_rows_of_the_plain_one(
-    session: None, crops: Path, plain: list[dict[str, Any]], tiny_bundle: Path, tmp_path: Path
+    session: None, crops: Path, plain: list[dict[str, Any]], read_rows: Read, tiny_bundle: Path, tmp_path: Path
 ) -> None:
     """Guards all fields but timings, errors as rows and lines, the exit status, and a silent standard output."""
     arguments = [str(crops), "--face-crops", "--bundle", str(tiny_bundle), "--engine", "ray"]
     arguments += ["--out", str(tmp_path / "out.parquet"), "--workers", "2"]
     result = CliRunner().invoke(infer, arguments)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert read(tmp_path / "out.parquet") == plain
+    assert read_rows(tmp_path / "out.parquet") == plain
     errors = sorted(line for line in result.stderr.splitlines() if line.startswith("Error: "))
     assert errors == sorted(f"Error: {row['error']}" for row in plain if "error" in row)
     assert len(errors) == 2
     table = pq.read_table(tmp_path / "out.parquet")
-    assert table.num_rows == COUNT
+    assert table.num_rows == len(plain)
     # the job is done: nothing is left, and nothing is done again
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.parquet").glob("*.parquet")}
     again = CliRunner().invoke(infer, [*arguments, "--resume"])
-    assert (again.exit_code, again.stderr) == (0, f"Note: {COUNT} of {COUNT} sources are done already\n")
+    assert (again.exit_code, again.stderr) == (0, f"Note: {len(plain)} of {len(plain)} sources are done already\n")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out.parquet").glob("*.parquet")} == before
 
 
@@ -119,6 +78,7 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
     session: None,
     crops: Path,
     plain: list[dict[str, Any]],
+    read_rows: Read,
     settings: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -136,8 +96,8 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
 
     monkeypatch.setattr(facexp.many.job, "Worker", Mortal)
     parts = list(ManyImages([str(crops)], tmp_path / "out", settings).run(workers))
-    assert read(tmp_path / "out") == plain
-    assert sum(part.sources for part in parts) == COUNT
+    assert read_rows(tmp_path / "out") == plain
+    assert sum(part.sources for part in parts) == len(plain)
     assert {process(part) for part in parts} - {int(killed.read_text())}
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".parquet") == ["_SUCCESS"]
 
@@ -147,6 +107,7 @@ def test_a_picture_that_ends_its_worker_is_a_row(
     session: None,
     crops: Path,
     plain: list[dict[str, Any]],
+    read_rows: Read,
     settings: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -162,7 +123,7 @@ def test_a_picture_that_ends_its_worker_is_a_row(
     monkeypatch.setattr(facexp.many.job, "Worker", Fragile)
     names = [str(crops / f"{number}.png") for number in range(12)]
     parts = list(ManyImages(names, tmp_path / "out", settings).run(1))
-    rows = read(tmp_path / "out")
+    rows = read_rows(tmp_path / "out")
     assert [row for row in rows if row["source"] != names[7]] == [
         row for row in plain if row["source"] in names and row["source"] != names[7]
     ]
@@ -172,7 +133,7 @@ def test_a_picture_that_ends_its_worker_is_a_row(
 
 @pytest.mark.slow
 def test_an_interrupted_job_goes_on_with_what_is_missing(
-    session: None, crops: Path, plain: list[dict[str, Any]], settings: Settings, tmp_path: Path
+    session: None, crops: Path, plain: list[dict[str, Any]], read_rows: Read, settings: Settings, tmp_path: Path
 ) -> None:
     """Guards --resume: what is done stays as it is, what was half-written is gone, each row is there once."""
     out = tmp_path / "out"
@@ -188,9 +149,9 @@ def test_an_interrupted_job_goes_on_with_what_is_missing(
     lost.unlink()
     assert not (out / "_SUCCESS").exists()
     again = ManyImages([str(crops)], out, settings, resume=True)
-    assert 0 < again.left < again.total == COUNT
+    assert 0 < again.left < again.total == len(plain)
     assert sum(part.sources for part in again.run(2)) == again.left
-    assert sorted(read(out), key=lambda row: row["source"]) == sorted(plain, key=lambda row: row["source"])
+    assert sorted(read_rows(out), key=lambda row: row["source"]) == sorted(plain, key=lambda row: row["source"])
     assert {path: path.stat().st_mtime_ns for path in done if path != lost} == {
         path: time for path, time in done.items() if path != lost
     }

@@ -1,0 +1,45 @@
+"""HTTP connections that end: uvicorn by itself waits for ever for the rest of a request."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+def patient_for(seconds: float) -> type[H11Protocol]:
+    """uvicorn's connection, cut where for so long nothing is being answered, whatever comes byte by byte.
+
+    The time runs from the beginning or from the last answer to the end of the next request's head. How long an answer
+    may take, with its request's body, is not decided here.
+    """
+
+    class Connection(H11Protocol):
+        _ending: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._wait()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._ending is not None:
+                self._ending.cancel()
+            super().connection_lost(exc)
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._wait()
+
+        def _wait(self) -> None:
+            if self._ending is not None:
+                self._ending.cancel()
+            self._ending = self.loop.call_later(seconds, self._end)
+
+        def _end(self) -> None:
+            if self.transport.get_write_buffer_size():
+                # the client is still taking the last answer
+                self._wait()
+            elif self.cycle is None or self.cycle.response_complete:
+                self.transport.abort()
+
+    return Connection

@@ -1,0 +1,99 @@
+"""What the tests of many images share: face crops, what the plain run says of them, and the rows of the others."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from facexp_cli.infer import infer
+
+COUNT = 128
+
+
+@pytest.fixture(scope="session")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of crops, each of another brightness, and two that cannot be read."""
+    folder = tmp_path_factory.mktemp("many") / "crops"
+    folder.mkdir()
+    rows, columns = np.mgrid[:40, :40]
+    for number in range(COUNT):
+        image = (number + 2 * rows + (number % 5) * columns // 2).clip(0, 255).astype(np.uint8)
+        cv2.imwrite(str(folder / f"{number}.png"), image)
+    (folder / "50.png").write_bytes(b"")
+    (folder / "70.png").write_bytes((folder / "71.png").read_bytes()[:60])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def plain(crops: Path, tiny_bundle: Path) -> list[dict[str, Any]]:
+    """What plain `facexp-infer` says of the crops, without its timings."""
+    result = CliRunner().invoke(infer, [str(crops), "--face-crops", "--bundle", str(tiny_bundle)])
+    assert result.exit_code == 1
+    return [_without_times(json.loads(line)) for line in result.stdout.splitlines()]
+
+
+@pytest.fixture(scope="session")
+def read_rows() -> Callable[..., list[dict[str, Any]]]:
+    """The rows of a folder of results as such records, in the order of files and rows."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    from pyarrow import fs
+
+    def read(out: Path | str, filesystem: Any = None) -> list[dict[str, Any]]:
+        where = filesystem or fs.LocalFileSystem()
+        infos = where.get_file_info(fs.FileSelector(str(out)))
+        paths = sorted(info.path for info in infos if info.path.endswith(".parquet"))
+        tables = [pq.read_table(path, filesystem=where) for path in paths]
+        return [_without_times(_bare(row)) for table in tables for row in table.to_pylist()]
+
+    return read
+
+
+class OneProcess:
+    """Stands in for Ray: the same calls, one worker, in this process, told what can be sent to another."""
+
+    data = exceptions = context = property(lambda self: self)
+    RayError = RuntimeError
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 1.0}
+
+    def ActorPoolStrategy(self, **_: object) -> None:  # noqa: N802
+        return None
+
+    def from_arrow(self, tables: list[Any]) -> OneProcess:
+        self.tables = tables
+        return self
+
+    def map_batches(self, worker: Any, *, fn_constructor_kwargs: dict[str, Any], **_: object) -> OneProcess:
+        self.worker = worker(**pickle.loads(pickle.dumps(fn_constructor_kwargs)))
+        return self
+
+    def iter_batches(self, **_: object) -> Iterator[Any]:
+        return map(self.worker, self.tables)
+
+
+@pytest.fixture
+def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs run in this process."""
+    job = pytest.importorskip("facexp.many.job")
+    monkeypatch.setattr(job, "_ray", lambda *_: contextlib.nullcontext(OneProcess()))
+
+
+def _without_times(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "ms"}
+
+
+def _bare(value: Any) -> Any:
+    # null is what a record lacks, but for a photo's id
+    if isinstance(value, dict):
+        return {key: _bare(each) for key, each in value.items() if each is not None or key == "id"}
+    return [_bare(each) for each in value] if isinstance(value, list) else value

@@ -1,0 +1,171 @@
+"""An object store that speaks S3, as MinIO and Amazon do: what goes in, what comes out, what must never be shown."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import cv2
+import pytest
+
+from facexp.analyzer import AnalyzerOptions
+
+server = pytest.importorskip("moto.server", reason='NO OBJECT STORE TESTED: pip install "facexp[dev]"')
+pa = pytest.importorskip("pyarrow", reason='NO OBJECT STORE TESTED: pip install "facexp[ray]"')
+
+import pyarrow.parquet as pq  # noqa: E402
+from pyarrow import fs  # noqa: E402
+
+from facexp.many import ManyError, ManyImages, Settings  # noqa: E402
+from facexp.many.plan import Plan  # noqa: E402
+
+Rows = list[dict[str, Any]]
+SECRET = "hush/hush hush+hush="
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    """HOST:PORT of a running store."""
+    # of each request
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    running = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    running.start()
+    yield "{}:{}".format(*running.get_host_and_port())
+    running.stop()
+
+
+@pytest.fixture
+def store(endpoint: str, crops: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The store by the environment alone, with the first crops in it and, between them, what is none."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{endpoint}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    made = fs.S3FileSystem(
+        endpoint_override=endpoint, scheme="http", allow_bucket_creation=True, allow_bucket_deletion=True
+    )
+    made.create_dir("bucket/photos/empty", recursive=True)
+    for path in [*crops.glob("?.png"), crops / "50.png", crops / "70.png"]:
+        put(made, f"bucket/photos/{path.name}", path.read_bytes())
+    put(made, "bucket/photos/of people/ü #1.PNG", (crops / "11.png").read_bytes())
+    put(made, "bucket/photos/notes.txt", b"no picture")
+    yield made
+    made.delete_dir("bucket")
+
+
+@pytest.fixture
+def settings(tiny_bundle: Path) -> Iterator[Settings]:
+    """For the tiny bundle. OpenCV gets back the threads that a worker takes from it."""
+    threads = cv2.getNumThreads()
+    yield Settings(AnalyzerOptions(bundle=tiny_bundle), face_crops=True)
+    cv2.setNumThreads(threads)
+
+
+@pytest.fixture
+def expected(crops: Path, plain: Rows) -> Rows:
+    """What the plain run says of the same pictures on disk, under the names of the store."""
+    names = [*(f"{number}.png" for number in range(10)), "50.png", "70.png", "11.png"]
+    by_name = {Path(row["source"]).name: row for row in plain}
+    rows = [moved(by_name[name], str(crops), "s3://bucket/photos") for name in names]
+    rows[-1]["source"] = "s3://bucket/photos/of people/ü #1.PNG"
+    return rows
+
+
+def put(store: Any, path: str, data: bytes) -> None:
+    with store.open_output_stream(path) as file:
+        file.write(data)
+
+
+def moved(row: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    return row | {key: row[key].replace(old, new) for key in ("source", "error") if key in row}
+
+
+def test_a_bucket_gives_the_rows_of_the_plain_run(
+    store: Any, settings: Settings, expected: Rows, read_rows: Callable[..., Rows], one_process: None
+) -> None:
+    """Guards folders, names with anything in them, broken and missing objects, results, and an interrupted job."""
+    names = ["s3://bucket/photos", "s3://bucket/photos/gone.png"]
+    out = "s3://bucket/results/out.parquet"
+    running = ManyImages(names, out, settings).run()
+    for _ in range(4):
+        next(running)
+    running.close()
+    folder = out.removeprefix("s3://")
+    before = {info.path: info.mtime for info in store.get_file_info(fs.FileSelector(folder)) if info.is_file}
+    assert len(before) == 4
+    with pytest.raises(ManyError, match="is there already"):
+        ManyImages(names, out, settings)
+    again = ManyImages(names, out, settings, resume=True)
+    assert sum(part.sources for part in again.run()) == again.left == len(expected) + 1 - 4
+    *rows, gone = read_rows(folder, store)
+    assert rows == expected
+    assert gone["error"] == "s3://bucket/photos/gone.png: no such file or folder"
+    after = {info.path: info.mtime for info in store.get_file_info(fs.FileSelector(folder))}
+    assert before.items() <= after.items()
+    assert [path.rpartition("/")[2] for path in after if not path.endswith(".parquet")] == ["_SUCCESS"]
+
+
+def test_globs_and_tables(
+    store: Any, settings: Settings, crops: Path, expected: Rows, read_rows: Callable[..., Rows], one_process: None
+) -> None:
+    """Guards what a glob matches, and Parquet files and folders of them, read a column and some rows at a time."""
+
+    def found(name: str) -> list[str]:
+        plan = Plan.of([name])
+        return [item.name(plan.stores).removeprefix("s3://bucket/photos/") for item in plan.items]
+
+    assert found("s3://bucket/photos/[23]*") == ["2.png", "3.png"]
+    assert found("s3://bucket/photos/*/*") == ["of people/ü #1.PNG"]
+    assert found("s3://bucket/**/*1.*") == ["1.png", "of people/ü #1.PNG"]
+    data = [(crops / f"{number}.png").read_bytes() for number in range(10)]
+    pq.write_table(pa.table({"image": data[:7]}), "bucket/a.parquet", filesystem=store, row_group_size=3)
+    structs = [{"bytes": each, "path": None} for each in data[7:]]
+    store.create_dir("bucket/b.parquet")
+    pq.write_table(pa.table({"image": structs}), "bucket/b.parquet/part-0.parquet", filesystem=store)
+    names = ["s3://bucket/*.parquet", "s3://bucket/b.parquet"]
+    for _ in ManyImages(names, "s3://bucket/out", settings).run():
+        pass
+    called = [f"s3://bucket/a.parquet#{number}" for number in range(7)]
+    called += [f"s3://bucket/b.parquet/part-0.parquet#{number}" for number in range(3)]
+    wanted = [row | {"source": name} for row, name in zip(expected, called, strict=False)]
+    assert read_rows("bucket/out", store) == wanted
+
+
+def test_credentials_of_an_address_are_used_and_never_shown(
+    store: Any,
+    endpoint: str,
+    settings: Settings,
+    expected: Rows,
+    read_rows: Callable[..., Rows],
+    one_process: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Guards records, notes, the files' own metadata, log and errors: of places, of what is not there, of bad names."""
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    caplog.set_level(logging.DEBUG, "facexp")
+    there = f"endpoint_override={endpoint}&scheme=http&region=us-east-1"
+    user = f"key:{quote(SECRET, safe='')}@"
+    names = [f"s3://{user}bucket/{path}?{there}" for path in ("photos", "none", "gone.png", "notes.parquet")]
+    put(store, "bucket/notes.parquet", b"no table")
+    parts = list(ManyImages(names, f"s3://{user}bucket/out?{there}", settings).run())
+    rows = read_rows("bucket/out", store)
+    assert rows[: len(expected)] == expected
+    files = [info.path for info in store.get_file_info(fs.FileSelector("bucket/out")) if info.size]
+    log = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("facexp"))
+    said = [str(parts), str(rows), log, *(str(pq.read_schema(path, filesystem=store)) for path in files)]
+    for place in (
+        f"s3://{user}bucket/out?{there}",
+        f"s3://{user}none/out?{there}",
+        f"s3://{user}bucket/a b?secret_key={SECRET}",
+        f"s3://key:{SECRET}@bucket/ü out",
+        f"s3://key:{SECRET.replace('/', '')}@bucket/ü out",
+        f"s3nothing://{user}bucket/out",
+    ):
+        with pytest.raises(ManyError) as caught:
+            list(ManyImages(names[:1], place, settings).run())
+        said.append(str(caught.value))
+    assert [text for text in said if "hush" in text] == []
