@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 pytest.importorskip("tensorflow", reason="export needs the export extra")
 
@@ -218,3 +220,16 @@ def draw_points(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         cv2.circle(image, (round(float(x)), round(float(y))), 2 + index % 3, shade, -1)
     noisy = image + rng.normal(0, 3, image.shape)
     return np.clip(noisy, 0, 255).astype(np.uint8), points
+
+
+@pytest.fixture
+def clients(
+    bundle: Bundle, astronaut: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, str]:
+    """The two clients of docs/serving.md, REST and gRPC, in a folder with the models and the photo that they name."""
+    docs = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    rest, stub = re.findall(r"<!-- serving -->\n```python\n(.*?)```", docs, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").symlink_to(bundle.directory)
+    cv2.imwrite("photo.jpg", astronaut)
+    return rest, stub

@@ -10,7 +10,6 @@ import json
 import re
 import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -36,7 +35,6 @@ from facexp.server.tensors import DTYPES
 from facexp.server.versions import State
 from facexp_export.faces import drawn_faces
 
-DOCS = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
 TASKS = {"keypoints": 96, "emotion": 48}
 NEAR = 1e-4
 
@@ -267,16 +265,11 @@ def test_the_clients_of_the_docs(
     process: Any,
     bundle: Any,
     models: dict[str, Any],
-    astronaut: NDArray[np.uint8],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    clients: tuple[str, str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Guards the promise of docs/serving.md: the clients shown for TensorFlow Serving run against this server."""
-    rest, stub = re.findall(r"<!-- serving -->\n```python\n(.*?)```", DOCS, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "models").symlink_to(bundle.directory)
-    cv2.imwrite("photo.jpg", astronaut)
+    rest, stub = clients
     crop = drawn_faces(48)[1]
     cv2.imwrite("face.png", crop)
     exec(rest.replace("http://localhost:8501", process.rest), {})

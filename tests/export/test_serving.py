@@ -247,16 +247,11 @@ def test_the_clients_of_the_docs(
     expected: Any,
     grpc_port: int,
     rest_port: int,
-    astronaut: NDArray[np.uint8],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    clients: tuple[str, str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Guards the two examples: each runs as it stands, over a real connection, and prints what the network says."""
-    rest, stub = re.findall(r"<!-- serving -->\n```python\n(.*?)```", DOCS, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "models").symlink_to(bundle.directory)
-    cv2.imwrite("photo.jpg", astronaut)
+    rest, stub = clients
     crop = crops_of("emotion")[1:2]
     cv2.imwrite("face.png", crop[0])
     exec(rest.replace("localhost:8501", f"127.0.0.1:{rest_port}"), {})

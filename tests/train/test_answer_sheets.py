@@ -48,11 +48,13 @@ def test_faces_are_followed_and_each_epoch_has_its_own_best(
 ) -> None:
     part = points.part("val")
     truth = jittered_crops(part)[1][part.complete()]
-    assert len(truth) == len(answer_sheets.scored_crops(points)) < len(part)
+    held = answer_sheets.held_out(points)
+    assert len(truth) == len(held.crops) < len(part)
     off = np.arange(len(truth), dtype=np.float32)[:, None, None]
     # from the first epoch to the best the hard faces and the easy ones change places
-    epochs = {1: {"keypoints": truth + off[::-1] + 5}, 9: {"keypoints": truth + off}}
-    pictures = answer_sheets.draw_epochs(epochs, 9, points, tmp_path)
+    outputs = {1: truth + off[::-1] + 5, 9: truth + off}
+    epochs = {epoch: held.judge({"keypoints": values}) for epoch, values in outputs.items()}
+    pictures = answer_sheets.draw_epochs(epochs, 9, tmp_path)
     assert [picture.name for picture in pictures] == list(drawn_rows) == ["followed", "epochs_best", "epochs_worst"]
     (first, before), (last, after) = drawn_rows["followed"].items()
     assert first.startswith("epoch 1: mean error ")
@@ -78,7 +80,9 @@ def test_an_epoch_without_mistakes_leaves_its_row_out(
     wrong[:2] = right[:2, ::-1]
     # the fourth class is its own mirror image
     mistakes = int((part.labels[:2] != 3).sum())
-    pictures = answer_sheets.draw_epochs({1: {"fer2013": wrong}, 2: {"fer2013": right}}, 2, emotions, tmp_path)
+    held = answer_sheets.held_out(emotions)
+    epochs = {epoch: held.judge({"fer2013": values}) for epoch, values in ((1, wrong), (2, right))}
+    pictures = answer_sheets.draw_epochs(epochs, 2, tmp_path)
     shown = {name: len(cells) for name, cells in drawn_rows["epochs_worst_fer2013"].items()}
     assert shown == {
         f"epoch 1: {100 * (14 - mistakes) / 14:.1f}% right": mistakes,
@@ -86,6 +90,6 @@ def test_an_epoch_without_mistakes_leaves_its_row_out(
     }
     heights = [cv2.imread(str(tmp_path / f"{picture.name}.png")).shape[0] for picture in pictures]
     assert heights[2] == pytest.approx(heights[0] / 2, abs=1)
-    large = answer_sheets.draw_best_and_worst({"fer2013": right}, emotions, tmp_path)
+    large = answer_sheets.draw_best_and_worst(epochs[2], tmp_path)
     assert [picture.name for picture in large] == ["best_fer2013"]
     assert large[0].caption == "The most confident right answers on the validation faces, by FER2013's labels."

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,41 +15,62 @@ from facexp_train.evaluate import Located, View
 from facexp_train.framing import jittered_crops
 from facexp_train.keypoint_data import KeypointFaces
 from facexp_train.page import Picture
-from facexp_train.sheets import SMALL_COLUMNS, draw_rows, draw_sheet
+from facexp_train.sheets import SHOWN, SMALL_COLUMNS, draw_rows, draw_sheet
 
 Outputs = Mapping[str, NDArray[np.float32]]
 """What a network answered to the validation faces that choose the epoch, by output name."""
 
-_SHOWN = 18
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """The validation faces that choose the epoch."""
+
+    crops: NDArray[np.uint8]
+    """(N, S, S, 1)"""
+    judge: Callable[[Outputs], dict[str, Answered]]
+    """What a network answered to them, by head; "" where there is but one."""
 
 
-def scored_crops(faces: KeypointFaces | EmotionFaces) -> NDArray[np.uint8]:
-    """The crops (N, S, S, 1) of the validation faces that choose the epoch."""
+def held_out(faces: KeypointFaces | EmotionFaces) -> HeldOut:
+    """Those of a dataset."""
     part = faces.part("val")
-    return jittered_crops(part)[0][part.complete()] if isinstance(part, KeypointFaces) else part.images[..., None]
+    if isinstance(part, EmotionFaces):
+        truth = truths(part)
+        return HeldOut(
+            part.images[..., None],
+            lambda outputs: {
+                head: AnsweredEmotions(View(head, part.classes, outputs[head], codes), part)
+                for head, codes in truth.items()
+            },
+        )
+    crops, points = jittered_crops(part)
+    rows = part.complete()
+    shown, names, group = (crops[rows, ..., 0], points[rows]), part.names[rows], part.group[rows]
+    return HeldOut(
+        crops[rows], lambda outputs: {"": AnsweredPoints(Located(*shown, outputs["keypoints"], names, group))}
+    )
 
 
-def draw_best_and_worst(outputs: Outputs, faces: KeypointFaces | EmotionFaces, out: Path) -> list[Picture]:
+def draw_best_and_worst(heads: Mapping[str, Answered], out: Path) -> list[Picture]:
     """The best and the worst answers of one epoch as PNGs in the folder `out`, two sheets a head."""
     pictures = []
-    for head, answered in _answered({0: outputs}, faces).items():
-        for name, rows in (("best", answered[0].best()), ("worst", answered[0].worst())):
+    for head, answered in heads.items():
+        for name, rows in (("best", answered.best()), ("worst", answered.worst())):
             if len(rows):
                 picture = _picture(name, head, f"{_WHAT[bool(head), name]} on the validation faces")
-                draw_sheet([answered[0].cell(row) for row in rows[:_SHOWN]], out / f"{picture.name}.png")
+                draw_sheet([answered.cell(row) for row in rows[:SHOWN]], out / f"{picture.name}.png")
                 pictures.append(picture)
     return pictures
 
 
-def draw_epochs(
-    epochs: Mapping[int, Outputs], best: int, faces: KeypointFaces | EmotionFaces, out: Path
-) -> list[Picture]:
+def draw_epochs(epochs: Mapping[int, Mapping[str, Answered]], best: int, out: Path) -> list[Picture]:
     """A row of faces for each epoch as PNGs in the folder `out`: the same faces, the best, the worst.
 
-    `epochs` holds the outputs of some epochs by number, among them those of the `best` one.
+    `epochs` holds the answers of some epochs by number, by head, among them those of the `best` one.
     """
     pictures = []
-    for head, answered in _answered(epochs, faces).items():
+    for head in epochs[best]:
+        answered = {epoch: heads[head] for epoch, heads in epochs.items()}
         ranked = answered[best].ranked()
         same = ranked[[len(ranked) * part // 8 for part in (1, 3, 5, 7)]]
         said = "The same four faces in each epoch, from one that the best epoch answers well to one that it does not"
@@ -80,25 +102,3 @@ _WHAT = {
 def _picture(name: str, head: str, what: str) -> Picture:
     caption = f"{what}, by {LABELLINGS.get(head, head)}." if head else f"{what}."
     return Picture(f"{name}_{head}" if head else name, caption, caption)
-
-
-def _answered(epochs: Mapping[int, Outputs], faces: KeypointFaces | EmotionFaces) -> dict[str, dict[int, Answered]]:
-    """The answers of each head, "" where there is but one, by epoch."""
-    part = faces.part("val")
-    if isinstance(part, EmotionFaces):
-        return {
-            head: {
-                e: AnsweredEmotions(View(head, part.classes, outputs[head], truth), part)
-                for e, outputs in epochs.items()
-            }
-            for head, truth in truths(part).items()
-        }
-    crops, points = jittered_crops(part)
-    rows = part.complete()
-    shown = crops[rows, ..., 0], points[rows]
-    return {
-        "": {
-            epoch: AnsweredPoints(Located(*shown, outputs["keypoints"], part.names[rows], part.group[rows]))
-            for epoch, outputs in epochs.items()
-        }
-    }

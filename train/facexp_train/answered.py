@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -43,7 +44,7 @@ class Answered(Protocol):
         """The face with its answer and the truth."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AnsweredPoints:
     """Judged by the error over the inter-ocular distance; faces without one are left out."""
 
@@ -51,9 +52,8 @@ class AnsweredPoints:
 
     def ranked(self) -> Rows:
         """From the smallest error to the largest."""
-        errors = self.located.errors().face
-        order = np.argsort(errors, kind="stable")
-        return order[np.isfinite(errors[order])]
+        order = np.argsort(self._errors, kind="stable")
+        return order[np.isfinite(self._errors[order])]
 
     def best(self) -> Rows:
         """From the smallest error on."""
@@ -65,17 +65,21 @@ class AnsweredPoints:
 
     def score(self) -> str:
         """The mean error."""
-        return f"mean error {100 * np.nanmean(self.located.errors().face):.1f}%"
+        return f"mean error {100 * np.nanmean(self._errors):.1f}%"
 
     def cell(self, row: int) -> Cell:
         """True and predicted points, and the error."""
         located = self.located
-        error = located.errors().face[row]
         points = {"true": located.truth[row], "predicted": located.predicted[row]}
-        return Cell(located.images[row], (short(str(located.names[row])), f"error {100 * error:.1f}%"), points)
+        caption = short(str(located.names[row])), f"error {100 * self._errors[row]:.1f}%"
+        return Cell(located.images[row], caption, points)
+
+    @cached_property
+    def _errors(self) -> NDArray[np.float64]:
+        return self.located.errors().face
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class AnsweredEmotions:
     """Judged by the probability of the true class; faces that the labelling does not rate are left out."""
 
@@ -85,7 +89,7 @@ class AnsweredEmotions:
     def ranked(self) -> Rows:
         """From the largest probability of the truth to the smallest."""
         rows = np.flatnonzero(self.view.truth >= 0)
-        of_truth = self._chances()[rows, self.view.truth[rows]]
+        of_truth = self._chances[rows, self.view.truth[rows]]
         return rows[np.argsort(-of_truth, kind="stable")]
 
     def best(self) -> Rows:
@@ -102,7 +106,7 @@ class AnsweredEmotions:
 
     def cell(self, row: int) -> Cell:
         """What is true, and what was said with which probability."""
-        chances, labels = self._chances()[row], self.view.labels
+        chances, labels = self._chances[row], self.view.labels
         said = int(chances.argmax())
         words = (
             f"row {self.faces.rows[row]}",
@@ -111,11 +115,12 @@ class AnsweredEmotions:
         )
         return Cell(self.faces.images[row], words)
 
+    @cached_property
     def _chances(self) -> NDArray[np.float64]:
         return np.asarray(softmax(self.view.logits.astype(np.float64), axis=1))
 
     def _said(self, right: bool) -> Rows:
-        chances, truth = self._chances(), self.view.truth
+        chances, truth = self._chances, self.view.truth
         rows = np.flatnonzero((truth >= 0) & ((chances.argmax(axis=1) == truth) == right))
         return rows[np.argsort(-chances[rows].max(axis=1), kind="stable")]
 

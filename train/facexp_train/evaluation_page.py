@@ -19,7 +19,6 @@ from facexp_train.evaluate import Evaluation, View
 from facexp_train.metrics import Figure
 from facexp_train.page import Picture, Section, Table
 
-_SHOWN = 18
 _INTERVAL = ("value", "95% from", "95% to")
 
 
@@ -135,7 +134,7 @@ class _Parts:
         for name, each in located.items():
             sheet = self._picture("worst", f"The faces with the largest errors of {name}.", name)
             answered = AnsweredPoints(each)
-            sheets.draw_sheet([answered.cell(row) for row in answered.worst()[:_SHOWN]], self._path(sheet))
+            sheets.draw_sheet([answered.cell(row) for row in answered.worst()[: sheets.SHOWN]], self._path(sheet))
             sections.append(Section(self._of("Worst faces", name), (sheet,)))
         return sections
 
@@ -239,7 +238,7 @@ class _Parts:
         if faces is None:
             return []
         answered = AnsweredEmotions(view, faces)
-        cells = [answered.cell(row) for row in answered.worst()[:_SHOWN]]
+        cells = [answered.cell(row) for row in answered.worst()[: sheets.SHOWN]]
         if not cells:
             return []
         picture = self._picture(f"mistakes_{view.name}", self._of("The most confident mistakes", name) + ".", name)

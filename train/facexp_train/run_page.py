@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp_train import page, sheets
-from facexp_train.answer_sheets import draw_best_and_worst, draw_epochs, scored_crops
+from facexp_train.answer_sheets import draw_best_and_worst, draw_epochs, held_out
 from facexp_train.batches import EmotionBatches, KeypointBatches
 from facexp_train.config import TrainConfig
 from facexp_train.emotion_data import EmotionFaces
@@ -19,7 +19,6 @@ from facexp_train.keypoint_data import KeypointFaces
 from facexp_train.milestones import read_answers
 from facexp_train.page import Picture, Section, Table
 
-_SHOWN = 18
 _SETTLED = "samples_settled"
 
 
@@ -37,7 +36,7 @@ def draw_samples(
             continue
         batches.epoch = epoch
         crops, targets = batches[0]
-        images = keras.ops.convert_to_numpy(crops)[:_SHOWN, ..., 0]
+        images = keras.ops.convert_to_numpy(crops)[: sheets.SHOWN, ..., 0]
         if isinstance(batches, KeypointBatches):
             known = np.where(targets[:, :, 2:] > 0, targets[:, :, :2], np.nan)
             cells = [sheets.Cell(image, (), {"true": points}) for image, points in zip(images, known, strict=False)]
@@ -60,16 +59,17 @@ def draw_answers(predict: Predict, faces: KeypointFaces | EmotionFaces, out: Pat
     """The answers of the run in the directory `out`: of the trained network, and of the epochs that were kept."""
     summary = json.loads((out / "summary.json").read_text())
     best, temperatures = summary["best_epoch"], summary.get("temperatures", {})
-    answers = predict(scored_crops(faces))
-    sections = [Section("Best and worst answers", draw_best_and_worst(answers, faces, out))]
+    held = held_out(faces)
+    shipped = held.judge(predict(held.crops))
+    sections = [Section("Best and worst answers", draw_best_and_worst(shipped, out))]
     # an epoch was scored without the temperatures, which were fitted to the last network
     epochs = {
-        epoch: {head: values / temperatures.get(head, 1.0) for head, values in outputs.items()}
+        epoch: held.judge({head: values / temperatures.get(head, 1.0) for head, values in outputs.items()})
         for epoch, outputs in read_answers(out).items()
     }
-    epochs = dict(sorted((epochs | {best: answers}).items()))
+    epochs = dict(sorted((epochs | {best: shipped}).items()))
     if len(epochs) > 1:
-        sections.append(Section("Over the epochs", draw_epochs(epochs, best, faces, out)))
+        sections.append(Section("Over the epochs", draw_epochs(epochs, best, out)))
     return sections
 
 

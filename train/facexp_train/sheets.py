@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from facexp.geometry import KEYPOINTS
 from facexp_train.style import COLOURS, drawing
 
-SIDE, COLUMNS = 1.5, 3
+SIDE, COLUMNS, SHOWN = 1.5, 3, 18
 SMALL, SMALL_COLUMNS = 1.05, 4
-"""Inches of a face, and how many of them fill a telephone's screen; a page for a desk shows two such sheets abreast."""
+"""Inches of a face, how many of them fill a telephone's screen across, and how many a sheet shows; a page for a desk
+shows two such sheets abreast."""
 _LINE, _LETTER, _GAP, _NAME = 0.15, 0.058, 0.1, 0.18
 """Inches of a line of text and of a letter in it, between two faces, and of the name of a row."""
 _MARKS: dict[str, dict[str, Any]] = {
