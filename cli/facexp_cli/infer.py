@@ -101,6 +101,13 @@ _SECONDS = click.FloatRange(0, 1e6, min_open=True)
     show_default=True,
     help="Leave out faces of which the detector is less sure; below 0.8 the keypoints must confirm them, too.",
 )
+@click.option(
+    "--min-face",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="PIXELS",
+    help="Leave out faces smaller than that; from about a twentieth of the picture on this saves time.  [default: 0]",
+)
 @click.option("--max-faces", type=click.IntRange(1), metavar="N", help="Keep the N largest faces of a picture.")
 @click.option(
     "--every",

@@ -39,6 +39,7 @@ class Job:
     backend: str
     threads: int | None
     min_score: float
+    min_face: float
     max_faces: int | None
     every: int
     max_fps: float | None
@@ -73,6 +74,7 @@ class Job:
             detector=self.detector,
             bundle=self.bundle,
             min_score=self.min_score,
+            min_face=self.min_face,
             max_faces=self.max_faces,
         )
 

@@ -55,6 +55,9 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--min-score", type=click.FloatRange(0, 1), default=0.5, help="Of the model faces: what the detector must reach."
 )
+@click.option(
+    "--min-face", type=click.FloatRange(0), default=0.0, metavar="PIXELS", help="Of the model faces: none smaller."
+)
 @click.option("--max-faces", type=click.IntRange(1), metavar="N", help="Of the model faces: the N largest of a photo.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, metavar="N", help="Most crops in a batch; 1 is off.")
 @click.option(
@@ -126,7 +129,7 @@ def _settings(given: dict[str, Any]) -> Any:
     token = os.environ.pop(TOKEN_VARIABLE, None) or None
     if given["token_file"] is not None:
         token = read_token(given["token_file"])
-    analyzer = ("device", "threads", "emotions", "labels", "backend", "precision", "min_score", "max_faces")
+    analyzer = ("device", "threads", "emotions", "labels", "backend", "precision", "min_score", "min_face", "max_faces")
     return Settings(
         base=given["bundle"],
         host=given["host"],

@@ -47,6 +47,7 @@ class AnalyzerOptions:
     detector: str | Path | None = None
     bundle: str | Path | None = None
     min_score: float = 0.5
+    min_face: float = 0
     max_faces: int | None = None
 
     def open(self) -> Analyzer:
@@ -69,6 +70,7 @@ class Analyzer:
         detector: str | Path | None = None,
         bundle: str | Path | None = None,
         min_score: float = 0.5,
+        min_face: float = 0,
         max_faces: int | None = None,
     ) -> None:
         """Load detector and networks and run each once.
@@ -84,7 +86,8 @@ class Analyzer:
         precision: "int8", "float16" or "float32", None takes int8 on the CPU and float32 on CUDA.
         detector: another YuNet ONNX file. bundle: directory of another model bundle.
         min_score: faces of a lower detector score are left out, 0 to 1; of those below 0.8, too, where the keypoint
-        network finds no face. max_faces: the largest so many are kept.
+        network finds no face. min_face: faces with fewer pixels on the longer side of their box are left out, which
+        saves time from about a twentieth of the picture on. max_faces: the largest so many are kept.
 
         Raises DeviceError, BundleError, DetectorError, or ValueError for an argument out of its range.
         """
@@ -105,7 +108,7 @@ class Analyzer:
                 f"without {', '.join(lacking)}; leave emotions out"
             )
         self._columns = [known.index(label) for label in self._labels]
-        self._detector = Detector(detector, min_score=min_score, threads=threads)
+        self._detector = Detector(detector, min_score=min_score, min_face=min_face, threads=threads)
         keypoints, self._emotion = open_networks(self._bundle, device, backend, precision, threads)
         self._keypoints = KeypointFinder(keypoints, self._bundle.keypoints)
         self._timings = Timings()
@@ -149,7 +152,7 @@ class Analyzer:
 
     def _analyze(self, image: Image, reduction: int, decode: Callable[[int], Image]) -> list[Face]:
         start = time.perf_counter()
-        candidates = self.detect(image)
+        candidates = self._detector.detect(image, reduction)
         detected = time.perf_counter()
         needed = self._reduction(candidates, reduction)
         if needed < reduction:

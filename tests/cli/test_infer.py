@@ -165,7 +165,7 @@ def test_own_labels(run: Run, tiny: ModuleType, tmp_path: Path) -> None:
 
 
 def test_options_reach_the_analyzer(run: Run, astronaut: Any) -> None:
-    """Guards --emotions, --min-score, --max-faces, --face-crops, --device, --backend and --threads."""
+    """Guards --emotions, --min-score, --min-face, --max-faces, --face-crops, --device, --backend and --threads."""
 
     def faces(*arguments: str) -> list[dict[str, Any]]:
         (record,) = records(run(*arguments).stdout)
@@ -175,6 +175,8 @@ def test_options_reach_the_analyzer(run: Run, astronaut: Any) -> None:
     assert len(faces("two.png")) == 2
     assert len(faces("two.png", "--max-faces", "1")) == 1
     assert faces("photo.png", "--min-score", "1") == []
+    assert len(faces("two.png", "--min-face", "80")) == 2
+    assert faces("two.png", "--min-face", "300") == []
     (face,) = faces("photo.png", "--emotions", "five", "--threads", "1", "--device", "cpu")
     assert list(face["emotion"]["probabilities"]) == list(FIVE)
     assert "model keypoints has no int8.tflite file" in run("photo.png", "--backend", "litert").stderr
@@ -301,6 +303,7 @@ def test_help_documents_every_option() -> None:
             "--backend [onnxruntime|litert]",
             "--threads N",
             "--min-score",
+            "--min-face PIXELS",
             "--max-faces N",
             "--every N",
             "--detector PATH",

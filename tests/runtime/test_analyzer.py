@@ -32,7 +32,7 @@ def make(tiny_bundle: Path) -> Make:
     def build(*boxes: Box, bundle: Path = tiny_bundle, **more: Any) -> facexp.Analyzer:
         analyzer = facexp.Analyzer("cpu", 1, **({"precision": "float32"} | more), bundle=bundle)
         found = [Detection(box, 0.9 - 0.1 * index) for index, box in enumerate(boxes)]
-        analyzer._detector = SimpleNamespace(detect=lambda image: found)  # type: ignore[assignment]
+        analyzer._detector = SimpleNamespace(detect=lambda image, reduction=1: found)  # type: ignore[assignment]
         return analyzer
 
     return build
@@ -293,7 +293,7 @@ def test_an_unsure_face_must_keep_its_points(make: Make, tiny: ModuleType, tmp_p
     for bundle, wanted in ((turning, [small]), (None, [large, small])):
         for most in (None, 1):
             analyzer = make(max_faces=most, **({} if bundle is None else {"bundle": bundle}))
-            analyzer._detector = SimpleNamespace(detect=lambda image: found)  # type: ignore[assignment]
+            analyzer._detector = SimpleNamespace(detect=lambda image, reduction=1: found)  # type: ignore[assignment]
             seen = spy(analyzer._keypoints._session)
             assert [face.box for face in analyzer.analyze(image)] == wanted[:most]
             # the second largest is looked at only where the largest is no face

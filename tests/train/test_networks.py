@@ -82,3 +82,12 @@ def test_temperatures_divide_the_logits_inside_the_graph(tmp_path: Path) -> None
     before, after = (m.predict(faces, verbose=0) for m in (model, cooled))
     assert after["fer2013"] == pytest.approx(before["fer2013"] / 2, abs=1e-5)
     assert after["ferplus"] == pytest.approx(before["ferplus"] * 2, abs=1e-5)
+
+
+def test_the_loss_among_the_five_knows_only_their_shares() -> None:
+    target = np.array([[0.5, 0.25, 0.25], [0.0, 0.0, 1.0]], np.float32)
+    logits = np.array([[2.0, 1.0, 9.0], [3.0, -2.0, 0.0]], np.float32)
+    more = losses.grouped_cross_entropy([0, 1], 2.0)(target, logits) - losses.soft_cross_entropy(target, logits)
+    # of the first face among the two; the second has no share in them
+    log_shares = np.log(np.exp([2.0, 1.0]) / np.exp([2.0, 1.0]).sum())
+    assert float(more) == pytest.approx(-2.0 * (0.5 * log_shares[0] + 0.25 * log_shares[1]) / 2, rel=1e-5)

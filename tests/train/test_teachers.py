@@ -3,13 +3,16 @@
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
 
-from facexp_train import run
+from facexp_train import run, teaching
+from facexp_train.alignment import Shown
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError
+from facexp_train.networks import emotion_network
 
 SMALL = {"stem": 4, "stages": [8], "blocks": 1, "dropout": 0.0}
 STILL = dict.fromkeys(("flip", "rotation", "scale", "shift", "brightness", "contrast", "erasing"), 0.0)
@@ -72,12 +75,78 @@ def test_a_run_stopped_while_it_taught_goes_on_and_an_ended_teacher_stays(bars_c
     assert (out / "model.keras").is_file()
 
 
+def test_teachers_are_asked_once_and_what_they_said_is_kept(bars_csv: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    whole = config(bars_csv, teachers=[teacher()], teacher_share=1.0, teacher_views=2)
+    run.start(whole, out, quiet=True)
+    assert json.loads((out / "summary.json").read_text())["validation"]["val_accuracy"] > 0.9
+    with np.load(out / "taught.npz") as taught:
+        assert taught["fer2013"].shape == (128, 7)
+        assert taught["fer2013"].sum(axis=1) == pytest.approx(np.ones(128), abs=1e-5)
+    asked = (out / "taught.npz").stat().st_mtime_ns
+    for name in ("model.keras", "checkpoint.npz"):
+        (out / name).unlink()
+    run.start(whole, out, resume=True, quiet=True)
+    assert (out / "taught.npz").stat().st_mtime_ns == asked
+
+
+def test_views_are_cut_both_ways_and_their_mean_is_kept() -> None:
+    # guards: views that all lie alike, or of the wrong faces
+    images = np.zeros((3, 48, 48), np.uint8)
+    images[:, :, 24:] = np.array([50, 100, 150])[:, None, None]
+    mirrored = np.tile([[-1.0, 0, 47], [0, 1, 0]], (3, 1, 1))
+    asked: list[np.ndarray] = []
+
+    def teach(crops: np.ndarray) -> dict[str, np.ndarray]:
+        asked.append(crops)
+        return {"fer2013": crops[:, 24, [4, 43], 0].astype(np.float32)}
+
+    said = teaching.over_views(teach, Shown(images, 48, {}, mirrored), views=4, seed=0, quiet=True)["fer2013"]
+    assert len(asked) == 4
+    # each view shows one dark and one bright half, on whichever side
+    assert said.sum(axis=1) == pytest.approx([50, 100, 150])
+    assert len({crops[0].tobytes() for crops in asked}) == 4
+
+
+def test_a_network_grows_out_of_its_teacher_and_says_the_same(bars_csv: Path, tmp_path: Path) -> None:
+    # guards: new channels that are heard at once, weights put beside their place
+    keras.utils.set_random_seed(0)
+    small = emotion_network(stem=4, stages=(8, 12), blocks=2)
+    large = emotion_network(stem=6, stages=(16, 20), blocks=2)
+    for layer in small.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_mean.assign(keras.random.normal(layer.moving_mean.shape))
+            layer.gamma.assign(1 + 0.1 * keras.random.normal(layer.gamma.shape))
+    faces = np.random.default_rng(0).integers(0, 256, (4, 48, 48, 1), dtype=np.uint8)
+    before = large.predict(faces, verbose=0)["ferplus"]
+    expected = small.predict(faces, verbose=0)
+    teaching.widen(small, large)
+    grown = large.predict(faces, verbose=0)
+    for head, logits in expected.items():
+        assert grown[head] == pytest.approx(logits, abs=1e-4)
+    assert np.abs(before - expected["ferplus"]).max() > 0.01
+    with pytest.raises(DataError, match="narrower"):
+        teaching.widen(large, small)
+    with pytest.raises(DataError, match="same layers"):
+        teaching.widen(emotion_network(stem=4, stages=(8,)), large)
+
+    # a run begins where its teacher ended: one epoch at a rate of nothing changes no answer
+    out = tmp_path / "run"
+    wide = SMALL | {"stem": 12, "stages": [16]}
+    still = {"epochs": 1, "learning_rate": 1e-9, "grow": True, "network": wide}
+    run.start(config(bars_csv, teachers=[teacher()], **still), out, quiet=True)
+    scores = [json.loads((path / "summary.json").read_text())["validation"] for path in (out, out / "teacher1")]
+    assert scores[0]["val_accuracy"] == pytest.approx(scores[1]["val_accuracy"], abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"teachers": [{"epoch": 3}]}, r"teachers\[0\]: epoch is unknown"),
         ({"teacher_share": 1.5}, "teacher_share must be between 0 and 1"),
         ({"teachers": [{}], "task": "keypoints"}, "only the emotion task"),
+        ({"grow": True}, "grows from its first teacher"),
+        ({"grow": True, "teachers": [{}], "start_from": "runs/e1"}, "and from nothing else"),
     ],
 )
 def test_wrong_teachers_are_told_at_once(bars_csv: Path, changes: dict[str, object], message: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,6 +13,7 @@ from facexp_train import augment, framing
 from facexp_train.alignment import Shown
 from facexp_train.config import Augmentation, TrainConfig
 from facexp_train.keypoint_data import KeypointFaces
+from facexp_train.teaching import Teach
 
 
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
@@ -90,13 +90,14 @@ def _unit(points: NDArray[np.float32], size: int) -> NDArray[np.float64]:
 class EmotionBatches(_Batches):
     """uint8 crops (B, size, size, 1) and, for each head, a distribution (B, C), all zero where a face has no label.
 
-    `teach`, once set, gives each head's probabilities for crops; targets then are a mean of label and teacher, weighed
-    by `teacher_share`. A teacher sees the very crop that the network sees (Beyer et al., "Knowledge distillation: A
-    good teacher is patient and consistent", CVPR 2022), but before light, noise, blur, erasing, shrinking and JPEG:
-    what they hide, the network is to see through.
+    With teachers targets are a mean of label and teacher, weighed by `teacher_share`. `taught` holds their word for
+    each face. `teach` asks them: a teacher then sees the very crop that the network sees (Beyer et al., "Knowledge
+    distillation: A good teacher is patient and consistent", CVPR 2022), but before light, noise, blur, erasing,
+    shrinking and JPEG: what they hide, the network is to see through.
     """
 
-    teach: Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]] | None = None
+    teach: Teach | None = None
+    taught: dict[str, NDArray[np.float32]] | None = None
 
     def __init__(self, faces: Shown, config: TrainConfig) -> None:
         labelled = np.any([values.any(axis=1) for values in faces.targets.values()], axis=0)
@@ -115,7 +116,9 @@ class EmotionBatches(_Batches):
         cuts = self.faces.cuts(rows, rng.random(len(rows)) < self.config.aligned)
         pixels = augment.warp_batch(self.faces.images[rows], framing.compose(jitter, cuts), self.faces.size)
         targets = {head: values[rows] for head, values in self.faces.targets.items()}
-        if self.teach:
+        if self.taught:
+            targets = {head: self._mixed(values, self.taught[head][rows]) for head, values in targets.items()}
+        elif self.teach:
             taught = self.teach(keras.ops.convert_to_numpy(augment.to_uint8(pixels)))
             targets = {head: self._mixed(values, taught[head]) for head, values in targets.items()}
         pixels = augment.change_pixels(pixels, rng, self.how)

@@ -75,6 +75,11 @@ class TrainConfig:
     teachers: whole configurations of networks that are trained first, on the same data (emotion).
     teacher_share: what the mean of the teachers' probabilities weighs in a target, the rest being the label. A face
     without a label has the teachers' word alone (emotion).
+    teacher_views: how many views of a face the teachers' probabilities are the mean of, computed once; 0: they are
+    asked for the very crop that the network sees, each time (emotion).
+    grow: start with the first teacher's weights, in a network of the same layers with more channels (emotion).
+    five_weight: what the cross-entropy among the five classes of the product's five-class view adds to that among all;
+    passed over where the data has no other classes beside these five (emotion).
     """
 
     task: Task
@@ -106,6 +111,9 @@ class TrainConfig:
     unlabelled: str | None = None
     teachers: list[dict[str, Any]] = field(default_factory=list)
     teacher_share: float = 0.6
+    teacher_views: int = 0
+    grow: bool = False
+    five_weight: float = 0.0
 
     def changes(self, epoch: int) -> Augmentation:
         """How the crops of an epoch, counted from 0, are changed."""
@@ -145,6 +153,8 @@ class TrainConfig:
             raise DataError(f"{origin}: teachers: only the emotion task has them")
         if config.unlabelled and not config.teachers:
             raise DataError(f"{origin}: unlabelled: such faces need teachers")
+        if config.grow and (not config.teachers or config.start_from):
+            raise DataError(f"{origin}: grow: a network grows from its first teacher, and from nothing else")
         for name in ("teacher_share", "aligned"):
             if not 0 <= getattr(config, name) <= 1:
                 raise DataError(f"{origin}: {name} must be between 0 and 1, got {getattr(config, name)!r}")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
+from facexp.labels import FIVE
 from facexp_train import fit
 from facexp_train.alignment import aligned_crops, shown
 from facexp_train.batches import EmotionBatches
@@ -19,9 +19,10 @@ from facexp_train.calibration import fit_temperature
 from facexp_train.config import TrainConfig
 from facexp_train.emotion_data import EmotionFaces, truths
 from facexp_train.errors import DataError
-from facexp_train.losses import soft_cross_entropy
+from facexp_train.losses import grouped_cross_entropy, soft_cross_entropy
 from facexp_train.networks import with_temperatures
 from facexp_train.splits import SPLITS
+from facexp_train.teaching import mean_of, over_views, widen
 
 
 def targets(faces: EmotionFaces, smoothing: float) -> dict[str, NDArray[np.float32]]:
@@ -62,6 +63,14 @@ def _check_classes(faces: EmotionFaces, data: str) -> None:
             )
 
 
+def _loss(faces: EmotionFaces, config: TrainConfig) -> Callable[[Any, Any], Any]:
+    among = [faces.classes.index(name) for name in FIVE if name in faces.classes]
+    # of the five alone, or of other classes, there is no five-class view
+    if config.five_weight and len(FIVE) == len(among) < len(faces.classes):
+        return grouped_cross_entropy(among, config.five_weight)
+    return soft_cross_entropy
+
+
 class EmotionJob:
     """Train on the training split, choose the epoch by the mean accuracy of the heads on the validation split."""
 
@@ -71,6 +80,7 @@ class EmotionJob:
     def __init__(self, faces: EmotionFaces, config: TrainConfig, quiet: bool = False) -> None:
         self.config = config
         self.faces = faces
+        self.quiet = quiet
         part = faces.part("train")
         self.held = faces.part("val")
         if not len(part.images) or not len(self.held.images):
@@ -80,7 +90,7 @@ class EmotionJob:
             )
         _check_classes(faces, config.data)
         self.targets = targets(part, config.label_smoothing)
-        self.losses = dict.fromkeys(self.targets, soft_cross_entropy)
+        self.losses = dict.fromkeys(self.targets, _loss(faces, config))
         self.batches = EmotionBatches(shown(part.images, self.targets, config, quiet), config)
         self.held_crops = {"": self.held.images}
         if config.aligned:
@@ -94,20 +104,33 @@ class EmotionJob:
         made = {"heads": tuple(self.targets), "classes": len(self.faces.classes)}
         return build_network("emotion", config.network, **made)
 
-    def learn_from(self, teachers: Sequence[Path]) -> None:
-        """Mix the mean of the teachers' probabilities into the targets. `teachers`: their runs, ended."""
+    def learn_from(self, teachers: Sequence[Path], out: Path) -> None:
+        """Mix the mean of the teachers' probabilities into the targets. `teachers`: their runs, ended.
+
+        What they say of each face, where it is asked for once, is kept in `out`/taught.npz.
+        """
         models = []
         with fit.dtype_policy(self.config.dtype):
             for number, run in enumerate(teachers):
                 model = self._network(self.config.teacher(number))
                 fit.load_best(run, model)
                 models.append(model)
+        self.elder = models[0]
+        teach = mean_of(models, tuple(self.targets))
+        if not self.config.teacher_views:
+            self.batches.teach = teach
+            return
+        path = out / "taught.npz"
+        if not path.is_file():
+            faces, views = self.batches.faces, self.config.teacher_views
+            fit.write_arrays(path, over_views(teach, faces, views, self.config.seed, self.quiet))
+        with np.load(path, allow_pickle=False) as stored:
+            self.batches.taught = {head: stored[head] for head in self.targets}
 
-        def teach(crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-            answers = [model.predict_on_batch(crops) for model in models]
-            return {head: np.mean([softmax(each[head], axis=1) for each in answers], axis=0) for head in self.targets}
-
-        self.batches.teach = teach
+    def begin(self, model: keras.Model) -> None:
+        """Let the network grow from its first teacher, where the configuration says so."""
+        if self.config.grow:
+            widen(self.elder, model)
 
     def validate(self, model: keras.Model) -> fit.Validation:
         """Accuracy per head over its rated faces, cut as the data and, where it is trained so, as the runtime cuts

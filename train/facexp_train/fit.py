@@ -13,7 +13,7 @@ import io
 import json
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -54,6 +54,9 @@ class Job(Protocol):
     def build(self) -> keras.Model:
         """A new network under the current dtype policy."""
 
+    def begin(self, model: keras.Model) -> None:
+        """Give a new network other weights than random ones, where the task knows some."""
+
     def validate(self, model: keras.Model) -> Validation:
         """Metrics on the validation split, and the answers that they come from."""
 
@@ -64,7 +67,8 @@ class Job(Protocol):
         """Facts about the data, for the manifest."""
 
 
-def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write a .npz file beside and rename it."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     write_atomically(path, buffer.getvalue())
@@ -103,6 +107,8 @@ def train(
         history = _restore(out / "checkpoint.npz", model, optimizer)
     elif config.start_from:
         load_best(Path(config.start_from), model)
+    else:
+        job.begin(model)
     sign = 1 if job.higher_is_better else -1
     for epoch in range(len(history), config.epochs):
         best = max((sign * row[job.monitor] for row in history), default=-np.inf)
@@ -130,12 +136,12 @@ def train(
             raise _lost(job.monitor, job, config, out, history)
         with writing(out, len(history)):
             if sign * row[job.monitor] > best:
-                _write_arrays(out / "best.weights.npz", _numbered("v", model.variables))
+                write_arrays(out / "best.weights.npz", _numbered("v", model.variables))
             trained.restore()
             row["seconds"] = round(time.perf_counter() - started, 1)
-            _write_arrays(answers_path(out, epoch + 1), validation.answers)
+            write_arrays(answers_path(out, epoch + 1), validation.answers)
             history.append(row)
-            _write_arrays(out / "checkpoint.npz", _state(model, optimizer, history))
+            write_arrays(out / "checkpoint.npz", _state(model, optimizer, history))
             # a run that stops early ends in an epoch that nobody could foresee
             drop_answers(out, milestones(config) | {epoch + 1})
             _write_log(out / "log.csv", history)

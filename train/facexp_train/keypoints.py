@@ -49,6 +49,9 @@ class KeypointJob:
         """A new network under the current dtype policy."""
         return build_network("keypoints", self.config.network, size=SIZE)
 
+    def begin(self, model: keras.Model) -> None:
+        """Random weights are what there is to begin with."""
+
     def validate(self, model: keras.Model) -> Validation:
         """Mean error over inter-ocular distance: over all validation faces with 15 points, and per source."""
         crops, points, source = self.held

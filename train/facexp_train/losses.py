@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras import ops
@@ -30,3 +31,18 @@ def squared_error(target: Any, prediction: Any) -> Any:
 def soft_cross_entropy(target: Any, logits: Any) -> Any:
     """Cross-entropy of (N, C) logits against distributions; a row of zeros, a face without a label, adds nothing."""
     return -ops.sum(target * ops.log_softmax(logits, axis=-1)) / ops.cast(ops.shape(target)[0], "float32")
+
+
+def grouped_cross_entropy(members: Sequence[int], weight: float) -> Callable[[Any, Any], Any]:
+    """`soft_cross_entropy`, and `weight` times that among the classes `members` alone, as if there were no others.
+
+    The second part is what an answer renormalised over these classes is judged by; a face adds to it in proportion to
+    what its target gives them.
+    """
+    chosen = list(members)
+
+    def loss(target: Any, logits: Any) -> Any:
+        among = soft_cross_entropy(ops.take(target, chosen, axis=-1), ops.take(logits, chosen, axis=-1))
+        return soft_cross_entropy(target, logits) + weight * among
+
+    return loss

@@ -110,7 +110,7 @@ def _train(
         if not (run / "model.keras").is_file():
             _train(faces, config.teacher(number), run, (run / "config.json").is_file(), quiet, tensorboard)
     if isinstance(job, EmotionJob) and teachers:
-        job.learn_from(teachers)
+        job.learn_from(teachers, out)
     with fit.writing(out, 0):
         draw_samples(job.batches, getattr(faces, "classes", ()), config, out)
     path = fit.train(job, config, out, resume, quiet, tensorboard)
