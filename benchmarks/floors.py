@@ -148,6 +148,7 @@ def large_photos(rounds: int, folder: Path) -> Iterator[Line]:
     analyzer = facexp.Analyzer("cpu")
     calls: dict[str, Callable[[], object]] = {
         "facexp": functools.partial(records, analyzer, place, reduced=True),
+        "facexp --min-face 400": functools.partial(records, facexp.Analyzer("cpu", min_face=400), place, reduced=True),
         "facexp, all pixels": functools.partial(records, analyzer, place),
         "decoding": functools.partial(decode_photos, place, cv2.IMREAD_COLOR),
         "decoding 1/2": functools.partial(decode_photos, place, cv2.IMREAD_REDUCED_COLOR_2),

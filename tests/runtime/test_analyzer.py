@@ -32,7 +32,7 @@ def make(tiny_bundle: Path) -> Make:
     def build(*boxes: Box, bundle: Path = tiny_bundle, **more: Any) -> facexp.Analyzer:
         analyzer = facexp.Analyzer("cpu", 1, **({"precision": "float32"} | more), bundle=bundle)
         found = [Detection(box, 0.9 - 0.1 * index) for index, box in enumerate(boxes)]
-        analyzer._detector = SimpleNamespace(detect=lambda image, reduction=1: found)  # type: ignore[assignment]
+        analyzer._detector = SimpleNamespace(detect=lambda image, min_face=0: found)  # type: ignore[assignment]
         return analyzer
 
     return build
@@ -217,6 +217,21 @@ def test_max_faces_keeps_the_largest(tiny_bundle: Path, astronaut: Image) -> Non
         facexp.Analyzer(bundle=tiny_bundle, max_faces=0)
 
 
+def test_min_face_counts_pixels_of_the_photo(tiny_bundle: Path, astronaut: Image) -> None:
+    # guards: --min-face where a photo is decoded smaller; a face of 114 pixels
+    def faces(pixels: float, reduction: int) -> int:
+        analyzer = facexp.Analyzer("cpu", bundle=tiny_bundle, min_face=pixels)
+        return len(analyzer.analyze_reduced(astronaut, reduction, lambda _: astronaut))
+
+    assert [faces(90, 1), faces(140, 1), faces(140, 2), faces(280, 2)] == [1, 0, 1, 0]
+    # whether a crop shows a face does not depend on its size
+    crops = [np.ascontiguousarray(astronaut[54:190, 156:292])]
+    shown = [facexp.Analyzer("cpu", bundle=tiny_bundle, min_face=pixels).shows_face(crops) for pixels in (0, 1000)]
+    assert shown[0] == shown[1]
+    with pytest.raises(ValueError, match="min_face must be 0 or more pixels, got -1"):
+        facexp.Analyzer("cpu", bundle=tiny_bundle, min_face=-1)
+
+
 def test_min_score_reaches_the_detector(tiny_bundle: Path, astronaut: Image) -> None:
     # guards: --min-score
     assert facexp.Analyzer(bundle=tiny_bundle, min_score=0.99).analyze(astronaut) == []
@@ -293,7 +308,7 @@ def test_an_unsure_face_must_keep_its_points(make: Make, tiny: ModuleType, tmp_p
     for bundle, wanted in ((turning, [small]), (None, [large, small])):
         for most in (None, 1):
             analyzer = make(max_faces=most, **({} if bundle is None else {"bundle": bundle}))
-            analyzer._detector = SimpleNamespace(detect=lambda image, reduction=1: found)  # type: ignore[assignment]
+            analyzer._detector = SimpleNamespace(detect=lambda image, min_face=0: found)  # type: ignore[assignment]
             seen = spy(analyzer._keypoints._session)
             assert [face.box for face in analyzer.analyze(image)] == wanted[:most]
             # the second largest is looked at only where the largest is no face

@@ -79,7 +79,7 @@ def test_faces_are_followed_through_a_clip_and_no_further(
     save_picture(tmp_path / "a.png", small)
     looks: list[int] = []
     detect = analyzer.detect
-    monkeypatch.setattr(analyzer, "detect", lambda image: looks.append(0) or detect(image))
+    monkeypatch.setattr(analyzer, "detect", lambda image, reduction=1: looks.append(0) or detect(image, reduction))
     sources: list[Any] = [Portrait("x.mp4", small), Portrait("y.mp4", small)]
     sources += open_sources([str(tmp_path / "a.png")])
     for settings, looked in (

@@ -65,7 +65,7 @@ class Film:
         assert len(found) == len(faces)
         return found
 
-    def _detect(self, _: Image) -> list[Detection]:
+    def _detect(self, _: Image, min_face: float = 0) -> list[Detection]:
         self.looks.append(self.frame)
         kept: list[Place] = []
         for place in reversed(self.places):
@@ -153,7 +153,7 @@ def test_a_newcomer_in_a_busy_scene_is_found_within_a_second(film: Callable[...,
     # guards: looks that find nothing become rare, but never rarer than one a second; motion is no face
     run = film()
     detect = run._detect
-    run.analyzer._detector = SimpleNamespace(detect=lambda image: detect(image)[-1:])  # type: ignore[assignment]
+    run.analyzer._detector = SimpleNamespace(detect=lambda image, min_face: detect(image)[-1:])  # type: ignore[assignment]
     for frame in range(100):
         # what moves at the right is nothing to the detector
         assert [face.id for face in run.show((100, 100), (300 + 3 * (frame % 40), 80))] == [1]

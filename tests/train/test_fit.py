@@ -133,6 +133,9 @@ class ScriptedJob:
         image = keras.Input((1,))
         return keras.Model(image, keras.layers.Dense(1, use_bias=False)(image))
 
+    def begin(self, model: keras.Model) -> None:
+        pass
+
     def validate(self, model: keras.Model) -> fit.Validation:
         self.weights.append(float(model.get_weights()[0][0, 0]))
         return fit.Validation({"val_error": next(self.scores)}, {"weight": np.float32(self.weights[-1:])})
