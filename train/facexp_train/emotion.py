@@ -123,7 +123,9 @@ class EmotionJob:
         path = out / "taught.npz"
         if not path.is_file():
             faces, views = self.batches.faces, self.config.teacher_views
-            fit.write_arrays(path, over_views(teach, faces, views, self.config.seed, self.quiet))
+            said = over_views(teach, faces, views, self.config.seed, self.quiet)
+            with fit.writing(out, 0):
+                fit.write_arrays(path, said)
         with np.load(path, allow_pickle=False) as stored:
             self.batches.taught = {head: stored[head] for head in self.targets}
 

@@ -20,7 +20,7 @@ Teach = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 """uint8 crops (N, S, S, 1) -> probabilities (N, C) by head."""
 
 _VIEW = Augmentation(flip=0.5, rotation=6.0, scale=0.08, shift=0.03)
-"""How far views of a face lie from each other: the mean over twelve was the best teacher on PublicTest."""
+"""How far views of a face lie from each other; what the mean over them is worth stands in docs/experiments.md."""
 _BATCH = 512
 
 
