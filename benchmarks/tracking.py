@@ -61,8 +61,7 @@ class Counted:
     def __init__(self) -> None:
         self.analyzer = facexp.Analyzer("cpu", 1)
         self.looks = 0
-        detect = self.analyzer._detector.detect
-        self.analyzer._detector.detect = partial(self._detect, detect)  # type: ignore[method-assign]
+        self.analyzer.detect = partial(self._detect, self.analyzer.detect)  # type: ignore[method-assign]
 
     def _detect(self, detect, image):  # type: ignore[no-untyped-def]
         self.looks += 1
