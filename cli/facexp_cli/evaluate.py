@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from facexp_cli.console import quiet_libraries
+from facexp_cli.console import quiet_libraries, say
 from facexp_cli.models import Model, needed, same_task
 from facexp_cli.options import SPLIT, quiet_option
 
 if TYPE_CHECKING:
     from facexp_train.emotion_data import EmotionFaces
-    from facexp_train.evaluate import Evaluation
+    from facexp_train.evaluate import Align, Evaluation
     from facexp_train.keypoint_data import KeypointFaces
 
 
@@ -41,7 +42,9 @@ def evaluate_command(
 
     A model is a run directory, or an ONNX file of a bundle. Prints a table and writes evaluation.json, pictures, CSV
     files and a page of them all, index.html: of a run in its directory, of a bundle's file only where --out says. Two
-    models are scored on the same faces. Choose models on val; score test once, for what ships.
+    models are scored on the same faces. Emotions are scored on the faces as the data has them, and on the same faces
+    aligned by their keypoints, as the product shows them to the network. Choose models on val; score test once, for
+    what ships.
     """
     needed(model, other)
     with quiet_libraries():
@@ -103,7 +106,18 @@ def _scored(model: Model, faces: KeypointFaces | EmotionFaces, split: str, frami
     from facexp_train.keypoint_data import KeypointFaces
 
     if not isinstance(faces, KeypointFaces):
-        return ev.evaluate_emotion(model.predict, faces, split, model.temperatures)
+        return ev.evaluate_emotion(model.predict, faces, split, model.temperatures, _align(model, quiet))
     if framing == "detector" and model.bundled is not None:
         return ev.evaluate_detected(model.bundled.locate(), faces, split, quiet)
     return ev.evaluate_keypoints(model.predict, faces, split)
+
+
+def _align(model: Model, quiet: bool) -> Align | None:
+    """How the product that the model is in would cut faces: by its bundle's keypoints, or the shipped bundle's."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        say("Note", 'faces are not scored aligned: pip install "facexp[cpu]"')
+        return None
+    from facexp_train.alignment import aligned_crops
+
+    own = model.bundled.path.parent if model.bundled is not None and model.bundled.complete() else None
+    return lambda images: aligned_crops(images, quiet, own)

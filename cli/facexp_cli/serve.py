@@ -42,8 +42,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--backend", type=BACKEND, default="onnxruntime", help="What runs the networks.")
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "float16", "float32"]),
-    help="Which of the models' files.  [default: int8 on the CPU, float32 on CUDA]",
+    type=click.Choice(["int8", "float16", "float32", "exact"]),
+    help="Which of the models' files; exact: the most exact of each.  [default: int8 on the CPU, exact on CUDA]",
 )
 @click.option(
     "--threads", type=click.IntRange(1), metavar="N", help="Most CPU threads a network.  [default: all cores]"

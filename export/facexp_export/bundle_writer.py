@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from facexp.bundle import KEYS, load_models
 from facexp.proof import Report
+from facexp.proof_device import pictured
 from facexp.proof_report import said, summary, verdict
 from facexp_export import manifest
 from facexp_export.errors import ExportError, ParityError
@@ -28,7 +29,7 @@ from facexp_export.proof_numbers import Reference, check_reference, crop_hashes
 from facexp_export.recipe import Recipe, read_recipe
 from facexp_export.run import Json, Run, read_run, write_json
 from facexp_export.steps import Job, run_step
-from facexp_export.tasks import TASKS, Task
+from facexp_export.tasks import Task
 from facexp_export.verify import Data, Subject, examine
 
 SOURCES = {
@@ -139,7 +140,7 @@ def _write_golden(stage: Path, task: Task) -> None:
     crops = drawn_faces(task.size)
     manifest.write_golden(stage, task, crops, {key: subject.answers(key, crops) for key in subject.keys})
     models = load_models(stage)
-    if len(models) == len(TASKS) and all("float32.onnx" in model.files for model in models):
+    if pictured(models):
         write_picture(stage)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.analyzer import Analyzer
-from facexp.bundle import MANIFEST, digest, load_models
+from facexp.bundle import MANIFEST, ModelSpec, digest, load_models
 from facexp.detector import Box
 from facexp.session import BACKENDS, Session
 from facexp_export.errors import ExportError
@@ -50,14 +50,15 @@ class BundleModel:
 
     def predict(self, crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """uint8 crops (N, S, S, 1) -> float32 arrays by output name."""
-        (spec,) = (model for model in load_models(self.path.parent) if model.name == self.task)
-        return Session(self.path.read_bytes(), spec, self.key).run(crops)
+        return Session(self.path.read_bytes(), self._spec(), self.key).run(crops)
 
     def product(self) -> Analyzer:
         """The product itself, with this file in it; the bundle must be complete."""
         precision, _, form = self.key.rpartition(".")
         backend = next(name for name, runs in BACKENDS.items() if runs == form)
-        return Analyzer("cpu", bundle=self.path.parent, backend=backend, precision=precision)
+        # the other network may not have this precision
+        exact = self.key == self._spec().exact(form)
+        return Analyzer("cpu", bundle=self.path.parent, backend=backend, precision="exact" if exact else precision)
 
     def complete(self) -> bool:
         """Whether the bundle holds both networks."""
@@ -72,6 +73,10 @@ class BundleModel:
             return min(holding, key=lambda face: _distance(face.box, inside)).keypoints if holding else None
 
         return locate
+
+    def _spec(self) -> ModelSpec:
+        (spec,) = (model for model in load_models(self.path.parent) if model.name == self.task)
+        return spec
 
     def record(self, evaluation: Evaluation, framing: str = "jitter") -> None:
         """Put the figures into the manifest, in the place of this file's earlier ones."""

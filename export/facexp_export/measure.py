@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from facexp.bundle import ModelSpec, load_keypoints, read_model
+from facexp.bundle import load_keypoints, read_model
 from facexp.detector import Box, Detector
 from facexp.errors import BundleError
 from facexp.geometry import MIRROR, invert, transform
@@ -84,7 +84,7 @@ def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, report:
     """
     try:
         spec = load_keypoints(bundle)
-        key = _onnx_key(spec)
+        key = spec.exact() or "float32.onnx"
         session = Session(read_model(bundle, spec, key), spec, key)
     except BundleError as error:
         raise ExportError(
@@ -103,11 +103,6 @@ def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, report:
     report(f"template on {len(rows)} training faces")
     ranked = [name for name in TASKS["emotion"].outputs if name in heads]
     return {"template": _symmetric(template, size), "heads": ranked}
-
-
-def _onnx_key(spec: ModelSpec) -> str:
-    """The most exact ONNX file; BundleError, when it is read, where there is none."""
-    return next((key for key in ("float32.onnx", "int8.onnx") if key in spec.files), "float32.onnx")
 
 
 def _holds(box: Box, x: float, y: float) -> bool:

@@ -66,7 +66,7 @@ def drawn_picture() -> Image:
 
 
 def write_picture(directory: Path) -> None:
-    """Put the portrait, and what a whole bundle's float32.onnx files make of it, into its golden.npz.
+    """Put the portrait, and what a whole bundle's most exact ONNX files make of it, into its golden.npz.
 
     BundleError where they do not find its face.
     """

@@ -1,4 +1,4 @@
-"""Step 5 of the proof: where does a file that failed depart from float32.onnx?
+"""Step 5 of the proof: where does a file that failed depart from the most exact ONNX file?
 
 Both are run with the maps of their convolutions kept. Names and order inside are each file's own, so convolutions are
 matched by their weights.
@@ -26,8 +26,6 @@ from facexp.proof import Check
 from facexp_export.errors import ExportError
 from facexp_export.tasks import INPUT_NAME
 
-BASE = "float32.onnx"
-"""The file that the others are compared with."""
 CROPS = 16
 SHOWN = 8
 """How many layers of a file the table shows, the worst first."""
@@ -46,7 +44,7 @@ class Layer:
 
 
 def layers(task: str, key: str, base: Path, path: Path, crops: NDArray[np.uint8]) -> Iterator[Check]:
-    """The SHOWN convolutions of a file that differ most from those of `base`, float32 ONNX, on uint8 crops.
+    """The SHOWN convolutions of a file that differ most from those of `base`, an ONNX file, on uint8 crops.
 
     The figure is the signal over the difference in decibels: 40 is 1%, 20 is 10%. Raises ExportError where the two
     files have not the same convolutions, and for a format whose layers cannot be read.

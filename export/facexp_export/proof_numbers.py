@@ -101,9 +101,11 @@ def compare(
     The spread is the standard deviation over the faces, root mean square over the output's numbers. Of a float32 file
     the largest difference is judged, and of one with fewer bits the mean: rounding has no largest that says much.
     """
-    limits = {"largest": (tolerances.float32_spread, tolerances.why)}
-    if precision != "float32":
-        limits = {"mean": (tolerances.rounded_mean_spread, tolerances.rounded_why)}
+    limits = {
+        "float32": {"largest": (tolerances.float32_spread, tolerances.why)},
+        "float16": {"mean": (tolerances.float16_mean_spread, tolerances.float16_why)},
+        "int8": {"mean": (tolerances.rounded_mean_spread, tolerances.rounded_why)},
+    }[precision]
     unit = UNITS[task.kind]
     for name, wanted in reference.items():
         about = Check("", task.name, key, name)

@@ -1,4 +1,4 @@
-"""Step 3 of the proof: is a file worse at its task than a float32 file of it, on held-out faces?
+"""Step 3 of the proof: is a file worse at its task than the most exact file of it, on held-out faces?
 
 Both answer for the same faces, so the bootstrap draws faces once for both and the interval is that of the difference.
 What must be inside the margin is the interval's pessimistic end, not the point estimate.

@@ -44,8 +44,12 @@ class Tolerances:
     """Largest difference of a float32 file, over the output's spread across faces."""
     why: str
     """The reason for that figure."""
+    float16_mean_spread: float
+    """Mean difference of a float16 file, over the same spread."""
+    float16_why: str
+    """The reason for that figure."""
     rounded_mean_spread: float
-    """Mean difference of a float16 or int8 file, over the same spread."""
+    """Mean difference of an int8 file, over the same spread."""
     rounded_why: str
     """The reason for that figure."""
     golden: dict[str, float]
@@ -138,7 +142,7 @@ def _recipe(values: dict[str, Any], origin: str) -> Recipe:
     expect("calibration.method", lambda method: method in METHODS, f"one of {', '.join(METHODS)}")
     keys = values["files"]["keys"]
     expect("files.keys", lambda _: keys and all(key in KEYS for key in keys), f"some of {', '.join(KEYS)}")
-    limits = ("tolerances.float32_spread", "tolerances.rounded_mean_spread")
+    limits = [f"tolerances.{name}" for name in ("float32_spread", "float16_mean_spread", "rounded_mean_spread")]
     for limit in (*limits, "margins.accuracy_points", "margins.rmse_px"):
         expect(limit, lambda value: value > 0, "more than 0")
     for precision in PRECISIONS:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.bundle import SAVEDMODEL, ModelSpec, digest, load_models, read_model
+from facexp.bundle import KEYS, SAVEDMODEL, ModelSpec, digest, load_models, read_model
 from facexp.engines import ENGINES
 from facexp.errors import BundleError, DeviceError
 from facexp.proof import Check, Report, Step, failing
@@ -25,10 +25,10 @@ from facexp.session import Session
 from facexp_export import proof_numbers, proof_task
 from facexp_export.errors import ExportError
 from facexp_export.faces import read_faces, real_faces
-from facexp_export.proof_layers import BASE, layers
+from facexp_export.proof_layers import layers
 from facexp_export.proof_numbers import Outputs, Reference
 from facexp_export.proof_task import Labelled
-from facexp_export.recipe import Recipe, read_recipe
+from facexp_export.recipe import PRECISIONS, Recipe, read_recipe
 from facexp_export.steps import Job, run_step
 from facexp_export.tasks import TASKS
 from facexp_train.emotion_data import EmotionFaces, truths
@@ -222,35 +222,37 @@ def _apart(task: str, faces: Faces, recipe: Recipe) -> Check:
 def losses(subject: Subject, faces: Labelled, recipe: Recipe) -> Iterator[Check]:
     """Step 3 for one model."""
     task = subject.model.name
-    whole = [key for key in subject.keys if subject.model.files[key].precision == "float32"]
-    if not whole:
-        note = "no float32 file to hold the others against; export one too"
+    files = subject.model.files
+    exact = min(subject.keys, key=lambda key: PRECISIONS.index(files[key].precision), default=None)
+    if exact is None or files[exact].precision == "int8":
+        note = "no float32 or float16 file to hold the others against; export one too"
         yield Check("loss at the task", task, passed=False, note=note)
         return
-    base = subject.answers(whole[0], faces.crops)
-    yield from proof_task.base_figures(task, whole[0], faces, base)
+    base = subject.answers(exact, faces.crops)
+    yield from proof_task.base_figures(task, exact, faces, base)
     for key in subject.keys:
-        if key != whole[0]:
+        if key != exact:
             yield from proof_task.compare(task, key, faces, base, subject.answers(key, faces.crops), recipe.margins)
 
 
 def _layers(
     subjects: Sequence[Subject], failed: Sequence[tuple[str, str]], crops: Mapping[str, NDArray[np.uint8]]
 ) -> Step:
-    """For each failed file that can be run: where it departs from float32.onnx."""
+    """For each failed file that can be run: where it departs from the most exact ONNX file."""
     checks: list[Check] = []
     notes: list[str] = []
     for subject in subjects:
         name = subject.model.name
+        base = next((key for key in KEYS if key.endswith(".onnx") and key in subject.keys), None)
         for key in subject.keys:
             if (name, key) not in failed:
                 continue
-            if key == BASE or BASE not in subject.keys:
-                notes.append(f"{name} {key}: layers are compared with those of {BASE}")
+            if base is None or key == base:
+                notes.append(f"{name} {key}: layers are compared with those of {base or 'an ONNX file'}")
                 continue
             some = crops[name] if name in crops else np.asarray(read_golden(subject.directory)[f"{name}_input"])
             try:
-                checks += layers(name, key, subject.path(BASE), subject.path(key), some)
+                checks += layers(name, key, subject.path(base), subject.path(key), some)
             except ExportError as error:
                 notes.append(f"{name} {key}: {error}")
     return Step(5, tuple(checks), tuple(notes) or (() if checks else (NOTHING_FAILED,)))

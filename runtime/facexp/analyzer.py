@@ -32,7 +32,7 @@ _SETTLED = 2 * MOST_DRIFT
 # side in pixels at which the detector looks at a crop, and the room that it needs round a face, in parts of the crop
 _LOOKED_AT, _ROOM = 240, 1 / 3
 
-_PRECISION = {"cpu": "int8", "cuda": "float32"}
+_PRECISION = {"cpu": "int8", "cuda": "exact"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ class Analyzer:
         labels: whose labels the probabilities foretell, an output of the bundle's emotion network: "ferplus", what most
         of ten onlookers say, or "fer2013", what FER2013's file says; None takes the bundle's first, "ferplus" in ours.
         backend: "onnxruntime", or "litert", which runs the bundle's TFLite files on the CPU (the extra `litert`).
-        precision: "int8", "float16" or "float32", None takes int8 on the CPU and float32 on CUDA.
+        precision: "int8", "float16" or "float32"; "exact" takes of each network the most exact file that the bundle
+        has, in ours the keypoints' float32 and the emotion's float16. None takes int8 on the CPU and "exact" on CUDA.
         detector: another YuNet ONNX file. bundle: directory of another model bundle.
         min_score: faces of a lower detector score are left out, 0 to 1; of those below 0.8, too, where the keypoint
         network finds no face. min_face: faces with fewer pixels on the longer side of their box are left out, which
@@ -277,10 +278,12 @@ def open_networks(
 
 
 def _key(model: ModelSpec, device: str, form: str, precision: str | None) -> str:
-    """Of a model's files of a format the one of that precision, or the one that suits the device."""
-    best = f"{precision or _PRECISION[device]}.{form}"
-    others = (spec.key for spec in model.files.values() if spec.format == form)
-    return best if precision or best in model.files else next(others, best)
+    """Of a model's files of a format the one of that precision, or the one that suits the device and is there."""
+    wanted = precision or _PRECISION[device]
+    key = f"{wanted}.{form}"
+    if wanted == "exact" or (precision is None and key not in model.files):
+        return model.exact(form) or key
+    return key
 
 
 def _crop_gray(index: int, crop: Image) -> Image:

@@ -19,7 +19,10 @@ SCHEMA = 2
 MANIFEST = "manifest.json"
 SAVEDMODEL = "savedmodel"
 KEYS = ("float32.onnx", "float16.onnx", "int8.onnx", "float32.tflite", "float16.tflite", "int8.tflite", SAVEDMODEL)
-"""What a bundle may hold of a model: precision and format; a SavedModel is float32."""
+"""What a bundle may hold of a model: precision and format, in each format the most exact first.
+
+A SavedModel is float32.
+"""
 
 _T = TypeVar("_T")
 
@@ -78,6 +81,10 @@ class ModelSpec:
     """Where the weights come from; empty where the manifest does not say."""
     figures: tuple[Mapping[str, Any], ...]
     """Measured scores; empty where the manifest has none."""
+
+    def exact(self, form: str = "onnx") -> str | None:
+        """Key of its most exact file of a format, None where it has none."""
+        return next((key for key in KEYS if key in self.files and self.files[key].format == form), None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

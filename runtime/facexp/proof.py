@@ -17,6 +17,9 @@ SCHEMA = 1
 Verdict = Literal["passed", "failed", "skipped", "reported"]
 """A skipped step proves nothing and refuses nothing; a reported one has figures that are held to no limit."""
 
+SPEED_UP = "speed-up over "
+"""What the figure of a file's time beside another's is called; the other's name follows."""
+
 STEPS: Mapping[int, str] = {1: "structure", 2: "numbers", 3: "task", 4: "device", 5: "layers"}
 
 

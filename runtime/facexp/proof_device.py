@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from zipfile import BadZipFile
@@ -22,7 +22,7 @@ from facexp.cores import cores
 from facexp.engines import ENGINES
 from facexp.errors import BundleError, DeviceError, FacexpError
 from facexp.geometry import Image, cut, square_matrix, to_gray
-from facexp.proof import Check, Step, held
+from facexp.proof import SPEED_UP, Check, Step, held
 from facexp.session import Session, candidates
 
 GOLDEN = "golden.npz"
@@ -35,7 +35,6 @@ PICTURE_PX = 0.5
 PICTURE_PROBABILITY = 0.02
 
 _ROUNDS = 15
-_BASE = ("float32.onnx", "cpu")
 _UNITS = {"keypoints": "px", "emotion": "logit"}
 
 Arrays = Mapping[str, NDArray[np.generic]]
@@ -57,10 +56,10 @@ def device(directory: Path) -> Step:
             checks += _answers(model, file, where, session, golden, limits[model.name])
         checks += _speed(model, sessions, golden)
     framed = [model for model in models if isinstance(model, KeypointsSpec)]
-    if len(models) == len(_UNITS) and all("float32.onnx" in model.files for model in models):
+    if pictured(models):
         checks += _picture(directory, framed[0], golden)
     else:
-        notes.append("picture: not compared, it takes both networks' float32.onnx")
+        notes.append("picture: not compared, it takes float32.onnx or float16.onnx of both networks")
     return Step(4, tuple(checks), tuple(notes))
 
 
@@ -83,14 +82,22 @@ def _limits(recipe: Path) -> dict[str, float]:
         raise BundleError(f"{recipe}: no tolerances.golden to read ({error!r}); export the run again") from error
 
 
+def pictured(models: Sequence[ModelSpec]) -> bool:
+    """Whether golden.npz keeps a picture's answers: there are both networks, each in an ONNX file other than int8.
+
+    An int8 file's answers differ between processors by more than a crop beside its place makes of them.
+    """
+    return len(models) == len(_UNITS) and all(model.exact() not in (None, "int8.onnx") for model in models)
+
+
 def picture_answers(directory: Path, picture: Image) -> dict[str, NDArray[np.generic]]:
     """What the whole product makes of a colour picture (H, W, 3) uint8 BGR with one face, as golden.npz keeps it.
 
     picture_box: float64 (4,) x, y, width and height. picture_crop: uint8 (S, S), what the keypoint network sees first.
     picture_keypoints: float32 (15, 2) in pixels of the picture. picture_emotion: float64 (7,) probabilities.
-    Raises BundleError where the bundle's float32 ONNX files find no face, or several.
+    Raises BundleError where the bundle's most exact ONNX files find no face, or several.
     """
-    analyzer = Analyzer("cpu", bundle=directory, precision="float32")
+    analyzer = Analyzer("cpu", bundle=directory, precision="exact")
     faces = analyzer.analyze(picture)
     if len(faces) != 1:
         raise BundleError(f"{directory}: {len(faces)} faces are found in the drawn picture of one")
@@ -169,12 +176,13 @@ def _speed(model: ModelSpec, sessions: Mapping[tuple[FileSpec, str], Session], g
             session.run(one)
             taken[file.key, where].append(1e3 * (time.perf_counter() - start))
     middle = {place: float(np.median(times)) for place, times in taken.items()}
-    base = middle.get(_BASE)
+    base = (model.exact() or "", "cpu")
     for (key, where), milliseconds in middle.items():
         yield Check("time for one crop", model.name, key, device=where, value=milliseconds, unit="ms")
-        if base is not None and (key, where) != _BASE:
-            ratio = base / milliseconds
-            yield Check("speed-up over float32.onnx on cpu", model.name, key, device=where, value=ratio, unit="times")
+        if base in middle and (key, where) != base:
+            what = f"{SPEED_UP}{base[0]} on cpu"
+            ratio = middle[base] / milliseconds
+            yield Check(what, model.name, key, device=where, value=ratio, unit="times")
 
 
 def _picture(directory: Path, spec: KeypointsSpec, golden: Arrays) -> Iterator[Check]:

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facexp.files import write_atomically
-from facexp.proof import Check, Report, Step, Verdict
+from facexp.proof import SPEED_UP, Check, Report, Step, Verdict
 
 MEANING: dict[int, str] = {
     1: "Are the files those of the manifest, and does the manifest make sense?",
     2: "Do the files give the numbers that the trained model gave, on real faces?",
-    3: "Is a file worse at its task than float32.onnx, at the pessimistic end of a 95% interval?",
+    3: "Is a file worse at its task than the most exact one, at the pessimistic end of a 95% interval?",
     4: "Does this machine answer what the export's machine answered?",
     5: "Where does a file that failed depart from the one it was made from?",
 }
@@ -34,8 +34,9 @@ def summary(report: Report) -> str:
         if step.number == 5:
             lines += [f"     {check.subject}: {said(check)}" for check in step.checks]
         for check in step.checks:
-            if check.what.startswith("speed-up") and check.file == "int8.onnx":
-                lines.append(f"     {check.task} int8.onnx on {check.device}: {figure(check)} as fast as float32.onnx")
+            if check.what.startswith(SPEED_UP) and check.file == "int8.onnx":
+                base = check.what.removeprefix(SPEED_UP)
+                lines.append(f"     {check.task} int8.onnx on {check.device}: {figure(check)} as fast as {base}")
     return "\n".join([*lines, verdict(report)])
 
 

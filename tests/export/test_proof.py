@@ -53,6 +53,13 @@ def test_a_rounded_file_is_held_to_its_mean(points: np.ndarray) -> None:
     assert numbers("int8.onnx", points + np.float32(0.5), points).passed is False
 
 
+def test_a_float16_file_is_held_closer_than_an_int8_file(points: np.ndarray) -> None:
+    """Guards the file that int8 may be held against: a mean that rounding to 11 bits does not explain."""
+    for key, near, far in (("float16.onnx", 0.01, 0.05), ("int8.onnx", 0.05, 0.5)):
+        assert numbers(key, points + np.float32(near), points).passed
+        assert numbers(key, points + np.float32(far), points).passed is False
+
+
 def test_a_missing_output_fails(points: np.ndarray) -> None:
     """Guards against nothing to compare taken for nothing that differs."""
     task = TASKS["keypoints"]

@@ -22,7 +22,7 @@ def test_the_default_makes_everything() -> None:
 
 def test_a_saved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
     """Guards the copy beside the result: complete, whatever its file left to the default."""
-    recipe = read_recipe(RECIPES / "ship.toml")
+    recipe = read_recipe(RECIPES / "ship-keypoints.toml")
     assert recipe.keys == ("float32.onnx", "int8.onnx", "int8.tflite")
     (tmp_path / "again.toml").write_text(recipe.text())
     assert read_recipe(tmp_path / "again.toml") == recipe

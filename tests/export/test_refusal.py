@@ -128,6 +128,28 @@ def test_command_prints_the_files(bundle: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("replayed")
+def test_without_float32_the_others_are_held_against_float16(bundle: Any, tmp_path: Path) -> None:
+    """Guards a bundle that is to be small: its proof is whole, the answers to the picture among it."""
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(bundle.recipe.read_text() + '[files]\nkeys = ["float16.onnx", "int8.onnx"]\n')
+    export_run(bundle.runs["keypoints"], tmp_path / "bundle", recipe=bundle.recipe)
+    proof = export_run(bundle.runs["emotion"], tmp_path / "bundle", recipe=recipe).proof
+    assert proof.passed
+    task = [check for check in proof.steps[2].checks if check.task == "emotion"]
+    assert {check.file for check in task if check.what == "accuracy"} == {"float16.onnx"}
+    assert {check.file for check in task if check.what == "accuracy lost"} == {"int8.onnx"}
+    assert "largest difference of the picture's emotion" in [check.what for check in proof.steps[3].checks]
+
+
+@pytest.mark.usefixtures("replayed")
+def test_only_int8_is_held_against_nothing(bundle: Any, tmp_path: Path) -> None:
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(bundle.recipe.read_text() + '[files]\nkeys = ["int8.onnx"]\n')
+    with pytest.raises(ParityError, match="no float32 or float16 file to hold the others against; export one too"):
+        export_run(bundle.runs["emotion"], tmp_path / "bundle", recipe=recipe)
+
+
+@pytest.mark.usefixtures("replayed")
 def test_failed_first_export_leaves_nothing(bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against a half-written new bundle."""
     after(monkeypatch, "int8.onnx", lose_a_range)

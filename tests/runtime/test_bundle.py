@@ -66,6 +66,29 @@ def test_a_precision_that_is_not_there_is_named(tiny_bundle: Path) -> None:
         facexp.Analyzer(precision="float16", bundle=tiny_bundle)
 
 
+def test_exact_takes_of_each_network_the_most_exact_file(own_bundle: Path) -> None:
+    # guards: a bundle whose networks come in different precisions
+    path = own_bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    # of both, so that the order in the manifest is none of rank
+    for model in manifest["models"].values():
+        model["files"] = dict(reversed(model["files"].items()))
+    del manifest["models"]["emotion"]["files"]["float32.onnx"]
+    path.write_text(json.dumps(manifest))
+    bundle = Bundle.load(own_bundle)
+    assert (bundle.keypoints.exact(), bundle.emotion.exact()) == ("float32.onnx", "int8.onnx")
+    assert bundle.keypoints.exact("tflite") is None
+    image = np.full((96, 96), 90, np.uint8)
+    (face,), (exact,) = (
+        facexp.Analyzer("cpu", precision=precision, bundle=own_bundle).analyze_crops([image])
+        for precision in ("int8", "exact")
+    )
+    assert exact.emotion == face.emotion
+    assert np.abs(exact.keypoints - face.keypoints).max() > 0.1
+    with pytest.raises(facexp.BundleError, match=r"model emotion has no float32\.onnx file, it has int8\.onnx"):
+        facexp.Analyzer(precision="float32", bundle=own_bundle)
+
+
 def test_a_missing_or_broken_manifest_is_named(tmp_path: Path) -> None:
     # guards: the first thing that goes wrong with --bundle
     with pytest.raises(facexp.BundleError, match=r"manifest\.json: cannot be read \(No such file or directory\)"):

@@ -19,7 +19,7 @@ from facexp.types import Frame
 
 @pytest.fixture(scope="module")
 def analyzer() -> Analyzer:
-    return Analyzer("cpu", precision="float32")
+    return Analyzer("cpu", precision="exact")
 
 
 def write(path: Path, image: Any, orientation: int) -> None:

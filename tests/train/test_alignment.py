@@ -1,5 +1,7 @@
 """Emotion crops as the data and as the runtime cut them, and faces that come without a label."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from facexp.geometry import KEYPOINTS, compose, square_matrix, to_gray, transfor
 from facexp_train.alignment import Shown, aligned_crops, shown
 from facexp_train.batches import EmotionBatches
 from facexp_train.config import Augmentation, TrainConfig
+from facexp_train.errors import DataError
 
 OFF = Augmentation(flip=0, rotation=0, scale=0, shift=0, brightness=0, contrast=0, erasing=0)
 TURN = np.array([[0.97, -0.24, 6.5], [0.24, 0.97, -5.0]])
@@ -49,6 +52,23 @@ def test_an_aligned_face_lies_where_the_runtime_puts_it(analyzer: facexp.Analyze
     assert transform(eyes, compose(aligned, matrix)) == pytest.approx(wanted, abs=1.5)
     assert np.abs(transform(eyes, matrix) - wanted).max() > 3
     assert np.array_equal(aligned_crops(crop[None], quiet=True)[0], warp(crop, aligned, 48))
+
+
+def test_another_bundle_aligns_by_its_own_shape(
+    analyzer: facexp.Analyzer, astronaut: np.ndarray, tmp_path: Path
+) -> None:
+    # guards: a bundle that is scored on the shipped one's crops
+    shutil.copytree(analyzer.bundle.path, tmp_path / "own")
+    manifest = tmp_path / "own" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    placed = content["models"]["emotion"]["preprocessing"]
+    placed["template"] = [[x + 5, y] for x, y in placed["template"]]
+    manifest.write_text(json.dumps(content))
+    crops = slanting(analyzer, astronaut)[0][None]
+    ours, own = aligned_crops(crops, quiet=True)[0], aligned_crops(crops, quiet=True, bundle=tmp_path / "own")[0]
+    assert np.abs(own[:, 15:35].astype(float) - ours[:, 10:30]).mean() < 1
+    with pytest.raises(DataError, match=r"keypoint network of .*nowhere"):
+        aligned_crops(crops, quiet=True, bundle=tmp_path / "nowhere")
 
 
 def test_unlabelled_faces_are_drawn_and_keep_their_surroundings(

@@ -162,6 +162,25 @@ def test_the_faces_are_scored_as_shifted_too() -> None:
     assert "darkened" in evaluate.emotion_table(found)
 
 
+def test_the_faces_are_scored_as_the_product_cuts_them_too() -> None:
+    # guards: which crops and which classes a figure belongs to
+    faces = emotion_faces()
+
+    def predict(crops: np.ndarray) -> dict[str, np.ndarray]:
+        right = np.eye(7, dtype=np.float32)[faces.labels]
+        wrong = right.copy()
+        wrong[0] = np.eye(7)[SEVEN.index("neutral")]
+        return {"fer2013": wrong if (crops == 9).all() else right}
+
+    found = evaluate.evaluate_emotion(predict, faces, "test", align=lambda images: np.full_like(images, 9))
+    assert found.value("fer2013/accuracy") == 1
+    assert found.value("fer2013/accuracy", "test/aligned") == 7 / 8
+    # an angry face that is called neutral is called the first of the five where only these are asked for
+    assert found.value("fer2013_five/accuracy", "test/aligned") == 1
+    assert "aligned, as the product cuts faces: accuracy 87.5" in evaluate.emotion_table(found)
+    assert "aligned" not in evaluate.emotion_table(evaluate.evaluate_emotion(predict, faces, "test"))
+
+
 def test_an_empty_split_is_named() -> None:
     with pytest.raises(DataError, match="no faces in split 'val'; it has test"):
         evaluate.evaluate_keypoints(lambda crops: {}, keypoint_faces(), "val")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import keras
@@ -21,7 +22,10 @@ NOTEBOOKS = ["emotion-cnn", "emotion-resnet", "keypoints-cnn", "keypoints-resnet
 
 def test_they_are_found_by_name(tmp_path: Path) -> None:
     """Guards --config: a name, a file, and one line that says which names there are."""
-    assert recipes("keypoints") + recipes("emotion") == ["keypoints", *NOTEBOOKS[2:], "emotion", *NOTEBOOKS[:2]]
+    assert recipes("keypoints") + recipes("emotion") == [
+        *("keypoints", *NOTEBOOKS[2:]),
+        *("emotion", *NOTEBOOKS[:2], "emotion-wide"),
+    ]
     assert configure("emotion", "data").network["stages"] == [40, 80, 144]
     (tmp_path / "own.toml").write_text("epochs = 3\n")
     assert configure("emotion", "data", name=str(tmp_path / "own.toml")).epochs == 3
@@ -29,6 +33,19 @@ def test_they_are_found_by_name(tmp_path: Path) -> None:
         DataError, match=r"keypoints-cnn: no such file, .*; there are emotion, emotion-cnn, emotion-resnet"
     ):
         configure("emotion", "data", name="keypoints-cnn")
+
+
+def test_a_teacher_may_be_a_configuration_by_name(tmp_path: Path) -> None:
+    """Guards what a run's config.json keeps: whole configurations, not names that may mean another thing later."""
+    wide, small = configure("emotion", "data", name="emotion-wide"), configure("emotion", "data")
+    assert wide.teacher(1) == wide.teacher(0).teacher(0) == dataclasses.replace(small, partial_share=0.0)
+    assert wide.teacher(0).network == wide.network
+    (tmp_path / "own.toml").write_text('[[teachers]]\nconfig = "emotion"\nepochs = 3\n')
+    own = configure("emotion", "data", name=str(tmp_path / "own.toml"))
+    assert own.teacher(0) == dataclasses.replace(small, epochs=3)
+    (tmp_path / "own.toml").write_text(f'[[teachers]]\nconfig = "{tmp_path / "own.toml"}"\n')
+    with pytest.raises(DataError, match="own cannot be among its own teachers"):
+        configure("emotion", "data", name=str(tmp_path / "own.toml"))
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from facexp_train import run, teaching
-from facexp_train.alignment import Shown
+from facexp_train.alignment import Shown, shown
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError
 from facexp_train.networks import emotion_network
@@ -73,6 +73,33 @@ def test_a_run_stopped_while_it_taught_goes_on_and_an_ended_teacher_stays(bars_c
     assert (out / "teacher1" / "model.keras").stat().st_mtime_ns == ended
     assert (out / "teacher2" / "model.keras").is_file()
     assert (out / "model.keras").is_file()
+
+
+def test_a_teacher_of_two_networks_is_trained_once(bars_csv: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    first = teacher(epochs=1)
+    run.start(config(bars_csv, epochs=1, teachers=[first, teacher(epochs=2, teachers=[first])]), out, quiet=True)
+    assert sorted(str(path.parent.relative_to(out)) for path in out.rglob("model.keras")) == [
+        ".",
+        "teacher1",
+        "teacher2",
+    ]
+
+    # one that differs in anything is another
+    again = tmp_path / "again"
+    other = teacher(epochs=1, seed=1)
+    run.start(config(bars_csv, epochs=1, teachers=[first, teacher(epochs=2, teachers=[other])]), again, quiet=True)
+    assert (again / "teacher2" / "teacher1" / "model.keras").is_file()
+
+
+def test_teachers_that_are_taught_see_the_unlabelled_faces_too(bars_csv: Path) -> None:
+    # --set unlabelled reaches the top of a configuration alone
+    taught = teacher(teachers=[teacher()])
+    whole = config(bars_csv, unlabelled="faces", teachers=[taught, taught | {"partial_share": 0.0}, teacher()])
+    assert [whole.teacher(number).unlabelled for number in range(3)] == ["faces", "faces", None]
+    # none are read where none are drawn
+    few = config(bars_csv, unlabelled="nowhere", partial_share=0.0, teachers=[teacher()])
+    assert len(shown(np.zeros((2, 48, 48), np.uint8), {}, few, quiet=True).images) == 2
 
 
 def test_teachers_are_asked_once_and_what_they_said_is_kept(bars_csv: Path, tmp_path: Path) -> None:

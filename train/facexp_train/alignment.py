@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,24 +22,28 @@ from facexp_train.keypoint_data import read_keypoints
 from facexp_train.progress import progress_bar
 
 _BATCH = 64
-_KEY = "float32.onnx"
 _ROOM = 12
 """Pixels round the crop of an unlabelled face, for the jitter: about what the jitter reaches."""
 
 
-def alignments(images: NDArray[np.uint8], squares: NDArray[np.float64], quiet: bool = False) -> Matrices:
+def alignments(
+    images: NDArray[np.uint8], squares: NDArray[np.float64], quiet: bool = False, bundle: Path | None = None
+) -> Matrices:
     """(N, 2, 3) matrices from uint8 (N, C, C) images to the emotion network's crops.
 
-    `squares` (N, 3) are centre x, centre y and side of the squares that frame the faces, in pixels. DataError where the
-    shipped network does not run, for want of onnxruntime above all.
+    `squares` (N, 3) are centre x, centre y and side of the squares that frame the faces, in pixels. `bundle`: directory
+    of the bundle whose keypoint network aligns them, None for the shipped one. DataError where that does not run, for
+    want of onnxruntime above all.
     """
     try:
-        bundle = Bundle.load()
-        spec = bundle.keypoints
-        finder = KeypointFinder(Session(bundle.read(spec, _KEY), spec, _KEY), spec)
+        loaded = Bundle.load(bundle)
+        spec = loaded.keypoints
+        key = spec.exact() or "float32.onnx"
+        finder = KeypointFinder(Session(loaded.read(spec, key), spec, key), spec)
     except FacexpError as error:
-        raise DataError(f"faces are aligned by the shipped keypoint network: {error}") from error
-    alignment = Alignment.of(spec, bundle.emotion)
+        whose = "shipped keypoint network" if bundle is None else f"keypoint network of {bundle}"
+        raise DataError(f"faces are aligned by the {whose}: {error}") from error
+    alignment = Alignment.of(spec, loaded.emotion)
     framing = square_matrices(squares, spec.size)
     placed: list[NDArray[np.float64]] = []
     with progress_bar(len(images), "aligning", "face", quiet=quiet) as bar:
@@ -49,9 +54,9 @@ def alignments(images: NDArray[np.uint8], squares: NDArray[np.float64], quiet: b
     return np.stack(placed)
 
 
-def aligned_crops(images: NDArray[np.uint8], quiet: bool = False) -> NDArray[np.uint8]:
-    """uint8 (N, 48, 48) crops as the runtime cuts them, of images (N, S, S) that a face fills each."""
-    return cut(list(images), list(alignments(images, _whole(images), quiet)), SIZE)[..., 0]
+def aligned_crops(images: NDArray[np.uint8], quiet: bool = False, bundle: Path | None = None) -> NDArray[np.uint8]:
+    """uint8 (N, 48, 48) crops as the runtime cuts them, of images (N, S, S) that a face fills; see `alignments`."""
+    return cut(list(images), list(alignments(images, _whole(images), quiet, bundle)), SIZE)[..., 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ def shown(
 ) -> Shown:
     """Labelled crops (N, 48, 48) with their targets, and the unlabelled faces that the configuration adds."""
     aligned = alignments(images, _whole(images), quiet) if config.aligned else None
-    if not config.unlabelled:
+    if not config.unlabelled or not config.partial_share:
         return Shown(images, SIZE, targets, aligned)
     faces = read_keypoints(config.unlabelled, seed=config.seed, quiet=quiet).part("train")
     wider = np.array([[1.0, 0, _ROOM], [0, 1, _ROOM]])

@@ -72,6 +72,7 @@ class TrainConfig:
     settle_epochs: the last so many epochs change their crops by `settled` instead of `augmentation`.
     aligned: chance that a face is cut as the runtime cuts it, by its keypoints, not as the data cuts it (emotion).
     unlabelled: keypoint data whose training faces are shown too, aligned; teachers say what is seen in them (emotion).
+    Teachers that learn from teachers are shown them as well, unless their partial_share is 0.
     teachers: whole configurations of networks that are trained first, on the same data (emotion).
     teacher_share: what the mean of the teachers' probabilities weighs in a target, the rest being the label. A face
     without a label has the teachers' word alone (emotion).
@@ -129,7 +130,9 @@ class TrainConfig:
 
     def teacher(self, number: int) -> TrainConfig:
         """The configuration of a teacher, counted from 0, on this one's data; DataError where it is not valid."""
-        common = {"task": self.task, "data": self.data, "votes": self.votes, "classes": self.classes}
+        common: dict[str, Any] = {"task": self.task, "data": self.data, "votes": self.votes, "classes": self.classes}
+        if self.unlabelled and self.teachers[number].get("teachers"):
+            common["unlabelled"] = self.unlabelled
         return TrainConfig.from_dict(self.teachers[number] | common, f"teachers[{number}]")
 
     @classmethod

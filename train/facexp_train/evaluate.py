@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -37,6 +38,12 @@ Faces = TypeVar("Faces", KeypointFaces, EmotionFaces)
 
 Locate = Callable[[NDArray[np.uint8], tuple[float, float]], NDArray[np.float32] | None]
 """A gray uint8 image (H, W) and a point (x, y) inside a face -> that face's (15, 2) points, None where not found."""
+
+
+Align = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+"""uint8 (N, S, S) faces -> uint8 (N, S, S), cut as the product would cut them."""
+
+ALIGNED = "aligned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,14 +196,18 @@ def _worst(errors: KeypointErrors, part: KeypointFaces) -> tuple[tuple[str, floa
 
 
 def evaluate_emotion(
-    predict: Predict, faces: EmotionFaces, split: str, temperatures: Mapping[str, float] | None = None
+    predict: Predict,
+    faces: EmotionFaces,
+    split: str,
+    temperatures: Mapping[str, float] | None = None,
+    align: Align | None = None,
 ) -> Evaluation:
     """Scores of each head against its own labelling, over all classes and, where there are more, over the five.
 
     Metrics are named "fer2013/accuracy", "ferplus_five/macro_f1" and so on; the head "ferplus" is scored against its
-    clear majorities as well, as "ferplus_clear". All classes are scored under each of `shifts.SHIFTS` too (metric
-    split "SPLIT/NAME"). `temperatures` are those that the graph divides a head's logits by, for the curves without
-    them. DataError where the split is empty.
+    clear majorities as well, as "ferplus_clear". All of these are scored on the faces that `align` cuts too (metric
+    split "SPLIT/aligned"), and all classes under each of `shifts.SHIFTS` ("SPLIT/NAME"). `temperatures` are those that
+    the graph divides a head's logits by, for the curves without them. DataError where the split is empty.
     """
     part = _part(faces, split)
     truth_of = {head: (head, truth) for head, truth in truths(part).items()}
@@ -210,24 +221,33 @@ def evaluate_emotion(
     labellings = {
         name: (head, truth) for name, (head, truth) in truth_of.items() if head in logits and (truth >= 0).any()
     }
+
+    def views_of(logits: Mapping[str, NDArray[np.float32]], name: str) -> Iterator[View]:
+        head, truth = labellings[name]
+        for scored, labels, classes, true in (
+            (name, part.classes, logits[head], truth),
+            (f"{name}_five", FIVE, logits[head][:, five], truth_five[truth]),
+        ):
+            if (true >= 0).any():
+                yield View(scored, tuple(labels), classes, true)
+
     figures: list[Figure] = []
     confusions = []
     views = []
     calibrations: dict[str, dict[str, Curve]] = {}
     for name, (head, truth) in labellings.items():
-        values = logits[head]
-        for scored, labels, classes, true in (
-            (name, part.classes, values, truth),
-            (f"{name}_five", FIVE, values[:, five], truth_five[truth]),
-        ):
-            if (true >= 0).any():
-                found, table = emotion_figures(classes, true, labels, split)
-                figures += _named(scored, found)
-                confusions.append(Confusion(scored, tuple(labels), table))
-                views.append(View(scored, tuple(labels), classes, true))
-        calibrations[name] = {"as it is": curve(values, truth)}
+        for view in views_of(logits, name):
+            found, table = emotion_figures(view.logits, view.truth, view.labels, split)
+            figures += _named(view.name, found)
+            confusions.append(Confusion(view.name, view.labels, table))
+            views.append(view)
+        calibrations[name] = {"as it is": curve(logits[head], truth)}
         if temperatures is not None:
-            calibrations[name]["without its temperature"] = curve(values * temperatures[head], truth)
+            calibrations[name]["without its temperature"] = curve(logits[head] * temperatures[head], truth)
+    if align is not None:
+        logits = predict(align(part.images)[..., None])
+        for view in itertools.chain.from_iterable(views_of(logits, name) for name in labellings):
+            figures += _named(view.name, emotion_scores(view.logits, view.truth, f"{split}/{ALIGNED}"))
     for shift in SHIFTS:
         logits = predict(shifted(part.images, shift)[..., None])
         for name, (head, truth) in labellings.items():
@@ -292,6 +312,7 @@ def emotion_table(evaluation: Evaluation) -> str:
             f"{evaluation.split} {confusion.name}: accuracy {_cell(row['accuracy'], True)}, "
             f"macro-F1 {_cell(row['macro_f1'], True)}, "
             f"calibration error {_cell(row['calibration_error'], True)}, {row['accuracy'].n} faces",
+            *_aligned_line(found, evaluation.split, confusion.name),
             f"  {'class':<10}{'faces':>6}{'recall':>22}{'precision':>22}{'F1':>22}{'ROC area':>22}",
         ]
         for index, label in enumerate(confusion.labels):
@@ -310,6 +331,13 @@ def emotion_table(evaluation: Evaluation) -> str:
         cells = "".join(f"{_cell(found[split, f'{name}/accuracy'], True):>22}" for name in labellings)
         lines.append(f"{title:<24}{cells}")
     return "\n".join(lines)
+
+
+def _aligned_line(found: Mapping[tuple[str, str], Figure], split: str, labelling: str) -> Iterator[str]:
+    row = [found.get((f"{split}/{ALIGNED}", f"{labelling}/{name}")) for name in ("accuracy", "macro_f1")]
+    cells = [_cell(figure, True) for figure in row if figure is not None]
+    if cells:
+        yield f"  aligned, as the product cuts faces: accuracy {cells[0]}, macro-F1 {cells[1]}"
 
 
 def _cell(figure: Figure, percent: bool) -> str:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,9 +27,10 @@ from facexp_train.run_page import draw_answers, draw_samples, write_page
 def configure(
     task: Task, data: str, votes: str | None = None, name: str | None = None, changes: Sequence[str] = ()
 ) -> TrainConfig:
-    """The shipped model's configuration, or that of `name`, with changes such as "epochs=2" or "augmentation.flip=0".
+    """The configuration called `name`, or like the task, with changes such as "epochs=2" or "augmentation.flip=0".
 
-    `name` is a TOML file, or one of `recipes`. DataError names an unknown key or a value of the wrong kind.
+    `name` is a TOML file, or one of `recipes`. A teacher's table may name another one, `config = "emotion"`, and what
+    differs from it. DataError names an unknown key or a value of the wrong kind.
     """
     file = _find(task, name or task)
     values = read_toml(file)
@@ -43,12 +45,12 @@ def configure(
             if not isinstance(place, dict):
                 raise DataError(f"--set {change}: {name} is a value, not a table")
         place[last] = parsed(text.strip())
-    values |= {"task": task, "data": data, "votes": votes}
+    values = _with_teachers(task, values, (file,)) | {"task": task, "data": data, "votes": votes}
     return TrainConfig.from_dict(values, str(file))
 
 
 def recipes(task: Task) -> list[str]:
-    """Names of the configurations that come with facexp; the task's own name is the shipped network's."""
+    """Names of the configurations that come with facexp; the one called like the task is the default."""
     return sorted(file.stem for file in CONFIGS.glob(f"{task}*.toml"))
 
 
@@ -58,6 +60,23 @@ def _find(task: Task, name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     raise DataError(f"{name}: no such file, and no configuration of that name; there are {', '.join(recipes(task))}")
+
+
+def _with_teachers(task: Task, values: dict[str, Any], within: tuple[Path, ...]) -> dict[str, Any]:
+    """The keys of a configuration with those of the teachers that it names; it stands in the files `within`."""
+    if not isinstance(values.get("teachers"), list):
+        return values
+    teachers = []
+    for teacher in values["teachers"]:
+        files = within
+        if isinstance(teacher, dict) and "config" in teacher:
+            own = dict(teacher)
+            file = _find(task, str(own.pop("config")))
+            if file in within:
+                raise DataError(f"{within[0]}: teachers: {file.stem} cannot be among its own teachers")
+            teacher, files = read_toml(file) | own, (*within, file)
+        teachers.append(_with_teachers(task, teacher, files) if isinstance(teacher, dict) else teacher)
+    return values | {"teachers": teachers}
 
 
 def read_faces(config: TrainConfig, quiet: bool = False) -> KeypointFaces | EmotionFaces:
@@ -86,9 +105,9 @@ def check_splits(
 def start(config: TrainConfig, out: Path, resume: bool = False, quiet: bool = False, tensorboard: bool = False) -> Path:
     """Train into the directory `out`; returns the path of model.keras.
 
-    Teachers are trained first, into `out`/teacher1 and so on; a teacher whose run has ended is not trained again.
-    `tensorboard` writes logs for it into the run's own folder. DataError where the data cannot be trained on,
-    TrainingError where training cannot go on.
+    Teachers are trained first, into `out`/teacher1 and so on; a teacher whose run has ended is not trained again, and
+    one that several networks have in common is trained once. `tensorboard` writes logs for it into the run's own
+    folder. DataError where the data cannot be trained on, TrainingError where training cannot go on.
     """
     faces = read_faces(config, quiet)
     if isinstance(faces, EmotionFaces):
@@ -97,18 +116,26 @@ def start(config: TrainConfig, out: Path, resume: bool = False, quiet: bool = Fa
             raise DataError(f"{config.data}: no training face is {unseen[0]}, one of the configuration's classes")
         # a run says what its outputs mean, whatever the data said
         config = replace(config, classes=list(faces.classes))
-    return _train(faces, config, out, resume, quiet, tensorboard)
+    return _train(faces, config, out, resume, quiet, tensorboard, {})
 
 
 def _train(
-    faces: KeypointFaces | EmotionFaces, config: TrainConfig, out: Path, resume: bool, quiet: bool, tensorboard: bool
+    faces: KeypointFaces | EmotionFaces,
+    config: TrainConfig,
+    out: Path,
+    resume: bool,
+    quiet: bool,
+    tensorboard: bool,
+    runs: dict[str, Path],
 ) -> Path:
+    """`runs`: by configuration, as JSON, the directories of the teachers met so far."""
     job = KeypointJob(faces, config) if isinstance(faces, KeypointFaces) else EmotionJob(faces, config, quiet)
     fit.prepare(config, out, resume)
-    teachers = [out / f"teacher{number}" for number in range(1, len(config.teachers) + 1)]
-    for number, run in enumerate(teachers):
+    wanted = [config.teacher(number) for number in range(len(config.teachers))]
+    teachers = [runs.setdefault(each.to_json(), out / f"teacher{number}") for number, each in enumerate(wanted, 1)]
+    for each, run in zip(wanted, teachers, strict=True):
         if not (run / "model.keras").is_file():
-            _train(faces, config.teacher(number), run, (run / "config.json").is_file(), quiet, tensorboard)
+            _train(faces, each, run, (run / "config.json").is_file(), quiet, tensorboard, runs)
     if isinstance(job, EmotionJob) and teachers:
         job.learn_from(teachers, out)
     with fit.writing(out, 0):
