@@ -87,6 +87,21 @@ def test_the_face_is_located_that_holds_the_point(bundle: Path, astronaut: np.nd
     assert locate(canvas, (60, 400)) is None
 
 
+def test_points_are_located_in_a_bundle_whose_other_network_has_no_such_file(
+    bundle: Path, astronaut: np.ndarray
+) -> None:
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["models"]["emotion"]["files"]["float32.onnx"]
+    path.write_text(json.dumps(manifest))
+    gray = astronaut[:, :, 1].copy()
+    exact, small = (BundleModel.open(bundle / f"keypoints.{key}.onnx").locate() for key in ("float32", "int8"))
+    points, moved = exact(gray, (220, 120)), small(gray, (220, 120))
+    assert points is not None
+    assert moved is not None
+    assert np.abs(points - moved).max() > 0.1
+
+
 def test_another_file_than_the_manifests_is_refused(bundle: Path) -> None:
     path = bundle / "emotion.int8.onnx"
     path.write_bytes(path.read_bytes() + b"\0")
