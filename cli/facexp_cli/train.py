@@ -21,7 +21,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--config",
             metavar="NAME|FILE",
             help="A configuration that comes with facexp, such as keypoints-resnet or emotion-cnn, or a TOML file.  "
-            "[default: the shipped model's]",
+            "[default: the one called like the task]",
         ),
         click.option(
             "--set",

@@ -74,10 +74,6 @@ class BundleModel:
 
         return locate
 
-    def _spec(self) -> ModelSpec:
-        (spec,) = (model for model in load_models(self.path.parent) if model.name == self.task)
-        return spec
-
     def record(self, evaluation: Evaluation, framing: str = "jitter") -> None:
         """Put the figures into the manifest, in the place of this file's earlier ones."""
         beside = self.path.parent / MANIFEST
@@ -102,6 +98,10 @@ class BundleModel:
             if not ("/" in figure.split and figure.metric.startswith("error_interocular/"))
         ]
         write_json(beside, content)
+
+    def _spec(self) -> ModelSpec:
+        (spec,) = (model for model in load_models(self.path.parent) if model.name == self.task)
+        return spec
 
 
 def _distance(box: Box, point: tuple[float, float]) -> float:

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from facexp.bundle import load_keypoints, read_model
+from facexp.bundle import load_keypoints
 from facexp.detector import Box, Detector
 from facexp.errors import BundleError
 from facexp.geometry import MIRROR, invert, transform
-from facexp.keypoints import KeypointFinder
-from facexp.session import Session
 from facexp_export.errors import ExportError
 from facexp_export.tasks import TASKS
+from facexp_train.alignment import exact_finder
 from facexp_train.emotion_data import EmotionFaces
 from facexp_train.framing import move_points, square_matrices
 from facexp_train.keypoint_data import KeypointFaces
@@ -84,13 +83,11 @@ def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, report:
     """
     try:
         spec = load_keypoints(bundle)
-        key = spec.exact() or "float32.onnx"
-        session = Session(read_model(bundle, spec, key), spec, key)
+        finder = exact_finder(bundle, spec)
     except BundleError as error:
         raise ExportError(
             f"{error}; the emotion crop is aligned by keypoints: export a keypoint run there first"
         ) from error
-    finder = KeypointFinder(session, spec)
     images = faces.part("train").images
     rows = np.sort(np.random.default_rng(_SEED).permutation(len(images))[:FACES])
     found = []

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.alignment import Alignment
-from facexp.bundle import Bundle
+from facexp.bundle import Bundle, KeypointsSpec, read_model
 from facexp.errors import FacexpError
 from facexp.geometry import cut
 from facexp.keypoints import KeypointFinder
@@ -38,8 +38,7 @@ def alignments(
     try:
         loaded = Bundle.load(bundle)
         spec = loaded.keypoints
-        key = spec.exact() or "float32.onnx"
-        finder = KeypointFinder(Session(loaded.read(spec, key), spec, key), spec)
+        finder = exact_finder(loaded.path, spec)
     except FacexpError as error:
         whose = "shipped keypoint network" if bundle is None else f"keypoint network of {bundle}"
         raise DataError(f"faces are aligned by the {whose}: {error}") from error
@@ -52,6 +51,12 @@ def alignments(
             placed += alignment.matrices(finder.find(list(images[rows]), list(framing[rows])))
             bar.update(len(images[rows]))
     return np.stack(placed)
+
+
+def exact_finder(directory: Path, spec: KeypointsSpec) -> KeypointFinder:
+    """The keypoint network of a bundle's directory, in its most exact ONNX file; BundleError, DeviceError."""
+    key = spec.exact() or "float32.onnx"
+    return KeypointFinder(Session(read_model(directory, spec, key), spec, key), spec)
 
 
 def aligned_crops(images: NDArray[np.uint8], quiet: bool = False, bundle: Path | None = None) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from typing import Any
 from facexp_train.config import TrainConfig, read_toml
 
 CONFIGS = Path(str(files("facexp_train"))) / "configs"
-"""The configurations that come with facexp, TASK.toml that of the shipped network."""
+"""The configurations that come with facexp, TASK.toml the default."""
 
 
 def parsed(text: str) -> Any:
@@ -28,7 +28,7 @@ def parsed(text: str) -> Any:
 def repeating(config: TrainConfig, out: Path) -> str:
     """A line for the shell that trains with the same configuration beside `out`, below the versions it ran with.
 
-    It names every setting in which the configuration differs from the shipped one, so that it needs no other file.
+    It names every setting in which the configuration differs from the default, so that it needs no other file.
     """
     words = ["facexp", "train", config.task, str(Path(config.data).resolve())]
     if config.votes is not None:

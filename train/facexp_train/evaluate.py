@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -44,6 +43,7 @@ Align = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """uint8 (N, S, S) faces -> uint8 (N, S, S), cut as the product would cut them."""
 
 ALIGNED = "aligned"
+"""What follows the split's name where such faces are scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +246,9 @@ def evaluate_emotion(
             calibrations[name]["without its temperature"] = curve(logits[head] * temperatures[head], truth)
     if align is not None:
         logits = predict(align(part.images)[..., None])
-        for view in itertools.chain.from_iterable(views_of(logits, name) for name in labellings):
-            figures += _named(view.name, emotion_scores(view.logits, view.truth, f"{split}/{ALIGNED}"))
+        for name in labellings:
+            for view in views_of(logits, name):
+                figures += _named(view.name, emotion_scores(view.logits, view.truth, f"{split}/{ALIGNED}"))
     for shift in SHIFTS:
         logits = predict(shifted(part.images, shift)[..., None])
         for name, (head, truth) in labellings.items():
