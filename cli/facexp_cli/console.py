@@ -114,7 +114,8 @@ def above_bars(file: TextIO) -> contextlib.AbstractContextManager[None]:
 
 def say(kind: str, text: str) -> None:
     """One line on stderr, above a progress bar where there is one."""
-    with above_bars(sys.stderr):
+    # whether or not it can be told, the work goes on
+    with contextlib.suppress(OSError), above_bars(sys.stderr):
         print(f"{kind}: {text}", file=sys.stderr, flush=True)
 
 
@@ -162,17 +163,27 @@ class Output:
             with self._signals.whole(), aside:
                 _write_all(text)
         except OSError as error:
-            # what is left in a buffer would fail again when Python ends
-            with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, sys.stdout.fileno())
-                os.close(nowhere)
             if isinstance(error, BrokenPipeError):
+                _drop_output()
                 raise Stop(_SIGPIPE) from None
-            raise click.ClickException(f"standard output cannot be written: {error.strerror}") from None
+            raise unwritten(error) from None
 
     def flush(self) -> None:
         """Nothing is ever left to flush."""
+
+
+def unwritten(error: OSError) -> click.ClickException:
+    """What to raise where standard output cannot be written."""
+    _drop_output()
+    return click.ClickException(f"standard output cannot be written: {error.strerror}")
+
+
+def _drop_output() -> None:
+    # what is left in a buffer would fail again when Python ends
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _write_all(text: str) -> None:

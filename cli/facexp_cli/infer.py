@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from facexp_cli.extras import require
 from facexp_cli.job import Job, run
-from facexp_cli.options import BACKEND, DEVICE, EMOTIONS, LABELS, bundle_option
+from facexp_cli.options import BACKEND, DEVICE, EMOTIONS, LABELS, THREADS, Finite, bundle_option
 
 _Name = TypeVar("_Name", Path, str, None)
 
@@ -42,7 +42,7 @@ def _served_on(_: click.Context, __: click.Parameter, value: str | None) -> tupl
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
 
 
-_SECONDS = click.FloatRange(0, 1e6, min_open=True)
+_SECONDS = Finite(0, 1e6, min_open=True)
 
 
 @click.command("infer", context_settings={"help_option_names": ["-h", "--help"]})
@@ -93,17 +93,17 @@ _SECONDS = click.FloatRange(0, 1e6, min_open=True)
     show_default=True,
     help="What runs the networks; litert takes the models' TFLite files, on the CPU.",
 )
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="Most CPU threads.  [default: all cores]")
+@click.option("--threads", type=THREADS, metavar="N", help="Most CPU threads.  [default: all cores]")
 @click.option(
     "--min-score",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     default=0.5,
     show_default=True,
     help="Leave out faces of which the detector is less sure; below 0.8 the keypoints must confirm them, too.",
 )
 @click.option(
     "--min-face",
-    type=click.FloatRange(0),
+    type=Finite(0),
     default=0.0,
     metavar="PIXELS",
     help="Leave out faces smaller than that; from about a twentieth of the picture on this saves time.  [default: 0]",
@@ -119,13 +119,11 @@ _SECONDS = click.FloatRange(0, 1e6, min_open=True)
 )
 @click.option(
     "--max-fps",
-    type=click.FloatRange(0, 1000, min_open=True),
+    type=Finite(0, 1000, min_open=True),
     metavar="N",
     help="Analyse at most N frames of a second of the clip, camera or stream.",
 )
-@click.option(
-    "--start", type=click.FloatRange(0, 1e6), default=0.0, metavar="SECONDS", help="Leave out the first SECONDS."
-)
+@click.option("--start", type=Finite(0, 1e6), default=0.0, metavar="SECONDS", help="Leave out the first SECONDS.")
 @click.option("--duration", type=_SECONDS, metavar="SECONDS", help="Stop after SECONDS of the clip, camera or stream.")
 @click.option(
     "--policy",
@@ -152,7 +150,7 @@ _SECONDS = click.FloatRange(0, 1e6, min_open=True)
 )
 @click.option(
     "--smooth",
-    type=click.FloatRange(0, 60),
+    type=Finite(0, 60),
     default=0.3,
     show_default=True,
     metavar="SECONDS",
@@ -177,7 +175,7 @@ _SECONDS = click.FloatRange(0, 1e6, min_open=True)
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="With ray: so many workers.  [default: all cores]")
 @click.option(
     "--gpus-per-worker",
-    type=click.FloatRange(0),
+    type=Finite(0),
     default=0.0,
     metavar="N",
     help="With ray: so many GPUs for each worker; 0.25 lets four share one.  [default: 0, the CPU]",
@@ -209,7 +207,7 @@ def infer(ctx: click.Context, /, **options: object) -> None:
     _expect_engine(ctx, job)
     if job.quiet and job.verbose:
         raise click.UsageError("--quiet and --verbose exclude each other")
-    if job.raw is not None and "-" not in job.sources:
+    if job.raw is not None and not _reads_stdin(job.sources):
         raise click.UsageError("--raw is for standard input: name the source -")
     if job.backend == "litert":
         require("litert", "ai_edge_litert")
@@ -220,6 +218,14 @@ def infer(ctx: click.Context, /, **options: object) -> None:
     if job.engine == "ray":
         require("ray", "ray", "pyarrow")
     ctx.exit(run(job))
+
+
+def _reads_stdin(names: tuple[str, ...]) -> bool:
+    """Whether standard input is one of the sources, or of those in a list of them."""
+    from facexp.address import STDIN
+    from facexp.sources import listed
+
+    return any(name == STDIN for name, _ in listed(names))
 
 
 _OF_ENGINE = {

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Callable
 
 import click
 
@@ -63,25 +64,41 @@ def cli() -> None:
 
 def main() -> None:
     """The console script `facexp`."""
-    _end(cli, "facexp")
+    _end(lambda: cli, "facexp")
 
 
 def infer_main() -> None:
     """The console script `facexp-infer`: the same command as `facexp infer`."""
-    from facexp_cli.infer import infer
 
-    _end(infer, "facexp-infer")
+    def load() -> click.Command:
+        from facexp_cli.infer import infer
+
+        return infer
+
+    _end(load, "facexp-infer")
 
 
-def _end(command: click.Command, name: str) -> None:
+def _end(load: Callable[[], click.Command], name: str) -> None:
+    _open_streams()
     try:
-        status = command.main(prog_name=name, standalone_mode=False)
+        status = load().main(prog_name=name, standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        status = error.exit_code
-    except click.Abort:
-        # click turns Ctrl-C into this, and by itself would end with status 1
+        status = _show(error)
+    except (click.Abort, KeyboardInterrupt):
+        # click turns Ctrl-C into Abort, and by itself would end with status 1
         status = 130
+    except ImportError as error:
+        status = _show(click.ClickException(f"{error}: facexp doctor says what to type"))
+    except OSError as error:
+        # what has a file's name does not come from standard output
+        if error.filename is not None:
+            status = _fault()
+        else:
+            from facexp_cli.console import unwritten
+
+            status = _show(unwritten(error))
+    except Exception:
+        status = _fault()
     status = status if isinstance(status, int) else 0
     live = sys.modules.get("facexp.live")
     if live is not None and live.hangs():
@@ -91,3 +108,31 @@ def _end(command: click.Command, name: str) -> None:
             sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
+
+
+def _show(error: click.ClickException) -> int:
+    error.show()
+    return error.exit_code
+
+
+def _fault() -> int:
+    """Print where it happened; a thread may still read, so that the way out is that of all other ends."""
+    import traceback
+
+    traceback.print_exc()
+    return 1
+
+
+def _open_streams() -> None:
+    """Give closed standard streams (`>&-`) something that swallows what goes there.
+
+    The next file that is opened would get their number, and libraries would print into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115

@@ -10,12 +10,18 @@ STDIN = "-"
 SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
 """The addresses that are streams."""
 
+_LONGEST = 100
+
 _CAMERA = re.compile(r"\d{1,2}|/dev/video\d+")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 # cameras take them as parts of the query, and some of the path
-_NAMED = r"([^/?&;=#]*(?:user|usr|login|pass|pwd|pw|auth|token|key|secret|sig|cred)[^/?&;=#]*)="
+_SECRET = r"[^/?&;=#]*(?:user|usr|login|pass|pwd|pw|auth|token|key|secret|sig|cred|session|jwt)[^/?&;=#]*"
+_NAMED = rf"((?:(?<![^/?&;=#])(?:u|p|pin|code|sid)|{_SECRET}))="
 _IN_PATH = re.compile(_NAMED + r"[^/&;#]*", re.IGNORECASE)
-_IN_QUERY = re.compile(_NAMED + r"[^&;#]*", re.IGNORECASE)
+# a password may hold what should have been escaped, but for the sign that parts it from the next
+_IN_QUERY = re.compile(_NAMED + r"[^&]*", re.IGNORECASE)
+# user:password@ in what is no address; C:\x@2.jpg is none
+_LOGIN = re.compile(r".*:[^/\\].*@", re.DOTALL)
 
 
 def is_live(name: str) -> bool:
@@ -26,6 +32,8 @@ def is_live(name: str) -> bool:
 def address_problem(name: str) -> str | None:
     """Why the address of a live source is none that can be opened; None where it can be tried."""
     address = _ADDRESS.match(name)
+    if not name.isprintable():
+        return "is an address with characters that cannot be printed or are not valid UTF-8: write them as %XX"
     if address is None or address[1].lower() in SCHEMES:
         return None
     return f"is an address of an unknown kind: {', '.join(SCHEMES)} are read"
@@ -38,9 +46,18 @@ def shown(name: str) -> str:
         return name
     # the last @, because a password may hold one that should have been escaped
     _, at, rest = address[2].rpartition("@")
+    return f"{address[1]}://" + ("***@" if at else "") + _without_secrets(rest)
+
+
+def mistyped(name: str) -> str:
+    """A name that leads to nothing as it may be shown: it may have been meant for an address with a password."""
+    name = _LOGIN.sub("***@", name)
+    return _without_secrets(name) if ":/" in name or "***@" in name else name
+
+
+def _without_secrets(rest: str) -> str:
     path, mark, query = rest.partition("?")
-    path, query = _IN_PATH.sub(r"\1=***", path), _IN_QUERY.sub(r"\1=***", query)
-    return f"{address[1]}://" + ("***@" if at else "") + path + mark + query
+    return _IN_PATH.sub(r"\1=***", path) + mark + _IN_QUERY.sub(r"\1=***", query)
 
 
 def file_name(name: str) -> str:
@@ -48,4 +65,5 @@ def file_name(name: str) -> str:
     if name == STDIN:
         return "stdin"
     plain = re.sub(r"[^\w]+", "-", shown(name).replace("***", "")).strip("-")
-    return f"camera-{plain}" if plain.isdecimal() else plain[:100]
+    # file systems count bytes
+    return f"camera-{plain}" if plain.isdecimal() else plain.encode()[:_LONGEST].decode(errors="ignore")

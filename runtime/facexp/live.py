@@ -30,6 +30,8 @@ PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _LONGEST_WAIT_S = 0.5
 _GOODBYE_S = 0.3
 _MOST_HANGING = 4
+# a clip behind an address that ends before this part of its length was cut off
+_WHOLE = 0.9
 _THREAD = "facexp-live"
 
 _logger = logging.getLogger("facexp")
@@ -97,11 +99,21 @@ class VideoCapture:
             raise SourceError(problem)
         self.fps = sane_fps(self._capture.get(cv2.CAP_PROP_FPS))
         # a clip behind an address knows its length, a stream does not
-        self.finite = "://" in name and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+        self._length = self._capture.get(cv2.CAP_PROP_FRAME_COUNT) if "://" in name else 0
+        self.finite = self._length > 0
+        self._count = 0
 
     def grab(self) -> bool:
-        """Wait for the next frame; False at the end."""
-        return self._capture.grab()
+        """Wait for the next frame; False at the end. Raises SourceError for a clip whose connection broke before it."""
+        if self._capture.grab():
+            self._count += 1
+            return True
+        # the rate may vary, so that the length is a guess; the last frame's time is none
+        played_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if self.finite and max(self._count, self.fps * played_s + 1) < _WHOLE * self._length:
+            length = f"{self._length:.0f} (about {self._length / self.fps:.1f} s)"
+            raise SourceError(f"breaks off after frame {self._count - 1} of {length}: the connection was lost")
+        return False
 
     def stamp_ms(self) -> float | None:
         """The time in a clip; None for a camera or stream."""
@@ -250,13 +262,14 @@ class _Reader:
         self.finite = capture.finite
         latest = self._options.policy == "latest" or (self._options.policy is None and not capture.finite)
         while not self._stopped:
-            if not capture.grab():
+            before = time.monotonic()
+            grabbed = capture.grab()
+            now = time.monotonic()
+            if not grabbed:
                 if capture.finite:
                     return
                 # FFmpeg gives a read up by itself, and does not tell that from an end
-                waited = time.monotonic() - self._alive_s >= self._options.timeout_s
-                raise SourceError(self._silent() if waited else "has stopped")
-            now = time.monotonic()
+                raise SourceError(self._silent() if now - before >= self._options.timeout_s else "has stopped")
             if self._stopped:
                 return
             if self.first_s is None:

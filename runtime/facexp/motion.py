@@ -25,16 +25,27 @@ class Motion:
 
     def __init__(self) -> None:
         self._small: NDArray[np.float32] | None = None
+        self._before: NDArray[np.float32] | None = None
         self._seen: NDArray[np.float32] | None = None
         self._faces: list[Box] = []
         self._scale = 1.0
 
     def cut(self, gray: Image) -> bool:
         """Take the next (H, W) frame; whether it shows another scene than the last. The first one does."""
-        before, self._small = self._small, self._shrunk(gray)
-        if before is None or before.shape != self._small.shape:
+        self._before, self._small = self._small, self._shrunk(gray)
+        if self._before is None or self._before.shape != self._small.shape:
             return True
-        return float(np.abs(self._small - before).mean()) > _CUT
+        return float(np.abs(self._small - self._before).mean()) > _CUT
+
+    def replaced(self, face: Box) -> bool:
+        """Whether something else shows in this box than in the frame before: a cut in this part of the picture."""
+        if self._small is None or self._before is None or self._small.shape != self._before.shape:
+            return False
+        x, y, w, h = face
+        left, top, right, bottom = (round(side * self._scale) for side in (x, y, x + w, y + h))
+        part = np.s_[max(0, top) : max(1, bottom), max(0, left) : max(1, right)]
+        change = np.abs(self._small[part] - self._before[part])
+        return bool(change.size) and float(change.mean()) > _CUT
 
     def seen(self, faces: Iterable[Box]) -> None:
         """The detector has looked at this frame, where these faces are known."""
@@ -61,7 +72,8 @@ class Motion:
         part = gray[::step, ::step]
         if max(part.shape) >= 4 * _LONGEST:
             # OpenCV takes means of whole blocks ten times as fast as those of parts
-            half = cv2.resize(part, (part.shape[1] // 2, part.shape[0] // 2), interpolation=cv2.INTER_AREA)
+            columns, rows = (max(1, side // 2) for side in part.shape[::-1])
+            half = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
             part = np.asarray(half, dtype=np.uint8)
         small = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
         # a lamp or the camera's own exposure is no motion

@@ -41,7 +41,7 @@ class PictureSink:
 
     Photos keep their format, clips become MP4 at their own pace. Two sources of one name get two files (x, x-2), and
     no source is ever written over; the file of an earlier run is replaced. Leaving the `with` block by an exception
-    removes the clip that is being written, but not the recording of a live source, which ends in no other way.
+    removes the clip that is being written, but not the recording of what ends in no other way: a live source, a pipe.
     """
 
     def __init__(self, folder: Path, sources: Iterable[str] = ()) -> None:
@@ -69,7 +69,7 @@ class PictureSink:
         self._used: dict[str, int] = {}
         self._clip: _ClipFile | None = None
         self._last: tuple[str, int] | None = None
-        self._live = False
+        self._endless = False
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +79,7 @@ class PictureSink:
     ) -> None:
         if kind is None:
             self.finish()
-        elif self._clip is not None and self._live:
+        elif self._clip is not None and self._endless:
             # what goes up is the reason to stop, not how the last clip fared
             with contextlib.suppress(SinkError):
                 self.finish()
@@ -99,7 +99,7 @@ class PictureSink:
             save_picture(self._target(shot, None), annotate(shot.image, frame.faces))
             return
         new = self._last is None
-        self._live = shot.captured_s is not None
+        self._endless = shot.captured_s is not None or (shot.source == STDIN and shot.total is None)
         self._last = (shot.source, shot.index)
         if new:
             self._clip = _ClipFile(self._target(shot, ".mp4"), shot.fps)
@@ -128,9 +128,13 @@ class PictureSink:
         # two names that differ by case alone are one file on many systems
         first = str(wanted).casefold()
         path = wanted
-        while str(path).casefold() in self._used or self._is_source(path):
-            self._used[first] = number = self._used.get(first, 1) + 1
-            path = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
+        try:
+            while str(path).casefold() in self._used or self._is_source(path):
+                self._used[first] = number = self._used.get(first, 1) + 1
+                path = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
+        except OSError as error:
+            # a name that was as long as can be has grown
+            raise SinkError(f"{path}: cannot be written: {error.strerror}") from None
         self._used.setdefault(str(path).casefold(), 1)
         return path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import select
 from typing import Protocol
 
 import numpy as np
@@ -16,13 +17,18 @@ _START = b"\xff\xd8\xff"
 # inside the data of a picture this byte is followed by a zero, by the sign of a restart, or by itself as filling
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL)
 _MOST_BETWEEN = 1 << 16
+# a clip behind a photo starts within so many bytes, and says ftyp
+_TRAILER = 256
 
 
 class Stream(Protocol):
     """An unbuffered binary file, or anything that reads as one."""
 
     def read(self, size: int, /) -> bytes | None:
-        """What is there, at most `size` bytes; nothing at the end."""
+        """What is there, at most `size` bytes; nothing at the end; None where nothing is there yet."""
+
+    def fileno(self) -> int:
+        """Its file descriptor, to wait for."""
 
 
 class Pipe:
@@ -41,9 +47,11 @@ class Pipe:
         return True
 
     def more(self) -> bool:
-        """Read what is there; False at the end."""
-        part = self._stream.read(1 << 18)
-        self.ahead += part or b""
+        """Read what is there, as soon as something is; False at the end."""
+        while (part := self._stream.read(1 << 18)) is None:
+            # another program has set the pipe to not wait
+            select.select([self._stream], [], [])
+        self.ahead += part
         return bool(part)
 
     def take(self, size: int) -> bytes:
@@ -75,8 +83,7 @@ class JpegStream:
         if self._next is None:
             raise SourceError("holds no JPEG")
         # phones put further pictures behind the photo, and a directory of them into its header
-        more = b"MPF\0" not in self._next[: 1 << 16] and self._find()
-        return None if more else self._next
+        return self._next if b"MPF\0" in self._next[: 1 << 16] or not self._follows() else None
 
     def grab(self) -> bool:
         """Wait for the next JPEG; False at the end."""
@@ -98,6 +105,16 @@ class JpegStream:
     def close(self) -> None:
         """Standard input stays open."""
 
+    def _follows(self) -> bool:
+        """Whether another JPEG stands behind the first, and not the clip or whatever else phones put there."""
+        self._pipe.reach(_TRAILER)
+        if b"ftyp" in self._pipe.ahead[:_TRAILER]:
+            return False
+        try:
+            return self._find()
+        except SourceError:
+            return False
+
     def _find(self) -> bool:
         """Drop what stands before the next JPEG; False where none follows."""
         ahead, passed = self._pipe.ahead, 0
@@ -106,7 +123,8 @@ class JpegStream:
             passed += max(0, len(ahead) - 2)
             del ahead[:-2]
             if passed > _MOST_BETWEEN:
-                raise SourceError(f"breaks off after frame {self._count - 1}: what follows is no JPEG")
+                before = f"breaks off after frame {self._count - 1}: what follows is" if self._count else "holds"
+                raise SourceError(f"{before} no JPEG")
             if not self._pipe.more():
                 return False
         del ahead[:start]

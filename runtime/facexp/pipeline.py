@@ -33,13 +33,13 @@ def analyze_sources(
 
     `options` say which frames are taken. Where pictures follow each other in time faces are followed; `detect_every`
     and `smooth` are as for `Tracker`. With `face_crops` each picture is one face and no detector runs. `readers` is how
-    many threads decode files ahead, None as many as there are cores, at most 4; 0: nothing is read ahead.
+    many threads decode files ahead, at most 4, None as many as there are cores; 0: nothing is read ahead.
     A source that cannot be read gives a Frame whose `error` says why, without a picture, and the next one follows.
     """
     if face_crops:
         # such a picture is not looked at again
         options = replace(options, reduced=False)
-    readers = min(cores(), _MOST_READERS) if readers is None else readers
+    readers = min(cores() if readers is None else readers, _MOST_READERS)
     for source, shots in read_ahead(sources, options, readers):
         index, tracker = 0, None
         try:

@@ -29,7 +29,7 @@ import cv2
 from facexp.draw import annotate, colours
 from facexp.errors import FacexpError
 from facexp.geometry import Image
-from facexp.listening import host_and_port, is_public, listen
+from facexp.listening import host_and_port, is_public, listen, own_names
 from facexp.sinks import frame_record
 from facexp.types import Frame
 
@@ -202,6 +202,5 @@ def _application(preview: Preview) -> Any:
     routes = [Route("/", preview._page), Route("/frame", preview._frame)]
     if preview.public:
         return Starlette(routes=routes)
-    # a page on the internet may point a name of its own at this machine and read what is served here
-    hosts = ["localhost", "127.0.0.1", "[::1]", preview._host]
+    hosts = own_names(preview._socket, preview._host)
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])

@@ -183,7 +183,9 @@ class Source:
             )
 
     def _stdin(self, options: ReadOptions) -> Iterator[Shot]:
-        if sys.stdin is None or sys.stdin.isatty():
+        if sys.stdin is None:
+            raise SourceError("standard input is closed: pipe a picture or a stream into it")
+        if sys.stdin.isatty():
             raise SourceError("standard input is a terminal: pipe a picture or a stream into it")
         # past Python's own buffer, which would hold frames back and be locked by a thread that hangs
         with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stream:

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
-from facexp.address import STDIN, address_problem, file_name, is_live, shown
+from facexp.address import STDIN, address_problem, file_name, is_live, mistyped, shown
 from facexp.shots import Source, reason
 
 # HEIC is not read, but a folder full of it must say so instead of looking empty
@@ -53,15 +53,18 @@ def open_sources(names: Iterable[str], skip: Path | None = None) -> Iterator[Sou
         elif glob.has_magic(name) and not path.exists():
             found, what = _glob(name, skip), "what this pattern matches"
         else:
-            problem = None if name and path.exists() else "no such file or folder"
-            yield Source(name, PurePath(path.name), problem)
+            if name and path.exists():
+                yield Source(name, PurePath(path.name))
+            else:
+                yield Source(mistyped(name), PurePath(Path(mistyped(name)).name), "no such file or folder")
             continue
         empty = True
         for source in found:
             empty = False
             yield source
         if empty:
-            yield Source(name, PurePath(path.name), f"no photo or clip in {what}")
+            name = name if path.exists() else mistyped(name)
+            yield Source(name, PurePath(Path(name).name), f"no photo or clip in {what}")
 
 
 def listed(names: Iterable[str]) -> Iterator[tuple[str, str | None]]:

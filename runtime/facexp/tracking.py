@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -74,11 +75,11 @@ class Tracker:
         once where a face is lost and soon where something moves that is no followed face.
         smooth: the time constant of the smoothing in seconds (`facexp.smoothing`); 0 is none.
 
-        Raises ValueError for detect_every < 1 or smooth < 0.
+        Raises ValueError for detect_every < 1, and where smooth is below 0 or not finite.
         """
         if detect_every is not None and detect_every < 1:
             raise ValueError(f"detect_every must be None or at least 1, got {detect_every}")
-        if not smooth >= 0:
+        if not 0 <= smooth < math.inf:
             raise ValueError(f"smooth must be 0 or more seconds, got {smooth}")
         self._analyzer = analyzer
         self._detect_every = detect_every
@@ -101,7 +102,10 @@ class Tracker:
         """The faces of the next frame, largest box first; [] when there is none.
 
         The image is as for `Analyzer.analyze`; `time_ms` is its time in the video, and grows from frame to frame.
+        Raises ValueError for another array and for a time that is not finite.
         """
+        if not math.isfinite(time_ms):
+            raise ValueError(f"time_ms must be finite, got {time_ms}")
         start = time.perf_counter()
         gray = to_gray(image)
         if self._motion.cut(gray):
@@ -153,7 +157,11 @@ class Tracker:
     def _looks(self, lost: bool, time_ms: float) -> bool:
         """Whether the detector looks at this frame."""
         self._frames += 1
-        if lost or self._looked_ms is None:
+        gone = [track for track in self._tracks if self._motion.replaced(track.box)]
+        for track in gone:
+            # on a plain ground the network finds an average face where none is any more: one look decides
+            track.misses = _MISSES - 1
+        if lost or gone or self._looked_ms is None:
             return True
         passed = time_ms - self._looked_ms
         due = passed < 0 or self._due(passed)

@@ -116,6 +116,9 @@ def test_what_cannot_be_read_does_not_stop_the_rest(run: Run) -> None:
         ["photo.png", "--preview", ":8000"],
         ["photo.png", "--preview", "127.0.0.1:65536"],
         [".", "--save", "."],
+        ["photo.png", "--threads", "99999999999"],
+        ["photo.png", "--min-face", "inf"],
+        *(["photo.png", option, "nan"] for option in ("--start", "--duration", "--max-fps", "--timeout", "--smooth")),
     ],
 )
 def test_wrong_usage_is_status_2(run: Run, arguments: list[str]) -> None:
@@ -137,6 +140,15 @@ def test_a_bundle_or_detector_that_is_none_is_one_line(run: Run, tmp_path: Path,
     ):
         assert (result.exit_code, result.stdout) == (1, "")
         assert re.fullmatch(r"Error: .+\n", result.stderr)
+
+
+def test_raw_frames_of_a_pipe_in_a_list(run: Run) -> None:
+    """Guards --raw where the list names standard input."""
+    Path("list.txt").write_text("blank.png\n-\n")
+    result = run("@list.txt", "--raw", "64x48")
+    assert [record["source"] for record in records(result.stdout)] == ["blank.png", "-"]
+    Path("list.txt").write_text("blank.png\n")
+    assert run("@list.txt", "--raw", "64x48").exit_code == 2
 
 
 def test_csv_and_text(run: Run) -> None:

@@ -109,8 +109,52 @@ def test_ctrl_c_outside_a_run_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sys, "argv", ["facexp"])
     with pytest.raises(SystemExit) as caught:
-        main._end(click.Command("x", callback=interrupted), "x")
+        main._end(lambda: click.Command("x", callback=interrupted), "x")
     assert caught.value.code == 130
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("ImportError('libGL.so.1: cannot open')", "Error: libGL.so.1: cannot open: facexp doctor says what to type\n"),
+        ("OSError(28, 'No space left')", "Error: standard output cannot be written: No space left\n"),
+        ("OSError(13, 'denied', 'x')", "Traceback"),
+        ("ZeroDivisionError()", "Traceback"),
+    ],
+)
+def test_what_no_command_expects_is_status_1(error: str, said: str) -> None:
+    """Guards broken libraries and a full disk behind standard output against a traceback; our own faults keep one."""
+    code = f"""
+import click
+from facexp_cli.main import _end
+def fail():
+    raise {error}
+_end(lambda: click.Command("x", callback=fail), "x")
+"""
+    result = run(code)
+    assert result.returncode == 1
+    assert result.stderr.startswith(said)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes descriptors")
+def test_closed_streams() -> None:
+    """Guards `facexp ... >&- 2>&-`: nothing ends in a file of ours, and the status is the command's own."""
+    code = """
+import os
+import sys
+import click
+from facexp_cli.main import _end
+def work():
+    print("x", flush=True)
+    print("y", file=sys.stderr, flush=True)
+    assert os.open(os.devnull, os.O_RDONLY) > 2
+    raise click.ClickException("z")
+os.closerange(0, 3)
+sys.stdin = sys.stdout = sys.stderr = None
+_end(lambda: click.Command("x", callback=work), "x")
+"""
+    assert run(code).returncode == 1
+    assert run(code.replace("raise click", "click")).returncode == 0
 
 
 def test_demo(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -308,15 +308,22 @@ def test_an_rtsp_camera(rtsp_camera: Any, caplog: pytest.LogCaptureFixture, monk
     assert re.fullmatch(r"rtsp://\*\*\*@127\.0\.0\.1:\d+/live: has stopped; opening it again in .*", said)
 
 
+def some_clip(folder: Path) -> Path:
+    """60 frames, 25 a second."""
+    path = folder / "x.avi"
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 48))
+    for i in range(60):
+        writer.write(np.full((48, 64, 3), 4 * i, np.uint8))
+    writer.release()
+    return path
+
+
 def test_a_clip_behind_an_address_ends(tmp_path: Path) -> None:
     """Guards http://host/clip.avi: every frame with the clip's own time, and its end is no loss.
 
     The first picture, too, has to come within the duration: long enough for a busy machine to open the address.
     """
-    writer = cv2.VideoWriter(str(tmp_path / "x.avi"), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 48))
-    for i in range(60):
-        writer.write(np.full((48, 64, 3), 4 * i, np.uint8))
-    writer.release()
+    some_clip(tmp_path)
 
     class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -327,6 +334,31 @@ def test_a_clip_behind_an_address_ends(tmp_path: Path) -> None:
         shots = list(shots_of(f"http://127.0.0.1:{server.server_port}/x.avi", duration_s=2.0))
         server.shutdown()
     assert [(shot.index, round(shot.time_ms), shot.dropped) for shot in shots] == [(i, 40 * i, 0) for i in range(50)]
+
+
+def test_a_clip_whose_connection_breaks_is_no_whole_clip(tmp_path: Path) -> None:
+    """Guards http://host/clip.avi against half a clip that looks like all of it: the frames before, then an error."""
+    data = some_clip(tmp_path).read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
+
+    shots: list[int] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        frames = (shot.index for shot in shots_of(f"http://127.0.0.1:{server.server_port}/x.avi"))
+        with pytest.raises(SourceError, match=r"breaks off after frame \d+ of 60 \(about 2\.4 s\): the connection"):
+            shots.extend(frames)
+        server.shutdown()
+    assert shots == list(range(len(shots)))
+    assert 10 < len(shots) < 40
 
 
 def test_a_wrong_password_is_one_line(web_camera: Any) -> None:

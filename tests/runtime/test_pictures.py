@@ -201,6 +201,38 @@ def test_nothing_half_written_is_left() -> None:
     assert files("out") == ["p.png"]
 
 
+def test_the_recording_of_an_endless_pipe_is_kept() -> None:
+    """Guards `rpicam-vid ... | facexp-infer - --save out`, which Ctrl-C alone ends."""
+
+    def interrupted(source: str, total: int | None) -> None:
+        with PictureSink(Path("out")) as sink:
+            for index in range(3):
+                image = np.full((360, 480, 3), 90, np.uint8)
+                shot = Shot(source, PurePath("stdin"), index, 40.0 * index, image, 25.0, total)
+                sink.write(frame(shot), shot)
+            raise KeyboardInterrupt
+
+    for source, total in (("x.mp4", None), ("-", 30), ("-", None)):
+        assert files("out") == []
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(source, total)
+    assert files("out") == ["stdin.mp4"]
+    assert len(read_clip("out/stdin.mp4")[1]) == 3
+
+
+def test_names_that_grow_too_long() -> None:
+    """Guards the one line for a name at the file system's limit to which ".png" or "-2" is added."""
+    with PictureSink(Path("out")) as sink:
+        with pytest.raises(SinkError, match="cannot be written: File name too long"):
+            write(sink, "x.jfif", save_as="x" * 250 + ".jfif")
+        write(sink, "a", save_as="x" * 251 + ".png")
+        with pytest.raises(SinkError, match="cannot be written: File name too long"):
+            write(sink, "b", save_as="x" * 251 + ".png")
+        with pytest.raises(SinkError, match="cannot be written: File name too long"):
+            write_clip(sink, "x" * 255, [0, 40], 25)
+    assert files("out") == ["x" * 251 + ".png"]
+
+
 def test_what_cannot_be_written_is_said_once() -> None:
     """Guards the reasons: a folder that is a file, a clip that the codec refuses (said once), a full disk."""
     Path("file").write_text("")

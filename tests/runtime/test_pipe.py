@@ -6,6 +6,7 @@ import os
 import struct
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,9 @@ class Trickle:
         part, self.data = self.data[: self.size], self.data[self.size :]
         return part
 
+    def fileno(self) -> int:
+        raise AssertionError("nobody has to wait")
+
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
 @pytest.mark.parametrize("progressive", [False, True])
@@ -120,6 +124,11 @@ def test_one_photo(standard_input: Any, tmp_path: Path) -> None:
     directory = first[:2] + b"\xff\xe2" + struct.pack(">H", 10) + b"MPF\0" + bytes(4) + first[2:]
     (shot,) = standard_input(directory + phone[1])
     assert (shot.fps, value_of(shot)) == (None, 60)
+    # a clip behind it, whose data may hold the sign of a JPEG's start, and what no program knows
+    clip = struct.pack(">I4s", 24, b"ftyp") + b"mp42" * 4 + jpeg(100)[:200] + bytes(1 << 17)
+    for trailer in (clip, b"Data" * 8 + clip, bytes(1 << 17)):
+        (shot,) = standard_input(jpeg(60) + trailer)
+        assert (shot.fps, value_of(shot)) == (None, 60)
     animation = cv2.Animation()
     animation.frames = [np.full((8, 10, 4), (40 * i, 0, 0, 255), np.uint8) for i in range(1, 4)]
     animation.durations = np.array([70, 70, 70], np.int32)  # type: ignore[assignment]
@@ -150,6 +159,12 @@ def test_what_is_no_picture(standard_input: Any, monkeypatch: pytest.MonkeyPatch
     two = jpeg(60) + jpeg(80)
     assert fault(standard_input, two + jpeg(100)[:-400]) == "-: breaks off in frame 2: its JPEG data end early"
     assert fault(standard_input, two + bytes(1 << 17)) == "-: breaks off after frame 1: what follows is no JPEG"
+    boundary = b"--frame\r\n" + b"x" * (1 << 17)
+    assert fault(standard_input, boundary) == "-: holds no JPEG"
+    monkeypatch.setattr(sys, "stdin", None)
+    (source,) = open_sources(["-"])
+    with pytest.raises(SourceError, match=r"^-: standard input is closed"):
+        next(source.shots())
     start, end = os.openpty()
     with os.fdopen(end) as terminal:
         monkeypatch.setattr(sys, "stdin", terminal)
@@ -175,3 +190,24 @@ def test_a_frame_is_there_before_the_next_one(monkeypatch: pytest.MonkeyPatch) -
         watchdog.cancel()
         os.close(start)
         assert list(shots) == []
+
+
+def test_a_pipe_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards pipes that another program has set to O_NONBLOCK: nothing there yet is not the end."""
+    end, start = os.pipe()
+    os.set_blocking(end, False)
+    with os.fdopen(end) as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        (source,) = open_sources(["-"])
+        parts = [jpeg(20), jpeg(60)[:300], jpeg(60)[300:], jpeg(100)]
+
+        def write() -> None:
+            for part in parts:
+                time.sleep(0.05)
+                os.write(start, part)
+            os.close(start)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert [value_of(shot) for shot in source.shots()] == [20, 60, 100]
+        writer.join()

@@ -180,6 +180,11 @@ def test_who_may_look(preview: Preview) -> None:
     assert preview.url.startswith("http://127.0.0.1:")
     assert get(preview, "/", Host="localhost:8000")[0] == 200
     assert get(preview, "/", Host="camera.example")[0] == 400
+    # an address that the host's name leads to is as good as the name, as Debian's 127.0.1.1 is
+    with Preview("127.2", 0) as numeric:
+        assert numeric.url.startswith("http://127.0.0.2:")
+        assert get(numeric, "/", Host=numeric.url.removeprefix("http://").rstrip("/"))[0] == 200
+        assert get(numeric, "/", Host="camera.example")[0] == 400
     with Preview("0.0.0.0", 0) as opened:
         assert opened.public
         assert opened.url.startswith(f"http://{socket.gethostname()}:")
@@ -192,6 +197,9 @@ def test_what_cannot_be_served(preview: Preview, monkeypatch: pytest.MonkeyPatch
         Preview("127.0.0.1", port)
     with pytest.raises(PreviewError, match=r"^nothing can be served on 192\.0\.2\.1, port 0: "):
         Preview("192.0.2.1", 0)
+    for host in ("*", "foo..bar", "x" * 70, "\udcff"):
+        with pytest.raises(PreviewError, match=r"^nothing can be served on "):
+            Preview(host, 0)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(PreviewError, match=r'^uvicorn is not installed: pip install "facexp\[serve\]"$'):
         Preview("127.0.0.1", 0)

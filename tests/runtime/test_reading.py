@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from typing import Any
 
 import pytest
 
-from facexp.address import address_problem, file_name, is_live, shown
+from facexp.address import address_problem, file_name, is_live, mistyped, shown
 from facexp.reading import Pace, ReadOptions
+from facexp.sources import open_sources
 
 
 def taken(options: ReadOptions, times_ms: list[float]) -> list[int]:
@@ -68,7 +71,8 @@ def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
         ("http://cam/v?loginuse=admin&loginpas=s3cret", "http://cam/v?loginuse=***&loginpas=***"),
         ("rtsp://cam/user=admin&password=s3cret&channel=1.sdp", "rtsp://cam/user=***&password=***&channel=1.sdp"),
         ("rtsp://cam/user=admin_password=s3cret_channel=1.sdp", "rtsp://cam/user=***"),
-        ("https://cam/v?access_token=s3cret#t=1", "https://cam/v?access_token=***#t=1"),
+        ("https://cam/v?access_token=x;s3cret#cret&c=1", "https://cam/v?access_token=***&c=1"),
+        ("http://cam/v?u=admin&P=s3cret&sid=s3&codec=h264&cup=2", "http://cam/v?u=***&P=***&sid=***&codec=h264&cup=2"),
         # what should have been escaped is no less secret
         ("rtsp://admin:s3cret@home@cam/live", "rtsp://***@cam/live"),
         ("rtsp://admin:s3/cret@cam/live", "rtsp://***@cam/live"),
@@ -85,6 +89,30 @@ def test_nothing_secret_is_shown(name: str, public: str) -> None:
         assert secret not in file_name(name)
 
 
+@pytest.mark.parametrize(
+    ("slip", "public"),
+    [
+        (" http://admin:s3cret@cam/v", "***@cam/v"),
+        ('"rtsp://admin:s3cret@cam/v"', '***@cam/v"'),
+        ("http:/admin:s3cret@cam/v?token=s3", "***@cam/v?token=***"),
+        ("'http://cam/v?pwd=s3cret'", "'http://cam/v?pwd=***"),
+        ("admin:s3cret@cam/v", "***@cam/v"),
+        # names of files that are not there
+        ("C:\\photos\\x@2.jpg", "C:\\photos\\x@2.jpg"),
+        ("a@b?pwd=x.jpg", "a@b?pwd=x.jpg"),
+        ("photos/user=5.jpg", "photos/user=5.jpg"),
+    ],
+)
+def test_an_address_that_was_mistyped_is_no_less_secret(slip: str, public: str) -> None:
+    """Guards the message for a name without a file, which would quote the password."""
+    assert not is_live(slip)
+    assert mistyped(slip) == public
+    (source,) = open_sources([slip])
+    assert source.name == public
+    assert source.problem in ("no such file or folder", "no photo or clip in what this pattern matches")
+    assert not re.search("admin|s3|cret", str(source.save_as))
+
+
 def test_what_is_a_live_source() -> None:
     """Guards what takes a name away from files: two digits, /dev/videoN and addresses, nothing else."""
     for name in ("0", "12", "/dev/video0", "rtsp://x", "srt://h:9", "foo://x"):
@@ -95,8 +123,11 @@ def test_what_is_a_live_source() -> None:
     assert address_problem("foo://x") == (
         "is an address of an unknown kind: http, https, rtsp, rtsps, rtmp, rtmps, rtp, srt, tcp, udp are read"
     )
-    assert address_problem("RTSP://x") is address_problem("0") is None
+    assert address_problem("RTSP://x") is address_problem("0") is address_problem("http://ümlaut/x y") is None
+    # OpenCV ends the process where an address is not valid UTF-8
+    assert "write them as %XX" in str(address_problem(os.fsdecode(b"http://x/\xe9")))
     assert file_name("0") == "camera-0"
     assert file_name("/dev/video2") == "dev-video2"
     assert file_name("rtsp://u:p@10.0.0.5:554/live.sdp?x=1") == "rtsp-10-0-0-5-554-live-sdp-x-1"
     assert file_name("-") == "stdin"
+    assert file_name("http://x/" + "写" * 100) == "http-x-" + "写" * 31

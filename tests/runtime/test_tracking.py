@@ -180,6 +180,19 @@ def test_a_face_that_goes_is_gone_and_may_come_back(film: Callable[..., Film]) -
     assert [run.ids((110, 105)) for _ in range(5)][-1] == {0: 2}
 
 
+@pytest.mark.parametrize("step", [1, 25])
+def test_a_face_that_goes_from_a_plain_ground_is_gone(film: Callable[..., Film], step: int) -> None:
+    # guards: records of nobody, where the network finds an average face in a plain picture at every look
+    run = film()
+    run.analyzer._keypoints._session.run = run._run  # type: ignore[method-assign]
+    both = run.ids((100, 100), (300, 100), step=step)
+    for _ in range(4):
+        assert run.ids((100, 100), (300, 100), step=step) == both
+    assert run.ids((300, 100), step=step) == {0: both[1]}
+    assert run.looks[-1] == run.frame
+    assert run.ids((100, 100), (300, 100), step=step) == both
+
+
 def test_who_comes_elsewhere_is_somebody_else(film: Callable[..., Film]) -> None:
     # guards: an id is not handed across the picture, nor to a face of quite another size
     run = film()
@@ -325,3 +338,13 @@ def test_wrong_settings_are_refused(analyzer: facexp.Analyzer) -> None:
         Tracker(analyzer, detect_every=0)
     with pytest.raises(ValueError, match="smooth must be 0 or more seconds, got -1"):
         Tracker(analyzer, smooth=-1)
+    with pytest.raises(ValueError, match="time_ms must be finite, got nan"):
+        Tracker(analyzer).track(np.zeros((48, 64), np.uint8), float("nan"))
+
+
+@pytest.mark.parametrize("shape", [(2000, 1), (1, 70000), (20, 30000)])
+def test_very_thin_pictures(analyzer: facexp.Analyzer, shape: tuple[int, int]) -> None:
+    # guards: a flat animation or raw frames, which would end the run and all that stands behind them
+    tracker = Tracker(analyzer)
+    for time_ms in (0, 40):
+        assert tracker.track(np.zeros(shape, np.uint8), time_ms) == []

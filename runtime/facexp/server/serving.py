@@ -20,7 +20,7 @@ import grpc
 import uvicorn
 
 from facexp.analyzer import AnalyzerOptions
-from facexp.listening import host_and_port, is_public, listen
+from facexp.listening import host_and_port, is_public, listen, own_names
 from facexp.server.access import TOKEN_VARIABLE, Access, ServerError, Tls, read_pem
 from facexp.server.batching import Batching
 from facexp.server.connections import patient_for
@@ -80,7 +80,7 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Port
         address = opened.getsockname()[0]
         hosts = None
         if not (is_public(opened) or settings.access.closed):
-            hosts = ["localhost", "127.0.0.1", "[::1]", settings.host]
+            hosts = own_names(opened, settings.host)
         service = Service(settings.base, settings.analyzer, settings.limits, settings.batching)
         http = _http(application(service, settings.access, hosts), settings)
         rpc = rpc_server(service, settings.access)
