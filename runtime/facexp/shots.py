@@ -258,7 +258,7 @@ def _too_large() -> SourceError:
 
 def reason(error: OSError) -> str:
     """Why a file or folder cannot be read."""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         return "no such file or folder"
     if isinstance(error, PermissionError):
         return "no permission to read it"
