@@ -18,11 +18,11 @@ import numpy as np
 
 from facexp.address import STDIN, is_live
 from facexp.draw import annotate
-from facexp.errors import FacexpError
+from facexp.errors import FacexpError, SourceError
 from facexp.geometry import Image
 from facexp.photo import opencv_name
-from facexp.shots import Shot
-from facexp.sources import listed, root
+from facexp.shots import Shot, printable
+from facexp.sources import Listed, listed, real_path, root
 from facexp.types import Frame
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -44,28 +44,31 @@ class PictureSink:
     removes the clip that is being written, but not the recording of a live source, which ends in no other way.
     """
 
-    def __init__(self, folder: Path, sources: Iterable[str] = ()) -> None:
+    def __init__(self, folder: Path, sources: Iterable[str | Listed] = ()) -> None:
         """`sources` are the names given to `open_sources`.
 
         Raises SinkError where the folder cannot be made, or where results would mix with the sources.
         """
-        real = folder.resolve()
+        real = real_path(folder)
         self._folder = folder
         self._sources: list[Path] = []
         for name, _ in listed(sources):
             if name == STDIN or is_live(name):
                 continue
-            source = root(name).resolve()
-            # a folder's results lie in a folder of its name
-            if source.is_dir() and (real == source or (Path(name).is_dir() and real == source.parent)):
-                raise SinkError(f"{folder}: results would mix with the pictures in {source}: name another folder")
+            fixed = root(name)
+            source = real_path(fixed)
+            # what lies beside a photo is not of an earlier run, and a folder's results lie in a folder of its name
+            named = Path(os.path.abspath(name)).parent  # noqa: PTH100
+            if real == source or (fixed == Path(name) and real in (source.parent, real_path(named))):
+                mixed = f"results would mix with the pictures in {printable(str(real))}: name another folder"
+                raise _failed(folder, mixed)
             # a results folder inside a source folder is left out when that is searched: what lies in it are results
             if source not in real.parents:
                 self._sources.append(source)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SinkError(f"{folder}: this folder cannot be made: {error.strerror}") from None
+            raise _failed(folder, f"this folder cannot be made: {error.strerror}") from None
         self._used: dict[str, int] = {}
         self._clip: _ClipFile | None = None
         self._last: tuple[str, int] | None = None
@@ -146,20 +149,29 @@ def save_picture(path: Path, image: Image) -> None:
 
     Raises SinkError where it cannot be written.
     """
+    size = f"{image.shape[1]}x{image.shape[0]}"
     try:
-        _, data = cv2.imencode(path.suffix, image)
+        fits, data = cv2.imencode(path.suffix, image)
     except cv2.error as error:
-        raise SinkError(
-            f"{path}: a picture of {image.shape[1]}x{image.shape[0]} cannot be encoded: {error.err}"
-        ) from None
+        raise _failed(path, f"a picture of {size} cannot be encoded: {error.err}") from None
+    if not fits:
+        raise _failed(path, f"a picture of {size} cannot be encoded: {path.suffix} does not hold one of this size")
     part = _part(path, path.suffix)
     try:
         part.write_bytes(data.tobytes())
         part.replace(path)
     except OSError as error:
-        raise SinkError(f"{path}: cannot be written: {error.strerror}") from None
+        raise _unwritten(path, error) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _failed(path: Path, why: str) -> SinkError:
+    return SinkError(f"{printable(str(path))}: {why}")
+
+
+def _unwritten(path: Path, error: OSError) -> SinkError:
+    return _failed(path, f"cannot be written: {error.strerror}")
 
 
 def _part(path: Path, suffix: str) -> Path:
@@ -167,7 +179,7 @@ def _part(path: Path, suffix: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SinkError(f"{path.parent}: this folder cannot be made: {error.strerror}") from None
+        raise _failed(path.parent, f"this folder cannot be made: {error.strerror}") from None
     return path.with_name(f".facexp-{os.getpid()}{suffix}")
 
 
@@ -175,7 +187,9 @@ class _ClipFile:
     """An MP4 file that grows frame by frame, at the pace of the times it is given."""
 
     def __init__(self, path: Path, fps: float) -> None:
-        self._path, self._fps = path, fps
+        self._path = path
+        # OpenCV hands the rate to the codec as a decimal fraction, and MPEG-4 has 16 bits for its numerator
+        self._fps = round(max(fps, 1 / LONGEST_PAUSE_S), 3 if fps < 65 else 2)
         self._part = _part(path, path.suffix)
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
@@ -210,14 +224,21 @@ class _ClipFile:
         return np.asarray(cv2.resize(image, self._size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
     def _open(self) -> cv2.VideoWriter:
-        name, codec = opencv_name(self._part), cv2.VideoWriter.fourcc(*"mp4v")
+        codec = cv2.VideoWriter.fourcc(*"mp4v")
+        try:
+            name = opencv_name(self._part)
+            # OpenCV would not say what is wrong with the folder
+            self._part.touch()
+        except SourceError as error:
+            raise _failed(self._path, str(error)) from None
+        except OSError as error:
+            raise _unwritten(self._path, error) from None
         writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, codec, self._fps, self._size)
         if not writer.isOpened():
             self._part.unlink(missing_ok=True)
             width, height = self._size
-            raise SinkError(
-                f"{self._path}: OpenCV cannot write an MP4 of {width}x{height} at {self._fps:.4g} frames/s here"
-            )
+            what = f"an MP4 of {width}x{height} at {self._fps:.4g} frames/s"
+            raise _failed(self._path, f"OpenCV cannot write {what} here")
         return writer
 
     def finish(self) -> None:
@@ -231,12 +252,11 @@ class _ClipFile:
         reader.release()
         try:
             if count != self._written:
-                raise SinkError(
-                    f"{self._path}: only {count} of {self._written} frames could be written: is the disk full?"
-                )
+                frames = f"only {count} of {self._written} frames"
+                raise _failed(self._path, f"{frames} could be written: is the disk full?")
             self._part.replace(self._path)
         except OSError as error:
-            raise SinkError(f"{self._path}: cannot be written: {error.strerror}") from None
+            raise _unwritten(self._path, error) from None
         finally:
             self._part.unlink(missing_ok=True)
 
