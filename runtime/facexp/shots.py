@@ -157,13 +157,10 @@ class Source:
         """A photo; a JPEG is no larger than it has to be, where the options ask for that."""
         if kind != "JPEG" or not options.reduced:
             return Shot(self.name, self.save_as, 0, 0.0, photo.decode(data, kind))
-        reduction, *stored = photo.reductions(data, _LARGE)
+        reduction, width, height = photo.reductions(data, _LARGE)
         image = photo.decode(data, kind, reduction)
         if reduction == 1:
             return Shot(self.name, self.save_as, 0, 0.0, image)
-        # a side is divided and rounded up: the photo is turned where the stored width does not give the image's
-        turned = -(-stored[0] // reduction) != image.shape[1]
-        width, height = reversed(stored) if turned else stored
         again = functools.partial(photo.decode, data, kind)
         return Shot(
             self.name, self.save_as, 0, 0.0, image, reduction=reduction, decode=again, full_size=(width, height)
