@@ -83,14 +83,20 @@ class Source:
         """The photo, or the frames of the clip, camera or stream that the options choose.
 
         Raises SourceError, its one line starting with the name, where the source cannot be read; a clip that breaks off
-        gives the frames before that first. A live source that stops is opened again, which the log `facexp` tells.
+        gives the frames before that first. A live source that stops is opened again, which the log `facexp` tells; so
+        it does where the options leave no frame.
         """
+        empty = True
         try:
-            yield from self._open(options)
+            for shot in self._open(options):
+                empty = False
+                yield shot
         except SourceError as error:
             raise SourceError(f"{printable(self.name)}: {error}") from None
         except OSError as error:
             raise SourceError(f"{printable(self.name)}: {reason(error)}") from None
+        if empty:
+            _logger.warning("%s: no frame to read: reading starts at %g s", printable(self.name), options.start_s)
 
     def _open(self, options: ReadOptions) -> Iterator[Shot]:
         if self.problem is not None:

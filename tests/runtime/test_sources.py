@@ -264,6 +264,10 @@ def test_pages_and_animations(tree: Path, caplog: pytest.LogCaptureFixture) -> N
     assert [round(float(shot.image[..., 0].mean()) / 40) for shot in shots] == [1, 3, 5]
     part = Source("x.gif", PurePath("x")).shots(ReadOptions(start_s=0.1, duration_s=0.3))
     assert [shot.index for shot in part] == [2, 3]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "facexp"):
+        assert list(Source("x.gif", PurePath("x")).shots(ReadOptions(start_s=5))) == []
+    assert caplog.messages == ["x.gif: no frame to read: reading starts at 5 s"]
     with pytest.raises(ValueError, match="every must be at least 1"):
         ReadOptions(every=0)
 
