@@ -108,7 +108,7 @@ class PictureSink:
             self._clip = _ClipFile(self._target(shot, ".mp4"), shot.fps)
         if self._clip is not None:
             try:
-                self._clip.write(annotate(shot.image, frame.faces), shot.time_ms)
+                self._clip.write(annotate(shot.image, frame.faces), shot.time_ms, shot.shown_ms)
             except SinkError:
                 self._clip = None
                 raise
@@ -195,15 +195,17 @@ class _ClipFile:
         self._size = (0, 0)
         self._shown: Image | None = None
         self._start_ms = 0.0
+        self._end_ms = 0.0
         self._written = 0
 
-    def write(self, image: Image, time_ms: float) -> None:
-        """Show the picture from this time on."""
+    def write(self, image: Image, time_ms: float, shown_ms: float | None = None) -> None:
+        """Show the picture from this time on, and at the end for as long as it says, else for one frame."""
         if self._writer is None:
             # the codec halves the colour's resolution: an odd last row or column would be dropped
             self._size = (image.shape[1] + image.shape[1] % 2, image.shape[0] + image.shape[0] % 2)
             self._start_ms = time_ms
             self._writer = self._open()
+        self._end_ms = time_ms + (shown_ms or 0.0)
         # how many frames the clip has when this one is in it; what came before shows until then
         due = round((time_ms - self._start_ms) / 1000 * self._fps) + 1 - self._written
         most = math.ceil(LONGEST_PAUSE_S * self._fps)
@@ -245,6 +247,9 @@ class _ClipFile:
         """Close the file and give it its name. Raises SinkError where not every frame arrived in it."""
         if self._writer is None:
             return
+        if self._shown is not None:
+            # where an animation says how long its last frame shows, it is there once more at the end of that
+            self.write(self._shown, self._end_ms - 1000 / self._fps)
         self._writer.release()
         # the writer reports no error, not even a full disk: what was written is counted
         reader = cv2.VideoCapture(opencv_name(self._part), cv2.CAP_FFMPEG)

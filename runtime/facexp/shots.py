@@ -47,6 +47,8 @@ class Shot:
     """The rate at which these shots are worth saving, in frames a second; None for a photo."""
     total: int | None = None
     """How many frames the clip claims to have; None for a photo and where the clip does not say."""
+    shown_ms: float | None = None
+    """How long an animation shows the frame, in milliseconds; None for what shows it until the next."""
     captured_s: float | None = None
     """When a live source's frame came, on the clock of `time.monotonic`; None for what is not live."""
     dropped: int | None = None
@@ -145,7 +147,8 @@ class Source:
             if time_ms >= 1000 * options.end_s:
                 return
             if pace.wants(index, time_ms):
-                yield Shot(self.name, self.save_as, index, time_ms, image, fps, pages)
+                shown_ms = min(duration_ms, 1000 * options.end_s - time_ms)
+                yield Shot(self.name, self.save_as, index, time_ms, image, fps, pages, shown_ms)
             time_ms += duration_ms
 
     def _content(self, data: bytes, options: ReadOptions) -> Iterator[Shot]:

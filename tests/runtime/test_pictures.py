@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from facexp.pictures import PictureSink, SinkError, save_picture
-from facexp.shots import Shot
+from facexp.reading import ReadOptions
+from facexp.shots import Shot, Source
 from facexp.types import Frame, Timings
 
 GRAY = np.full((360, 480, 3), 90, np.uint8)
@@ -169,6 +170,21 @@ def test_a_clip_of_a_varying_rate_keeps_its_pace() -> None:
     shown = [round((value - 20) / 20) for value in frames]
     assert len(frames) == 11
     assert shown == [0, 1, 1, 1, 1, 1, 2, 4, 4, 4, 5]
+
+
+def test_an_animation_keeps_the_time_of_its_last_frame() -> None:
+    """Guards the pause that most animations end with, up to where reading ends; what is none keeps its length."""
+    animation = cv2.Animation()
+    animation.frames = [np.full((24, 32, 4), (80 * i, 80 * i, 80 * i, 255), np.uint8) for i in range(1, 4)]
+    animation.durations = np.array([100, 100, 600], np.int32)  # type: ignore[assignment]
+    assert cv2.imwriteanimation("x.gif", animation)
+    for options, count in ((ReadOptions(), 40), (ReadOptions(duration_s=0.5), 25), (ReadOptions(duration_s=0.2), 10)):
+        with PictureSink(Path("out")) as sink:
+            for shot in Source("x.gif", PurePath("x.gif")).shots(options):
+                sink.write(frame(shot), shot)
+        fps, frames, _ = read_clip("out/x.mp4")
+        assert (fps, len(frames)) == (50, count)
+        assert [round(value / 80) for value in frames] == ([1] * 5 + [2] * 5 + [3] * 30)[:count]
 
 
 @pytest.mark.parametrize("fps", [237.634, 99.857, 24000 / 1001, 0.0001])
