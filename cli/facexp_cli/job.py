@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from facexp.reading import ReadOptions
     from facexp.shots import Shot
     from facexp.sinks import Sink, Stream
+    from facexp.sources import Listed
     from facexp.types import Frame
     from facexp_cli.console import Progress, Signals
 
@@ -118,11 +119,13 @@ def _run(job: Job, signals: Signals) -> int:
     from facexp import FacexpError
     from facexp.pictures import PictureSink, SinkError
     from facexp.pipeline import analyze_sources
-    from facexp.sources import open_sources
+    from facexp.sources import listed, open_sources
     from facexp_cli.console import Output, Progress
 
+    # a list that comes through a pipe can be read only once
+    names = list(listed(job.sources))
     try:
-        pictures = None if job.save is None else PictureSink(job.save, job.sources)
+        pictures = None if job.save is None else PictureSink(job.save, names)
     except SinkError as error:
         raise click.UsageError(f"--save {error}") from None
     preview = None if job.preview is None else _preview(*job.preview, job.quiet)
@@ -135,13 +138,13 @@ def _run(job: Job, signals: Signals) -> int:
     logger = logging.getLogger("facexp")
     logger.info("models %s %s on %s", analyzer.bundle.name, analyzer.bundle.version, analyzer.device)
     shown = not job.quiet and sys.stderr.isatty()
-    files = sum(1 for _ in open_sources(job.sources, job.save)) if shown else None
+    files = sum(1 for _ in open_sources(names, job.save)) if shown else None
     sink = line_sink(Output(signals), job.form, analyzer.labels)
     if job.duration is None:
-        _tell_of_waiting(job.sources)
+        _tell_of_waiting(names)
     frames = analyze_sources(
         analyzer,
-        open_sources(job.sources, job.save),
+        open_sources(names, job.save),
         job.read_options(),
         job.face_crops,
         detect_every=job.detect_every,
@@ -172,13 +175,12 @@ def _preview(host: str, port: int, quiet: bool) -> Preview:
     return preview
 
 
-def _tell_of_waiting(names: Iterable[str]) -> None:
+def _tell_of_waiting(names: Iterable[Listed]) -> None:
     """Say so where a source stands behind one that may never end."""
     from facexp.address import is_live, shown
-    from facexp.sources import listed
 
     before = None
-    for name, _ in listed(names):
+    for name, _ in names:
         if before is not None:
             waits = "%s is read until it ends, and only then what is named after it: --duration ends it earlier"
             logging.getLogger("facexp").warning(waits, shown(before))

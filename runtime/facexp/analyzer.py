@@ -184,10 +184,10 @@ class Analyzer:
         """One face per uint8 image, in the same order, where each image shows one face that fills it.
 
         No detector runs: the box is the whole image and the score 1. The arrays are as for `analyze`, of any sizes.
-        Raises ValueError, naming the crop's number from 0, for another array.
+        Raises ValueError, naming the crop's number from 0, for another array, and where `crops` is itself an image.
         """
         start = time.perf_counter()
-        grays = [_crop_gray(index, crop) for index, crop in enumerate(crops)]
+        grays = _crop_grays(crops)
         found = self._keypoints.find_in_crops(grays)
         pointed = time.perf_counter()
         emotions = self.read_emotions(grays, found)
@@ -201,7 +201,7 @@ class Analyzer:
         False where the keypoint network cannot settle on points and the detector finds nothing either. The arrays are
         as for `analyze_crops`.
         """
-        grays = [_crop_gray(index, crop) for index, crop in enumerate(crops)]
+        grays = _crop_grays(crops)
         seen = self._keypoints.find_in_crops(grays).drift <= _SETTLED
         for row in np.flatnonzero(~seen):
             seen[row] = bool(self._detector.detect(_with_room(grays[row])))
@@ -286,11 +286,17 @@ def _key(model: ModelSpec, device: str, form: str, precision: str | None) -> str
     return key
 
 
-def _crop_gray(index: int, crop: Image) -> Image:
-    try:
-        return to_gray(crop)
-    except ValueError as error:
-        raise ValueError(f"crop {index}: {error}") from error
+def _crop_grays(crops: Sequence[Image]) -> list[Image]:
+    # the rows of an image would pass for images; an array of gray ones, (N, H, W), is a sequence
+    if isinstance(crops, np.ndarray) and (crops.ndim == 2 or (crops.ndim == 3 and crops.shape[2] in (1, 3, 4))):
+        raise ValueError(f"crops must be a sequence of images, got one image of {crops.shape}: put it into a list")
+    grays = []
+    for index, crop in enumerate(crops):
+        try:
+            grays.append(to_gray(crop))
+        except ValueError as error:
+            raise ValueError(f"crop {index}: {error}") from error
+    return grays
 
 
 def _with_room(gray: Image) -> Image:

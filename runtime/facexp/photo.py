@@ -3,7 +3,7 @@
 What is decided here, format by format:
 
 - EXIF orientation (JPEG, PNG, WebP, TIFF) and AVIF's rotation and mirror are applied.
-- Transparency is laid on white, as a browser shows it.
+- Transparency is laid on white, as a browser shows it; that of gray TIFFs OpenCV keeps to itself.
 - 16-bit pictures become 8-bit. Where all values fit 8, 10, 12 or 14 bits, the file is taken for a camera's narrower
   values in a 16-bit container and that range is the scale; a plain division would show them black.
 - Floats and 32-bit integers have no agreed black and white: refused.
@@ -38,6 +38,9 @@ ANIMATION_FPS = 50.0
 
 Pixels = NDArray[np.generic]
 
+# EXIF orientations that change width and height
+_ON_ITS_SIDE = (5, 6, 7, 8)
+
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
@@ -46,6 +49,10 @@ _REDUCED = {
 }
 
 _ORIENTATION_TAG, _SUBFILE_TAG, _WIDTH_TAG, _HEIGHT_TAG, _EXTRA_TAG = 0x112, 254, 256, 257, 338
+_PHOTOMETRIC_TAG, _MIN_IS_WHITE = 262, 0
+
+# the length of OS/2's header, which is the first thing in it
+_OS2_BMP = struct.pack("<I", 12)
 
 
 def sniff(head: bytes) -> str | None:
@@ -101,15 +108,21 @@ def decode(data: bytes, kind: str, reduction: int = 1, most: int = MAX_PIXELS) -
             image = image[:, :, :3]
         # libtiff multiplies 8-bit colours by the alpha that the tag declares
         premultiplied = extra == 1 or (_EXTRA_TAG in _tiff_tags(data) and image.dtype == np.uint8)
-    return _turned(_opaque(_eight_bits(image), premultiplied), turn)
+    shown = _opaque(_eight_bits(image), premultiplied)
+    if kind == "TIFF" and image.dtype == np.uint16 and _tiff_tags(data).get(_PHOTOMETRIC_TAG) == _MIN_IS_WHITE:
+        # with 8 bits libtiff does it
+        shown = np.asarray(cv2.bitwise_not(shown), dtype=np.uint8)
+    return _turned(shown, turn)
 
 
 def reductions(data: bytes, longest: int) -> tuple[int, int, int]:
     """How many times smaller a JPEG can be decoded so that its longest side still has `longest` pixels: 1, 2, 4 or 8.
 
-    Behind it stand width and height as stored, before they are turned; zeros where the header does not tell.
+    Behind it stand the photo's width and height, upright; zeros where the header does not tell.
     """
-    width, height, _ = _jpeg_header(data)
+    width, height, turn, _ = _jpeg_header(data)
+    if turn in _ON_ITS_SIDE:
+        width, height = height, width
     return max(n for n in _REDUCED if n == 1 or max(width, height) >= n * longest), width, height
 
 
@@ -169,7 +182,9 @@ def _raw(data: bytes, kind: str, reduction: int) -> tuple[Pixels, int]:
                 if what == cv2.IMAGE_METADATA_EXIF:
                     turn = _exif_orientation(chunk.tobytes())
         else:
-            image = cv2.imdecode(buffer, _REDUCED[reduction] if kind == "JPEG" else cv2.IMREAD_UNCHANGED)
+            # what OpenCV takes for the colours of an OS/2 bitmap as it is are grays
+            colour = kind == "JPEG" or (kind == "BMP" and data[14:18] == _OS2_BMP)
+            image = cv2.imdecode(buffer, _REDUCED[reduction] if colour else cv2.IMREAD_UNCHANGED)
             if kind == "AVIF":
                 turn = _avif_orientation(data)
     except cv2.error as error:
@@ -179,9 +194,9 @@ def _raw(data: bytes, kind: str, reduction: int) -> tuple[Pixels, int]:
     if image is None or image.size == 0:
         cut = kind == "JPEG" and b"\xff\xd9" not in data[-65536:]
         cut = cut or (kind == "PNG" and b"IEND" not in data[-64:])
-        raise SourceError(
-            f"is cut short: the {kind} data end early" if cut else f"is damaged: it does not decode as {kind}"
-        )
+        if cut:
+            raise SourceError(f"is cut short: the {kind} data end early")
+        raise SourceError(f"is damaged, or {kind} of a kind that OpenCV does not read")
     return image, turn
 
 
@@ -213,7 +228,7 @@ def _opaque(image: Image, premultiplied: bool = False) -> Image:
 
 
 def _turned(image: Image, orientation: int) -> Image:
-    if orientation in (5, 6, 7, 8):
+    if orientation in _ON_ITS_SIDE:
         image = cv2.transpose(image)  # type: ignore[assignment]
     flips = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
     if orientation in flips:
@@ -229,7 +244,7 @@ def _refuse_by_header(data: bytes, kind: str, most: int) -> None:
             raise SourceError("starts with a reduced preview, as camera raw files do: convert it to JPEG or PNG")
         width, height = tags.get(_WIDTH_TAG, 0), tags.get(_HEIGHT_TAG, 0)
     elif kind == "JPEG":
-        width, height, scan = _jpeg_header(data)
+        width, height, _, scan = _jpeg_header(data)
         # inside the data this pair of bytes is always something else; without it OpenCV may fill the rest with gray
         if data.find(b"\xff\xd9", scan) < 0:
             raise SourceError("is cut short: the JPEG data end early")
@@ -238,7 +253,7 @@ def _refuse_by_header(data: bytes, kind: str, most: int) -> None:
     elif kind == "GIF" and len(data) >= 10:
         width, height = struct.unpack_from("<HH", data, 6)
     elif kind == "BMP" and len(data) >= 26:
-        width, height = struct.unpack_from("<ii", data, 18)
+        width, height = struct.unpack_from("<HH" if data[14:18] == _OS2_BMP else "<ii", data, 18)
     elif kind == "WebP" and len(data) >= 30:
         width, height = _webp_size(data)
     else:
@@ -265,19 +280,22 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     return 0, 0
 
 
-def _jpeg_header(data: bytes) -> tuple[int, int, int]:
-    """Width, height and where the picture's data start; zeros for what is not found."""
-    width = height = 0
+def _jpeg_header(data: bytes) -> tuple[int, int, int, int]:
+    """Width and height as stored, EXIF orientation and where the picture's data start; zeros for what is not found."""
+    width = height = turn = 0
     position = 2
     while position + 9 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xDA:
-            return width, height, position
+            return width, height, turn, position
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, position + 5)
         # a marker may be preceded by any number of fill bytes
-        position += 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, position + 2)[0]
-    return width, height, 0
+        length = 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, position + 2)[0]
+        if marker == 0xE1 and not turn and data.startswith(b"Exif\0\0", position + 4):
+            turn = _exif_orientation(data[position + 4 : position + length])
+        position += length
+    return width, height, turn, 0
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:

@@ -18,11 +18,11 @@ import numpy as np
 
 from facexp.address import STDIN, is_live
 from facexp.draw import annotate
-from facexp.errors import FacexpError
+from facexp.errors import FacexpError, SourceError
 from facexp.geometry import Image
 from facexp.photo import opencv_name
-from facexp.shots import Shot
-from facexp.sources import listed, root
+from facexp.shots import Shot, printable
+from facexp.sources import Listed, listed, real_path, root
 from facexp.types import Frame
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -44,28 +44,31 @@ class PictureSink:
     removes the clip that is being written, but not the recording of what ends in no other way: a live source, a pipe.
     """
 
-    def __init__(self, folder: Path, sources: Iterable[str] = ()) -> None:
+    def __init__(self, folder: Path, sources: Iterable[str | Listed] = ()) -> None:
         """`sources` are the names given to `open_sources`.
 
         Raises SinkError where the folder cannot be made, or where results would mix with the sources.
         """
-        real = folder.resolve()
+        real = real_path(folder)
         self._folder = folder
         self._sources: list[Path] = []
         for name, _ in listed(sources):
             if name == STDIN or is_live(name):
                 continue
-            source = root(name).resolve()
-            # a folder's results lie in a folder of its name
-            if source.is_dir() and (real == source or (Path(name).is_dir() and real == source.parent)):
-                raise SinkError(f"{folder}: results would mix with the pictures in {source}: name another folder")
+            fixed = root(name)
+            source = real_path(fixed)
+            # what lies beside a photo is not of an earlier run, and a folder's results lie in a folder of its name
+            named = Path(os.path.abspath(name)).parent  # noqa: PTH100
+            if real == source or (fixed == Path(name) and real in (source.parent, real_path(named))):
+                mixed = f"results would mix with the pictures in {printable(str(real))}: name another folder"
+                raise _failed(folder, mixed)
             # a results folder inside a source folder is left out when that is searched: what lies in it are results
             if source not in real.parents:
                 self._sources.append(source)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise SinkError(f"{folder}: this folder cannot be made: {error.strerror}") from None
+            raise _failed(folder, f"this folder cannot be made: {error.strerror}") from None
         self._used: dict[str, int] = {}
         self._clip: _ClipFile | None = None
         self._last: tuple[str, int] | None = None
@@ -105,7 +108,7 @@ class PictureSink:
             self._clip = _ClipFile(self._target(shot, ".mp4"), shot.fps)
         if self._clip is not None:
             try:
-                self._clip.write(annotate(shot.image, frame.faces), shot.time_ms)
+                self._clip.write(annotate(shot.image, frame.faces), shot.time_ms, shot.shown_ms)
             except SinkError:
                 self._clip = None
                 raise
@@ -134,7 +137,7 @@ class PictureSink:
                 path = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
         except OSError as error:
             # a name that was as long as can be has grown
-            raise SinkError(f"{path}: cannot be written: {error.strerror}") from None
+            raise _unwritten(path, error) from None
         self._used.setdefault(str(path).casefold(), 1)
         return path
 
@@ -150,20 +153,29 @@ def save_picture(path: Path, image: Image) -> None:
 
     Raises SinkError where it cannot be written.
     """
+    size = f"{image.shape[1]}x{image.shape[0]}"
     try:
-        _, data = cv2.imencode(path.suffix, image)
+        fits, data = cv2.imencode(path.suffix, image)
     except cv2.error as error:
-        raise SinkError(
-            f"{path}: a picture of {image.shape[1]}x{image.shape[0]} cannot be encoded: {error.err}"
-        ) from None
+        raise _failed(path, f"a picture of {size} cannot be encoded: {error.err}") from None
+    if not fits:
+        raise _failed(path, f"a picture of {size} cannot be encoded: {path.suffix} does not hold one of this size")
     part = _part(path, path.suffix)
     try:
         part.write_bytes(data.tobytes())
         part.replace(path)
     except OSError as error:
-        raise SinkError(f"{path}: cannot be written: {error.strerror}") from None
+        raise _unwritten(path, error) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _failed(path: Path, why: str) -> SinkError:
+    return SinkError(f"{printable(str(path))}: {why}")
+
+
+def _unwritten(path: Path, error: OSError) -> SinkError:
+    return _failed(path, f"cannot be written: {error.strerror}")
 
 
 def _part(path: Path, suffix: str) -> Path:
@@ -171,7 +183,7 @@ def _part(path: Path, suffix: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SinkError(f"{path.parent}: this folder cannot be made: {error.strerror}") from None
+        raise _failed(path.parent, f"this folder cannot be made: {error.strerror}") from None
     return path.with_name(f".facexp-{os.getpid()}{suffix}")
 
 
@@ -179,21 +191,25 @@ class _ClipFile:
     """An MP4 file that grows frame by frame, at the pace of the times it is given."""
 
     def __init__(self, path: Path, fps: float) -> None:
-        self._path, self._fps = path, fps
+        self._path = path
+        # OpenCV hands the rate to the codec as a decimal fraction, and MPEG-4 has 16 bits for its numerator
+        self._fps = round(max(fps, 1 / LONGEST_PAUSE_S), 3 if fps < 65 else 2)
         self._part = _part(path, path.suffix)
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
         self._shown: Image | None = None
         self._start_ms = 0.0
+        self._end_ms = 0.0
         self._written = 0
 
-    def write(self, image: Image, time_ms: float) -> None:
-        """Show the picture from this time on."""
+    def write(self, image: Image, time_ms: float, shown_ms: float | None = None) -> None:
+        """Show the picture from this time on, and at the end for as long as it says, else for one frame."""
         if self._writer is None:
             # the codec halves the colour's resolution: an odd last row or column would be dropped
             self._size = (image.shape[1] + image.shape[1] % 2, image.shape[0] + image.shape[0] % 2)
             self._start_ms = time_ms
             self._writer = self._open()
+        self._end_ms = time_ms + (shown_ms or 0.0)
         # how many frames the clip has when this one is in it; what came before shows until then
         due = round((time_ms - self._start_ms) / 1000 * self._fps) + 1 - self._written
         most = math.ceil(LONGEST_PAUSE_S * self._fps)
@@ -214,20 +230,30 @@ class _ClipFile:
         return np.asarray(cv2.resize(image, self._size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
     def _open(self) -> cv2.VideoWriter:
-        name, codec = opencv_name(self._part), cv2.VideoWriter.fourcc(*"mp4v")
+        codec = cv2.VideoWriter.fourcc(*"mp4v")
+        try:
+            name = opencv_name(self._part)
+            # OpenCV would not say what is wrong with the folder
+            self._part.touch()
+        except SourceError as error:
+            raise _failed(self._path, str(error)) from None
+        except OSError as error:
+            raise _unwritten(self._path, error) from None
         writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, codec, self._fps, self._size)
         if not writer.isOpened():
             self._part.unlink(missing_ok=True)
             width, height = self._size
-            raise SinkError(
-                f"{self._path}: OpenCV cannot write an MP4 of {width}x{height} at {self._fps:.4g} frames/s here"
-            )
+            what = f"an MP4 of {width}x{height} at {self._fps:.4g} frames/s"
+            raise _failed(self._path, f"OpenCV cannot write {what} here")
         return writer
 
     def finish(self) -> None:
         """Close the file and give it its name. Raises SinkError where not every frame arrived in it."""
         if self._writer is None:
             return
+        if self._shown is not None:
+            # where an animation says how long its last frame shows, it is there once more at the end of that
+            self.write(self._shown, self._end_ms - 1000 / self._fps)
         self._writer.release()
         # the writer reports no error, not even a full disk: what was written is counted
         reader = cv2.VideoCapture(opencv_name(self._part), cv2.CAP_FFMPEG)
@@ -235,12 +261,11 @@ class _ClipFile:
         reader.release()
         try:
             if count != self._written:
-                raise SinkError(
-                    f"{self._path}: only {count} of {self._written} frames could be written: is the disk full?"
-                )
+                frames = f"only {count} of {self._written} frames"
+                raise _failed(self._path, f"{frames} could be written: is the disk full?")
             self._part.replace(self._path)
         except OSError as error:
-            raise SinkError(f"{self._path}: cannot be written: {error.strerror}") from None
+            raise _unwritten(self._path, error) from None
         finally:
             self._part.unlink(missing_ok=True)
 

@@ -7,7 +7,7 @@ import functools
 import logging
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -47,6 +47,8 @@ class Shot:
     """The rate at which these shots are worth saving, in frames a second; None for a photo."""
     total: int | None = None
     """How many frames the clip claims to have; None for a photo and where the clip does not say."""
+    shown_ms: float | None = None
+    """How long an animation shows the frame, in milliseconds; None for what shows it until the next."""
     captured_s: float | None = None
     """When a live source's frame came, on the clock of `time.monotonic`; None for what is not live."""
     dropped: int | None = None
@@ -83,16 +85,23 @@ class Source:
         """The photo, or the frames of the clip, camera or stream that the options choose.
 
         Raises SourceError, its one line starting with the name, where the source cannot be read; a clip that breaks off
-        gives the frames before that first. A live source that stops is opened again, which the log `facexp` tells.
+        gives the frames before that first. A live source that stops is opened again, which the log `facexp` tells; so
+        it does where the options leave no frame.
         """
+        empty = True
         try:
-            yield from self._open(options)
+            with contextlib.closing(self._open(options)) as shots:
+                for shot in shots:
+                    empty = False
+                    yield shot
         except SourceError as error:
             raise SourceError(f"{printable(self.name)}: {error}") from None
         except OSError as error:
             raise SourceError(f"{printable(self.name)}: {reason(error)}") from None
+        if empty:
+            _logger.warning("%s: no frame to read: reading starts at %g s", printable(self.name), options.start_s)
 
-    def _open(self, options: ReadOptions) -> Iterator[Shot]:
+    def _open(self, options: ReadOptions) -> Generator[Shot, None, None]:
         if self.problem is not None:
             raise SourceError(self.problem)
         if self.address == STDIN:
@@ -139,7 +148,8 @@ class Source:
             if time_ms >= 1000 * options.end_s:
                 return
             if pace.wants(index, time_ms):
-                yield Shot(self.name, self.save_as, index, time_ms, image, fps, pages)
+                shown_ms = min(duration_ms, 1000 * options.end_s - time_ms)
+                yield Shot(self.name, self.save_as, index, time_ms, image, fps, pages, shown_ms)
             time_ms += duration_ms
 
     def _content(self, data: bytes, options: ReadOptions) -> Iterator[Shot]:
@@ -157,13 +167,10 @@ class Source:
         """A photo; a JPEG is no larger than it has to be, where the options ask for that."""
         if kind != "JPEG" or not options.reduced:
             return Shot(self.name, self.save_as, 0, 0.0, photo.decode(data, kind))
-        reduction, *stored = photo.reductions(data, _LARGE)
+        reduction, width, height = photo.reductions(data, _LARGE)
         image = photo.decode(data, kind, reduction)
         if reduction == 1:
             return Shot(self.name, self.save_as, 0, 0.0, image)
-        # a side is divided and rounded up: the photo is turned where the stored width does not give the image's
-        turned = -(-stored[0] // reduction) != image.shape[1]
-        width, height = reversed(stored) if turned else stored
         again = functools.partial(photo.decode, data, kind)
         return Shot(
             self.name, self.save_as, 0, 0.0, image, reduction=reduction, decode=again, full_size=(width, height)
@@ -260,7 +267,7 @@ def _too_large() -> SourceError:
 
 def reason(error: OSError) -> str:
     """Why a file or folder cannot be read."""
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
         return "no such file or folder"
     if isinstance(error, PermissionError):
         return "no permission to read it"

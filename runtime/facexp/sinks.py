@@ -140,9 +140,13 @@ class CsvSink(_LineSink):
         ]
 
     def _rows(self, rows: Sequence[Sequence[object]]) -> None:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        self._put(text.getvalue())
+        lines = []
+        for row in rows:
+            text = io.StringIO()
+            # what a line ends with is quoted elsewhere: so a name may hold either sign
+            csv.writer(text, lineterminator="\r\n").writerow(row)
+            lines.append(text.getvalue().removesuffix("\r\n") + "\n")
+        self._put("".join(lines))
 
 
 class TextSink(_LineSink):

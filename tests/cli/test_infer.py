@@ -119,6 +119,7 @@ def test_what_cannot_be_read_does_not_stop_the_rest(run: Run) -> None:
         ["photo.png", "--threads", "99999999999"],
         ["photo.png", "--min-face", "inf"],
         *(["photo.png", option, "nan"] for option in ("--start", "--duration", "--max-fps", "--timeout", "--smooth")),
+        ["photo.png", "--save", "."],
     ],
 )
 def test_wrong_usage_is_status_2(run: Run, arguments: list[str]) -> None:
@@ -265,6 +266,19 @@ def test_save(run: Run) -> None:
     # a second run inside the folder neither reads its own results nor writes over a source
     run("album", "--save", "album/out")
     assert len(records(run("album", "--save", "album/out").stdout)) == 2 + 20
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="pipes have no names here")
+def test_a_list_from_a_pipe(run: Run) -> None:
+    """Guards `find | facexp-infer @/dev/stdin --save out`: all that asks for the names gets them from one reading."""
+    end, start = os.pipe()
+    os.write(start, b"blank.png\nphoto.png\n")
+    os.close(start)
+    result = run(f"@/dev/fd/{end}", "--save", "out")
+    os.close(end)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert [record["source"] for record in records(result.stdout)] == ["blank.png", "photo.png"]
+    assert sorted(path.name for path in Path("out").iterdir()) == ["blank.png", "photo.png"]
 
 
 def test_what_cannot_be_saved_does_not_stop_the_rest(run: Run) -> None:

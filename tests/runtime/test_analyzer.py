@@ -274,6 +274,10 @@ def test_crops_are_faces_in_their_order(analyzer: facexp.Analyzer, tiny: ModuleT
     assert analyzer.timings.emotion_ms > 0
     with pytest.raises(ValueError, match="crop 1: an image must be a uint8 array, got float32"):
         analyzer.analyze_crops([crops[0], np.zeros((48, 48), np.float32)])
+    for crop in crops[:2]:
+        with pytest.raises(ValueError, match=r"one image of \(\d+, .*\): put it into a list"):
+            analyzer.analyze_crops(crop)
+    assert len(analyzer.analyze_crops(np.zeros((5, 48, 48), np.uint8))) == 5
 
 
 def to_gray_level(crop: Image) -> float:

@@ -158,6 +158,36 @@ def test_sixteen_bits_are_scaled_by_their_real_range(top: int, bits: int) -> Non
         assert np.abs(got - want[:, :, None]).max() <= 1
 
 
+def test_a_tiff_whose_white_is_0_is_no_negative() -> None:
+    """Guards scans of 16 bits, which OpenCV hands on as they are stored, unlike those of 8."""
+    for depth, white in ((np.uint8, 255), (np.uint16, 65535)):
+        tiff = bytearray(encode(".tif", np.array([[0, white // 5, white]], depth)))
+        # what stands for a gray picture whose black is 0
+        entry = tiff.find(struct.pack("<HHIH", 262, 3, 1, 1))
+        assert entry > 0
+        tiff[entry + 8] = 0
+        assert decode(bytes(tiff))[0, :, 0].tolist() == [255, 204, 0]
+
+
+def test_bitmaps_of_os2() -> None:
+    """Guards a header whose sides have two bytes each, and their colours."""
+    rows = bytes([1, 2, 3, 40, 50, 60, 0, 0])
+    header = struct.pack("<IHHIIHHHH", 26 + len(rows), 0, 0, 26, 12, 2, 1, 1, 24)
+    assert decode(b"BM" + header + rows).tolist() == [[[1, 2, 3], [40, 50, 60]]]
+    huge = header[:16] + struct.pack("<HH", 20000, 20000) + header[20:]
+    with pytest.raises(SourceError, match="too large, 20000x20000 pixels"):
+        decode(b"BM" + huge + rows)
+
+
+def test_sound_files_of_rare_kinds_are_not_called_damaged(picture: NDArray[np.uint8]) -> None:
+    """Guards the reason given: a TIFF of compression 50000 (zstd) may well be sound."""
+    tiff = bytearray(encode(".tif", picture))
+    entry = tiff.find(struct.pack("<HHI", 259, 3, 1))
+    tiff[entry + 8 : entry + 10] = struct.pack("<H", 50000)
+    with pytest.raises(SourceError, match="is damaged, or TIFF of a kind that OpenCV does not read"):
+        decode(bytes(tiff))
+
+
 def test_floats_are_refused(picture: NDArray[np.uint8]) -> None:
     """Guards float TIFFs: no agreed white, so no guess."""
     with pytest.raises(SourceError, match="float32 values"):

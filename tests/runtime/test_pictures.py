@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePath
 
 import cv2
@@ -10,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from facexp.pictures import PictureSink, SinkError, save_picture
-from facexp.shots import Shot
+from facexp.reading import ReadOptions
+from facexp.shots import Shot, Source
 from facexp.types import Frame, Timings
 
 GRAY = np.full((360, 480, 3), 90, np.uint8)
@@ -93,17 +95,18 @@ def test_a_second_run_replaces_the_results_of_the_first() -> None:
     assert (cv2.imread("out/x.png") == 200).all()  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("source", ["x.png", "./x.png", "other/../x.png", "link.png"])
+@pytest.mark.parametrize("source", ["album/x.png", "./album/x.png", "other/../album/x.png", "link.png"])
 def test_a_source_is_never_written_over(source: str) -> None:
     """Guards the user's own photo, however its path is written."""
     Path("other").mkdir()
-    save_picture(Path("x.png"), np.full((9, 9, 3), 7, np.uint8))
-    Path("link.png").symlink_to("x.png")
-    before = Path("x.png").read_bytes()
-    with PictureSink(Path(), [source]) as sink:
-        write(sink, source, save_as="x.png")
-    assert Path("x.png").read_bytes() == before
-    assert Path("x-2.png").exists()
+    save_picture(Path("out/album/x.png"), np.full((9, 9, 3), 7, np.uint8))
+    Path("album").symlink_to("out/album")
+    Path("link.png").symlink_to("album/x.png")
+    before = Path("album/x.png").read_bytes()
+    with PictureSink(Path("out"), [source]) as sink:
+        write(sink, source, save_as="album/x.png")
+    assert Path("album/x.png").read_bytes() == before
+    assert Path("album/x-2.png").exists()
 
 
 def test_pictures_inside_a_source_folder_are_never_written_over() -> None:
@@ -117,14 +120,34 @@ def test_pictures_inside_a_source_folder_are_never_written_over() -> None:
 
 
 def test_results_do_not_mix_with_the_sources() -> None:
-    """Guards `facexp-infer album --save album`, and `--save .`, where album's results would lie in album itself."""
+    """Guards `facexp-infer album --save album`, and `--save .`, where album's results would lie in album itself.
+
+    So with `facexp-infer photo.jpg --save .`: what lies beside the photo is the user's own, not an earlier run's.
+    """
     Path("album").mkdir()
-    for folder, source in ((".", "album"), ("album", "album"), ("album", "album/*.jpg"), ("album", "./album/")):
+    Path("photo.jpg").touch()
+    Path("album/linked.jpg").symlink_to("../photo.jpg")
+    folders = [(".", "album"), ("album", "album"), ("album", "album/*.jpg"), ("album", "./album/")]
+    photos = [(".", "photo.jpg"), (".", "album/../photo.jpg"), ("album", "album/linked.jpg"), (".", "album/linked.jpg")]
+    for folder, source in folders + photos:
         with pytest.raises(SinkError, match="results would mix with the pictures in"):
             PictureSink(Path(folder), [source])
-    for folder, source in (("album/out", "album"), ("out", "album"), ("out", "."), (".", "album/*.jpg")):
+    apart = [("album/out", "album"), ("out", "album"), ("out", "."), (".", "album/*.jpg"), ("out", "photo.jpg")]
+    for folder, source in apart:
         with PictureSink(Path(folder), [source]):
             assert Path(folder).is_dir()
+    os.chdir("album")
+    PictureSink(Path(), [".."])
+
+
+def test_links_in_a_circle_do_no_harm() -> None:
+    """Guards against a traceback where a source's path cannot be followed to its end."""
+    Path("loop").symlink_to("loop")
+    with PictureSink(Path("out"), ["loop", "loop/x.png", "x" * 300, "x" * 300 + "*"]) as sink:
+        write(sink, "x.png")
+    assert files("out") == ["x.png"]
+    with pytest.raises(SinkError, match="loop: this folder cannot be made"):
+        PictureSink(Path("loop"))
 
 
 def test_a_clip_keeps_its_pace() -> None:
@@ -147,6 +170,33 @@ def test_a_clip_of_a_varying_rate_keeps_its_pace() -> None:
     shown = [round((value - 20) / 20) for value in frames]
     assert len(frames) == 11
     assert shown == [0, 1, 1, 1, 1, 1, 2, 4, 4, 4, 5]
+
+
+def test_an_animation_keeps_the_time_of_its_last_frame() -> None:
+    """Guards the pause that most animations end with, up to where reading ends; what is none keeps its length."""
+    animation = cv2.Animation()
+    animation.frames = [np.full((24, 32, 4), (80 * i, 80 * i, 80 * i, 255), np.uint8) for i in range(1, 4)]
+    animation.durations = np.array([100, 100, 600], np.int32)  # type: ignore[assignment]
+    assert cv2.imwriteanimation("x.gif", animation)
+    for options, count in ((ReadOptions(), 40), (ReadOptions(duration_s=0.5), 25), (ReadOptions(duration_s=0.2), 10)):
+        with PictureSink(Path("out")) as sink:
+            for shot in Source("x.gif", PurePath("x.gif")).shots(options):
+                sink.write(frame(shot), shot)
+        fps, frames, _ = read_clip("out/x.mp4")
+        assert (fps, len(frames)) == (50, count)
+        assert [round(value / 80) for value in frames] == ([1] * 5 + [2] * 5 + [3] * 30)[:count]
+
+
+@pytest.mark.parametrize("fps", [237.634, 99.857, 24000 / 1001, 0.0001])
+def test_a_clip_of_any_rate_can_be_saved(fps: float) -> None:
+    """Guards rates that MPEG-4 cannot hold as they are, and that frames are counted at the rate that is written."""
+    with PictureSink(Path("out")) as sink:
+        write_clip(sink, "x.mp4", [1000 * i / fps for i in range(12)], fps)
+        assert sink._clip is not None
+        pace = sink._clip._fps
+    written, frames, _ = read_clip("out/x.mp4")
+    assert written == pytest.approx(pace, rel=1e-9)
+    assert len(frames) == 12
 
 
 def test_a_broken_time_stamp_does_not_fill_the_disk() -> None:
@@ -238,7 +288,18 @@ def test_what_cannot_be_written_is_said_once() -> None:
     Path("file").write_text("")
     with pytest.raises(SinkError, match="file: this folder cannot be made"):
         PictureSink(Path("file"))
+    with (
+        PictureSink(Path(os.fsdecode(b"n\xff"))) as sink,
+        pytest.raises(SinkError, match="name that is not valid UTF-8"),
+    ):
+        write_clip(sink, "x.mp4", [0, 40], 25)
     with PictureSink(Path("out")) as sink:
+        # as root one may write everywhere, but not through a link to nowhere
+        part = Path(f"out/.facexp-{os.getpid()}.mp4")
+        part.symlink_to("gone/x.mp4")
+        with pytest.raises(SinkError, match=r"x\.mp4: cannot be written: No such file or directory"):
+            write_clip(sink, "x.mp4", [0, 40], 25)
+        part.unlink()
         Path("out/album").write_text("")
         with pytest.raises(SinkError, match="album: this folder cannot be made"):
             write(sink, "x.png", save_as="album/x.png")
@@ -256,7 +317,9 @@ def test_what_cannot_be_written_is_said_once() -> None:
 
 
 def test_a_picture_that_cannot_be_encoded_is_refused() -> None:
-    """Guards the message, and that no temporary file stays."""
+    """Guards the message, that it can be printed, and that no temporary file stays."""
     with pytest.raises(SinkError, match="a picture of 9x0 cannot be encoded"):
         save_picture(Path("x.png"), np.zeros((0, 9, 3), np.uint8))
+    with pytest.raises(SinkError, match=r"'x\\x1b\[2J\.webp': a picture of 20000x1 cannot be encoded: \.webp does not"):
+        save_picture(Path("x\x1b[2J.webp"), np.zeros((1, 20000, 3), np.uint8))
     assert files() == []

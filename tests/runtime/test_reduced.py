@@ -74,6 +74,15 @@ def test_a_small_face_is_seen_in_full(analyzer: Analyzer, astronaut: Any, tmp_pa
     assert asked == [1]
 
 
+@pytest.mark.parametrize("orientation", [1, 5, 6, 8])
+def test_width_and_height_of_a_photo_that_is_nearly_square(tmp_path: Path, orientation: int) -> None:
+    """Guards records of turned photos: half of 4001 and of 4002 pixels are equally many."""
+    write(tmp_path / "a.jpg", np.zeros((4001, 4002, 3), np.uint8), orientation)
+    (source,) = open_sources([str(tmp_path / "a.jpg")])
+    sizes = [next(source.shots(ReadOptions(reduced=reduced))).size for reduced in (False, True)]
+    assert sizes[0] == sizes[1] == ((4002, 4001) if orientation == 1 else (4001, 4002))
+
+
 def test_only_what_is_large_and_jpeg_is_reduced(tmp_path: Path, astronaut: Any) -> None:
     """Guards: pictures that the detector would see less of, and formats that cannot be decoded in part."""
     for longest, expected in ((3839, 1), (3840, 2), (7680, 4), (15360, 8)):

@@ -154,11 +154,11 @@ def test_csv(labels: tuple[str, ...]) -> None:
     sink = CsvSink(stream, labels)
     assert stream.getvalue().count("\n") == 1
     sink.write(frame(face("happy", labels), face("sad", labels), source='a, "b".jpg', index=3, time_ms=120))
-    sink.write(frame())
+    sink.write(frame(source="line\rbreak.jpg"))
     sink.write(BROKEN)
     rows = list(csv.DictReader(io.StringIO(stream.getvalue())))
     assert all(None not in row and None not in row.values() for row in rows)
-    assert [row["source"] for row in rows] == ['a, "b".jpg'] * 2 + ["photo.jpg", "bad.jpg"]
+    assert [row["source"] for row in rows] == ['a, "b".jpg'] * 2 + ["line\rbreak.jpg", "bad.jpg"]
     assert [row["face"] for row in rows] == ["0", "1", "", ""]
     assert [row["emotion"] for row in rows] == ["happy", "sad", "", ""]
     assert [row["error"] for row in rows] == ["", "", "", "bad.jpg: is empty (0 bytes)"]

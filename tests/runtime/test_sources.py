@@ -15,7 +15,7 @@ from facexp.errors import SourceError
 from facexp.pictures import PictureSink, SinkError
 from facexp.reading import ReadOptions
 from facexp.shots import Source, printable
-from facexp.sources import MEDIA, open_sources
+from facexp.sources import MEDIA, listed, open_sources
 
 
 def put(path: Path, value: int = 100) -> Path:
@@ -26,9 +26,9 @@ def put(path: Path, value: int = 100) -> Path:
     return path
 
 
-def problem(path: Path | str) -> str:
+def problem(path: Path | str | Source) -> str:
     """The one line that reading this name gives."""
-    (source,) = open_sources([str(path)])
+    (source,) = (path,) if isinstance(path, Source) else open_sources([str(path)])
     with pytest.raises(SourceError) as caught:
         list(source.shots())
     assert "\n" not in str(caught.value)
@@ -74,11 +74,17 @@ def test_globs(tree: Path) -> None:
     assert found("album/*.jpg") == [("album/p10.jpg", "p10.jpg")]
     assert found("album/**/*.png") == [("album/P1.png", "P1.png"), ("album/sub/deep/p4.png", "sub/deep/p4.png")]
     assert found("alb*") == [(f"album/{name}", f"album/{name}") for name in _ALL]
+    assert [name for name, _ in found("./album/*/")] == [f"album/{name}" for name in _ALL[3:]]
     assert sorted(found("album/*")) == sorted((f"album/{name}", name) for name in _ALL)
     assert found(str(tree / "album" / "*.jpg")) == [(str(tree / "album" / "p10.jpg"), "p10.jpg")]
     # a name that exists is never a pattern
     put(Path("a[1].png"))
     assert found("a[1].png") == [("a[1].png", "a[1].png")]
+    # a deep part stands for any number of folders, none as well, and may come again
+    put(Path("album/sub/deep/more/p6.png"))
+    assert [name for name, _ in found("alb*/**/deep/*.png")] == ["album/sub/deep/p4.png"]
+    assert [name for name, _ in found("**/deep/**/*.png")] == ["album/sub/deep/p4.png", "album/sub/deep/more/p6.png"]
+    assert [name for name, _ in found("album/sub/**")] == [name for name, _ in found("album/sub")]
 
 
 _ALL = ["P1.png", "p2.JPG", "p10.jpg", "sub/p3.bmp", "sub/deep/p4.png"]
@@ -100,7 +106,7 @@ def test_lists(tree: Path) -> None:
     # what a list names is no more written over than what is named itself
     with pytest.raises(SinkError, match="results would mix"):
         PictureSink(Path("album/sub"), ["@lists/x.txt"])
-    assert PictureSink(Path(), ["@lists/x.txt"])._is_source(Path("album/p2.JPG"))
+    assert PictureSink(Path("lists"), ["@lists/x.txt"])._is_source(Path("album/p2.JPG"))
     put(Path("@x.png"))
     Path("empty.txt").write_text("# nothing\n")
     hint = "(a file of this name is written ./@{})"
@@ -108,6 +114,19 @@ def test_lists(tree: Path) -> None:
     assert problem("@gone") == f"@gone: this list cannot be read: No such file or directory {hint.format('gone')}"
     assert problem("@empty.txt") == "@empty.txt: this list names nothing"
     assert next(next(open_sources(["./@x.png"])).shots()).image.shape == (8, 10, 3)
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="pipes have no names here")
+def test_a_list_from_a_pipe(tree: Path) -> None:
+    """Guards `find | facexp-infer @/dev/stdin`: nothing is read twice, and what was listed is handed on as it is."""
+    names = [f"album/{'x' * 300}{number}.jpg" for number in range(9)]
+    end, start = os.pipe()
+    os.write(start, "\n".join([*names, "@more.txt"]).encode())
+    os.close(start)
+    found = list(listed([f"@/dev/fd/{end}", "album"]))
+    os.close(end)
+    assert [name for name, _ in found] == [*names, "@more.txt", "album"]
+    assert [source.problem for source in open_sources(found)][9] == "a list inside a list is not read"
 
 
 def test_the_results_folder_is_left_out(tree: Path) -> None:
@@ -125,9 +144,23 @@ def test_links_are_followed_but_not_in_circles(tree: Path) -> None:
     """Guards against a folder that is linked into itself."""
     Path("album/sub/loop").symlink_to(tree / "album")
     Path("album/linked").symlink_to(put(tree / "other" / "p9.png").parent)
-    assert [source.name for source in open_sources(["album"])] == [
-        f"album/{name}" for name in ["P1.png", "p2.JPG", "p10.jpg", "linked/p9.png", *_ALL[3:]]
-    ]
+    for name in ("album", "album/**", "alb*/**/*.*"):
+        assert [source.name for source in open_sources([name])] == [
+            f"album/{name}" for name in ["P1.png", "p2.JPG", "p10.jpg", "linked/p9.png", *_ALL[3:]]
+        ]
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no symbolic links")
+def test_a_link_that_cannot_be_followed_spoils_nothing_else(tree: Path) -> None:
+    """Guards the good photos of a folder, and the reason of the bad one."""
+    for name in ("loop.jpg", "loop"):
+        Path("album", name).symlink_to(name)
+    bad = {f"album/{name}: cannot be read: Too many levels of symbolic links" for name in ("loop.jpg", "loop")}
+    found = list(open_sources(["album"], Path("album/loop/out")))
+    assert {name for name in (source.name for source in found) if "loop" not in name} == {f"album/{x}" for x in _ALL}
+    assert {problem(source) for source in found if "loop" in source.name} == bad
+    assert problem("album/loop") in bad
+    assert len(list(open_sources(["album/*"], Path("album/loop/out")))) == len(_ALL) + 1
 
 
 def test_names_without_anything_behind_them(tree: Path) -> None:
@@ -175,6 +208,10 @@ def test_odd_files_are_refused_in_one_line(tree: Path, monkeypatch: pytest.Monke
     with put(Path("huge.jpg")).open("r+b") as file:
         file.truncate((1 << 30) + 1)
     assert problem("huge.jpg") == "huge.jpg: is too large: photo files of at most 1024 MB are read"
+    long = "x" * 300
+    assert problem(long) == f"{long}: cannot be read: File name too long"
+    assert problem(f"{long}*") == f"{long}*: no photo or clip in what this pattern matches"
+    assert problem("empty.jpg/x.jpg") == "empty.jpg/x.jpg: no such file or folder"
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
@@ -183,7 +220,9 @@ def test_odd_files_are_refused_in_one_line(tree: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(Path, "open", refuse)
     assert problem("secret.jpg") == "secret.jpg: no permission to read it"
     monkeypatch.setattr(os, "scandir", refuse)
-    assert problem("album") == "album: no permission to read it"
+    assert problem("album") == problem("album/**/*.jpg") == "album: no permission to read it"
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert problem("album/secret.jpg") == "album/secret.jpg: no permission to read it"
 
 
 def test_names_of_every_kind(tree: Path) -> None:
@@ -201,6 +240,8 @@ def test_names_of_every_kind(tree: Path) -> None:
         if stem != broken:
             assert len(list(Source(f"{stem}.mp4", PurePath("x")).shots())) == 1
     assert "not valid UTF-8" in problem(f"{broken}.mp4")
+    # a folder is searched for each of them
+    assert len(list(open_sources(["./*n*.jpg"]))) == 2
     assert printable("line\nbreak") == r"'line\nbreak'"
     assert printable("Grüße 😀.png") == "Grüße 😀.png"
 
@@ -223,6 +264,10 @@ def test_pages_and_animations(tree: Path, caplog: pytest.LogCaptureFixture) -> N
     assert [round(float(shot.image[..., 0].mean()) / 40) for shot in shots] == [1, 3, 5]
     part = Source("x.gif", PurePath("x")).shots(ReadOptions(start_s=0.1, duration_s=0.3))
     assert [shot.index for shot in part] == [2, 3]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "facexp"):
+        assert list(Source("x.gif", PurePath("x")).shots(ReadOptions(start_s=5))) == []
+    assert caplog.messages == ["x.gif: no frame to read: reading starts at 5 s"]
     with pytest.raises(ValueError, match="every must be at least 1"):
         ReadOptions(every=0)
 

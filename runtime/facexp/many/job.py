@@ -27,8 +27,9 @@ from facexp.cores import cores
 from facexp.errors import one_line
 from facexp.many.plan import Plan
 from facexp.many.schema import about, text
-from facexp.many.stores import ManyError, Store
+from facexp.many.stores import NOT_UTF8, ManyError, Store
 from facexp.many.worker import SHARED, Part, Settings, Worker, part_name
+from facexp.shots import printable
 
 DONE = "_SUCCESS"
 """An empty file of this name says that the job was finished, as after other jobs that write such folders."""
@@ -190,6 +191,8 @@ class ManyImages:
                 table = pq.read_table(f"{folder}/{name}", columns=["source"], filesystem=store.filesystem)
                 self._expect_same(f"{called}/{name}", about(table.schema))
                 done.update(table.column("source").to_pylist())
+        except UnicodeError:
+            raise ManyError(f"{printable(called)}: cannot be written: {NOT_UTF8}") from None
         except (OSError, pa.ArrowException) as error:
             raise ManyError(f"{called}: what is there cannot be read: {one_line(error)}") from None
         return done, parts

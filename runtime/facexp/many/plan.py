@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 
 from facexp.address import STDIN, is_live, shown
 from facexp.errors import one_line
-from facexp.many.stores import PARQUET, ManyError, Store, is_address, is_wild
-from facexp.sources import MEDIA, listed, natural, open_sources
+from facexp.many.stores import NOT_UTF8, PARQUET, ManyError, Store, is_address, is_wild
+from facexp.sources import MEDIA, listed, natural, open_sources, real_path, root
 
 PART = 1000
 """At most so many pictures in one part: what is done again when a worker dies."""
@@ -96,12 +96,12 @@ class Plan:
             raise ManyError(f"{shown(name)}: a camera, stream or pipe cannot be read by many workers")
         elif _is_table(name):
             paths = [name]
-            if glob.has_magic(name) and not Path(name).exists():
+            if root(name) != Path(name):
                 # pathlib's own glob shows hidden files and refuses absolute patterns
                 paths = sorted(glob.iglob(name, recursive=True), key=natural) or paths  # noqa: PTH207
             for path in paths:
                 # the results are a folder of tables, too
-                if skip is None or not Path(path).resolve().is_relative_to(skip.resolve()):
+                if skip is None or not real_path(path).is_relative_to(real_path(skip)):
                     yield from self._files(Store.of(path)[0], path, PARQUET)
         else:
             for source in open_sources([name], skip):
@@ -117,16 +117,24 @@ class Plan:
         try:
             files = list(store.find(path, wanted))
             problem = "nothing here that can be read" if not files else None
+        except FileNotFoundError:
+            problem = "no such file or folder"
+        except UnicodeError:
+            problem = f"cannot be read: {NOT_UTF8}"
         except (OSError, pa.ArrowException) as error:
             problem = f"cannot be read: {one_line(error)}"
         if problem is not None:
             yield Item(path, number, problem=problem)
         elif wanted is PARQUET:
+            empty = True
             with ThreadPoolExecutor(_READS) as pool:
                 for file, (rows, problem) in zip(files, pool.map(lambda each: _rows(store, each), files), strict=True):
+                    empty = empty and problem is None and rows == 0
                     if problem is not None:
                         yield Item(file, number, problem=problem)
                     yield from (Item(file, number, row) for row in range(rows))
+            if empty:
+                yield Item(path, number, problem="has no rows")
         else:
             yield from (Item(file, number) for file in files)
 

@@ -16,8 +16,11 @@ from facexp.address import SCHEMES, shown
 from facexp.errors import FacexpError, one_line
 from facexp.sources import natural
 
-PARQUET = re.compile(r"[^_].*\.parquet", re.IGNORECASE)
+PARQUET = re.compile(r"[^_].*\.parquet", re.IGNORECASE | re.DOTALL)
 """The names that are taken for tables with a picture in each row."""
+
+NOT_UTF8 = "a name is not valid UTF-8, which Arrow cannot open: rename it"
+"""What is wrong where Arrow raises UnicodeError."""
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/]*@)?(.+)", re.DOTALL)
 # a ? begins the options of an address, such as ?region=
@@ -66,7 +69,7 @@ class Store:
     def find(self, path: str, wanted: re.Pattern[str]) -> Iterator[str]:
         """The files of a path in natural order: itself, those of the folder whose names match, or what a glob matches.
 
-        Raises OSError where the path cannot be looked at; nothing is found where there is nothing.
+        Raises OSError where there is no such path or it cannot be looked at, UnicodeError for one that is not UTF-8.
         """
         wild = _WILD.search(path)
         if wild is None:
@@ -74,6 +77,8 @@ class Store:
             if info.type == fs.FileType.File:
                 yield path
                 return
+            if info.type == fs.FileType.NotFound:
+                raise FileNotFoundError(path)
             if info.type != fs.FileType.Directory:
                 return
             start, matches = path, re.compile("")

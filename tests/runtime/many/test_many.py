@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -201,6 +202,18 @@ def test_what_the_names_stand_for(album: Path, monkeypatch: pytest.MonkeyPatch) 
     assert names("*.nope.parquet") == ["*.nope.parquet"]
     own = Plan.of(["*.parquet"], Path("tables.parquet"))
     assert own.items == []
+    pq.write_table(pa.table({"bytes": pa.array([], pa.binary())}), "no\nrows.parquet")
+    shutil.copy("no\nrows.parquet", "tables.parquet/part-2.parquet")
+    broken = os.fsdecode(b"n\xff.parquet")
+    Path("loop.parquet").symlink_to("loop.parquet")
+    plan = Plan.of(["tables.parquet", "no\nrows.parquet", "gone.parquet", broken, "loop.parquet"], Path("out"))
+    assert [item.name(plan.stores) for item in plan.items[:2]] == tables
+    assert [item.problem for item in plan.items[2:5]] == [
+        "has no rows",
+        "no such file or folder",
+        "cannot be read: a name is not valid UTF-8, which Arrow cannot open: rename it",
+    ]
+    assert len(plan.items) == 6
     assert names("album/photo*") == ["album/photo2.png", "album/photo10.jpg"]
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
@@ -257,6 +270,8 @@ def test_what_is_there_is_not_written_over(album: Path, settings: Settings) -> N
             pq.write_table(pa.table({"source": ["x"]}), "album/x.parquet")
         with pytest.raises(ManyError, match=reason):
             ManyImages(["album"], out, settings, resume=resume)
+    with pytest.raises(ManyError, match="cannot be written: a name is not valid UTF-8"):
+        ManyImages(["album"], os.fsdecode(b"o\xff"), settings)
     assert Path("file.parquet").read_text() == "a letter"
 
 
