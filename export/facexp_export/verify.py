@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from facexp.bundle import KEYS, SAVEDMODEL, ModelSpec, digest, load_models, read_model
 from facexp.engines import ENGINES
-from facexp.errors import BundleError, DeviceError
+from facexp.errors import BundleError, DeviceError, FacexpError
 from facexp.proof import Check, Report, Step, failing
-from facexp.proof_device import device, read_golden
+from facexp.proof_device import device, golden_crops, read_golden
 from facexp.proof_run import NO_DATA, NOTHING_FAILED, report
 from facexp.proof_structure import TASKS as BOTH
 from facexp.proof_structure import structure
@@ -190,7 +190,7 @@ def numbers(subject: Subject, crops: NDArray[np.uint8], recipe: Recipe) -> Itera
     task = subject.task
     try:
         reference = Reference.read(subject.directory, task)
-    except ExportError as error:
+    except BundleError as error:
         yield Check("trained model's answers", task.name, passed=False, note=str(error))
         return
     about = list(proof_numbers.check_reference(task, reference, crops))
@@ -250,9 +250,9 @@ def _layers(
             if base is None or key == base:
                 notes.append(f"{name} {key}: layers are compared with those of {base or 'an ONNX file'}")
                 continue
-            some = crops[name] if name in crops else np.asarray(read_golden(subject.directory)[f"{name}_input"])
             try:
+                some = crops[name] if name in crops else golden_crops(read_golden(subject.directory), subject.model)
                 checks += layers(name, key, subject.path(base), subject.path(key), some)
-            except ExportError as error:
+            except FacexpError as error:
                 notes.append(f"{name} {key}: {error}")
     return Step(5, tuple(checks), tuple(notes) or (() if checks else (NOTHING_FAILED,)))

@@ -108,7 +108,7 @@ class Session:
         try:
             says = json.loads(self.metadata)
             found = {key: says[key] for key in ("task", "labels", "preprocessing")}
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise BundleError(f"model {spec.name}: the file's metadata cannot be read ({one_line(error)})") from error
         expected = {"task": spec.name, "labels": list(spec.labels), "preprocessing": dict(spec.preprocessing)}
         for key, value in expected.items():
