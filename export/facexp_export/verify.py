@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.bundle import KEYS, SAVEDMODEL, ModelSpec, digest, load_models, read_model
+from facexp.bundle import KEYS, MANIFEST, SAVEDMODEL, ModelSpec, digest, load_models, read_model
 from facexp.engines import ENGINES
 from facexp.errors import BundleError, DeviceError, FacexpError
 from facexp.proof import Check, Report, Step, failing
@@ -29,6 +29,7 @@ from facexp_export.proof_layers import layers
 from facexp_export.proof_numbers import Outputs, Reference
 from facexp_export.proof_task import Labelled
 from facexp_export.recipe import PRECISIONS, Recipe, read_recipe
+from facexp_export.run import seed_of
 from facexp_export.steps import Job, run_step
 from facexp_export.tasks import TASKS
 from facexp_train.emotion_data import EmotionFaces, truths
@@ -66,7 +67,7 @@ def verify(directory: Path, data: Sequence[Path] = (), say: Say = lambda line: N
     for task, path in places.items():
         say(f"reading {task} faces from {path}")
         model = models.get(task)
-        seed = int(model.training.get("config", {}).get("seed", 0)) if model else 0
+        seed = seed_of(model.training, directory / MANIFEST) if model else 0
         faces[task] = Data(path, read_faces(TASKS[task].of(model.labels) if model else TASKS[task], path, seed))
     return examine(directory, faces, say=say)
 
