@@ -336,7 +336,8 @@ def _expect_outputs(node: Node, outputs: tuple[TensorSpec, ...], rows: Mapping[s
 def _points(node: Node, key: str) -> Points:
     value = node.get(key, list)
     try:
-        points = np.array(value, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            points = np.array(value, dtype=np.float32)
     except (TypeError, ValueError, OverflowError):
         points = np.empty(0, np.float32)
     # alignment divides by the spread of these points

@@ -128,6 +128,7 @@ def put(value: object, *keys: str | int) -> Callable[[Manifest], None]:
 K, E = ("models", "keypoints"), ("models", "emotion")
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -173,6 +174,7 @@ K, E = ("models", "keypoints"), ("models", "emotion")
         (put(10**400, *K, "preprocessing", "framing", "dx"), "preprocessing.framing.dx must be a finite number"),
         (put(math.nan, *K, "preprocessing", "framing", "dx"), "framing.dx must be a finite number, got NaN"),
         (put([[10**400, 1]] * 15, *K, "preprocessing", "mean_shape"), "preprocessing.mean_shape must be 15"),
+        (put([[1e300, 1]] * 15, *K, "preprocessing", "mean_shape"), "preprocessing.mean_shape must be 15"),
         (put(10**400, *E, "preprocessing", "size"), "preprocessing.size must be from 1 to 4096 pixels, got 1000"),
         (put(["0.7"], *E, "figures"), r"models.emotion.figures\[0\] must be an object"),
         (put(7, *K, "training"), "models.keypoints.training must be dict, got 7"),
