@@ -97,7 +97,12 @@ def examine(
             second.notes.append(f"{task}: {NO_DATA}")
             third.notes.append(f"{task}: {NO_DATA}")
             continue
-        recipe = read_recipe(directory / f"{task}.recipe.toml")
+        try:
+            recipe = read_recipe(directory / f"{task}.recipe.toml")
+        except ExportError as error:
+            second.checks.append(Check("limits and margins", task, passed=False, note=str(error)))
+            third.notes.append(f"{task}: not compared, its recipe cannot be read")
+            continue
         faces = data[task].faces
         crops[task] = real_faces(faces, data[task].place, recipe).parity
         say(f"{task}: numbers of {len(subject.keys)} files on {len(crops[task])} faces")

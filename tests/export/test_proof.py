@@ -16,7 +16,7 @@ from facexp_export.proof_numbers import Reference
 from facexp_export.proof_task import Labelled
 from facexp_export.recipe import Margins, read_recipe
 from facexp_export.tasks import TASKS
-from facexp_export.verify import data_task
+from facexp_export.verify import Data, data_task, examine
 
 TOLERANCES = read_recipe().tolerances
 MARGINS = Margins(accuracy_points=0.5, rmse_px=0.03)
@@ -144,6 +144,15 @@ def test_data_finds_its_task(tmp_path: Path) -> None:
     assert data_task(tmp_path / "folder") == "emotion"
     with pytest.raises(ExportError, match="no such data"):
         data_task(tmp_path / "nowhere.csv")
+
+
+def test_a_bundle_without_its_recipe_fails_the_numbers(tiny_bundle: Path) -> None:
+    """Guards the same verdict with faces as without them: the bundle is at fault, not the proof."""
+    report = examine(tiny_bundle, {"emotion": Data(tiny_bundle, None)})
+    (check,) = report.steps[1].failures
+    assert check.task == "emotion"
+    assert "emotion.recipe.toml: cannot be read as TOML: " in check.note
+    assert "emotion: not compared, its recipe cannot be read" in report.steps[2].notes
 
 
 @pytest.mark.parametrize(
