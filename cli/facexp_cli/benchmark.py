@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,39 @@ from facexp_cli.options import DEVICE, bundle_option
 _PHOTO = (sys.executable, "-c", "from facexp_cli.main import infer_main; infer_main()")
 
 
-def _numbers(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
-    """1,2,4 as numbers."""
-    try:
-        numbers = tuple(int(number) for number in value.split(","))
-    except ValueError:
-        numbers = (0,)
-    if min(numbers) < 1:
-        raise click.BadParameter(f"{value} is not a list of numbers from 1, such as 1,2")
-    return numbers
+def _numbers(most: int) -> Callable[[click.Context, click.Parameter, str], tuple[int, ...]]:
+    """Reads 1,2,4 as numbers from 1 to `most`."""
+
+    def read(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
+        try:
+            numbers = tuple(int(number) for number in value.split(","))
+        except ValueError:
+            numbers = (0,)
+        if not all(1 <= number <= most for number in numbers):
+            raise click.BadParameter(f"{value} is not a list of numbers from 1 to {most}, such as 1,2")
+        return numbers
+
+    return read
 
 
 @click.command("benchmark", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
-@click.option("--threads", default="1", show_default=True, metavar="N,...", callback=_numbers, help="CPU threads.")
-@click.option("--batch", default="1,8", show_default=True, metavar="N,...", callback=_numbers, help="Crops at once.")
+@click.option(
+    "--threads",
+    default="1",
+    show_default=True,
+    metavar="N,...",
+    callback=_numbers(1024),
+    help="CPU threads, up to 1024.",
+)
+@click.option(
+    "--batch",
+    default="1,8",
+    show_default=True,
+    metavar="N,...",
+    callback=_numbers(4096),
+    help="Crops at once, up to 4096.",
+)
 @click.option("--rounds", type=click.IntRange(1), default=50, show_default=True, help="How often all is measured.")
 @click.option("--starts", type=click.IntRange(0), default=5, show_default=True, help="Processes for the cold start.")
 @click.option("--device", type=DEVICE, default="auto", show_default=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from facexp_cli.console import quiet_libraries
+from facexp_cli.console import Signals, Stop, quiet_libraries
 from facexp_cli.extras import require
 
 
@@ -38,7 +38,11 @@ def export_command(run: Path, out: Path, data: Path | None, recipe: Path | None,
         from facexp_train.errors import DataError
 
         try:
-            exported = export_run(run, out, data, recipe, overwrite, report=lambda line: click.echo(line, err=True))
+            # what is half written is cleared away on the way out, also when the export is told to end
+            with Signals():
+                exported = export_run(run, out, data, recipe, overwrite, report=lambda line: click.echo(line, err=True))
+        except Stop as stop:
+            raise SystemExit(stop.status) from None
         except (FacexpError, DataError) as error:
             raise click.ClickException(str(error)) from error
     for path in exported.files.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,12 +40,15 @@ def verify_command(bundle: Path | None, data: tuple[Path, ...], place: Path | No
     seconds. Exit status: 0 passed, 3 failed, 1 no proof could be made.
     """
     with quiet_libraries():
-        from facexp.bundle import shipped
+        from facexp.bundle import MANIFEST, shipped
         from facexp.errors import FacexpError
         from facexp.proof_report import summary, write
         from facexp.proof_run import prove
 
         directory = bundle or shipped()
+        # a path that is wrong says nothing of a model; a manifest that is wrong fails the first step
+        if not os.access(directory / MANIFEST, os.R_OK):
+            raise click.ClickException(f"{directory}: no {MANIFEST} to read; give the directory of a facexp bundle")
         try:
             report = _with_data(directory, data) if data else prove(directory)
         except FacexpError as error:

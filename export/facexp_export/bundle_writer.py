@@ -27,7 +27,7 @@ from facexp_export.measure import measure
 from facexp_export.picture import write_picture
 from facexp_export.proof_numbers import Reference, check_reference, crop_hashes
 from facexp_export.recipe import Recipe, read_recipe
-from facexp_export.run import Json, Run, read_run, write_json
+from facexp_export.run import Json, Run, read_run, seed_of, write_json
 from facexp_export.steps import Job, run_step
 from facexp_export.tasks import Task
 from facexp_export.verify import Data, Subject, examine
@@ -88,7 +88,7 @@ def export_run(
         place = "config.json names no data" if data is None else f"{data}: no such data"
         raise ExportError(f"{place}; give the faces the run was trained on with --data")
     report(f"reading faces from {data}")
-    everything = read_faces(task, data, int(run.training["config"].get("seed", 0)))
+    everything = read_faces(task, data, seed_of(run.training, run_directory / "config.json"))
     faces = real_faces(everything, data, options)
     with tempfile.TemporaryDirectory(prefix="facexp-export-") as scratch:
         work = _Work(run, options, Path(scratch))

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.analyzer import Analyzer
-from facexp.bundle import MANIFEST, ModelSpec, digest, load_models
+from facexp.bundle import MANIFEST, EmotionSpec, ModelSpec, digest, load_models, read_manifest
 from facexp.detector import Box
 from facexp.session import BACKENDS, Session
 from facexp_export.errors import ExportError
-from facexp_export.run import read_json, write_json
+from facexp_export.run import seed_of, write_json
 from facexp_train.config import Task
 from facexp_train.evaluate import Evaluation, Locate
 
@@ -34,18 +34,19 @@ class BundleModel:
 
     @classmethod
     def open(cls, path: Path) -> BundleModel:
-        """Find the file in the manifest beside it; ExportError where there is none, or it names no such file."""
+        """Find the file in the manifest beside it; ExportError where it names no such file, BundleError as `Bundle`."""
         beside = path.parent / MANIFEST
-        models = read_json(beside, "a file is evaluated in its bundle").get("models", {})
-        for task, entry in models.items():
-            for key, file in entry["files"].items():
-                if file["file"] == path.name:
-                    if digest(path)[0] != file["sha256"]:
+        if not beside.is_file():
+            raise ExportError(f"{beside}: no such file; a file is evaluated in its bundle")
+        for model in load_models(path.parent):
+            for key, file in model.files.items():
+                if file.file == path.name:
+                    if digest(path)[0] != file.sha256:
                         raise ExportError(f"{path}: is not the file that {beside} describes; export it again")
-                    training = entry.get("training", {})
-                    seed = int(training.get("config", {}).get("seed", 0))
-                    classes = entry["labels"] if task == "emotion" else []
-                    return cls(path, task, key, seed, classes, training.get("temperatures"))
+                    task: Task = "emotion" if isinstance(model, EmotionSpec) else "keypoints"
+                    classes = list(model.labels) if task == "emotion" else []
+                    seed = seed_of(model.training, beside)
+                    return cls(path, task, key, seed, classes, model.training.get("temperatures"))
         raise ExportError(f"{beside}: names no file {path.name}")
 
     def predict(self, crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -76,14 +77,13 @@ class BundleModel:
 
     def record(self, evaluation: Evaluation, framing: str = "jitter") -> None:
         """Put the figures into the manifest, in the place of this file's earlier ones."""
-        beside = self.path.parent / MANIFEST
-        content = read_json(beside, "a file is evaluated in its bundle")
-        entry = content["models"][self.task]
+        manifest = read_manifest(self.path.parent)
+        entry = manifest.child("models").child(self.task).value
         command = f"facexp evaluate {self.path.name} DATA --split {evaluation.split}"
         if framing != "jitter":
             command += f" --framing {framing}"
         # figures that the same command gave before, whether or not it gives them again
-        kept = [f for f in entry["figures"] if (f["model"], f.get("command")) != (self.key, command)]
+        kept = [f for f in entry.get("figures", []) if (f.get("model"), f.get("command")) != (self.key, command)]
         entry["figures"] = kept + [
             {
                 **figure.to_dict(),
@@ -97,7 +97,7 @@ class BundleModel:
             # by source and by point at once stays in the report: the manifest travels with every bundle
             if not ("/" in figure.split and figure.metric.startswith("error_interocular/"))
         ]
-        write_json(beside, content)
+        write_json(manifest.file, manifest.value)
 
     def _spec(self) -> ModelSpec:
         (spec,) = (model for model in load_models(self.path.parent) if model.name == self.task)

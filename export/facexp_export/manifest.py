@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facexp.arrays import read_arrays
 from facexp.bundle import MANIFEST, SCHEMA, digest
 from facexp.proof_device import GOLDEN
 from facexp_export.errors import ExportError
@@ -125,7 +126,7 @@ def _add(path: Path, task: Task, arrays: Mapping[str, Any]) -> None:
     """Arrays of a task into an npz, in the place of its earlier ones; those of the other task stay."""
     kept: dict[str, Any] = {}
     if path.exists():
-        with np.load(path, allow_pickle=False) as old:
-            kept = {name: old[name] for name in old.files if not name.startswith((f"{task.name}_", f"{task.name}/"))}
+        old = read_arrays(path)
+        kept = {name: old[name] for name in old if not name.startswith((f"{task.name}_", f"{task.name}/"))}
     with path.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **dict(sorted({**kept, **arrays}.items())))

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facexp.arrays import read_arrays
 from facexp.geometry import Image
-from facexp.proof_device import GOLDEN, picture_answers, read_golden
+from facexp.proof_device import GOLDEN, picture_answers
 
 WIDTH, HEIGHT = 200, 240
 _FULL = 4
@@ -71,7 +72,7 @@ def write_picture(directory: Path) -> None:
     BundleError where they do not find its face.
     """
     arrays: dict[str, NDArray[np.generic]] = {
-        name: values for name, values in read_golden(directory).items() if not name.startswith("picture")
+        name: values for name, values in read_arrays(directory / GOLDEN).items() if not name.startswith("picture")
     }
     arrays |= picture_answers(directory, drawn_picture())
     with (directory / GOLDEN).open("wb") as stream:

@@ -10,13 +10,12 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from facexp.arrays import expect, read_arrays
 from facexp.proof import Check, held
-from facexp_export.errors import ExportError
 from facexp_export.faces import PARITY_LEAST
 from facexp_export.manifest import REFERENCE
 from facexp_export.recipe import Tolerances
@@ -44,19 +43,16 @@ class Reference:
 
     @classmethod
     def read(cls, directory: Path, task: Task) -> Reference:
-        """The task's part of reference.npz; ExportError where it is missing or damaged."""
+        """The task's part of reference.npz; BundleError where it is missing or damaged."""
         path = directory / REFERENCE
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                outputs = {
-                    name: arrays[f"{task.name}_{name}"] for name in task.outputs if f"{task.name}_{name}" in arrays
-                }
-                hashes = arrays[f"{task.name}_crops"]
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise ExportError(f"{path}: cannot be read ({error}); export the run again") from error
-        if not outputs or any(len(values) != len(hashes) for values in outputs.values()):
-            raise ExportError(f"{path}: has no answers of {task.name} to each of its {len(hashes)} crops; export again")
-        return cls(hashes, outputs)
+        arrays = read_arrays(path)
+        names = [name for name in task.outputs if f"{task.name}_{name}" in arrays] or task.outputs[:1]
+        expect(path, arrays, f"{task.name}_crops", "uint8", (None, 32))
+        hashes = arrays[f"{task.name}_crops"]
+        for name in names:
+            expect(path, arrays, f"{task.name}_{name}", "float32", (len(hashes), *task.shape))
+        outputs = {name: np.asarray(arrays[f"{task.name}_{name}"], np.float32) for name in names}
+        return cls(np.asarray(hashes, np.uint8), outputs)
 
 
 def crop_hashes(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -80,11 +81,16 @@ class Recipe:
         tables = {**asdict(self), "files": {"keys": list(self.keys)}}
         del tables["keys"]
         tables["tolerances.golden"] = tables["tolerances"].pop("golden")
-        # numbers, strings and lists of strings are written alike in JSON and TOML
         return "\n".join(
-            f"[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items())
+            f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in table.items())
             for name, table in sorted(tables.items())
         )
+
+
+def _toml(value: Any) -> str:
+    # JSON and TOML write finite numbers, strings and lists of strings alike, once characters stand for themselves: TOML
+    # has no halves of an emoji. It wants DEL escaped, which JSON leaves alone.
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def read_recipe(file: Path | None = None) -> Recipe:
@@ -102,7 +108,7 @@ def read_recipe(file: Path | None = None) -> Recipe:
 def _read(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{file}: cannot be read as TOML: {error}") from error
 
 
@@ -126,6 +132,10 @@ def _merge(values: dict[str, Any], changes: dict[str, Any], origin: str) -> None
 _NAMES: dict[type, str] = {dict: "a table", list: "a list", str: "a text"}
 
 
+def _is_limit(value: float) -> bool:
+    return 0 < value <= sys.float_info.max
+
+
 def _recipe(values: dict[str, Any], origin: str) -> Recipe:
     def expect(key: str, good: Callable[[Any], bool], wanted: str) -> None:
         value: Any = values
@@ -144,9 +154,9 @@ def _recipe(values: dict[str, Any], origin: str) -> Recipe:
     expect("files.keys", lambda _: keys and all(key in KEYS for key in keys), f"some of {', '.join(KEYS)}")
     limits = [f"tolerances.{name}" for name in ("float32_spread", "float16_mean_spread", "rounded_mean_spread")]
     for limit in (*limits, "margins.accuracy_points", "margins.rmse_px"):
-        expect(limit, lambda value: value > 0, "more than 0")
+        expect(limit, _is_limit, "finite and more than 0")
     for precision in PRECISIONS:
-        expect(f"tolerances.golden.{precision}", lambda value: value > 0, "more than 0")
+        expect(f"tolerances.golden.{precision}", _is_limit, "finite and more than 0")
     return Recipe(
         Calibration(**values["calibration"]),
         Verification(**values["verification"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -68,6 +69,18 @@ def read_run(path: Path) -> Run:
     )
 
 
+def seed_of(training: Mapping[str, Any], place: Path) -> int:
+    """The training run's seed, which decides the split of data that comes without one; 0 where it is not said.
+
+    `training` is as in a Run, or as a manifest keeps it; `place` is the file that it stands in, for the ExportError.
+    """
+    config = training.get("config", {})
+    seed = config.get("seed", 0) if isinstance(config, dict) else None
+    if not isinstance(seed, int):
+        raise ExportError(f"{place}: the training's config must have a whole number as its seed; export the run again")
+    return seed
+
+
 def read_json(path: Path, hint: str) -> Json:
     """A JSON object from a file; ExportError names the file, the line and the hint."""
     try:
@@ -78,6 +91,8 @@ def read_json(path: Path, hint: str) -> Json:
         raise ExportError(f"{path}: cannot be read ({error})") from None
     except json.JSONDecodeError as error:
         raise ExportError(f"{path}: line {error.lineno} is not JSON ({error.msg}); {hint}") from None
+    except (ValueError, RecursionError) as error:
+        raise ExportError(f"{path}: is not JSON ({error}); {hint}") from None
     if not isinstance(content, dict):
         raise ExportError(f"{path}: expected a JSON object, got {type(content).__name__}; {hint}")
     return content

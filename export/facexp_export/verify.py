@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.bundle import KEYS, SAVEDMODEL, ModelSpec, digest, load_models, read_model
+from facexp.bundle import KEYS, MANIFEST, SAVEDMODEL, ModelSpec, digest, load_models, read_model
 from facexp.engines import ENGINES
-from facexp.errors import BundleError, DeviceError
+from facexp.errors import BundleError, DeviceError, FacexpError
 from facexp.proof import Check, Report, Step, failing
-from facexp.proof_device import device, read_golden
+from facexp.proof_device import device, golden_crops, read_golden
 from facexp.proof_run import NO_DATA, NOTHING_FAILED, report
 from facexp.proof_structure import TASKS as BOTH
 from facexp.proof_structure import structure
@@ -29,6 +29,7 @@ from facexp_export.proof_layers import layers
 from facexp_export.proof_numbers import Outputs, Reference
 from facexp_export.proof_task import Labelled
 from facexp_export.recipe import PRECISIONS, Recipe, read_recipe
+from facexp_export.run import seed_of
 from facexp_export.steps import Job, run_step
 from facexp_export.tasks import TASKS
 from facexp_train.emotion_data import EmotionFaces, truths
@@ -66,7 +67,7 @@ def verify(directory: Path, data: Sequence[Path] = (), say: Say = lambda line: N
     for task, path in places.items():
         say(f"reading {task} faces from {path}")
         model = models.get(task)
-        seed = int(model.training.get("config", {}).get("seed", 0)) if model else 0
+        seed = seed_of(model.training, directory / MANIFEST) if model else 0
         faces[task] = Data(path, read_faces(TASKS[task].of(model.labels) if model else TASKS[task], path, seed))
     return examine(directory, faces, say=say)
 
@@ -96,7 +97,12 @@ def examine(
             second.notes.append(f"{task}: {NO_DATA}")
             third.notes.append(f"{task}: {NO_DATA}")
             continue
-        recipe = read_recipe(directory / f"{task}.recipe.toml")
+        try:
+            recipe = read_recipe(directory / f"{task}.recipe.toml")
+        except ExportError as error:
+            second.checks.append(Check("limits and margins", task, passed=False, note=str(error)))
+            third.notes.append(f"{task}: not compared, its recipe cannot be read")
+            continue
         faces = data[task].faces
         crops[task] = real_faces(faces, data[task].place, recipe).parity
         say(f"{task}: numbers of {len(subject.keys)} files on {len(crops[task])} faces")
@@ -190,7 +196,7 @@ def numbers(subject: Subject, crops: NDArray[np.uint8], recipe: Recipe) -> Itera
     task = subject.task
     try:
         reference = Reference.read(subject.directory, task)
-    except ExportError as error:
+    except BundleError as error:
         yield Check("trained model's answers", task.name, passed=False, note=str(error))
         return
     about = list(proof_numbers.check_reference(task, reference, crops))
@@ -250,9 +256,9 @@ def _layers(
             if base is None or key == base:
                 notes.append(f"{name} {key}: layers are compared with those of {base or 'an ONNX file'}")
                 continue
-            some = crops[name] if name in crops else np.asarray(read_golden(subject.directory)[f"{name}_input"])
             try:
+                some = crops[name] if name in crops else golden_crops(read_golden(subject.directory), subject.model)
                 checks += layers(name, key, subject.path(base), subject.path(key), some)
-            except ExportError as error:
+            except FacexpError as error:
                 notes.append(f"{name} {key}: {error}")
     return Step(5, tuple(checks), tuple(notes) or (() if checks else (NOTHING_FAILED,)))

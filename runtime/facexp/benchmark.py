@@ -28,7 +28,7 @@ from facexp.errors import BundleError, DeviceError, SourceError
 from facexp.geometry import Image, to_gray
 from facexp.pictures import save_picture
 from facexp.pipeline import analyze_sources
-from facexp.proof_device import read_golden
+from facexp.proof_device import golden_crops, read_golden
 from facexp.session import Session, candidates
 from facexp.shots import Shot, Source
 from facexp.sinks import JsonlSink
@@ -276,7 +276,7 @@ def _networks(plan: Plan, skipped: list[str], told: Callable[[str, int], _Told])
     golden = read_golden(shipped())
     rivals: dict[tuple[str, str, str, int, int], Callable[[], object]] = {}
     for model in (bundle.keypoints, bundle.emotion):
-        crops = np.asarray(golden[f"{model.name}_input"], np.uint8)
+        crops = golden_crops(golden, model)
         for session, key, threads in _sessions(plan, bundle, model, skipped):
             for size in plan.batch:
                 several = np.ascontiguousarray(np.resize(crops, (size, *crops.shape[1:])))

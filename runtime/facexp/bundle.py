@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from facexp.errors import BundleError
 from facexp.geometry import KEYPOINTS, Framing, Points
+from facexp.json_node import Node, shown
 from facexp.labels import SEVEN
 
 SCHEMA = 2
@@ -24,7 +24,7 @@ KEYS = ("float32.onnx", "float16.onnx", "int8.onnx", "float32.tflite", "float16.
 A SavedModel is float32.
 """
 
-_T = TypeVar("_T")
+_LARGEST_CROP = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class Bundle:
         or contradicts facexp's label lists.
         """
         directory = shipped() if path is None else Path(path)
-        root = _read_manifest(directory)
+        root = read_manifest(directory)
         models = root.child("models")
         return cls(
             path=directory,
@@ -166,15 +166,24 @@ def shipped() -> Path:
     return Path(__file__).with_name("models")
 
 
+def read_manifest(directory: Path) -> Node:
+    """The manifest of the bundle in a directory, as far as its schema is checked; BundleError as for `Bundle.load`."""
+    root = Node.read(directory / MANIFEST)
+    schema = root.get("schema", int)
+    if schema != SCHEMA:
+        raise BundleError(f"{root.file}: schema is {schema}, this facexp reads {SCHEMA}; install a matching facexp")
+    return root
+
+
 def load_models(directory: Path) -> tuple[ModelSpec, ...]:
     """The models of a bundle that may lack one still; BundleError as for `Bundle.load`."""
-    models = _read_manifest(directory).child("models")
+    models = read_manifest(directory).child("models")
     return tuple(read(models.child(name)) for name, read in _READERS.items() if name in models.value)
 
 
 def load_keypoints(directory: Path) -> KeypointsSpec:
     """The keypoint network of a bundle that may have no other yet; BundleError as for `Bundle.load`."""
-    return _keypoints(_read_manifest(directory).child("models").child("keypoints"))
+    return _keypoints(read_manifest(directory).child("models").child("keypoints"))
 
 
 def read_model(directory: Path, model: ModelSpec, key: str) -> bytes:
@@ -227,56 +236,7 @@ def _expect_hash(path: Path, spec: FileSpec, found: str) -> None:
         )
 
 
-def _read_manifest(directory: Path) -> _Node:
-    file = directory / MANIFEST
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        why = error.strerror or str(error)
-        raise BundleError(f"{file}: cannot be read ({why}); give the directory of a facexp bundle") from error
-    except ValueError as error:
-        raise BundleError(f"{file}: not valid JSON ({error}); install or export the bundle again") from error
-    root = _Node(file, "", content)
-    schema = root.get("schema", int)
-    if schema != SCHEMA:
-        raise BundleError(f"{file}: schema is {schema}, this facexp reads {SCHEMA}; install a matching facexp")
-    return root
-
-
-@dataclass(frozen=True, slots=True)
-class _Node:
-    """A JSON object with its place in the manifest, so that every complaint names file and key."""
-
-    file: Path
-    key: str
-    value: Any
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.value, dict):
-            raise self.wrong("", f"must be an object, got {_shown(self.value)}")
-
-    def get(self, key: str, kind: type[_T]) -> _T:
-        if key not in self.value:
-            raise self.wrong(key, "is missing")
-        found = self.value[key]
-        # JSON writes 1.0 as 1, and Python takes True for a number
-        if kind is float and isinstance(found, int) and not isinstance(found, bool):
-            found = float(found)
-        if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
-            raise self.wrong(key, f"must be {kind.__name__}, got {_shown(found)}")
-        return found
-
-    def child(self, key: str) -> _Node:
-        return _Node(self.file, self.path(key), self.get(key, dict))
-
-    def path(self, key: str) -> str:
-        return ".".join(part for part in (self.key, key) if part) or "the file"
-
-    def wrong(self, key: str, what: str) -> BundleError:
-        return BundleError(f"{self.file}: {self.path(key)} {what}")
-
-
-def _keypoints(node: _Node) -> KeypointsSpec:
+def _keypoints(node: Node) -> KeypointsSpec:
     how = node.child("preprocessing")
     framing = how.child("framing")
     scale, dx, dy = (framing.get(key, float) for key in ("scale", "dx", "dy"))
@@ -284,13 +244,13 @@ def _keypoints(node: _Node) -> KeypointsSpec:
         raise framing.wrong("scale", f"must be above 0, got {scale}")
     labels = node.get("labels", list)
     if tuple(map(str, labels)) != KEYPOINTS:
-        raise node.wrong("labels", f"must be {list(KEYPOINTS)}, got {_shown(labels)}")
+        raise node.wrong("labels", f"must be {list(KEYPOINTS)}, got {shown(labels)}")
     common = _common(node, "keypoints", KEYPOINTS)
     _expect_outputs(node, common["outputs"], {"keypoints": (len(KEYPOINTS), 2)})
     return KeypointsSpec(**common, framing=Framing(scale, dx, dy), mean_shape=_points(how, "mean_shape"))
 
 
-def _emotion(node: _Node) -> EmotionSpec:
+def _emotion(node: Node) -> EmotionSpec:
     how = node.child("preprocessing")
     labels = _classes(node)
     common = _common(node, "emotion", labels)
@@ -298,17 +258,17 @@ def _emotion(node: _Node) -> EmotionSpec:
     _expect_outputs(node, common["outputs"], dict.fromkeys(names, (len(labels),)))
     heads = how.get("heads", list)
     if not heads or len(set(map(str, heads))) != len(heads) or not all(head in names for head in heads):
-        raise how.wrong("heads", f"must name one or more different outputs of {names}, got {_shown(heads)}")
+        raise how.wrong("heads", f"must name one or more different outputs of {names}, got {shown(heads)}")
     return EmotionSpec(**common, template=_points(how, "template"), heads=tuple(heads))
 
 
-def _classes(node: _Node) -> tuple[str, ...]:
+def _classes(node: Node) -> tuple[str, ...]:
     """The emotion network's labels, whichever they are; the seven have one order only."""
     labels = node.get("labels", list)
     if len(labels) < 2 or len(set(map(str, labels))) < len(labels) or not all(_is_name(label) for label in labels):
-        raise node.wrong("labels", f"must be two or more different names, such as {list(SEVEN)}, got {_shown(labels)}")
+        raise node.wrong("labels", f"must be two or more different names, such as {list(SEVEN)}, got {shown(labels)}")
     if set(labels) == set(SEVEN) and tuple(labels) != SEVEN:
-        raise node.wrong("labels", f"must be {list(SEVEN)}, got {_shown(labels)}")
+        raise node.wrong("labels", f"must be {list(SEVEN)}, got {shown(labels)}")
     return tuple(labels)
 
 
@@ -316,77 +276,72 @@ def _is_name(label: object) -> bool:
     return isinstance(label, str) and label.isprintable() and bool(label.strip())
 
 
-_READERS: dict[str, Callable[[_Node], ModelSpec]] = {"keypoints": _keypoints, "emotion": _emotion}
+_READERS: dict[str, Callable[[Node], ModelSpec]] = {"keypoints": _keypoints, "emotion": _emotion}
 
 
-def _common(node: _Node, name: str, labels: tuple[str, ...]) -> dict[str, Any]:
+def _common(node: Node, name: str, labels: tuple[str, ...]) -> dict[str, Any]:
     how = node.child("preprocessing")
     if how.get("colour", str) != "gray":
-        raise how.wrong("colour", f"must be 'gray', got {_shown(how.value['colour'])}")
+        raise how.wrong("colour", f"must be 'gray', got {shown(how.value['colour'])}")
     size = how.get("size", int)
+    if not 1 <= size <= _LARGEST_CROP:
+        raise how.wrong("size", f"must be from 1 to {_LARGEST_CROP} pixels, got {shown(size)}")
     files = node.child("files")
     if not files.value:
         raise node.wrong("files", "must name at least one file")
     tensor = _tensor(node.child("input"))
-    if size < 1 or (tensor.dtype, tensor.row) != ("uint8", (size, size, 1)):
+    if (tensor.dtype, tensor.row) != ("uint8", (size, size, 1)):
         shape = ["batch", size, size, 1]
-        raise node.wrong("input", f"must be uint8 of shape {shape}, got {_shown(node.value['input'])}")
-    outputs = node.get("outputs", list)
+        raise node.wrong("input", f"must be uint8 of shape {shape}, got {shown(node.value['input'])}")
     return {
         "name": name,
         "files": {key: _file(files, key) for key in files.value},
         "input": tensor,
-        "outputs": tuple(
-            _tensor(_Node(node.file, node.path(f"outputs[{index}]"), value)) for index, value in enumerate(outputs)
-        ),
+        "outputs": tuple(map(_tensor, node.children("outputs"))),
         "labels": labels,
         "size": size,
         "preprocessing": how.value,
         "training": node.get("training", dict) if "training" in node.value else {},
-        "figures": tuple(node.get("figures", list)) if "figures" in node.value else (),
+        "figures": tuple(figure.value for figure in node.children("figures")) if "figures" in node.value else (),
     }
 
 
-def _file(files: _Node, key: str) -> FileSpec:
+def _file(files: Node, key: str) -> FileSpec:
     if key not in KEYS:
         raise files.wrong(key, f"is none of {', '.join(KEYS)}")
     node = files.child(key)
     name = node.get("file", str)
-    if Path(name).name != name or name in ("", "..") or "\\" in name:
-        raise node.wrong("file", f"must be a plain file name beside the manifest, got {_shown(name)}")
+    if Path(name).name != name or name in ("", "..") or "\\" in name or not name.isprintable():
+        raise node.wrong("file", f"must be a plain file name beside the manifest, got {shown(name)}")
     sha256 = node.get("sha256", str)
     if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
-        raise node.wrong("sha256", f"must be 64 lower-case hexadecimal digits, got {_shown(sha256)}")
+        raise node.wrong("sha256", f"must be 64 lower-case hexadecimal digits, got {shown(sha256)}")
     return FileSpec(key, name, sha256, node.get("bytes", int))
 
 
-def _tensor(node: _Node) -> TensorSpec:
+def _tensor(node: Node) -> TensorSpec:
     shape = node.get("shape", list)
     if not shape or not isinstance(shape[0], str) or not all(type(size) is int and size > 0 for size in shape[1:]):
-        raise node.wrong("shape", f"must be the batch's name, then sizes, got {_shown(shape)}")
+        raise node.wrong("shape", f"must be the batch's name, then sizes, got {shown(shape)}")
     return TensorSpec(node.get("name", str), node.get("dtype", str), tuple(shape[1:]))
 
 
-def _expect_outputs(node: _Node, outputs: tuple[TensorSpec, ...], rows: Mapping[str, tuple[int, ...]]) -> None:
+def _expect_outputs(node: Node, outputs: tuple[TensorSpec, ...], rows: Mapping[str, tuple[int, ...]]) -> None:
     found = {output.name: output.row for output in outputs}
     if not outputs or found != rows or any(output.dtype != "float32" for output in outputs):
         expected = {name: ["batch", *shape] for name, shape in rows.items()} or "at least one output"
-        raise node.wrong("outputs", f"must be float32 {expected}, got {_shown(node.value['outputs'])}")
+        raise node.wrong("outputs", f"must be float32 {expected}, got {shown(node.value['outputs'])}")
 
 
-def _points(node: _Node, key: str) -> Points:
+def _points(node: Node, key: str) -> Points:
     value = node.get(key, list)
     try:
-        points = np.array(value, dtype=np.float32)
-    except (TypeError, ValueError):
+        with np.errstate(over="ignore"):
+            points = np.array(value, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
         points = np.empty(0, np.float32)
     # alignment divides by the spread of these points
     if points.shape != (len(KEYPOINTS), 2) or not np.isfinite(points).all() or not np.ptp(points, axis=0).all():
-        raise node.wrong(key, f"must be {len(KEYPOINTS)} different pairs of finite numbers, got {_shown(value)}")
+        raise node.wrong(key, f"must be {len(KEYPOINTS)} different pairs of finite numbers, got {shown(value)}")
     points.setflags(write=False)
     return points
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:57] + "..."

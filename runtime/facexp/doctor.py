@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from facexp import libraries
 from facexp.cores import cores
-from facexp.errors import BundleError, DetectorError, DeviceError, FacexpError
+from facexp.errors import BundleError, DetectorError, DeviceError, EngineError, FacexpError
 from facexp.installation import (
     BrokenError,
     installed,
@@ -224,10 +224,10 @@ def _models(directory: str | Path | None, found: Mapping[str, Distribution]) -> 
             else:
                 whole.append((model, key))
                 yield Finding(file.file, "ok", f"sha256 {file.sha256[:12]}..., {file.bytes:,} bytes")
-    yield from _devices(bundle, whole)
+    yield from _devices(bundle, whole, mend)
 
 
-def _devices(bundle: Bundle, files: Sequence[tuple[ModelSpec, str]]) -> Iterator[Finding]:
+def _devices(bundle: Bundle, files: Sequence[tuple[ModelSpec, str]], mend: str) -> Iterator[Finding]:
     for name, device, form, library in (
         ("CPU", "cpu", "onnx", "onnxruntime"),
         ("CUDA", "cuda", "onnx", "onnxruntime"),
@@ -249,8 +249,11 @@ def _devices(bundle: Bundle, files: Sequence[tuple[ModelSpec, str]]) -> Iterator
         try:
             for model, key in fitting:
                 session.Session(bundle.read(model, key), model, key, device=device)
-        except BundleError as error:
+        except EngineError as error:
             yield Finding(name, "fault", _cause(error), pip("install", "--upgrade", library.replace("_", "-")))
+        except BundleError as error:
+            # the file is whole, and the manifest says something else of it: no library mends that
+            yield Finding(name, "fault", _cause(error), mend)
         except DeviceError as error:
             yield _cuda_fault(error)
         else:

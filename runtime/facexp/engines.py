@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from facexp.bundle import TensorSpec
 from facexp.cores import cores
-from facexp.errors import BundleError, DeviceError, one_line
+from facexp.errors import DeviceError, EngineError, one_line
 
 METADATA = "facexp"
 """Under this name a model's file carries JSON with what its manifest says about it."""
@@ -48,7 +48,7 @@ class OnnxEngine:
     """A model in onnxruntime, on the CPU or on CUDA."""
 
     def __init__(self, model: bytes, name: str, device: str, threads: int | None) -> None:
-        """Load the bytes of an ONNX file; `name` is for messages. DeviceError, BundleError."""
+        """Load the bytes of an ONNX file; `name` is for messages. DeviceError, EngineError."""
         self.session = onnx_session(model, name, device, threads)
         self.inputs = tuple(map(_onnx_tensor, self.session.get_inputs()))
         self.outputs = tuple(map(_onnx_tensor, self.session.get_outputs()))
@@ -64,7 +64,7 @@ class LiteRtEngine:
     """A model in LiteRT, on the CPU, one row at a time: there it is as fast as with many."""
 
     def __init__(self, model: bytes, name: str, device: str, threads: int | None) -> None:
-        """Load the bytes of a TFLite file; `name` is for messages. DeviceError, BundleError."""
+        """Load the bytes of a TFLite file; `name` is for messages. DeviceError, EngineError."""
         interpreter = _import("ai_edge_litert.interpreter", "ai-edge-litert", "litert")
         if device != "cpu":
             raise DeviceError(f"device '{device}': LiteRT runs here on the CPU alone; use the onnxruntime backend")
@@ -82,7 +82,7 @@ class LiteRtEngine:
             )
             self.metadata = tflite_metadata(model)
         except Exception as error:
-            raise BundleError(f"model {name} cannot be loaded by LiteRT: {one_line(error)}") from error
+            raise EngineError(f"model {name} cannot be loaded by LiteRT: {one_line(error)}") from error
         self._inputs = {key: item["index"] for key, item in inputs.items()}
         self._outputs = {key: item["index"] for key, item in outputs.items()}
 
@@ -130,7 +130,7 @@ def _onnx_tensor(node: Any) -> TensorSpec:
 
 
 def onnx_session(model: bytes, name: str, device: str, threads: int | None, *, any_size: bool = False) -> Any:
-    """A live onnxruntime session on "cpu" or "cuda"; `name` is for messages. DeviceError, BundleError.
+    """A live onnxruntime session on "cpu" or "cuda"; `name` is for messages. DeviceError, EngineError.
 
     `any_size` is for pictures of ever other sizes: onnxruntime would keep a plan of its memory for each.
     """
@@ -156,7 +156,7 @@ def onnx_session(model: bytes, name: str, device: str, threads: int | None, *, a
         # without `enable_fallback=0` onnxruntime would print to stdout and go on with the CPU
         session = runtime.InferenceSession(model, options, providers=_PROVIDERS[device], enable_fallback=0)
     except Exception as error:
-        kind = DeviceError if device == "cuda" else BundleError
+        kind = DeviceError if device == "cuda" else EngineError
         raise kind(f"model {name} cannot be loaded on {device}: {one_line(error)}") from error
     finally:
         if device == "cuda":

@@ -11,6 +11,10 @@ class BundleError(FacexpError):
     """The model bundle is missing, incomplete, damaged or of another schema."""
 
 
+class EngineError(BundleError):
+    """The library that runs a model cannot load its file, or cannot run it."""
+
+
 class DeviceError(FacexpError):
     """The asked device does not really run here."""
 

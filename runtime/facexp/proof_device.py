@@ -11,17 +11,17 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facexp.analyzer import Analyzer
+from facexp.arrays import Arrays, expect, read_arrays
 from facexp.bundle import FileSpec, KeypointsSpec, ModelSpec, load_models, read_model
 from facexp.cores import cores
 from facexp.engines import ENGINES
-from facexp.errors import BundleError, DeviceError, FacexpError
-from facexp.geometry import Image, cut, square_matrix, to_gray
+from facexp.errors import BundleError, DeviceError, FacexpError, one_line
+from facexp.geometry import KEYPOINTS, Image, cut, square_matrix, to_gray
 from facexp.proof import SPEED_UP, Check, Step, held
 from facexp.session import Session, candidates
 
@@ -37,7 +37,14 @@ PICTURE_PROBABILITY = 0.02
 _ROUNDS = 15
 _UNITS = {"keypoints": "px", "emotion": "logit"}
 
-Arrays = Mapping[str, NDArray[np.generic]]
+_PICTURE: Mapping[str, tuple[str, tuple[int | None, ...]]] = {
+    "picture": ("uint8", (None, None, 3)),
+    "picture_box": ("float64", (4,)),
+    "picture_crop": ("uint8", (None, None)),
+    "picture_keypoints": ("float32", (len(KEYPOINTS), 2)),
+    "picture_emotion": ("float64", (None,)),
+}
+"""What golden.npz has of the picture, see `picture_answers`: type and shape."""
 
 
 def device(directory: Path) -> Step:
@@ -52,9 +59,14 @@ def device(directory: Path) -> Step:
     notes: list[str] = []
     for model in models:
         sessions = _sessions(directory, model, checks, notes)
+        try:
+            crops = golden_crops(golden, model)
+        except BundleError as error:
+            checks.append(Check("golden answers", model.name, passed=False, note=str(error)))
+            continue
         for (file, where), session in sessions.items():
-            checks += _answers(model, file, where, session, golden, limits[model.name])
-        checks += _speed(model, sessions, golden)
+            checks += _answers(model, file, where, session.run(crops), golden, limits[model.name])
+        checks += _speed(model, sessions, crops[:1])
     framed = [model for model in models if isinstance(model, KeypointsSpec)]
     if pictured(models):
         checks += _picture(directory, framed[0], golden)
@@ -64,13 +76,38 @@ def device(directory: Path) -> Step:
 
 
 def read_golden(directory: Path) -> dict[str, NDArray[np.generic]]:
-    """The arrays of golden.npz; BundleError where it is missing or damaged."""
+    """The arrays of golden.npz; BundleError where it is missing or damaged, or an array cannot be what its name says.
+
+    What is there of a model is uint8 crops and float32 answers; of the picture there is all or nothing.
+    """
     path = directory / GOLDEN
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise BundleError(f"{path}: cannot be read ({error}); export or install the bundle again") from error
+    arrays = read_arrays(path)
+    for name, array in arrays.items():
+        if name.endswith("_input"):
+            expect(path, arrays, name, "uint8", (None, None, None, 1))
+        elif "/" in name:
+            expect(path, arrays, name, "float32", (None,) * array.ndim)
+    if any(name in arrays for name in _PICTURE):
+        for name, (dtype, shape) in _PICTURE.items():
+            expect(path, arrays, name, dtype, shape)
+        _expect_box(path, arrays["picture"], arrays["picture_box"])
+    return arrays
+
+
+def _expect_box(path: Path, picture: NDArray[np.generic], box: NDArray[np.generic]) -> None:
+    """A box that is no face's could not even be cut out."""
+    x, y, width, height = map(float, box)
+    within = abs(x) + width + abs(y) + height < 4 * max(picture.shape)
+    if not (within and width >= 1 and height >= 1):
+        raise BundleError(f"{path}: picture_box {box.tolist()} is no part of its picture; export the bundle again")
+
+
+def golden_crops(golden: Arrays, model: ModelSpec) -> NDArray[np.uint8]:
+    """The drawn crops of a model, uint8 (N, S, S, 1); BundleError where there are none, or of another size."""
+    crops = golden.get(f"{model.name}_input")
+    if crops is None or crops.shape[1:] != model.input.row:
+        raise BundleError(f"{GOLDEN} has no crops of {model.size} px for {model.name}; export the bundle again")
+    return np.asarray(crops, np.uint8)
 
 
 def _limits(recipe: Path) -> dict[str, float]:
@@ -78,8 +115,11 @@ def _limits(recipe: Path) -> dict[str, float]:
     try:
         golden = tomllib.loads(recipe.read_text(encoding="utf-8"))["tolerances"]["golden"]
         return {precision: float(golden[precision]) for precision in ("float32", "float16", "int8")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{recipe}: no tolerances.golden to read ({error!r}); export the run again") from error
+    except OSError as error:
+        why = error.strerror or one_line(error)
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        why = repr(error)
+    raise BundleError(f"{recipe}: no tolerances.golden to read ({why}); export the run again")
 
 
 def pictured(models: Sequence[ModelSpec]) -> bool:
@@ -138,17 +178,13 @@ def _sessions(
 
 
 def _answers(
-    model: ModelSpec, file: FileSpec, where: str, session: Session, golden: Arrays, limits: Mapping[str, float]
+    model: ModelSpec,
+    file: FileSpec,
+    where: str,
+    answers: Mapping[str, NDArray[np.float32]],
+    golden: Arrays,
+    limits: Mapping[str, float],
 ) -> Iterator[Check]:
-    crops = golden.get(f"{model.name}_input")
-    if crops is None:
-        yield Check("golden answers", model.name, passed=False, note=f"{GOLDEN} has no crops for it; export again")
-        return
-    try:
-        answers = session.run(np.asarray(crops, np.uint8))
-    except ValueError as error:
-        yield Check("golden answers", model.name, file.key, passed=False, note=f"{GOLDEN}: {error}; export again")
-        return
     limit = limits[file.precision]
     for name, answer in answers.items():
         expected = golden.get(f"{model.name}/{file.key}/{name}")
@@ -163,12 +199,10 @@ def _answers(
         yield held(replace(check, value=_largest(answer, expected), unit=_UNITS[model.name], limit=limit))
 
 
-def _speed(model: ModelSpec, sessions: Mapping[tuple[FileSpec, str], Session], golden: Arrays) -> Iterator[Check]:
+def _speed(
+    model: ModelSpec, sessions: Mapping[tuple[FileSpec, str], Session], one: NDArray[np.uint8]
+) -> Iterator[Check]:
     """Time for one crop, each file in turn, so that whatever else runs here slows all of them."""
-    crops = golden.get(f"{model.name}_input")
-    if crops is None:
-        return
-    one = np.asarray(crops[:1], np.uint8)
     taken: dict[tuple[str, str], list[float]] = {(file.key, where): [] for file, where in sessions}
     for _ in range(_ROUNDS):
         for (file, where), session in sessions.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 import platform
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,8 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facexp.bundle import MANIFEST
+from facexp.bundle import read_manifest
 from facexp.cores import cores
+from facexp.errors import BundleError
 from facexp.proof import Report, Step
 from facexp.proof_device import device
 from facexp.proof_structure import structure
@@ -33,9 +33,9 @@ def prove(directory: Path) -> Report:
 def report(directory: Path, steps: Iterable[Step]) -> Report:
     """The steps with what they are about and where they were made."""
     try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        bundle = {key: str(manifest[key]) for key in ("name", "version", "created")}
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = read_manifest(directory)
+        bundle = {key: manifest.get(key, str) for key in ("name", "version", "created")}
+    except BundleError:
         # step 1 has said why
         bundle = {"name": directory.resolve().name, "version": "", "created": ""}
     return Report(bundle, machine(), tuple(steps))

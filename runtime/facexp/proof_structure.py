@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from facexp.bundle import MANIFEST, Bundle, EmotionSpec, FileSpec, KeypointsSpec, ModelSpec, digest, load_models
+from facexp.bundle import Bundle, EmotionSpec, FileSpec, KeypointsSpec, ModelSpec, digest, load_models, read_manifest
 from facexp.engines import ENGINES
 from facexp.errors import BundleError, DeviceError
 from facexp.geometry import KEYPOINTS, Points
@@ -41,7 +41,7 @@ def structure(directory: Path, tasks: Sequence[str] = TASKS) -> Step:
         return Step(1, (Check(what, passed=False, note=str(error)),))
     checks = [Check(what, passed=True)]
     notes: list[str] = []
-    entries = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["models"]
+    entries = read_manifest(directory).child("models").value
     for model in models:
         checks += _preprocessing(model)
         for file in model.files.values():
@@ -124,7 +124,7 @@ def _metadata(model: ModelSpec, file: FileSpec, text: str | None, entry: Mapping
     what = "metadata is the manifest's"
     try:
         says = json.loads(text) if text else None
-    except ValueError:
+    except (ValueError, RecursionError):
         says = None
     if not isinstance(says, dict):
         return Check(what, model.name, file.key, passed=False, note=f"{file.file} says nothing of itself; export again")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from facexp.bundle import ModelSpec, TensorSpec
 from facexp.engines import ENGINES, has_cuda
-from facexp.errors import BundleError, DeviceError, one_line
+from facexp.errors import BundleError, DeviceError, EngineError, one_line
 
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
 """What a caller may ask for."""
@@ -43,8 +43,9 @@ class Session:
 
         `key` is as in the manifest, "int8.onnx": its ending tells what runs the file. `device` is "cpu" or "cuda";
         `threads` bounds the threads inside one operator, None leaves it to onnxruntime.
-        Raises DeviceError when the live session does not run on `device` or the library is missing, BundleError when
-        the model cannot be loaded or differs from `spec`, ValueError for an unknown device or threads < 1.
+        Raises DeviceError when the live session does not run on `device` or the library is missing, EngineError when
+        the model cannot be loaded or run, BundleError when it differs from `spec`, ValueError for an unknown device or
+        threads < 1.
         """
         if device not in DEVICES[1:]:
             raise ValueError(f"a session runs on one of {', '.join(DEVICES[1:])}, got {device!r}")
@@ -98,7 +99,7 @@ class Session:
         try:
             self._run(blank)
         except Exception as error:
-            kind = DeviceError if self._device == "cuda" else BundleError
+            kind = DeviceError if self._device == "cuda" else EngineError
             raise kind(f"model {self._spec.name} does not run on {self._device}: {one_line(error)}") from error
 
     def _check_metadata(self) -> None:
@@ -108,7 +109,7 @@ class Session:
         try:
             says = json.loads(self.metadata)
             found = {key: says[key] for key in ("task", "labels", "preprocessing")}
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise BundleError(f"model {spec.name}: the file's metadata cannot be read ({one_line(error)})") from error
         expected = {"task": spec.name, "labels": list(spec.labels), "preprocessing": dict(spec.preprocessing)}
         for key, value in expected.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from facexp_cli.main import cli
@@ -25,3 +26,13 @@ def test_json_table_and_errors(tmp_path: Path) -> None:
     assert "no such file" in broken.stderr
     for wrong in ("1,", "a", "0", "1,-2"):
         assert CliRunner().invoke(cli, ["benchmark", "--threads", wrong]).exit_code == 2
+
+
+@pytest.mark.parametrize(("option", "most"), [("--threads", 1024), ("--batch", 4096)])
+def test_numbers_too_large_to_run_are_wrong_usage(option: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the machine's memory: nothing is started for them."""
+    monkeypatch.setattr("facexp.benchmark.run", lambda *_: pytest.fail("it was started"))
+    for wrong in (most + 1, 99_999_999_999):
+        done = CliRunner().invoke(cli, ["benchmark", option, f"1,{wrong}"])
+        assert done.exit_code == 2
+        assert f"'{option}': 1,{wrong} is not a list of numbers from 1 to {most}" in done.stderr

@@ -10,6 +10,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -88,11 +89,23 @@ def test_a_damaged_bundle_is_status_3_and_named(bundle: Path, tmp_path: Path) ->
     assert all(link.startswith("#step") for link in page.links)
 
 
-def test_no_bundle_at_all_is_status_3_too(tmp_path: Path) -> None:
-    """Guards a CI whose path is wrong: nothing there is nothing proved."""
-    result = verify("--bundle", tmp_path / "nowhere")
-    assert result.exit_code == 3
-    assert "manifest.json: cannot be read" in result.stdout
+def test_golden_answers_that_are_none_are_status_3_and_one_line(bundle: Path) -> None:
+    """Guards the file that no hash of the manifest covers."""
+    path = bundle / "golden.npz"
+    with path.open("wb") as stream:
+        np.save(stream, np.zeros(3))
+    result = verify("--bundle", bundle)
+    assert (result.exit_code, result.stderr) == (3, "")
+    assert f"golden answers: {path}: cannot be read" in result.stdout
+    assert "FAILED in step 4 (device)" in result.stdout.splitlines()[-1]
+
+
+def test_no_bundle_at_all_is_status_1(tmp_path: Path) -> None:
+    """Guards a CI whose path is wrong: nothing was proved, and nothing is wrong with a model."""
+    for place in (tmp_path, tmp_path / "nowhere"):
+        result = verify("--bundle", place)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == f"Error: {place}: no manifest.json to read; give the directory of a facexp bundle\n"
 
 
 def test_wrong_usage_and_what_cannot_run(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from facexp.bundle import Bundle
+from facexp.errors import BundleError
 from facexp_cli.main import cli
 from facexp_export.errors import ExportError
 from facexp_export.figures import BundleModel
@@ -113,3 +115,24 @@ def test_another_file_than_the_manifests_is_refused(bundle: Path) -> None:
         BundleModel.open(stray)
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["models"]["emotion"]["figures"] == []
+
+
+def test_a_manifest_that_lacks_something_is_one_line(bundle: Path) -> None:
+    """Guards a manifest of somebody else's making: figures may be missing, what is asked for by name may not."""
+    path, file = bundle / "manifest.json", bundle / "emotion.int8.onnx"
+    whole = json.loads(path.read_text())
+    for key in ("files", "labels"):
+        manifest = copy.deepcopy(whole)
+        del manifest["models"]["keypoints"][key]
+        path.write_text(json.dumps(manifest))
+        with pytest.raises(BundleError, match=rf"models\.keypoints\.{key} is missing"):
+            BundleModel.open(file)
+    for entry in whole["models"].values():
+        del entry["figures"]
+    path.write_text(json.dumps(whole))
+    BundleModel.open(file).record(evaluation("val", 0.5))
+    assert [figure["value"] for figure in Bundle.load(bundle).emotion.figures] == [0.5]
+    whole["models"]["emotion"]["training"] = {"config": ["seed"]}
+    path.write_text(json.dumps(whole))
+    with pytest.raises(ExportError, match=r"manifest\.json: the training's config must have a whole number"):
+        BundleModel.open(file)

@@ -7,13 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from facexp.bundle import shipped
+from facexp.errors import BundleError
 from facexp.proof import Check, Step
 from facexp_export import proof_numbers, proof_task
 from facexp_export.errors import ExportError
+from facexp_export.proof_numbers import Reference
 from facexp_export.proof_task import Labelled
 from facexp_export.recipe import Margins, read_recipe
 from facexp_export.tasks import TASKS
-from facexp_export.verify import data_task
+from facexp_export.verify import Data, data_task, examine
 
 TOLERANCES = read_recipe().tolerances
 MARGINS = Margins(accuracy_points=0.5, rmse_px=0.03)
@@ -141,3 +144,51 @@ def test_data_finds_its_task(tmp_path: Path) -> None:
     assert data_task(tmp_path / "folder") == "emotion"
     with pytest.raises(ExportError, match="no such data"):
         data_task(tmp_path / "nowhere.csv")
+
+
+def test_a_bundle_without_its_recipe_fails_the_numbers(tiny_bundle: Path) -> None:
+    """Guards the same verdict with faces as without them: the bundle is at fault, not the proof."""
+    report = examine(tiny_bundle, {"emotion": Data(tiny_bundle, None)})
+    (check,) = report.steps[1].failures
+    assert check.task == "emotion"
+    assert "emotion.recipe.toml: cannot be read as TOML: " in check.note
+    assert "emotion: not compared, its recipe cannot be read" in report.steps[2].notes
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("emotion_crops", None, "has no emotion_crops"),
+        (
+            "emotion_crops",
+            np.zeros((1024, 7), np.uint8),
+            r"emotion_crops is uint8 .*, expected uint8 \(any, 32\)",
+        ),
+        (
+            "emotion_ferplus",
+            np.zeros((9, 7), np.float32),
+            r"emotion_ferplus is .*, expected float32 \(1024, 7\)",
+        ),
+        ("emotion_ferplus", np.full((1024, 7), "happy"), "emotion_ferplus is <U5"),
+        ("emotion_ferplus", np.full((1024, 7), np.nan, np.float32), "emotion_ferplus must be finite numbers"),
+    ],
+)
+def test_a_reference_of_another_kind_is_named(tmp_path: Path, name: str, value: np.ndarray | None, words: str) -> None:
+    """Guards what the trained model answered, and the hashes of the crops: there, of their type and shape."""
+    with np.load(shipped() / "reference.npz") as stored:
+        arrays = {key: stored[key] for key in stored.files}
+    del arrays[name]
+    if value is not None:
+        arrays[name] = value
+    np.savez(tmp_path / "reference.npz", **arrays)
+    with pytest.raises(BundleError, match=rf"reference\.npz: {words}"):
+        Reference.read(tmp_path, TASKS["emotion"])
+
+
+def test_a_damaged_reference_is_one_line(tmp_path: Path) -> None:
+    """Guards against a traceback where one bit has changed."""
+    content = bytearray((shipped() / "reference.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "reference.npz").write_bytes(content)
+    with pytest.raises(BundleError, match=r"reference\.npz: cannot be read .*; export or install the bundle again"):
+        Reference.read(tmp_path, TASKS["emotion"])

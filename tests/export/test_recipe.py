@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def test_a_saved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
     assert recipe != read_recipe()
 
 
+def test_any_words_are_saved_so_that_they_can_be_read(tmp_path: Path) -> None:
+    """Guards the reasons that a recipe's author writes: what JSON and TOML write differently."""
+    recipe = read_recipe()
+    recipe = replace(recipe, tolerances=replace(recipe.tolerances, why='\U0001f600 \x7f \x00 "\\ \t\r\n é'))
+    (tmp_path / "again.toml").write_text(recipe.text(), encoding="utf-8")
+    assert read_recipe(tmp_path / "again.toml") == recipe
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -44,8 +53,13 @@ def test_a_saved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
         ("[files]\nkeys = ['int8']", "files.keys must be some of float32.onnx, .*, got \\['int8'\\]"),
         ("[files]\nkeys = []", "files.keys must be some of"),
         ("[margins]\nrmse_px = '1'", "margins.rmse_px must be a number, got '1'"),
-        ("[tolerances.golden]\nint8 = 0", "tolerances.golden.int8 must be more than 0, got 0"),
+        ("[tolerances.golden]\nint8 = 0", "tolerances.golden.int8 must be finite and more than 0, got 0"),
+        ("[margins]\naccuracy_points = inf", "margins.accuracy_points must be finite and more than 0, got inf"),
+        ("[margins]\nrmse_px = nan", "margins.rmse_px must be finite and more than 0, got nan"),
+        (f"[margins]\nrmse_px = 1{'0' * 400}", "margins.rmse_px must be finite and more than 0"),
+        ("[tolerances.golden]\nint8 = inf", "tolerances.golden.int8 must be finite and more than 0, got inf"),
         ("[files", "cannot be read as TOML"),
+        (f"[files]\nkeys = {'[' * 10_000}", "cannot be read as TOML"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:

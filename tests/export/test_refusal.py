@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +193,39 @@ def test_interrupt_between_the_renames_puts_the_old_bundle_back(
         export_run(bundle.runs["emotion"], shipped, recipe=bundle.recipe, overwrite=True)
     assert contents(shipped) == before
     assert [path.name for path in shipped.parent.iterdir()] == ["bundle"]
+
+
+@pytest.fixture
+def deaf() -> Iterator[None]:
+    """A process that SIGTERM alone does not end, so that a command which does nothing about it is told from one that
+    ends."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("replayed", "deaf")
+def test_a_terminated_export_leaves_nothing_behind(
+    bundle: Any, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards what a CI or a container sends to a job that takes too long: neither half a bundle nor scratch stays."""
+    before = contents(shipped)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    written = []
+
+    def terminate(_: Any) -> None:
+        written.extend([*scratch.iterdir(), *shipped.parent.glob(".bundle.new-*")])
+        signal.raise_signal(signal.SIGTERM)
+
+    after(monkeypatch, "float32.onnx", terminate)
+    arguments = [str(bundle.runs["emotion"]), "--out", str(shipped), "--recipe", str(bundle.recipe), "--overwrite"]
+    assert CliRunner().invoke(export_command, arguments).exit_code == 143
+    assert len(written) == 2
+    assert not list(scratch.iterdir())
+    assert [path.name for path in shipped.parent.iterdir()] == ["bundle"]
+    assert contents(shipped) == before
 
 
 @pytest.mark.parametrize("task", ["keypoints", "emotion"])

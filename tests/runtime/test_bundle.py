@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -99,6 +100,9 @@ def test_a_missing_or_broken_manifest_is_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("[1]")
     with pytest.raises(facexp.BundleError, match=r"the file must be an object, got \[1\]"):
         Bundle.load(tmp_path)
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(facexp.BundleError, match=r"manifest\.json: not valid JSON"):
+        Bundle.load(tmp_path)
 
 
 def drop(*keys: str) -> Callable[[Manifest], None]:
@@ -124,6 +128,7 @@ def put(value: object, *keys: str | int) -> Callable[[Manifest], None]:
 K, E = ("models", "keypoints"), ("models", "emotion")
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -140,6 +145,10 @@ K, E = ("models", "keypoints"), ("models", "emotion")
         (put("abc", *K, "files", "int8.onnx", "sha256"), "models.keypoints.files.int8.onnx.sha256 must be 64"),
         (put("../x.onnx", *K, "files", "int8.onnx", "file"), "files.int8.onnx.file must be a plain file name"),
         (put("..", *K, "files", "int8.onnx", "file"), "files.int8.onnx.file must be a plain file name"),
+        (put("x\0.onnx", *K, "files", "int8.onnx", "file"), "files.int8.onnx.file must be a plain file name"),
+        (put("x\ud800.onnx", *K, "files", "int8.onnx", "file"), r"int8.onnx.file must be text, got .x\\ud800.onnx"),
+        (put("tiny\udfff", "name"), r"name must be text, got .tiny\\udfff"),
+        (put({}, *K, "files", "\ud800"), r"models.keypoints.files.\\ud800 is none of float32.onnx"),
         (put({}, *K, "files", "int8"), "models.keypoints.files.int8 is none of float32.onnx"),
         (put({}, *K, "files"), "models.keypoints.files must name at least one"),
         (put(["a"], *K, "labels"), "models.keypoints.labels must be .*left_eye_center"),
@@ -162,6 +171,12 @@ K, E = ("models", "keypoints"), ("models", "emotion")
         (put([[1, None]] * 15, *K, "preprocessing", "mean_shape"), "preprocessing.mean_shape must be 15"),
         (drop(*K, "preprocessing", "framing", "dx"), "preprocessing.framing.dx is missing"),
         (put(0, *K, "preprocessing", "framing", "scale"), "preprocessing.framing.scale must be above 0"),
+        (put(10**400, *K, "preprocessing", "framing", "dx"), "preprocessing.framing.dx must be a finite number"),
+        (put(math.nan, *K, "preprocessing", "framing", "dx"), "framing.dx must be a finite number, got NaN"),
+        (put([[10**400, 1]] * 15, *K, "preprocessing", "mean_shape"), "preprocessing.mean_shape must be 15"),
+        (put([[1e300, 1]] * 15, *K, "preprocessing", "mean_shape"), "preprocessing.mean_shape must be 15"),
+        (put(10**400, *E, "preprocessing", "size"), "preprocessing.size must be from 1 to 4096 pixels, got 1000"),
+        (put(["0.7"], *E, "figures"), r"models.emotion.figures\[0\] must be an object"),
         (put(7, *K, "training"), "models.keypoints.training must be dict, got 7"),
     ],
 )
@@ -177,3 +192,5 @@ def test_what_is_wrong_is_named_by_file_and_key(
         Bundle.load(own_bundle)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+    # whatever was in the file, a terminal and a report can show it
+    str(caught.value).encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import onnxruntime
 import pytest
 
 from facexp import doctor, installation
+from facexp.bundle import shipped
 from facexp.doctor import Finding, examine
 
 Elf = Callable[[list[str]], bytes]
@@ -117,6 +119,19 @@ def test_a_file_that_onnxruntime_cannot_run(own_bundle: Path) -> None:
     assert names["keypoints.float32.onnx"].state == "ok"
     assert names["CPU"].state == "fault"
     assert "model keypoints cannot be loaded on cpu" in names["CPU"].what
+    assert names["CPU"].mend == installation.pip("install", "--upgrade", "onnxruntime")
+
+
+def test_a_manifest_that_contradicts_its_files(tmp_path: Path) -> None:
+    """Guards a manifest changed by hand: its files are whole, and no other library would mend it."""
+    bundle = Path(shutil.copytree(shipped(), tmp_path / "bundle"))
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["models"]["keypoints"]["preprocessing"]["framing"]["scale"] += 0.1
+    path.write_text(json.dumps(manifest))
+    fault = found(bundle)["CPU"]
+    assert "metadata has another preprocessing than the manifest" in fault.what
+    assert fault.mend == f"facexp export RUN --out {bundle} --overwrite"
 
 
 def test_tflite_files_are_run_by_litert(own_bundle: Path) -> None:
@@ -133,6 +148,17 @@ def test_tflite_files_are_run_by_litert(own_bundle: Path) -> None:
     assert names["CPU"].state == "ok"
     assert names["LiteRT"].state == "fault"
     assert "model emotion cannot be loaded by LiteRT" in names["LiteRT"].what
+
+
+@pytest.mark.parametrize("damage", ["[" * 100_000, '{"file": "x\\u0000", "bytes": 1, "sha256": "%s"}' % ("0" * 64)])
+def test_a_manifest_that_makes_no_sense(own_bundle: Path, damage: str) -> None:
+    """Guards the promise that what is broken is a finding: nested without end, and a name that no file can have."""
+    path = own_bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["models"]["emotion"]["files"]["int8.onnx"] = "HERE"
+    path.write_text(json.dumps(manifest).replace('"HERE"', damage))
+    (fault,) = examine(own_bundle).faults
+    assert (fault.name, fault.mend) == ("models", f"facexp export RUN --out {own_bundle} --overwrite")
 
 
 def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:

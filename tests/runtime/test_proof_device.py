@@ -1,0 +1,140 @@
+"""What golden.npz must be before this machine's answers are held against it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from facexp.bundle import load_models, shipped
+from facexp.errors import BundleError
+from facexp.proof_device import GOLDEN, device, golden_crops, read_golden
+
+Golden = dict[str, NDArray[np.generic]]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A directory with the shipped golden.npz, to damage."""
+    shutil.copy(shipped() / GOLDEN, tmp_path)
+    return tmp_path
+
+
+def spoil_the_stream(content: bytearray) -> None:
+    """A kind of block that deflate has not."""
+    name, extra = (int.from_bytes(content[place : place + 2], "little") for place in (26, 28))
+    content[30 + name + extra] |= 6
+
+
+def spoil_the_method(content: bytearray) -> None:
+    """A compression that nobody knows."""
+    content[content.index(b"PK\x01\x02") + 10] = 99
+
+
+def spoil_the_sum(content: bytearray) -> None:
+    content[content.index(b"PK\x01\x02") + 16] ^= 1
+
+
+def cut_off(content: bytearray) -> None:
+    del content[len(content) // 2 :]
+
+
+def empty(content: bytearray) -> None:
+    content.clear()
+
+
+@pytest.mark.parametrize("spoil", [spoil_the_stream, spoil_the_method, spoil_the_sum, cut_off, empty])
+def test_damaged_bytes_are_one_line(directory: Path, spoil: Callable[[bytearray], None]) -> None:
+    """Guards one kind of error for all the kinds that numpy, zipfile and zlib raise."""
+    file = directory / GOLDEN
+    content = bytearray(file.read_bytes())
+    spoil(content)
+    file.write_bytes(content)
+    with pytest.raises(BundleError, match=r"golden\.npz: cannot be read \(it is no \.npz, or damaged") as caught:
+        read_golden(directory)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_kind_of_file_is_one_line(directory: Path) -> None:
+    """Guards a file of one array, which numpy reads without complaint, and one that is not there."""
+    file = directory / GOLDEN
+    with file.open("wb") as stream:
+        np.save(stream, np.zeros(3))
+    with pytest.raises(BundleError, match=r"golden\.npz: cannot be read \(it is no \.npz"):
+        read_golden(directory)
+    file.unlink()
+    with pytest.raises(BundleError, match=r"golden\.npz: cannot be read \(No such file or directory\)"):
+        read_golden(directory)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("picture_box", None, "has no picture_box"),
+        ("picture_keypoints", None, "has no picture_keypoints"),
+        ("picture_emotion", None, "has no picture_emotion"),
+        ("picture", None, "has no picture"),
+        ("picture", np.zeros((9, 9), np.uint8), r"picture is uint8 \(9, 9\), expected uint8 \(any, any, 3\)"),
+        ("picture", np.zeros((0, 9, 3), np.uint8), r"picture is uint8 \(0, 9, 3\)"),
+        ("picture_box", np.ones(3), r"picture_box is float64 \(3,\), expected float64 \(4\)"),
+        ("picture_box", np.array(list("abcd")), "picture_box is <U1"),
+        ("picture_box", np.full(4, np.nan), "picture_box must be finite numbers"),
+        ("picture_box", np.zeros(4), r"picture_box \[0.0, 0.0, 0.0, 0.0\] is no part of its picture"),
+        ("picture_box", np.array([1e300, 0, 9, 9]), "picture_box .* is no part of its picture"),
+        ("emotion_input", np.zeros((0, 48, 48, 1), np.uint8), r"emotion_input is uint8 \(0, 48, 48, 1\)"),
+        ("emotion_input", np.zeros((4, 48, 48, 1)), "emotion_input is float64"),
+        ("emotion/int8.onnx/ferplus", np.array(["happy"] * 4), "emotion/int8.onnx/ferplus is <U5"),
+        ("emotion/int8.onnx/ferplus", np.full((4, 7), np.inf, np.float32), "emotion/int8.onnx/ferplus must be finite"),
+    ],
+)
+def test_an_array_of_another_kind_is_named(
+    directory: Path, name: str, value: NDArray[np.generic] | None, words: str
+) -> None:
+    """Guards every array that is reckoned with: there, of its type and shape, and numbers."""
+    golden = read_golden(directory)
+    del golden[name]
+    if value is not None:
+        golden[name] = value
+    np.savez(directory / GOLDEN, **golden)
+    with pytest.raises(BundleError, match=rf"golden\.npz: {words}"):
+        read_golden(directory)
+
+
+def test_crops_of_another_size_are_one_failure(tmp_path: Path) -> None:
+    """Guards crops that the network cannot take, in its answers as in its speed; the other network is compared."""
+    bundle = Path(shutil.copytree(shipped(), tmp_path / "bundle"))
+    golden = read_golden(bundle)
+    golden["emotion_input"] = np.zeros((4, 96, 96, 1), np.uint8)
+    np.savez(bundle / GOLDEN, **golden)
+    step = device(bundle)
+    assert [(check.task, check.note) for check in step.failures] == [
+        ("emotion", "golden.npz has no crops of 48 px for emotion; export the bundle again")
+    ]
+    assert {check.task for check in step.checks if check.what == "time for one crop"} == {"keypoints"}
+    keypoints = next(model for model in load_models(bundle) if model.name == "keypoints")
+    assert golden_crops(golden, keypoints).shape == (4, 96, 96, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, r"emotion\.recipe\.toml: no tolerances\.golden to read \(No such file or directory\)"),
+        ("[tolerances]", "no tolerances.golden to read .*golden"),
+        (f"[tolerances.golden]\nfloat32 = 1{'0' * 400}", "no tolerances.golden to read .*too large"),
+    ],
+)
+def test_a_recipe_without_tolerances_is_one_line(tmp_path: Path, content: str | None, words: str) -> None:
+    """Guards what answers are held to: said as people say it, whatever is wrong with the file."""
+    bundle = Path(shutil.copytree(shipped(), tmp_path / "bundle"))
+    recipe = bundle / "emotion.recipe.toml"
+    recipe.unlink()
+    if content is not None:
+        recipe.write_text(content)
+    (check,) = device(bundle).checks
+    assert check.passed is False
+    assert re.search(words, check.note)
