@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +14,18 @@ EMOTIONS = click.Choice(["five", "seven"])
 LABELS = click.Choice(["ferplus", "fer2013"])
 SPLIT = click.Choice(["val", "test"])
 BUNDLE = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+class Finite(click.FloatRange):
+    """A number in a range; nan, which compares with nothing and passes every bound, and inf are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number. Raises click.BadParameter."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
 
 bundle_option = click.option(
     "--bundle", type=BUNDLE, metavar="DIR", help="Another model bundle: the folder of its manifest.json."
