@@ -13,7 +13,7 @@ import click
 
 from facexp_cli.console import quiet_libraries
 from facexp_cli.extras import require
-from facexp_cli.options import DEVICE, bundle_option
+from facexp_cli.options import DEVICE, MOST_THREADS, bundle_option
 
 _PHOTO = (sys.executable, "-c", "from facexp_cli.main import infer_main; infer_main()")
 
@@ -40,8 +40,8 @@ def _numbers(most: int) -> Callable[[click.Context, click.Parameter, str], tuple
     default="1",
     show_default=True,
     metavar="N,...",
-    callback=_numbers(1024),
-    help="CPU threads, up to 1024.",
+    callback=_numbers(MOST_THREADS),
+    help=f"CPU threads, up to {MOST_THREADS}.",
 )
 @click.option(
     "--batch",

@@ -17,17 +17,18 @@ BUNDLE = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 class Finite(click.FloatRange):
-    """A number in a range; click takes nan for one."""
+    """A number in a range; nan, which compares with nothing and passes every bound, and inf are none."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """As click does; a UsageError for nan and infinity."""
+        """The number. Raises click.BadParameter."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
+            self.fail(f"{value} is not a finite number", param, ctx)
         return number
 
 
-THREADS = click.IntRange(1, 1024)
+MOST_THREADS = 1024
+THREADS = click.IntRange(1, MOST_THREADS)
 
 bundle_option = click.option(
     "--bundle", type=BUNDLE, metavar="DIR", help="Another model bundle: the folder of its manifest.json."

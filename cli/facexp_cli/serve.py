@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from facexp_cli.console import notes, say
+from facexp_cli.console import notes, quiet_libraries, say
 from facexp_cli.extras import require
-from facexp_cli.options import BACKEND, BUNDLE, DEVICE, EMOTIONS, LABELS
+from facexp_cli.options import BACKEND, BUNDLE, DEVICE, EMOTIONS, LABELS, THREADS, Finite
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -45,31 +45,25 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     type=click.Choice(["int8", "float16", "float32", "exact"]),
     help="Which of the models' files; exact: the most exact of each.  [default: int8 on the CPU, exact on CUDA]",
 )
-@click.option(
-    "--threads", type=click.IntRange(1), metavar="N", help="Most CPU threads a network.  [default: all cores]"
-)
+@click.option("--threads", type=THREADS, metavar="N", help="Most CPU threads a network.  [default: all cores]")
 @click.option(
     "--emotions", type=EMOTIONS, help="Of the model faces.  [default: the bundle's labels, the seven in ours]"
 )
 @click.option("--labels", type=LABELS, help="Of the model faces.  [default: the bundle's first]")
-@click.option(
-    "--min-score", type=click.FloatRange(0, 1), default=0.5, help="Of the model faces: what the detector must reach."
-)
-@click.option(
-    "--min-face", type=click.FloatRange(0), default=0.0, metavar="PIXELS", help="Of the model faces: none smaller."
-)
+@click.option("--min-score", type=Finite(0, 1), default=0.5, help="Of the model faces: what the detector must reach.")
+@click.option("--min-face", type=Finite(0), default=0.0, metavar="PIXELS", help="Of the model faces: none smaller.")
 @click.option("--max-faces", type=click.IntRange(1), metavar="N", help="Of the model faces: the N largest of a photo.")
 @click.option("--batch-size", type=click.IntRange(1), default=32, metavar="N", help="Most crops in a batch; 1 is off.")
 @click.option(
     "--batch-wait",
-    type=click.FloatRange(0, 10_000),
+    type=Finite(0, 10_000),
     default=0.0,
     metavar="MS",
     help="A batch that is not full waits so many milliseconds for more; with 0 only what came while the network ran.",
 )
 @click.option(
     "--queue",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1_000_000),
     default=256,
     metavar="N",
     help="Requests under way to a model; the next is refused.",
@@ -79,21 +73,21 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option(
     "--max-pixels",
-    type=click.FloatRange(0, 250, min_open=True),
+    type=Finite(0, 250, min_open=True),
     default=50.0,
     metavar="MP",
     help="A picture of more megapixels is refused.",
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(0, 3600, min_open=True),
+    type=Finite(0, 3600, min_open=True),
     default=30.0,
     metavar="SECONDS",
     help="A request that takes longer is given up.",
 )
 @click.option(
     "--drain",
-    type=click.FloatRange(0, 3600, min_open=True),
+    type=Finite(0, 3600, min_open=True),
     default=30.0,
     metavar="SECONDS",
     help="At the end, how long to wait for the answers to what was taken.",
@@ -108,11 +102,14 @@ def serve_command(**given: Any) -> None:
     from facexp.errors import FacexpError
     from facexp.server.serving import run
 
-    with notes(logging.INFO):
+    with quiet_libraries(), notes(logging.INFO):
         try:
-            run(_settings(given), _started)
+            ended = run(_settings(given), _started)
         except (FacexpError, ValueError) as error:
             raise click.ClickException(str(error)) from None
+    if not ended:
+        # Python would wait for the thread that is left
+        os._exit(0)
 
 
 def _settings(given: dict[str, Any]) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
 import re
 import shlex
 import signal
@@ -10,9 +12,12 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -22,11 +27,19 @@ from facexp_cli.serve import serve_command
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "correct-horse-battery"
+_PNG = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))[1].tobytes()
+DAMAGED = _PNG[:5000] + bytes(100) + _PNG[5100:]
 
 
 def get(address: str, **headers: str) -> Any:
     with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=60) as answer:
         return json.load(answer)
+
+
+def ask_faces(address: str, file: bytes) -> Any:
+    body = json.dumps({"instances": [{"b64": base64.b64encode(file).decode()}]}).encode()
+    with urllib.request.urlopen(f"{address}/v1/models/faces:predict", body, timeout=60) as answer:
+        return json.load(answer)["predictions"][0]
 
 
 def refuse(*arguments: str, **environment: str) -> tuple[int, str]:
@@ -41,11 +54,33 @@ def test_it_serves_until_a_signal(serving: Callable[..., Any], tiny_bundle: Path
         status = get(f"{process.rest}/v1/models/faces")["model_version_status"][0]
         assert (status["version"], status["state"]) == ("1", "AVAILABLE")
         assert process.said[0] == "Note: version 1 answers: tiny 0.0.1\n"
+        # libpng would say so by itself, between the server's own lines
+        assert "damaged" in ask_faces(process.rest, DAMAGED)["error"]
         code, said = process.end(number)
         assert (code, said) == (0, "Note: stopping: what was taken is answered\n")
         host, _, port = process.rest.removeprefix("http://").rpartition(":")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, int(port)), timeout=60)
+
+
+def test_it_ends_without_a_thread_that_hangs(serving: Callable[..., Any], tiny_bundle: Path, tmp_path: Path) -> None:
+    """Guards the end: --drain holds for the process too, whatever a thread is still doing, and the status is 0."""
+    hang = "lambda *_: (time.sleep(20), print('it was waited for', file=sys.stderr))"
+    code = f"import sys, time\nimport facexp.server.models\nfacexp.server.models.read_picture = {hang}\n"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with (
+        ThreadPoolExecutor(1) as pool,
+        serving(["--bundle", str(tiny_bundle), "--drain", "0.1"], PYTHONPATH=path) as process,
+    ):
+        asked = pool.submit(ask_faces, process.rest, _PNG)
+        under_way = b'facexp_requests_under_way{model="faces"} 1.0'
+        while under_way not in urllib.request.urlopen(f"{process.rest}/metrics", timeout=60).read():
+            assert not asked.done()
+        code, said = process.end()
+        assert (code, said.splitlines()[1:]) == (0, ["Note: requests that were taken and not answered within 0.1 s: 1"])
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            asked.result(60)
 
 
 def test_a_token_from_the_environment(serving: Callable[..., Any], tiny_bundle: Path) -> None:
@@ -72,6 +107,21 @@ def test_what_it_refuses(tmp_path: Path, tiny_bundle: Path) -> None:
     assert (status, said) == (2, "Error: --tls-cert and --tls-key belong together, and --tls-clients needs both")
     status, said = refuse("--bundle", str(tmp_path))
     assert (status, "no version folder" in said) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--threads", "99999999999999"),
+        ("--queue", "99999999999999999999"),
+        *((option, "nan") for option in ("--max-pixels", "--timeout", "--drain", "--batch-wait", "--min-score")),
+        ("--min-face", "inf"),
+    ],
+)
+def test_numbers_that_are_none(option: str, value: str) -> None:
+    """Guards the settings: a usage error that names the option, and not a limit that never holds or a traceback."""
+    status, said = refuse(option, value)
+    assert (status, said.startswith(f"Error: Invalid value for '{option}': {value} is not ")) == (2, True), said
 
 
 def command_lines() -> list[str]:

@@ -1,6 +1,6 @@
 """The networks and the whole analysis behind the protocol that TensorFlow Serving's clients speak.
 
-    facexp.server.serving.run(Settings(), say=print)
+    facexp.server.serving.run(Settings(), started=print)
 
 What a request goes through:
 

@@ -15,7 +15,7 @@ TOKEN_VARIABLE = "FACEXP_TOKEN"
 LEAST_TOKEN = 16
 """A shorter token is refused, in characters."""
 
-_SCHEME = "Bearer "
+_SCHEME = "bearer"
 
 
 class ServerError(FacexpError):
@@ -56,9 +56,9 @@ class Access:
         """Raises Unknown unless an Authorization header or gRPC metadata entry shows the token, if there is one."""
         if self.token is None:
             return
-        shown = (header or "").removeprefix(_SCHEME)
+        scheme, _, shown = (header or "").partition(" ")
         # digests have one length, so that the time to compare tells nothing about the token
-        if not hmac.compare_digest(_digest(shown), _digest(self.token)) or not (header or "").startswith(_SCHEME):
+        if not hmac.compare_digest(_digest(shown), _digest(self.token)) or scheme.lower() != _SCHEME:
             raise Unknown("show the token: Authorization: Bearer TOKEN")
 
 

@@ -11,6 +11,7 @@ class Code(enum.IntEnum):
     """gRPC's status codes, as far as they are used here."""
 
     OK = 0
+    CANCELLED = 1
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
@@ -22,6 +23,7 @@ class Code(enum.IntEnum):
 
 HTTP_STATUS = {
     Code.OK: 200,
+    Code.CANCELLED: 499,
     Code.INVALID_ARGUMENT: 400,
     Code.DEADLINE_EXCEEDED: 504,
     Code.NOT_FOUND: 404,
@@ -30,7 +32,7 @@ HTTP_STATUS = {
     Code.UNAVAILABLE: 503,
     Code.UNAUTHENTICATED: 401,
 }
-"""What REST answers for each."""
+"""What REST answers for each; nobody is there to read a 499."""
 
 
 class RequestError(FacexpError):
@@ -75,6 +77,12 @@ class TooLate(RequestError):  # noqa: N818
     """The answer would come after the deadline."""
 
     code = Code.DEADLINE_EXCEEDED
+
+
+class Gone(RequestError):  # noqa: N818
+    """Who asked has closed the connection."""
+
+    code = Code.CANCELLED
 
 
 class Stopping(RequestError):  # noqa: N818

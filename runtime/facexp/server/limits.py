@@ -24,9 +24,9 @@ class Limits:
     """So many requests to a model may be under way, waiting ones included; the next is refused."""
     timeout_s: float = 30.0
     """A request that takes longer, its body's way here included, is given up; a gRPC client may ask for less. An HTTP
-    connection on which for so long nothing is being answered is cut."""
+    connection on which for so long nothing is being answered is cut, and one whose answers are not taken."""
     drain_s: float = 30.0
-    """At the end so long is waited for the answers to what was taken."""
+    """At the end so long is waited for the answers to what was taken; what is left is refused."""
 
     def __post_init__(self) -> None:
         for name in ("request_bytes", "pixels", "queue", "timeout_s", "drain_s"):

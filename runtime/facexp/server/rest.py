@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import importlib.resources
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from facexp.draw import COLOURS
 from facexp.server import metrics
 from facexp.server.access import Access
-from facexp.server.errors import Busy, RequestError, TooLarge, Unknown
+from facexp.server.errors import Busy, Gone, RequestError, TooLarge, Unknown
 from facexp.server.protocol import metadata_answer, predict_answer, read_body, read_input, status_answer
-from facexp.server.service import Service, Target
+from facexp.server.service import Running, Service, Target
 
 # the page brings all it needs, and may load nothing else; pictures of its own come as blob:
 _PAGE_HEADERS = {
@@ -53,6 +54,8 @@ def application(service: Service, access: Access, hosts: list[str] | None) -> An
     for place in (model, model + version):
         routes += [
             Route(place + ":predict", known(rest.predict), methods=["POST"]),
+            # or it would be taken for the status of a model of that name
+            Route(place + ":predict", known(_only_post)),
             Route(place + "/metadata", known(rest.metadata)),
             Route(place, known(rest.status)),
         ]
@@ -68,22 +71,26 @@ class _Rest:
 
     async def predict(self, request: Request) -> Response:
         name, version = _target(request)
-        async with self._service.request("rest", name):
+        async with self._service.request("rest", name) as running:
             # a name that is wrong is told before the body is taken
             self._service.versions.find(name, version)
             async with self._body(request) as data:
                 body = read_body(data)
                 target = Target(name, version, body.signature)
-                _, signature, outputs = await self._service.predict(target, functools.partial(read_input, body))
+                with _while_connected(request, running):
+                    _, signature, outputs = await self._service.predict(target, functools.partial(read_input, body))
                 return JSONResponse(predict_answer(body, signature, outputs), headers=_HEADERS)
 
     async def metadata(self, request: Request) -> Response:
         name, version = _target(request)
-        number, model = self._service.versions.find(name, version)
-        return JSONResponse(metadata_answer(name, number, model.signatures), headers=_HEADERS)
+        async with self._service.request("rest", name):
+            number, model = self._service.versions.find(name, version)
+            return JSONResponse(metadata_answer(name, number, model.signatures), headers=_HEADERS)
 
     async def status(self, request: Request) -> Response:
-        return JSONResponse(status_answer(self._service.versions.known(*_target(request))), headers=_HEADERS)
+        name, version = _target(request)
+        async with self._service.request("rest", name):
+            return JSONResponse(status_answer(self._service.versions.known(name, version)), headers=_HEADERS)
 
     async def healthy(self, _: Request) -> Response:
         return JSONResponse({"status": "alive"}, headers=_HEADERS)
@@ -97,7 +104,10 @@ class _Rest:
 
     @contextlib.asynccontextmanager
     async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        """The request's body, counted while it comes and held until the answer is made. Raises TooLarge, Busy."""
+        """The request's body, counted while it comes and held until the answer is made.
+
+        Raises TooLarge, Busy, Gone.
+        """
         most = self._service.limits.request_bytes
         too_large = TooLarge(f"the body is larger than the {most} bytes that are taken")
         length = request.headers.get("content-length", "0")
@@ -105,13 +115,36 @@ class _Rest:
             raise too_large
         parts, size = [], 0
         with self._service.memory.holding() as take:
-            async for part in request.stream():
-                size += len(part)
-                if size > most:
-                    raise too_large
-                take(len(part))
-                parts.append(part)
+            try:
+                async for part in request.stream():
+                    size += len(part)
+                    if size > most:
+                        raise too_large
+                    take(len(part))
+                    parts.append(part)
+            except ClientDisconnect:
+                raise Gone("the connection was closed") from None
             yield b"".join(parts)
+
+
+@contextlib.contextmanager
+def _while_connected(request: Request, running: Running) -> Iterator[None]:
+    """Gives the request up when its connection is closed; its body must have been read."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        running.give_up(Gone("the connection was closed"))
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+async def _only_post(_: Request) -> Response:
+    raise HTTPException(405, headers={"Allow": "POST"})
 
 
 def _target(request: Request) -> tuple[str, int | None]:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from facexp.server.access import Access
 from facexp.server.errors import BadRequest, Code, NotFound, RequestError
@@ -58,10 +59,11 @@ class _Rpc:
     def method(self, request_class: Any, handle: _Handle) -> Any:
         """The method for those who show the token; a RequestError becomes its status."""
 
-        async def answer(request: Any, context: Any) -> Any:
+        async def answer(data: bytes, context: Any) -> Any:
             try:
                 self._access.check(dict(context.invocation_metadata() or ()).get("authorization"))
-                with self._service.memory.holding(request.ByteSize()):
+                with self._service.memory.holding(len(data)):
+                    request = _read(request_class, data)
                     async with self._service.request("grpc", request.model_spec.name, context.time_remaining()):
                         return await handle(request)
             except RequestError as refusal:
@@ -69,7 +71,10 @@ class _Rpc:
                 return await context.abort(grpc.StatusCode[refusal.code.name], str(refusal))
 
         return grpc.unary_unary_rpc_method_handler(
-            answer, request_class.FromString, lambda response: response.SerializeToString()
+            # not read by grpc, which would tell a stranger what Python says of bytes that are no message
+            answer,
+            None,
+            lambda response: response.SerializeToString(),
         )
 
     async def predict(self, request: Any) -> Any:
@@ -83,9 +88,13 @@ class _Rpc:
             if wrong:
                 raise BadRequest(f"output_filter: the outputs are {', '.join(o.name for o in signature.outputs)}")
             tensor = request.inputs[signature.input.name]
-            return read_tensor(tensor, signature.input.name, signature.input, self._service.limits.request_bytes)
+            array = read_tensor(tensor, signature.input.name, signature.input, self._service.limits.request_bytes)
+            # one value may stand for all elements: a short message can ask for a large array
+            take(max(0, array.nbytes - request.ByteSize()))
+            return array
 
-        number, _, outputs = await self._service.predict(target, read)
+        with self._service.memory.holding() as take:
+            number, _, outputs = await self._service.predict(target, read)
         answer = _PredictResponse(model_spec=_spec(target.model, number, target.signature))
         for name in request.output_filter or outputs:
             answer.outputs[name].CopyFrom(write_tensor(outputs[name]))
@@ -117,6 +126,13 @@ class _Rpc:
             else:
                 made.status.SetInParent()
         return answer
+
+
+def _read(request_class: Any, data: bytes) -> Any:
+    try:
+        return request_class.FromString(data)
+    except DecodeError:
+        raise BadRequest(f"the bytes are no {request_class.DESCRIPTOR.name}") from None
 
 
 def _version(spec: Any) -> int | None:

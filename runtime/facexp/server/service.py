@@ -32,6 +32,21 @@ class Target:
     signature: str = DEFAULT_SIGNATURE
 
 
+class Running:
+    """A request under way."""
+
+    def __init__(self, patience_s: float) -> None:
+        self.deadline = asyncio.timeout(patience_s)
+        self.reason: RequestError = TooLate("the answer was not ready in time")
+        """Why it is given up, where it is."""
+
+    def give_up(self, reason: RequestError) -> None:
+        """End it before its time."""
+        if not self.deadline.expired():
+            self.reason = reason
+            self.deadline.reschedule(0.0)
+
+
 class Service:
     """The models, behind their limits. Belongs to one asyncio loop."""
 
@@ -46,6 +61,7 @@ class Service:
         )
         self.metrics = Metrics(self._under_way, self._version)
         self._stopping = False
+        self._running: set[Running] = set()
 
     @property
     def ready(self) -> bool:
@@ -56,21 +72,29 @@ class Service:
         """Take no more requests; those that were taken are answered."""
         self._stopping = True
 
+    def give_up(self) -> int:
+        """Refuse what was taken and is not answered yet; how many requests that were."""
+        for running in self._running:
+            running.give_up(Stopping("the server is stopping"))
+        return len(self._running)
+
     @contextlib.asynccontextmanager
-    async def request(self, protocol: str, model: str, patience_s: float | None = None) -> AsyncIterator[None]:
+    async def request(self, protocol: str, model: str, patience_s: float | None = None) -> AsyncIterator[Running]:
         """One request from its first byte on: its deadline, its figures, and every fault of ours as a Failure.
 
         `patience_s` is what the client allows, where it says so. Raises RequestError.
         """
         start = time.perf_counter()
-        code = "CANCELLED"
+        code = Code.CANCELLED.name
+        running = Running(min(self.limits.timeout_s, patience_s or self.limits.timeout_s))
+        self._running.add(running)
         try:
-            async with asyncio.timeout(min(self.limits.timeout_s, patience_s or self.limits.timeout_s)):
-                yield
+            async with running.deadline:
+                yield running
             code = Code.OK.name
         except TimeoutError:
-            code = TooLate.code.name
-            raise TooLate("the answer was not ready in time") from None
+            code = running.reason.code.name
+            raise running.reason from None
         except RequestError as refusal:
             code = refusal.code.name
             raise
@@ -80,6 +104,7 @@ class Service:
             _logger.exception("a request to model %r failed", model)
             raise Failure("the server failed at this request") from None
         finally:
+            self._running.discard(running)
             self.metrics.request(protocol, model, code, time.perf_counter() - start)
 
     def model(self, target: Target) -> tuple[int, Model, Signature]:

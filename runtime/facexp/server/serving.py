@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import ssl
@@ -28,6 +29,9 @@ from facexp.server.limits import Limits
 from facexp.server.rest import application
 from facexp.server.rpc import rpc_server
 from facexp.server.service import Service
+
+_LAST_S = 1.0
+"""So long, beyond the time to drain, the last refusals have to reach their clients, and idle threads to end."""
 
 _logger = logging.getLogger("facexp")
 
@@ -60,21 +64,22 @@ class Ports:
     """Whether other machines can reach them."""
 
 
-def run(settings: Settings, started: Callable[[Ports], object]) -> None:
+def run(settings: Settings, started: Callable[[Ports], object]) -> bool:
     """Serve until SIGINT or SIGTERM, then answer what was taken and return; a second signal ends the process at once.
 
-    `started` is called when requests are taken. Raises FacexpError where the server cannot start.
+    `started` is called when requests are taken. Gives whether all threads have ended; where one still works on a
+    picture, Python waits for it before the process ends. Raises FacexpError where the server cannot start.
     """
 
-    async def main() -> None:
+    async def main() -> bool:
         stop = asyncio.Event()
         with _signals(stop):
-            await serve(settings, stop, started)
+            return await serve(settings, stop, started)
 
-    asyncio.run(main())
+    return asyncio.run(main())
 
 
-async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Ports], object]) -> None:
+async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Ports], object]) -> bool:
     """As `run`, until `stop` is set."""
     with contextlib.closing(_listen(settings)) as opened:
         address = opened.getsockname()[0]
@@ -100,10 +105,18 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Port
         service.stop()
         watching.cancel()
         http.should_exit = True
-        await asyncio.gather(serving, rpc.stop(settings.limits.drain_s))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(settings.limits.drain_s):
+        drain_s = settings.limits.drain_s
+        ending = asyncio.gather(serving, rpc.stop(drain_s + _LAST_S))
+        await asyncio.wait([ending], timeout=drain_s)
+        if left := service.give_up():
+            _logger.warning("requests that were taken and not answered within %g s: %d", drain_s, left)
+        await ending
+        try:
+            async with asyncio.timeout(_LAST_S):
                 await service.versions.close()
+        except TimeoutError:
+            return False
+        return True
 
 
 class _Http(uvicorn.Server):
@@ -120,6 +133,10 @@ def _http(app: Any, settings: Settings) -> _Http:
         files = {"ssl_certfile": str(tls.certificate), "ssl_keyfile": str(tls.key)}
         if tls.clients is not None:
             files |= {"ssl_ca_certs": str(tls.clients), "ssl_cert_reqs": ssl.CERT_REQUIRED}
+    paths = [] if tls is None else [path for path in (tls.certificate, tls.key, tls.clients) if path is not None]
+    for path in paths:
+        # what ssl says of a file that is not there does not name it
+        read_pem(path)
     config = uvicorn.Config(
         app,
         http=patient_for(settings.limits.timeout_s),
@@ -130,13 +147,14 @@ def _http(app: Any, settings: Settings) -> _Http:
         ws="none",
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=max(1, round(settings.limits.drain_s)),
+        timeout_graceful_shutdown=math.ceil(settings.limits.drain_s + _LAST_S),
         **files,
     )
     try:
         config.load()
     except (OSError, ssl.SSLError) as error:
-        raise ServerError(f"certificate or key: cannot be used ({error.strerror or error})") from None
+        named = ", ".join(map(str, paths))
+        raise ServerError(f"{named}: cannot be used as certificate and key ({error.strerror or error})") from None
     return _Http(config)
 
 

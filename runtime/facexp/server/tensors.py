@@ -53,13 +53,16 @@ def read_tensor(tensor: Any, name: str, spec: TensorSpec, most: int) -> Array:
         if len(tensor.tensor_content) != count:
             raise BadRequest(f"input {name}: {len(tensor.tensor_content)} bytes of content for {count} elements")
         return np.frombuffer(tensor.tensor_content, np.uint8).reshape(shape)
-    values = np.array(tensor.int_val, np.int64)
+    if len(tensor.int_val) > count:
+        raise BadRequest(f"input {name}: {len(tensor.int_val)} values for {count} elements")
+    values = np.array(tensor.int_val, np.int32)
     if len(values) and not 0 <= values.min() <= values.max() <= 255:
         raise BadRequest(f"input {name}: the values must be from 0 to 255")
+    values = values.astype(np.uint8)
     if 0 < len(values) < count:
         # the last value stands for all that follow
         values = np.pad(values, (0, count - len(values)), mode="edge")
-    return _reshaped(name, values.astype(np.uint8), shape)
+    return _reshaped(name, values, shape)
 
 
 def _reshaped(name: str, values: Array, shape: tuple[int, ...]) -> Array:

@@ -107,8 +107,10 @@ class Versions:
                 continue
             try:
                 await self._take_over(number, self._base / str(number))
-            except FacexpError as error:
-                _logger.error("version %d is not loaded: %s", number, error)
+            except Exception as error:
+                # a setting that does not go with this bundle is a ValueError; what is neither is a fault of ours
+                told = isinstance(error, FacexpError | ValueError)
+                _logger.error("version %d is not loaded: %s", number, error, exc_info=not told)
                 self._refused[number] = found[number]
             else:
                 self._refused.pop(number, None)
@@ -145,10 +147,10 @@ class Versions:
         version = self._known[number] = Version(number)
         try:
             loaded = await asyncio.to_thread(self._load, directory)
+            version.models = self._make(loaded)
         except BaseException:
             version.state, version.failed = State.END, True
             raise
-        version.models = self._make(loaded)
         version.state = State.AVAILABLE
         before, self._current = self._current, version
         _logger.info("version %d answers: %s %s", number, loaded.bundle.name, loaded.bundle.version)

@@ -56,7 +56,9 @@ def test_a_token(start: Callable[..., Any]) -> None:
             answer = server.ask(path, body, **wrong)
             assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
             assert TOKEN not in answer.body.decode()
-        assert server.ask(path, body, Authorization=f"Bearer {TOKEN}").status == (200 if body is None else 400)
+        # the scheme's name in any case, as HTTP has it
+        for scheme in ("Bearer", "bearer"):
+            assert server.ask(path, body, Authorization=f"{scheme} {TOKEN}").status == (200 if body is None else 400)
     for path in ("/", "/page.js", "/healthz", "/readyz"):
         assert server.ask(path).status == 200
     with pytest.raises(grpc.RpcError) as refused:
@@ -64,6 +66,13 @@ def test_a_token(start: Callable[..., Any]) -> None:
     assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
     answer = grpc_status(grpc.insecure_channel(server.ports.grpc), authorization=f"Bearer {TOKEN}")
     assert answer.model_version_status[0].state == 30
+    with grpc.insecure_channel(server.ports.grpc) as channel:
+        predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        for shown, code in ((f"Bearer {TOKEN}", "INVALID_ARGUMENT"), ("Bearer wrong", "UNAUTHENTICATED")):
+            with pytest.raises(grpc.RpcError) as refused:
+                predict(b"\xff", timeout=60, metadata=(("authorization", shown),))
+            assert refused.value.code().name == code
+            assert "Error" not in refused.value.details()
 
 
 def test_mutual_tls(start: Callable[..., Any], certificates: Path) -> None:
@@ -107,9 +116,13 @@ def test_certificates_that_cannot_be_used(start: Callable[..., Any], certificate
     """Guards the start: one line instead of a server that nobody can connect to."""
     broken = tmp_path / "broken.pem"
     broken.write_text("no certificate")
-    for certificate in (broken, tmp_path / "none.pem"):
-        with pytest.raises(ServerError, match="certificate or key"):
-            start(access=Access(tls=Tls(certificate, certificates / "server.key")))
+    pem, key, none = certificates / "server.pem", certificates / "server.key", tmp_path / "none.pem"
+    for tls in (Tls(none, key), Tls(pem, none), Tls(pem, key, none)):
+        with pytest.raises(ServerError, match=f"^{none}: cannot be read"):
+            start(access=Access(tls=tls))
+    for tls, named in ((Tls(broken, key), f"{broken}, {key}"), (Tls(pem, key, broken), f"{pem}, {key}, {broken}")):
+        with pytest.raises(ServerError, match=f"^{named}: cannot be used as certificate and key"):
+            start(access=Access(tls=tls))
 
 
 def test_a_port_that_is_taken(server: Any, start: Callable[..., Any]) -> None:

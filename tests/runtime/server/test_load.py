@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -64,11 +65,21 @@ def ask(pool: ThreadPoolExecutor, server: Any, count: int) -> list[Future[Any]]:
 
 def under_way(server: Any, count: int) -> None:
     """Wait until so many requests are taken."""
+    reaches(server, 'facexp_requests_under_way{model="emotion"}', count)
+
+
+def reaches(server: Any, name: str, value: float) -> None:
+    """Wait until a line of /metrics has this value."""
     for _ in range(2000):
-        if server.figure('facexp_requests_under_way{model="emotion"}') == count:
+        if server.figure(name) == value:
             return
         threading.Event().wait(0.01)
-    raise AssertionError(f"never {count} requests under way")
+    raise AssertionError(f"{name} was never {value}")
+
+
+def raw(server: Any) -> socket.socket:
+    host, port = server.ports.rest.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), PATIENCE_S)
 
 
 def stub(server: Any, method: str = "Predict") -> tuple[grpc.Channel, Any]:
@@ -126,6 +137,54 @@ def test_requests_share_the_memory(start: Callable[..., Any], held: Held, pool: 
     assert server.ask(f"{EMOTION}:predict", body).status == 200
 
 
+def test_short_messages_of_large_arrays_share_the_memory(start: Callable[..., Any], held: Held) -> None:
+    """Guards against one value that stands for all: what is held is the array, not the few bytes that ask for it."""
+    rows = 10
+    limits = Limits(request_bytes=rows * 48 * 48)
+    server = start(limits=limits, batching=Batching(size=1))
+    short = request()
+    tensor = short.inputs["image"]
+    tensor.ClearField("tensor_content")
+    tensor.int_val.append(0)
+    tensor.tensor_shape.dim[0].size = rows
+    channel, predict = stub(server)
+    fits = limits.memory_bytes // limits.request_bytes
+    with channel:
+        taken = [predict.future(short, timeout=PATIENCE_S) for _ in range(fits)]
+        under_way(server, fits)
+        with pytest.raises(grpc.RpcError) as refused:
+            predict(short, timeout=PATIENCE_S)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "memory" in refused.value.details()
+        held.go.set()
+        assert {len(each.result(PATIENCE_S).outputs) for each in taken} == {2}
+
+
+def test_who_hangs_up_is_not_worked_for(
+    start: Callable[..., Any], held: Held, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Guards the models' time and the log: a client that closes its connection is no fault, and gets no answer made."""
+    server = start(batching=Batching(size=1))
+    (first,) = ask(pool, server, 1)
+    held.wait_for(1)
+    data = json.dumps(BODY).encode()
+    head = f"POST {EMOTION}:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    cancelled = 'facexp_requests_total{code="CANCELLED",model="emotion",protocol="rest"}'
+    with raw(server) as waiting:
+        waiting.sendall(head + data)
+        under_way(server, 2)
+    reaches(server, cancelled, 1)
+    under_way(server, 1)
+    with raw(server) as sending:
+        sending.sendall(head + data[:9])
+    reaches(server, cancelled, 2)
+    held.go.set()
+    assert first.result(PATIENCE_S).status == 200
+    assert server.ask(f"{EMOTION}:predict", BODY).status == 200
+    assert server.figure('facexp_batch_rows_sum{model="emotion"}') == 2
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_deadlines(start: Callable[..., Any], held: Held) -> None:
     """Guards against waiting for ever: the server's own deadline, and the client's by gRPC; its place becomes free."""
     server = start(limits=Limits(timeout_s=0.2), batching=Batching(size=1))
@@ -154,14 +213,13 @@ def test_slow_clients_hold_nothing(start: Callable[..., Any]) -> None:
     meanwhile, and after the time the connections are cut."""
     patience_s = 3.0
     server = start(limits=Limits(timeout_s=patience_s))
-    host, port = server.ports.rest.removeprefix("http://").split(":")
     kinds = [b"", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"]
     kinds += [b"POST /none HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n"]
     begun = time.monotonic()
     with contextlib.ExitStack() as opened:
         alive = set()
         for begin in kinds * 20:
-            slow = opened.enter_context(socket.create_connection((host, int(port)), PATIENCE_S))
+            slow = opened.enter_context(raw(server))
             slow.sendall(begin)
             assert not begin or slow.recv(4096).startswith(b"HTTP/1.1 ")
             alive.add(slow)
@@ -175,6 +233,23 @@ def test_slow_clients_hold_nothing(start: Callable[..., Any]) -> None:
                     alive.remove(slow)
             threading.Event().wait(0.1)
         assert not alive
+
+
+def test_a_client_that_takes_nothing(start: Callable[..., Any]) -> None:
+    """Guards against answers that are never read: their memory and the connection are given back."""
+    server = start(limits=Limits(timeout_s=0.5))
+    host, port = server.ports.rest.removeprefix("http://").split(":")
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.settimeout(PATIENCE_S)
+        deaf.connect((host, int(port)))
+        with contextlib.suppress(ConnectionError):
+            # more than the sockets' own memory takes
+            deaf.sendall(b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 1500)
+            for _ in range(100):
+                deaf.sendall(b"x")
+                threading.Event().wait(0.1)
+            raise AssertionError("it was never cut")
 
 
 def test_the_end_answers_what_was_taken(start: Callable[..., Any], held: Held, pool: ThreadPoolExecutor) -> None:
@@ -204,3 +279,25 @@ def test_the_end_answers_what_was_taken(start: Callable[..., Any], held: Held, p
             predict(request(), timeout=PATIENCE_S)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     open_still.close()
+
+
+def test_the_end_tells_what_was_not_answered(
+    start: Callable[..., Any], held: Held, pool: ThreadPoolExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Guards the end of the patience: clients learn why, the log how many they were, and nothing waits any longer."""
+    caplog.set_level("INFO", "facexp")
+    server = start(limits=Limits(drain_s=0.2), batching=Batching(size=1))
+    taken = ask(pool, server, 2)
+    channel, predict = stub(server)
+    with channel:
+        called = predict.future(request(), timeout=PATIENCE_S)
+        under_way(server, 3)
+        server.ask_to_stop()
+        for each in taken:
+            answer = each.result(PATIENCE_S)
+            assert (answer.status, answer.json) == (503, {"error": "the server is stopping"})
+        assert called.code() is grpc.StatusCode.UNAVAILABLE
+        assert called.details() == "the server is stopping"
+    server.join()
+    assert not held.go.is_set()
+    assert caplog.messages[-1] == "requests that were taken and not answered within 0.2 s: 3"

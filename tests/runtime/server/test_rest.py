@@ -43,7 +43,11 @@ def test_row_and_column_form(server: Any) -> None:
         found = server.ask(f"{EMOTION}:predict", body).json["predictions"]
         for head, values in wanted.items():
             assert np.abs(np.array([each[head] for each in found]) - values).max() < 1e-3
-    for body in ({"inputs": rows}, {"inputs": column, "signature_name": "serving_default"}):
+    for body in (
+        {"inputs": rows},
+        {"inputs": column, "signature_name": "serving_default"},
+        {"inputs": rows, "signature_name": None},
+    ):
         found = server.ask(f"{EMOTION}/versions/1:predict", body).json["outputs"]
         assert set(found) == set(wanted)
         assert np.abs(np.array(found["ferplus"]) - wanted["ferplus"]).max() < 1e-3
@@ -120,11 +124,12 @@ DEEP = b'{"instances": ' + b"[" * 200_000
         (f"{EMOTION}:predict", {}, 400, "either instances or inputs"),
         (f"{EMOTION}:predict", {"instances": [1], "inputs": [1]}, 400, "either instances or inputs"),
         (f"{EMOTION}:predict", {"instances": []}, 400, "at least one element"),
-        (f"{EMOTION}:predict", {"instances": [[1, 2], [3]]}, 400, "differ in shape"),
+        (f"{EMOTION}:predict", {"instances": [GRAYS[0].tolist(), [[0]]]}, 400, "differ in shape"),
         (f"{EMOTION}:predict", {"instances": [[[0]]]}, 400, r"the shape must be \(N, 48, 48, 1\), got \(1, 1, 1\)"),
         (f"{EMOTION}:predict", {"instances": (GRAYS.astype(int) + 1).tolist()}, 400, "from 0 to 255"),
         (f"{EMOTION}:predict", {"instances": (GRAYS / 255).tolist()}, 400, "whole numbers"),
         (f"{EMOTION}:predict", {"instances": [{"b64": "AAAA"}]}, 400, "whole numbers"),
+        (f"{EMOTION}:predict", b'{"instances": [' + b"[]," * 1_000_000 + b"0]}", 413, "b64"),
         (f"{EMOTION}:predict", {"instances": [{"picture": 1}]}, 400, "with image alone"),
         (
             f"{EMOTION}:predict",
@@ -146,6 +151,8 @@ DEEP = b'{"instances": ' + b"[" * 200_000
         ("/v1/models/other", None, 404, "there are keypoints, emotion, faces"),
         ("/v1/models/faces/versions/7", None, 404, "no version 7"),
         ("/v1/models/faces:classify", b"{}", 405, "Method Not Allowed"),
+        ("/v1/models/faces:predict", None, 405, "Method Not Allowed"),
+        ("/v1/models/faces/versions/1:predict", None, 405, "Method Not Allowed"),
         ("/page.py", None, 404, "Not Found"),
         ("/v1/models/faces", b"{}", 405, "Method Not Allowed"),
     ],
@@ -154,6 +161,8 @@ def test_what_is_not_answered(server: Any, path: str, body: Any, status: int, sa
     """Guards the one reason that a client gets, and that a request is never a fault of the server's."""
     answer = server.ask(path, body)
     assert (answer.status, bool(re.search(says, answer.error))) == (status, True), answer.body
+    if status == 405:
+        assert set(answer.headers["allow"].split(", ")) == ({"POST"} if body is None else {"GET", "HEAD"})
 
 
 def test_sizes(start: Callable[..., Any], astronaut: NDArray[np.uint8]) -> None:
@@ -228,6 +237,16 @@ def test_health_and_metrics(start: Callable[..., Any]) -> None:
     server.ask("/v1/models/invented:predict", {"instances": [1]})
     assert server.figure('facexp_requests_total{code="OK",model="emotion",protocol="rest"}') == 1
     assert server.figure('facexp_requests_total{code="NOT_FOUND",model="other",protocol="rest"}') == 1
+    # questions about models count like predictions, and alike by both protocols
+    for path in (EMOTION, f"{EMOTION}/metadata"):
+        assert server.ask(path).status == 200
+    asked = message("GetModelMetadataRequest")(metadata_field=["signature_def"])
+    asked.model_spec.name = "emotion"
+    with grpc.insecure_channel(server.ports.grpc) as channel:
+        for method in ("ModelService/GetModelStatus", "PredictionService/GetModelMetadata"):
+            channel.unary_unary(f"/tensorflow.serving.{method}")(asked.SerializeToString(), timeout=60)
+    assert server.figure('facexp_requests_total{code="OK",model="emotion",protocol="rest"}') == 3
+    assert server.figure('facexp_requests_total{code="OK",model="emotion",protocol="grpc"}') == 2
     assert server.figure('facexp_batch_rows_sum{model="emotion"}') == len(GRAYS)
     assert server.figure('facexp_requests_under_way{model="emotion"}') == 0
     assert server.figure("facexp_version") == 1

@@ -125,6 +125,24 @@ def test_a_version_that_cannot_be_loaded(
     wait(lambda: answering(server, tiny) == 2)
 
 
+def test_a_version_that_does_not_go_with_the_settings(
+    start: Callable[..., Any], add: Any, tiny: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Guards a bundle without the labels that were asked for: told once, in one line, and the next lower answers."""
+    add(1)
+    manifest = add(3) / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    facts["models"]["emotion"]["preprocessing"]["heads"] = ["ferplus"]
+    manifest.write_text(json.dumps(facts))
+    server = start(base=tmp_path / "base", analyzer=AnalyzerOptions("cpu", 1, labels="fer2013", precision="float32"))
+    assert answering(server, tiny) == 1
+    add(2)
+    wait(lambda: answering(server, tiny) == 2)
+    (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert told.getMessage().startswith("version 3 is not loaded: labels must be")
+    assert not told.exc_info
+
+
 def test_what_cannot_be_served_at_all(start: Callable[..., Any], tmp_path: Path, tiny_bundle: Path) -> None:
     """Guards the start: an empty folder and a wrong setting are errors, and not a server that never answers."""
     with pytest.raises(ServerError, match=r"no bundle \(manifest.json\) and no version folder"):
