@@ -25,7 +25,8 @@ import facexp
 from facexp.bundle import Bundle
 from facexp.keypoints import KeypointFinder
 from facexp.session import Session
-from facexp_train.emotion_data import VOTES, EmotionFaces, read_emotion
+from facexp_train.emotion_data import EmotionFaces, read_emotion
+from facexp_train.votes import VOTES
 
 
 def unreadable(faces: EmotionFaces) -> NDArray[np.bool_]:

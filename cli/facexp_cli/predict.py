@@ -33,6 +33,8 @@ def predict_command(model: Path, data: str, out: Path, count: int, split: str, q
         from facexp_train.errors import DataError
 
         try:
+            # before anything that takes its time
+            predictions.answers_beside(out)
             asked = Model.open(model, data)
             faces = predictions.part_of(run.read_faces(asked.config, quiet), split)
             if asked.bundled is not None and asked.bundled.complete():

@@ -64,6 +64,15 @@ def test_a_sheet_is_a_png(tmp_path: Path) -> None:
     assert "expected a name that ends in .png" in err
 
 
+def test_a_sheet_beside_the_data_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
+    """Guards faces.csv from being replaced by the answers to itself; the run is not even looked at."""
+    faces = tmp_path / "faces.csv"
+    faces.write_text("emotion,pixels\n")
+    status, out, err = run("predict", str(tmp_path), str(faces), "--out", str(tmp_path / "faces.png"))
+    assert (status, out) == (1, "")
+    assert err.startswith(f"Error: {faces}: the answers would replace this file")
+
+
 def test_models_that_cannot_be_asked_the_same_are_not_compared() -> None:
     pytest.importorskip("keras", reason="training needs the train extra")
     from facexp_train.config import TrainConfig

@@ -82,6 +82,7 @@ def gray_faces(count: int = 70) -> EmotionFaces:
         split=np.full(count, "train"),
         rows=np.arange(count),
         group=np.arange(count).astype(np.str_),
+        copies=np.arange(count).astype(np.str_),
         names=np.arange(count).astype(np.str_),
         report=EmotionReport(count, 0, 0, 0),
     )

@@ -16,10 +16,11 @@ import pytest
 from facexp.geometry import KEYPOINTS
 from facexp_train.augmented_data import augment
 from facexp_train.changes import CHANGES, draw_change
-from facexp_train.emotion_data import VOTES, EmotionFaces, read_emotion
+from facexp_train.emotion_data import EmotionFaces, read_emotion
 from facexp_train.errors import DataError
 from facexp_train.keypoint_data import KeypointFaces, read_keypoints
 from facexp_train.splits import SPLITS
+from facexp_train.votes import VOTES
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +141,19 @@ def test_fer2013(tmp_path: Path, drawn: ModuleType) -> None:
     assert (trained.report.copies, trained.report.near_copies, trained.report.flat) == (1, 0, 1)
     assert len(trained.part("train")) == 18 * (1 + len(CHANGES))
     assert [*pd.read_csv(made.path, nrows=1).columns] == ["emotion", "pixels", "Usage", "group"]
+
+
+def test_what_training_reads_is_augmented(tmp_path: Path, drawn: ModuleType) -> None:
+    """Guards quotes behind a space, and the rows of two readers against each other where a line holds but spaces."""
+    drawn.write_fer2013(tmp_path / "plain.csv", 14, 4)
+    lines = ['"' + line.replace(",", '", "') + '"' for line in (tmp_path / "plain.csv").read_text().splitlines()]
+    lines.insert(3, "   ")
+    (tmp_path / "fer2013.csv").write_text("\n".join([*lines, ""]))
+    expected = read_emotion(augment(tmp_path / "plain.csv", tmp_path / "one", ["flip"], quiet=True).path, quiet=True)
+    faces = read_emotion(augment(tmp_path / "fer2013.csv", tmp_path / "two", ["flip"], quiet=True).path, quiet=True)
+    assert np.array_equal(faces.images, expected.images)
+    assert faces.labels.tolist() == expected.labels.tolist()
+    assert faces.split.tolist() == expected.split.tolist()
 
 
 def test_the_five_class_set_keeps_its_codes_and_splits(tmp_path: Path, drawn: ModuleType) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -12,9 +13,11 @@ import numpy as np
 import pytest
 
 from facexp.labels import SEVEN
-from facexp_train.emotion_data import VOTES, EmotionFaces, EmotionReport, read_emotion
+from facexp_train.emotion_data import EmotionFaces, EmotionReport, read_emotion
 from facexp_train.errors import DataError
+from facexp_train.keypoint_data import read_keypoints
 from facexp_train.splits import near_copies, pixel_hash
+from facexp_train.votes import VOTES
 
 ROOT = Path(__file__).parents[2]
 USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
@@ -78,9 +81,13 @@ def test_fer2013(tmp_path: Path, header: str) -> None:
 
 
 def test_a_files_own_splits_and_groups(tmp_path: Path) -> None:
-    """Guards that `split` and `group` are kept to, that the codes still are the five classes', and a wrong split."""
+    """Guards that `split` and `group` are kept to, that the codes still are the five classes', and a wrong split.
+
+    A group of people is no picture: only copies are left out.
+    """
     images, names = smooth(6), ["train", "val", "test", "train", "train", "train"]
     images[3] = images[1]
+    images[4] = np.clip(images[2].astype(float) * 0.7 + 40, 0, 255)
     path = write_csv(tmp_path / "emotion.csv", "emotion, pixels", images, [0, 1, 2, 3, 4, 3])
     lines = path.read_text().splitlines()
     more = ["split,group"] + [f"{name},g{index // 2}" for index, name in enumerate(names)]
@@ -89,8 +96,14 @@ def test_a_files_own_splits_and_groups(tmp_path: Path) -> None:
     assert faces.split.tolist() == names
     assert faces.group.tolist() == ["g0", "g0", "g1", "g1", "g2", "g2"]
     assert faces.classes[faces.labels[3]] == "happy"
+    assert [len(set(faces.copies[[a, b]])) for a, b in ((0, 1), (1, 3), (2, 4))] == [2, 1, 1]
     assert faces.report == EmotionReport(rows=6, copies=1, near_copies=1, flat=0)
-    assert read(path, tmp_path).rows.tolist() == [2, 3, 5, 6]
+    assert read(path, tmp_path).rows.tolist() == [1, 2, 3, 6]
+    text = path.read_text()
+    path.write_text(text.replace("test,g1", "test,"))
+    with pytest.raises(DataError, match="row 3, column group: expected a name, found an empty field"):
+        read(path, tmp_path)
+    path.write_text(text)
     path.write_text(path.read_text().replace("train,g2", "other,g2"))
     with pytest.raises(DataError, match="row 5, column split: expected one of train, val, test, found 'other'"):
         read(path, tmp_path)
@@ -217,6 +230,17 @@ def test_wrong_votes(tmp_path: Path) -> None:
     negative[4, 0] = -1
     write_votes(votes, negative, names)
     assert message() == "v.csv: row 5, column neutral: expected votes of 0 or more"
+    write_votes(votes, BALLOTS, names)
+    text = votes.read_text()
+    votes.write_text(text.replace("fer0000002", "x").replace("fer0000004", "fer0000002").replace(",x", ",fer0000004"))
+    assert message() == (
+        "v.csv: row 4, column Image name: fer0000003.png stands below fer0000004.png; votes must lie in the order of "
+        "their faces: sort the rows by Image name"
+    )
+    # a changed copy has its face's name, and a row may have none
+    votes.write_text(text.replace("fer0000008", "fer0000000").replace("fer0000007.png", ""))
+    assert read(path, tmp_path, votes=votes).votes is not None
+    write_votes(votes, negative, names)
     votes.write_text(votes.read_text().replace("-1", "many", 1))
     assert message() == "v.csv: row 5, column neutral: expected a number, found 'many'"
     votes.write_text(votes.read_text().replace("contempt", "scorn", 1))
@@ -257,6 +281,14 @@ def test_a_wrong_file_is_named(tmp_path: Path, change: tuple[str, str], message:
         assert str(error.value) == f"{path}: {message}"
 
 
+def test_a_file_that_was_read_for_points_is_still_no_emotions(tmp_path: Path, drawn: ModuleType) -> None:
+    """Guards one reader's cache from the other."""
+    drawn.write_training(tmp_path / "training.csv", 3)
+    read_keypoints(tmp_path / "training.csv", cache=tmp_path / "cache", quiet=True)
+    with pytest.raises(DataError, match="no column emotion, pixels; expected emotion, pixels, found left_eye"):
+        read(tmp_path / "training.csv", tmp_path)
+
+
 def test_no_file(tmp_path: Path) -> None:
     """Guards the line about a path that is not there."""
     with pytest.raises(DataError, match=r"none.csv: no such file or folder"):
@@ -273,70 +305,6 @@ def test_a_folder_with_the_csv_file(tmp_path: Path) -> None:
     faces = read(folder, tmp_path)
     assert len(faces) == 9
     assert np.array_equal(faces.votes, BALLOTS)
-
-
-def save(file: Path, image: np.ndarray) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    assert cv2.imwrite(str(file), image)
-
-
-def test_class_folders(tmp_path: Path) -> None:
-    """Guards names in any case and their synonyms, colour and other sizes, and other files in the folders."""
-    folders = ["Anger", "disgusted", "FEARFUL", "happiness", "sadness", "Surprised", "neutral"]
-    images = smooth(7)
-    for name, image in zip(folders, images, strict=True):
-        save(tmp_path / "faces" / name / "a.png", image)
-        (tmp_path / "faces" / name / "Thumbs.db").write_bytes(b"x")
-    (tmp_path / "faces" / ".cache").mkdir()
-    save(tmp_path / "faces" / "neutral" / "b.PNG", cv2.resize(smooth(1, seed=1)[0], (96, 64)))
-    save(tmp_path / "faces" / "neutral" / "c.jpg", cv2.cvtColor(smooth(1, seed=2)[0], cv2.COLOR_GRAY2BGR))
-    faces = read(tmp_path / "faces", tmp_path)
-    assert faces.images.shape == (9, 48, 48)
-    for code, image in enumerate(images):
-        index = int(np.flatnonzero(faces.labels == code)[0])
-        assert np.array_equal(faces.images[index], image)
-    assert (faces.labels == 6).sum() == 3
-    assert set(faces.split) == {"train", "val", "test"}
-    assert faces.votes is None
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        (("train", "test"), {"train": 9, "val": 1, "test": 3}),
-        (("Training", "PublicTest", "PrivateTest"), {"train": 10, "val": 3, "test": 3}),
-        (("train", "validation"), {"train": 10, "val": 3, "test": 0}),
-    ],
-)
-def test_split_folders(tmp_path: Path, names: tuple[str, ...], expected: dict[str, int]) -> None:
-    """Guards FER2013 as folders: the splits are kept, and training gives validation faces where there are none."""
-    for place, name in enumerate(names):
-        for index, image in enumerate(smooth(3 if place else 10, seed=place)):
-            save(tmp_path / "faces" / name / ("angry" if index % 2 else "happy") / f"{index}.png", image)
-    faces = read(tmp_path / "faces", tmp_path)
-    assert {split: len(faces.part(split)) for split in expected} == expected
-
-
-def test_wrong_folders(tmp_path: Path) -> None:
-    """Guards each line about a folder that is not a dataset."""
-    folder = tmp_path / "faces"
-    folder.mkdir()
-
-    def message(**options: Any) -> str:
-        with pytest.raises(DataError) as error:
-            read(folder, tmp_path, **options)
-        return str(error.value).replace(f"{tmp_path}{os.sep}", "")
-
-    assert message().startswith("faces: no folders in it; expected fer2013.csv or icml_face_data.csv, or a folder of")
-    (folder / "happy").mkdir()
-    assert message().startswith("faces: no images in its class folders; expected .bmp, .jpeg")
-    (folder / "happy" / "a.png").write_bytes(b"no picture")
-    assert message() == "faces/happy/a.png: expected an image, but OpenCV cannot decode it"
-    (folder / "bored").mkdir()
-    assert message().startswith(
-        f"faces/bored: expected a folder named after one of {', '.join(SEVEN)}; faces/labels.toml"
-    )
-    assert message(votes="v.csv").startswith("v.csv: votes go with FER2013's CSV file")
 
 
 @pytest.fixture(scope="module")

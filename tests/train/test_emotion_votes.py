@@ -7,7 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from facexp_train.config import TrainConfig
+from facexp_train.emotion import EmotionJob
 from facexp_train.emotion_data import EmotionFaces, EmotionReport
+from facexp_train.errors import DataError
 
 BALLOTS = np.array(
     [
@@ -35,6 +38,7 @@ def voted() -> EmotionFaces:
         split=np.full(10, "train"),
         rows=np.arange(1, 11),
         group=np.arange(10).astype(np.str_),
+        copies=np.arange(10).astype(np.str_),
         names=np.arange(10).astype(np.str_),
         report=EmotionReport(rows=10, copies=0, near_copies=0, flat=0),
     )
@@ -68,3 +72,25 @@ def test_a_clear_majority_is_more_than_half_of_all_votes(voted: EmotionFaces) ->
     assert faces.majority().tolist()[:3] == [6, 6, -1]
     assert faces.clear_majority().tolist()[:3] == [-1, 6, -1]
     assert voted.clear_majority().tolist() == [3, -1, -1, -1, -1, -1, 1, -1, -1, -1]
+
+
+def test_a_labelling_without_a_rated_face_is_named(voted: EmotionFaces) -> None:
+    """Guards what would be a score that is no number after the first epoch: nobody's votes count on one side."""
+    faces = dataclasses.replace(
+        voted, votes=voted.votes.copy(), labels=np.arange(10) % 2, split=np.repeat(["train", "val"], 5)
+    )
+    config = TrainConfig("emotion", "fer2013.csv")
+    EmotionJob(faces, config, quiet=True)
+    for split, rows in (("training", slice(0, 5)), ("validation", slice(5, 10))):
+        votes = voted.votes.copy()
+        votes[rows] = 0
+        with pytest.raises(DataError, match=rf"fer2013\.csv: no {split} face is rated by FER\+.*; move the votes away"):
+            EmotionJob(dataclasses.replace(faces, votes=votes), config, quiet=True)
+
+
+def test_training_without_faces_says_what_was_left_out(voted: EmotionFaces) -> None:
+    """Guards the way to the reason: copies of held out faces are no training faces."""
+    report = EmotionReport(rows=30, copies=12, near_copies=5, flat=3)
+    faces = dataclasses.replace(voted, split=np.full(10, "val"), report=report)
+    with pytest.raises(DataError, match=r"0 training and 10 .*: 12 copies and 5 near copies .*, 3 flat pictures"):
+        EmotionJob(faces, TrainConfig("emotion", "fer2013.csv"), quiet=True)

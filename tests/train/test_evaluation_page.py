@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -208,6 +209,23 @@ def test_predicted_emotions_stand_beside_the_truth(emotions: EmotionFaces, tmp_p
     assert (read[3]["true_fer2013"], read[3]["predicted_fer2013"]) == ("happy", "angry")
     assert float(read[3]["fer2013_angry"]) > 0.99
     assert [row["row"] for row in read] == part.rows.astype(str).tolist()
+    # once more, where an older sheet lies; a folder's faces are named by their files
+    named = dataclasses.replace(part, names=np.array([f"val/happy/{number}.png" for number in range(len(part))]))
+    read = rows(predictions.write_predictions(answers, named, tmp_path / "sheet.png", 1))
+    assert read[3]["row"] == "val/happy/3.png"
+
+
+def test_answers_replace_no_other_file(emotions: EmotionFaces, tmp_path: Path) -> None:
+    # guards: the data itself, whose name with .png somebody gives to the picture
+    part = emotions.part("val")
+    answers = predictions.ask(lambda crops: {"fer2013": logits_for(part, {3: 9.0})}, part)
+    faces = tmp_path / "faces.csv"
+    for content in (b"emotion,pixels,Usage\n3,1 2 3,Training\n", b"row,name\n1,a\n", b"\xff\xfe", b""):
+        faces.write_bytes(content)
+        with pytest.raises(DataError, match=r"faces\.csv: the answers would replace this file.*; name another --out"):
+            predictions.write_predictions(answers, part, tmp_path / "faces.png", 1)
+        assert faces.read_bytes() == content
+    assert not (tmp_path / "faces.png").exists()
 
 
 def test_a_mark_lies_on_its_pixel(tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ import pytest
 
 from facexp.geometry import KEYPOINTS, MIRROR
 from facexp_train import shapes
-from facexp_train.emotion_data import VOTES
 from facexp_train.errors import DataError
 from facexp_train.explore import Exploration, explore
 from facexp_train.findings import FAR, find
 from facexp_train.keypoint_data import COORDINATES
 from facexp_train.survey import survey, task_of
+from facexp_train.votes import VOTES
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +91,10 @@ def test_emotion_faces_worth_a_look(tmp_path: Path, drawn: ModuleType) -> None:
     images[14] = np.full((48, 48), 100)
     images[14][20:24] += 4  # row 15, faint
     path = tmp_path / "fer2013.csv"
-    pd.DataFrame({"emotion": codes, "pixels": texts(images), "Usage": usages}).to_csv(path, index=False)
+    # people, whose pictures are no copies of each other
+    people = [f"person {number % 5}" for number in range(42)]
+    table = pd.DataFrame({"emotion": codes, "pixels": texts(images), "Usage": usages, "group": people})
+    table.to_csv(path, index=False)
     column = [VOTES.index(name) for name in ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")]
     votes = np.zeros((42, 10), int)
     votes[np.arange(42), np.array(column)[codes]] = 10

@@ -75,9 +75,9 @@ def test_a_killed_run_resumes_where_it_stopped(faces_csv: Path, tmp_path: Path) 
     subprocess.run(command(faces_csv, killed, "--resume"), check=True, capture_output=True)
     rows, expected = log(killed), log(whole)
     assert [row["epoch"] for row in rows] == [row["epoch"] for row in expected]
-    # same seed, same order, same crops, same optimizer state: the losses meet again, but for threads' rounding
-    for row, other in zip(rows, expected, strict=True):
-        assert float(row["loss"]) == pytest.approx(float(other["loss"]), rel=0.02)
+    # same seed, same order, same crops, same optimizer state: the same numbers
+    timeless = [[{**row, "seconds": ""} for row in each] for each in (rows, expected)]
+    assert timeless[0] == timeless[1]
     assert json.loads((killed / "summary.json").read_text())["epochs_run"] == 5
     assert set(read_answers(killed)) == set(read_answers(whole)) == {1, 2, 3, 4, 5}
 
@@ -217,27 +217,57 @@ def test_a_run_starts_from_anothers_best_weights_and_resumes_without_them(tmp_pa
     assert not (tmp_path / "three").exists()
 
 
+def test_a_run_that_cannot_begin_leaves_its_directory_free(faces_csv: Path, tmp_path: Path) -> None:
+    # guards: a mistake in the network, found before the directory is made, and one in the weights to start from, after
+    wrong = run.configure("keypoints", str(faces_csv), changes=["network.stem=-1"])
+    with pytest.raises(DataError, match=r"network: kind 'facexp' cannot be built of .*'stem': -1"):
+        run.start(wrong, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    small = {"task": "keypoints", "data": "nowhere", "dtype": "float32", "epochs": 1}
+    trained(ScriptedJob([0.1]), TrainConfig(**small), tmp_path / "one")
+    with np.load(tmp_path / "one" / "best.weights.npz") as stored:
+        np.savez(tmp_path / "one" / "best.weights.npz", v0000=stored["v0000"][:0])
+    with pytest.raises(DataError, match="an array is"):
+        trained(ScriptedJob([0.1]), TrainConfig(**small, start_from=str(tmp_path / "one")), tmp_path / "two")
+    trained(ScriptedJob([0.1]), TrainConfig(**small), tmp_path / "two")
+    with pytest.raises(DataError, match="holds a run already"):
+        trained(ScriptedJob([0.1]), TrainConfig(**small), tmp_path / "two")
+
+
 def test_resume_without_a_run_says_so(faces_csv: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no run to resume"):
         run.start(run.configure("keypoints", str(faces_csv)), tmp_path / "none", resume=True, quiet=True)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("epohcs=2", "epohcs is unknown; expected one of task, data"),
-        ("epochs=many", "epochs must be a number, got 'many'"),
-        ("epochs=-1", "epochs must not be negative"),
-        ("epochs=1.5", "epochs must be a whole number"),
-        ("augmentation.flips=1", "augmentation.flips is unknown"),
-        ("optimizer=lion", "optimizer must be one of sgd, adam, adamw"),
-        ("epochs", "expected KEY=VALUE"),
-        ("repeat.helen=two", "repeat.helen must be a whole number and not negative, got 'two'"),
-    ],
-)
-def test_a_wrong_setting_is_named(change: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        run.configure("emotion", "fer2013.csv", changes=[change])
+class Pressed(Ones):
+    """Somebody presses Ctrl-C in the first batch of the second epoch."""
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if (self.epoch, index) == (1, 0):
+            signal.raise_signal(signal.SIGINT)
+        return super().__getitem__(index)
+
+
+class PressedLate(ScriptedJob):
+    """Or while an epoch is validated."""
+
+    def validate(self, model: keras.Model) -> fit.Validation:
+        signal.raise_signal(signal.SIGINT)
+        return super().validate(model)
+
+
+def test_ctrl_c_ends_a_run_between_batches_and_keeps_an_epoch_that_is_trained(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    config = TrainConfig("keypoints", "nowhere", epochs=3, dtype="float32")
+    job = ScriptedJob([0.5, 0.4])
+    job.batches = Pressed()
+    with pytest.raises(KeyboardInterrupt):
+        trained(job, config, tmp_path / "run")
+    assert [row["epoch"] for row in log(tmp_path / "run")] == ["1.0"]
+    with pytest.raises(KeyboardInterrupt):
+        trained(PressedLate([0.4]), config, tmp_path / "run", resume=True)
+    assert [row["epoch"] for row in log(tmp_path / "run")] == ["1.0", "2.0"]
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 class FullDisk(ScriptedJob):

@@ -119,6 +119,9 @@ def test_a_group_column_divides(tmp_path: Path) -> None:
     assert read_faces.group.tolist() == groups
     assert all(len(set(read_faces.split[read_faces.group == group])) == 1 for group in groups)
     assert set(read_faces.split) == {"train", "val", "test"}
+    rows[3]["group"] = ""
+    with pytest.raises(DataError, match="row 4, column group: expected a name, found an empty field"):
+        read(write_rows(tmp_path / "t.csv", ["group", *COORDINATES, "Image"], rows), tmp_path)
 
 
 def test_a_split_column_divides(tmp_path: Path) -> None:
@@ -202,6 +205,10 @@ def test_a_folder(tmp_path: Path, images: str) -> None:
     assert part.complete().tolist() == [False, True]
     with pytest.raises(ValueError, match="'all'"):
         faces.part("all")
+    rows[2]["group"] = ""
+    write_rows(tmp_path / "labels.csv", HEADER, rows)
+    with pytest.raises(DataError, match=r"labels\.csv: row 3, column group: expected a name, found an empty field"):
+        read(tmp_path, tmp_path)
 
 
 def test_other_framings_come_onto_the_canvas(tmp_path: Path) -> None:

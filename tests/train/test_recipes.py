@@ -88,6 +88,10 @@ def test_the_mean_squared_error_is_over_labelled_coordinates() -> None:
     [
         (["network.kind=vgg"], "network.kind must be one of facexp, resnet, cnn, got 'vgg'"),
         (["network.stagez=[8]"], "kind 'facexp' cannot be built of .*stagez"),
+        (["network.kind=[1]"], r"network.kind must be one of facexp, resnet, cnn, got \[1\]"),
+        (["network.stages=[]"], r"kind 'facexp' cannot be built of .*'stages': \[\]"),
+        (["network.stages=ab"], "kind 'facexp' cannot be built of .*'stages': 'ab'"),
+        (["network.stem=-1"], "kind 'facexp' cannot be built of .*'stem': -1"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_one_line(changes: list[str], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import logging
 import os
@@ -18,6 +19,7 @@ from facexp_train.errors import DataError
 from facexp_train.progress import progress_bar
 
 HERE = Path("faces.csv")
+KINDS = ("zip", "gztar")
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -25,14 +27,18 @@ def write(path: Path, text: str | bytes) -> Path:
     return path
 
 
-def test_an_archive_is_named(tmp_path: Path) -> None:
-    # guards: what Kaggle gives is packed, and "not a CSV table" would not say what to do
-    table = write(tmp_path / "training.csv", "a,b\n1,2\n")
-    for kind in ("zip", "gztar"):
-        packed = Path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path, table.name))
+def test_what_is_to_be_unpacked_or_saved_anew_is_named(tmp_path: Path) -> None:
+    # guards: what Kaggle gives is packed, and "not a CSV table" would not say what to do; spreadsheets save UTF-16
+    text = "a,b\n1,2\n"
+    table = write(tmp_path / "training.csv", text)
+    archive = "is an archive; unpack it, and give the CSV file in it"
+    files = {Path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path, table.name)): archive for kind in KINDS}
+    files[write(tmp_path / "t.csv.gz", gzip.compress(text.encode()))] = archive
+    files[write(tmp_path / "utf16.csv", text.encode("utf-16"))] = "is a text in UTF-16; save it as UTF-8"
+    for file, message in files.items():
         for look in (tables.columns, lambda path: read(path, ["a", "b"])):
-            with pytest.raises(DataError, match="is an archive; unpack it, and give the CSV file in it"):
-                look(packed)
+            with pytest.raises(DataError, match=message):
+                look(file)
 
 
 def read(path: Path, expected: list[str]) -> list[tuple[int, dict[str, list[str]]]]:
@@ -53,7 +59,8 @@ def test_chunks_number_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("a,b\n", "the table has no rows; expected at least one below the header"),
         ("a,c\n1,2\n", "no column b; expected a, b, found a, c"),
         ("a,c\n", "no column b; expected a, b, found a, c"),
-        ("a,b,b \n1,2,3\n", "two columns of one name; found a, b, b"),
+        ("a,b,b\n1,2,3\n", "two columns of one name; found a, b, b"),
+        ("a,b, b \n1,2,3\n", "two columns of one name; found a, b, b"),
         ("a,b\n1,2,3\n4,5,6\n", "row 1: more cells than the header has columns: a, b"),
         ("a,b\n1,2\n1,2,3\n", "not a CSV table with a, b: .*line 3"),
         (b"a,b\n1,\xff\xfe\n", "not a CSV table with a, b: .*decode"),
@@ -80,6 +87,22 @@ def test_a_long_list_of_columns_is_cut(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", ",".join(f"c{i}" for i in range(300)) + "\n")
     with pytest.raises(DataError, match=r"c11 and 288 more$"):
         read(path, ["a"])
+    # without a header the first row's pixels are taken for one
+    write(path, "0," + "7 " * 2304 + ",Training\n1,2,3\n")
+    with pytest.raises(DataError, match=r"found 0, (7 ){20}\.\.\., Training$"):
+        read(path, ["a"])
+
+
+def test_rows_are_those_of_the_chunks(tmp_path: Path) -> None:
+    """Guards two readers of one file against each other: spaces before quotes, and which lines are no row."""
+    path = write(tmp_path / "t.csv", b'\xef\xbb\xbf\n a, "b" ,c\n\n1, "x, y",\n   \n,,\n2\n3, z ,5\n')
+    (_, cells), *more = read(path, ["a", "b", "c"])
+    assert not more
+    header, *rows = [[cell.strip() for cell in row] for row in tables.rows(path)]
+    assert header == tables.columns(path) == list(cells)
+    # a row that ends early has empty cells
+    assert [row + [""] * (3 - len(row)) for row in rows] == [list(row) for row in zip(*cells.values(), strict=True)]
+    assert [row[0] for row in rows] == ["1", "", "2", "3"]
 
 
 @pytest.mark.parametrize("text", ["1 2 3 255", " 1  2 3 255 ", "1\t2 3\n255"])
@@ -166,20 +189,20 @@ def test_a_cache_is_read_until_the_file_changes(tmp_path: Path, monkeypatch: pyt
     """Guards hit and miss: the file's time, its size, the reader; and that old caches do not pile up."""
     source, parse, cache = write(tmp_path / "t.csv", "abc"), Parser(), tmp_path / "cache"
     for _ in range(3):
-        arrays = tables.cached(source, parse, cache)
+        arrays = tables.cached(source, "reader", parse, cache)
         assert sorted(arrays) == ["images", "names"]
         assert arrays["images"].tolist() == list(range(5000))
         assert arrays["names"].tolist() == ["a", "bc"]
     assert parse.calls == 1
     os.utime(source, ns=(1, 1))
-    tables.cached(source, parse, cache)
+    tables.cached(source, "reader", parse, cache)
     assert parse.calls == 2
     write(source, "abcd")
     os.utime(source, ns=(1, 1))
-    tables.cached(source, parse, cache)
+    tables.cached(source, "reader", parse, cache)
     assert parse.calls == 3
     monkeypatch.setattr(tables, "READER_VERSION", 99)
-    tables.cached(source, parse, cache)
+    tables.cached(source, "reader", parse, cache)
     assert parse.calls == 4
     assert len(list(cache.iterdir())) == 1
 
@@ -191,7 +214,15 @@ def test_files_of_one_name_have_their_own_caches(tmp_path: Path) -> None:
     os.utime(first, ns=(1, 1))
     os.utime(second, ns=(1, 1))
     for source in (first, second, first):
-        tables.cached(source, parse, tmp_path / "cache")
+        tables.cached(source, "reader", parse, tmp_path / "cache")
+    assert parse.calls == 2
+
+
+def test_readers_have_their_own_caches(tmp_path: Path) -> None:
+    """Guards that what one reader made of a file is not given to another, and that they keep each other's."""
+    source, parse = write(tmp_path / "t.csv", "abc"), Parser()
+    for reader in ("one", "other", "one", "other"):
+        tables.cached(source, reader, parse, tmp_path / "cache")
     assert parse.calls == 2
 
 
@@ -210,11 +241,11 @@ def flipped(data: bytes) -> bytes:
 def test_a_damaged_cache_is_parsed_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     """Guards that a cache cut short or with a flipped byte is neither an error nor believed, and is mended."""
     source, parse, cache = write(tmp_path / "t.csv", "abc"), Parser(), tmp_path / "cache"
-    tables.cached(source, parse, cache)
+    tables.cached(source, "reader", parse, cache)
     file = next(cache.iterdir())
     file.write_bytes(damage(file.read_bytes()))
     for _ in range(2):
-        assert tables.cached(source, parse, cache)["images"].tolist() == list(range(5000))
+        assert tables.cached(source, "reader", parse, cache)["images"].tolist() == list(range(5000))
     assert parse.calls == 2
 
 
@@ -222,7 +253,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pyt
     """Guards that reading goes on without a cache, with a line that says so."""
     source, parse = write(tmp_path / "t.csv", "abc"), Parser()
     with caplog.at_level(logging.WARNING):
-        assert len(tables.cached(source, parse, write(tmp_path / "file", "in the way"))["images"]) == 5000
+        assert len(tables.cached(source, "reader", parse, write(tmp_path / "file", "in the way"))["images"]) == 5000
     assert "t.csv: not cached" in caplog.text
 
 
@@ -233,7 +264,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    tables.cached(write(tmp_path / "t.csv", "abc"), Parser(), tmp_path / "cache")
+    tables.cached(write(tmp_path / "t.csv", "abc"), "reader", Parser(), tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -241,7 +272,7 @@ def test_the_default_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """Guards where caches lie when nobody says so."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert tables.default_cache() == tmp_path / "facexp"
-    tables.cached(write(tmp_path / "t.csv", "abc"), Parser())
+    tables.cached(write(tmp_path / "t.csv", "abc"), "reader", Parser())
     assert len(list((tmp_path / "facexp").glob("t-*.npz"))) == 1
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -109,7 +109,7 @@ class AnsweredEmotions:
         chances, labels = self._chances[row], self.view.labels
         said = int(chances.argmax())
         words = (
-            f"row {self.faces.rows[row]}",
+            called(str(self.faces.names[row])),
             f"true: {labels[self.view.truth[row]]}",
             f"said: {labels[said]} {100 * chances[said]:.0f}%",
         )
@@ -123,6 +123,11 @@ class AnsweredEmotions:
         chances, truth = self._chances, self.view.truth
         rows = np.flatnonzero((truth >= 0) & ((chances.argmax(axis=1) == truth) == right))
         return rows[np.argsort(-chances[rows].max(axis=1), kind="stable")]
+
+
+def called(name: str) -> str:
+    """What a face is called below it, by its row in a CSV file or by its file in a folder."""
+    return f"row {name}" if name.isdecimal() else short(name)
 
 
 def short(name: str) -> str:

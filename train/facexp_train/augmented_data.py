@@ -13,14 +13,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from facexp_train import tables
 from facexp_train.changes import CHANGES, Change, draw_change
 from facexp_train.classes import NAME
-from facexp_train.emotion_data import csv_inside, read_emotion, usage_of, votes_beside
+from facexp_train.emotion_data import csv_inside, read_emotion, usage_of
 from facexp_train.errors import DataError
 from facexp_train.keypoint_data import CANVAS_SQUARE, COORDINATES, SQUARE, read_keypoints
 from facexp_train.progress import progress_bar
 from facexp_train.sheets import Cell, draw_rows, sides
 from facexp_train.survey import task_of
+from facexp_train.votes import votes_beside
 
 SHEET, RECORD = "augmentation.png", "augmentation.json"
 _SHOWN = 5
@@ -144,17 +146,11 @@ def _cells(points: NDArray[np.float32]) -> dict[str, str]:
     }
 
 
-def _rows(path: Path) -> Iterator[list[str]]:
-    """The rows of a CSV file as they are, the header first."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from (row for row in csv.reader(file) if row)
-
-
 def _write_table(
     source: Path, target: Path, faces: _Faces, pixels: str, copies: Iterable[tuple[int, dict[str, str]]]
 ) -> None:
     """The rows of a table, then a row for each copy, which has the cells of its face but for those that are given."""
-    rows = _rows(source)
+    rows = tables.rows(source)
     header = next(rows)
     names = [name.strip() for name in header]
     # of faces that the reader divided, the division is written down: with copies it would be another

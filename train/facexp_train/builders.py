@@ -32,12 +32,13 @@ BUILDERS: dict[Task, dict[str, Callable[..., keras.Model]]] = {
 def build_network(task: Task, network: Mapping[str, Any], **made: Any) -> keras.Model:
     """A new network: `network` holds its kind and the function's own arguments, `made` those that the data decides.
 
-    DataError where the kind or an argument is unknown.
+    DataError where the kind or an argument is unknown, or the network cannot be built.
     """
     kinds, kind = BUILDERS[task], network.get("kind", DEFAULT)
-    if kind not in kinds:
+    if not isinstance(kind, str) or kind not in kinds:
         raise DataError(f"network.kind must be one of {', '.join(kinds)}, got {kind!r}")
     try:
         return kinds[kind](**{key: value for key, value in network.items() if key != "kind"}, **made)
-    except TypeError as error:
-        raise DataError(f"network: kind {kind!r} cannot be built of {dict(network)}: {error}") from error
+    except (TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"network: kind {kind!r} cannot be built of {dict(network)}: {reason}") from error

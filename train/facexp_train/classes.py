@@ -64,7 +64,7 @@ def read_classes(data: Path) -> Classes | None:
     if not path.is_file():
         return None
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path}: cannot be read as TOML: {error}") from error
     if unknown := [key for key in values if key not in _KEYS]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import sys
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from facexp.labels import SEVEN
 from facexp_train.classes import checked
 from facexp_train.errors import DataError
+from facexp_train.stored import read_facts
 
 Task = Literal["keypoints", "emotion"]
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
@@ -143,6 +147,8 @@ class TrainConfig:
             values["classes"] = list(checked(values["classes"], f"{origin}: classes"))
         augmentation = _checked(Augmentation, values.pop("augmentation", {}), f"{origin}: augmentation.")
         settled = _checked(Augmentation, values.pop("settled", {}), f"{origin}: settled.")
+        if missing := [name for name in ("task", "data") if name not in values]:
+            raise DataError(f"{origin}: {missing[0]} is missing; did `facexp train` write this?")
         config = cls(
             **_checked(cls, values, f"{origin}: "),
             augmentation=Augmentation(**augmentation),
@@ -158,9 +164,6 @@ class TrainConfig:
             raise DataError(f"{origin}: unlabelled: such faces need teachers")
         if config.grow and (not config.teachers or config.start_from):
             raise DataError(f"{origin}: grow: a network grows from its first teacher, and from nothing else")
-        for name in ("teacher_share", "aligned"):
-            if not 0 <= getattr(config, name) <= 1:
-                raise DataError(f"{origin}: {name} must be between 0 and 1, got {getattr(config, name)!r}")
         for number in range(len(config.teachers)):
             config.teacher(number)
         return config
@@ -171,38 +174,70 @@ class TrainConfig:
         path = run / "config.json"
         if not path.is_file():
             raise DataError(f"{run}: no config.json; expected the --out directory of `facexp train`")
-        values = json.loads(path.read_text())
+        values = read_facts(path, "train that run again, into another --out")
         if values.get("task") == "emotion":
             # runs of the versions that did not write them
             values.setdefault("classes", list(SEVEN))
         return cls.from_dict(values, str(path))
 
 
+_ANY = (0.0, sys.float_info.max, "0 or more, and finite")
+_RANGES = {
+    **dict.fromkeys(("epochs", "batch_size"), (1, sys.float_info.max, "1 or more")),
+    # what numpy takes
+    "seed": (0, 2**32 - 1, f"from 0 to {2**32 - 1}"),
+    # an average that forgets nothing would never learn
+    "ema": (0, math.nextafter(1, 0), "0 or more, and below 1"),
+    **dict.fromkeys(
+        (
+            *("teacher_share", "aligned", "partial_share", "label_smoothing"),
+            *("flip", "vertical_flip", "blur", "erasing", "shrink", "jpeg", "mixup"),
+        ),
+        (0, 1, "between 0 and 1"),
+    ),
+}
+"""Least and greatest value of a number, and both in words."""
+
+
 def _checked(kind: type, values: dict[str, Any], origin: str) -> dict[str, Any]:
-    defaults = {f.name: f for f in dataclasses.fields(kind)}
+    if not isinstance(values, dict):
+        raise DataError(f"{origin.rstrip('.')} must be a table, got {values!r}")
+    hints = get_type_hints(kind)
     for key, value in values.items():
-        if key not in defaults:
-            raise DataError(f"{origin}{key} is unknown; expected one of {', '.join(defaults)}")
-        default = defaults[key].default
-        number = isinstance(default, (int, float)) and not isinstance(default, bool)
-        if number and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise DataError(f"{origin}{key} must be a number, got {value!r}")
-        if number and value < 0:
-            raise DataError(f"{origin}{key} must not be negative, got {value!r}")
-        if isinstance(default, int) and number and not isinstance(value, int):
-            raise DataError(f"{origin}{key} must be a whole number, got {value!r}")
-    for key, choice in (("optimizer", Optimizer), ("schedule", Schedule), ("loss", Loss), ("dtype", Dtype)):
-        if key in values and values[key] not in get_args(choice):
-            raise DataError(f"{origin}{key} must be one of {', '.join(get_args(choice))}, got {values[key]!r}")
+        if key not in hints:
+            raise DataError(f"{origin}{key} is unknown; expected one of {', '.join(hints)}")
+        wanted = _wanted(hints[key], value)
+        if not wanted and hints[key] in (int, float):
+            least, most, words = _RANGES.get(key, _ANY)
+            wanted = "" if least <= value <= most else words
+        if wanted:
+            raise DataError(f"{origin}{key} must be {wanted}, got {value!r}")
     for source, times in values.get("repeat", {}).items():
-        if isinstance(times, bool) or not isinstance(times, int) or times < 0:
+        if _wanted(int, times) or times < 0:
             raise DataError(f"{origin}repeat.{source} must be a whole number and not negative, got {times!r}")
     return values
+
+
+def _wanted(hint: Any, value: object) -> str:
+    """What a value of a type is, in words; "" where this is one."""
+    kind, inside = get_origin(hint) or hint, get_args(hint)
+    if kind is UnionType:
+        return "" if value is None else _wanted(inside[0], value)
+    if kind is Literal:
+        return "" if value in inside else f"one of {', '.join(inside)}"
+    if kind is list:
+        good = isinstance(value, list) and not any(_wanted(inside[0], each) for each in value)
+        return "" if good else f"a list of {'texts' if inside[0] is str else 'tables'}"
+    if kind in (int, float):
+        good = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+        return "" if good else "a whole number" if kind is int else "a number"
+    return "" if isinstance(value, kind) else {str: "a text", bool: "true or false", dict: "a table"}[kind]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The keys of a configuration file; DataError where it is not TOML."""
     try:
-        return tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        # Windows' Notepad begins a file with a byte order mark
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path}: cannot be read as TOML: {error}") from error

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from facexp.labels import FIVE
 from facexp_train import fit
 from facexp_train.alignment import aligned_crops, shown
+from facexp_train.answered import LABELLINGS
 from facexp_train.batches import EmotionBatches
 from facexp_train.builders import build_network
 from facexp_train.calibration import fit_temperature
@@ -22,6 +23,7 @@ from facexp_train.errors import DataError
 from facexp_train.losses import grouped_cross_entropy, soft_cross_entropy
 from facexp_train.networks import with_temperatures
 from facexp_train.splits import SPLITS
+from facexp_train.stored import read_arrays, write_arrays
 from facexp_train.teaching import mean_of, over_views, widen
 
 
@@ -84,12 +86,21 @@ class EmotionJob:
         part = faces.part("train")
         self.held = faces.part("val")
         if not len(part.images) or not len(self.held.images):
+            left = faces.report
             raise DataError(
-                f"{config.data}: {len(part.images)} training and {len(self.held.images)} validation faces; "
-                "both are needed"
+                f"{config.data}: {len(part.images)} training and {len(self.held.images)} validation faces; both are "
+                f"needed. Left out of training: {left.copies} copies and {left.near_copies} near copies of validation "
+                f"and test faces, {left.flat} flat pictures"
             )
         _check_classes(faces, config.data)
         self.targets = targets(part, config.label_smoothing)
+        for head, codes in truths(self.held).items():
+            for split, rated in (("training", self.targets[head].any()), ("validation", (codes >= 0).any())):
+                if not rated:
+                    raise DataError(
+                        f"{config.data}: no {split} face is rated by {LABELLINGS[head]}; move the votes away to learn "
+                        "the file's own labels"
+                    )
         self.losses = dict.fromkeys(self.targets, _loss(faces, config))
         self.batches = EmotionBatches(shown(part.images, self.targets, config, quiet), config)
         self.held_crops = {"": self.held.images}
@@ -125,9 +136,9 @@ class EmotionJob:
             faces, views = self.batches.faces, self.config.teacher_views
             said = over_views(teach, faces, views, self.config.seed, self.quiet)
             with fit.writing(out, 0):
-                fit.write_arrays(path, said)
-        with np.load(path, allow_pickle=False) as stored:
-            self.batches.taught = {head: stored[head] for head in self.targets}
+                write_arrays(path, said)
+        stored = read_arrays(path, "delete it and go on with --resume")
+        self.batches.taught = {head: stored[head] for head in self.targets}
 
     def begin(self, model: keras.Model) -> None:
         """Let the network grow from its first teacher, where the configuration says so."""

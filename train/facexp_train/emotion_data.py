@@ -18,28 +18,14 @@ from facexp_train.classes import CODES, FIVE_CODES, FOLDERS, LEFT_OUT, NAME, Cla
 from facexp_train.errors import DataError
 from facexp_train.progress import progress_bar
 from facexp_train.splits import SPLITS, duplicate_groups, pixel_hash, split_by_group, with_validation
+from facexp_train.votes import VOTES, VOTES_NAME, read_votes, votes_beside
 
 SIZE = 48
-VOTES: tuple[str, ...] = (
-    "neutral",
-    "happiness",
-    "surprise",
-    "sadness",
-    "anger",
-    "disgust",
-    "fear",
-    "contempt",
-    "unknown",
-    "NF",
-)
-"""FER+'s ten columns, in the order of its file; NF is "not a face"."""
-
 # where each of SEVEN stands among FER+'s columns, and the columns that are none of them
 _SEVEN_COLUMNS = [4, 5, 6, 1, 3, 2, 0]
 _OTHER_COLUMNS = [7, 8, 9]
 _USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 _CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
-_VOTES_NAME = "fer2013new.csv"
 _IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".webp", ".tif", ".tiff"}
 _SPLIT_FOLDERS = {
     "train": "train",
@@ -83,7 +69,8 @@ class EmotionFaces:
         votes: float32 (N, 10) FER+ votes in the order of VOTES, or None.
         split: (N,) str, "train", "val" or "test".
         rows: int64 (N,) the 1-based data row of the file, or the place in a folder's sorted list of images.
-        group: (N,) str, one for all faces that are copies of each other, or what the file's own column says.
+        group: (N,) str, what the file's own column says; else as `copies`.
+        copies: (N,) str, one for all faces that show the same picture (see splits.duplicate_groups).
         names: (N,) str, the image's path in the folder, or the 1-based data row of the file.
         report: what is left out of training; of the whole file, also in a part.
         classes: their names; facexp.labels.SEVEN, FIVE for the five-class set, or those of a file of labels.
@@ -95,6 +82,7 @@ class EmotionFaces:
     split: NDArray[np.str_]
     rows: NDArray[np.int64]
     group: NDArray[np.str_]
+    copies: NDArray[np.str_]
     names: NDArray[np.str_]
     report: EmotionReport
     classes: tuple[str, ...] = SEVEN
@@ -163,7 +151,7 @@ class EmotionFaces:
 
     def _votes(self) -> NDArray[np.float32]:
         if self.votes is None:
-            raise DataError(f"these faces have no FER+ votes; put {_VOTES_NAME} beside the faces' CSV file or name it")
+            raise DataError(f"these faces have no FER+ votes; put {VOTES_NAME} beside the faces' CSV file or name it")
         return self.votes
 
     def chosen(self, keep: NDArray[np.bool_]) -> EmotionFaces:
@@ -177,6 +165,7 @@ class EmotionFaces:
             split=self.split[keep],
             rows=self.rows[keep],
             group=self.group[keep],
+            copies=self.copies[keep],
             names=self.names[keep],
         )
 
@@ -236,12 +225,12 @@ def read_emotion(
                 raise DataError(f"{votes}: votes go with FER2013's CSV file, and {place} is a folder of images")
             classes = read_classes(place) or FOLDERS
             images, labels, split, names = _read_folder(place, classes, quiet)
-            groups = duplicate_groups(images, quiet=quiet)
-            return _assemble(images, labels, classes, None, split, groups, names, seed, whole)
+            copies = duplicate_groups(images, quiet=quiet)
+            return _assemble(images, labels, classes, None, split, copies, copies, names, seed, whole)
         place = inside
     own = read_classes(place)
     # what the texts of the file mean is not kept in the cache: another file of labels may lie there next time
-    arrays = tables.cached(place, lambda: _parse_csv(place, own or CODES, quiet), cache)
+    arrays = tables.cached(place, "emotion", lambda: _parse_csv(place, own or CODES, quiet), cache)
     images = np.asarray(arrays["images"], dtype=np.uint8)
     usage = np.asarray(arrays["usage"], dtype=np.str_)
     texts = np.asarray(arrays["emotion"], dtype=np.str_).tolist()
@@ -252,22 +241,17 @@ def read_emotion(
         raise DataError(f"{votes}: votes are about {', '.join(SEVEN)}, and {place} has {', '.join(classes.names)}")
     if votes is None and own is None and usage.size:
         votes = votes_beside(place)
-    ballots = None if votes is None else _read_votes(Path(votes), place, usage, len(images))
+    ballots = None if votes is None else read_votes(Path(votes), place, usage, len(images))
     split = np.asarray(arrays["split"], dtype="U5")
-    groups = np.asarray(arrays["group"], dtype=np.str_)
+    copies = np.asarray(arrays["copies"], dtype=np.str_)
+    groups = np.asarray(arrays["group"], dtype=np.str_) if arrays["group"].size else copies
     names = np.arange(1, len(images) + 1).astype(np.str_)
-    return _assemble(images, labels, classes, ballots, split, groups, names, seed, whole)
+    return _assemble(images, labels, classes, ballots, split, groups, copies, names, seed, whole)
 
 
 def csv_inside(place: Path) -> Path | None:
     """FER2013's CSV file in a folder, None where there is none."""
     return next((place / name for name in _CSV_NAMES if (place / name).is_file()), None)
-
-
-def votes_beside(path: Path) -> Path | None:
-    """FER+'s file beside a CSV file, None where there is none."""
-    beside = path.parent / _VOTES_NAME
-    return beside if beside.is_file() else None
 
 
 def usage_of(split: str) -> str:
@@ -282,6 +266,7 @@ def _assemble(
     votes: NDArray[np.float32] | None,
     split: NDArray[np.str_],
     groups: NDArray[np.str_],
+    copies: NDArray[np.str_],
     names: NDArray[np.str_],
     seed: int,
     whole: bool,
@@ -294,14 +279,14 @@ def _assemble(
     digests = pixel_hash(images)
     flat = train & (images.min(axis=(1, 2)) == images.max(axis=(1, 2)))
     exact = train & np.isin(digests, digests[~train]) & ~flat
-    near = train & np.isin(groups, groups[~train]) & ~flat & ~exact
+    near = train & np.isin(copies, copies[~train]) & ~flat & ~exact
     unread = np.array([name == LEFT_OUT for name in labels])
     left_out = [int((rows & ~unread).sum()) for rows in (exact, near, flat)]
     report = EmotionReport(len(images), left_out[0], left_out[1], left_out[2], int(unread.sum()))
     codes = {name: code for code, name in enumerate(classes.names)} | {LEFT_OUT: -1}
     coded = np.array([codes[name] for name in labels], dtype=np.int64)
     rows = np.arange(1, len(images) + 1)
-    faces = EmotionFaces(images, coded, votes, split, rows, groups, names, report, classes.names)
+    faces = EmotionFaces(images, coded, votes, split, rows, groups, copies, names, report, classes.names)
     return faces if whole else faces.chosen(~(flat | exact | near | unread))
 
 
@@ -317,38 +302,16 @@ def _parse_csv(path: Path, classes: Classes, quiet: bool) -> tables.Arrays:
             usages.extend(columns["Usage"])
         elif "split" in columns:
             splits.extend(tables.choices(columns["split"], {name: name for name in SPLITS}, path, row, "split"))
-        groups.extend(columns.get("group", []))
+        groups.extend(tables.named(columns.get("group", []), path, row, "group"))
     faces = np.concatenate(images)
     return {
         "images": faces,
         "emotion": np.array(texts, dtype=np.str_),
         "usage": np.array(usages, dtype=np.str_),
         "split": np.array(splits, dtype="U5"),
-        "group": np.array(groups, dtype=np.str_) if groups else duplicate_groups(faces, quiet=quiet),
+        "group": np.array(groups, dtype=np.str_),
+        "copies": duplicate_groups(faces, quiet=quiet),
     }
-
-
-def _read_votes(path: Path, faces: Path, usage: NDArray[np.str_], count: int) -> NDArray[np.float32]:
-    """(N, 10) votes, checked to lie row for row beside the faces."""
-    votes: list[NDArray[np.float64]] = []
-    usages: list[str] = []
-    for row, columns in tables.chunks(path, VOTES, quiet=True):
-        votes.append(np.stack([tables.numbers(columns[name], path, row, name) for name in VOTES], axis=1))
-        usages.extend(columns.get("Usage", []))
-    ballots = np.concatenate(votes)
-    if len(ballots) != count:
-        raise DataError(
-            f"{path}: {len(ballots)} rows of votes, but {faces} has {count} faces; expected a row for each face"
-        )
-    if (negative := np.argwhere(ballots < 0)).size:
-        row, column = negative[0]
-        raise DataError(f"{path}: row {row + 1}, column {VOTES[column]}: expected votes of 0 or more")
-    if usages and usage.size and (different := np.flatnonzero(np.array(usages) != usage)).size:
-        row = different[0]
-        raise DataError(
-            f"{path}: row {row + 1}, column Usage: expected {usage[row]!s} as in {faces}, found {usages[row]!r}"
-        )
-    return ballots.astype(np.float32)
 
 
 def _read_folder(

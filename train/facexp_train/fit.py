@@ -13,7 +13,7 @@ import io
 import json
 import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -29,9 +29,11 @@ from facexp.files import write_atomically
 from facexp_train.command import repeating
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError, TrainingError
+from facexp_train.interrupts import held_interrupts
 from facexp_train.milestones import answers_path, drop_answers, milestones
 from facexp_train.muon import ConvolutionMuon
 from facexp_train.report import draw_curves
+from facexp_train.stored import read_arrays, write_arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +69,6 @@ class Job(Protocol):
         """Facts about the data, for the manifest."""
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write a .npz file beside and rename it."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
-
-
 @contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
     """Networks built inside compute in `name`, float32 again after it."""
@@ -90,8 +85,10 @@ def train(
     """Train `job` into the run directory `out` and return the path of model.keras.
 
     `out` has been prepared for `config`; with `resume` the run goes on after its last whole epoch. `tensorboard` writes
-    the rows of log.csv into `out`/tensorboard as well. TrainingError where a file cannot be written or the loss or the
-    validation score is no number: what the last whole epoch left stays.
+    the rows of log.csv into `out`/tensorboard as well. Ctrl-C ends the run after a batch, or once the epoch is kept
+    that was being validated. DataError where the weights to start from are damaged or another network's; TrainingError
+    where a file cannot be written or the loss or the validation score is no number: what the last whole epoch left
+    stays.
     """
     keras.utils.set_random_seed(config.seed)
     with dtype_policy(config.dtype):
@@ -110,45 +107,53 @@ def train(
     else:
         job.begin(model)
     sign = 1 if job.higher_is_better else -1
-    for epoch in range(len(history), config.epochs):
-        best = max((sign * row[job.monitor] for row in history), default=-np.inf)
-        since = len(history) - 1 - max(range(len(history)), key=lambda e: sign * history[e][job.monitor], default=-1)
-        if history and config.patience and since >= config.patience:
-            break
-        started = time.perf_counter()
-        job.batches.epoch = epoch
-        bar = _Bar(f"epoch {epoch + 1}/{config.epochs}", len(job.batches), quiet)
-        trained = _Trained()
-        logs = model.fit(
-            job.batches, initial_epoch=epoch, epochs=epoch + 1, verbose=0, callbacks=[bar, trained]
-        ).history
-        row = {"epoch": epoch + 1.0, **{name: float(values[-1]) for name, values in logs.items()}}
-        if trained.lost_in is not None:
-            bar.close("the loss is no number")
-            what = f"the loss in batch {trained.lost_in + 1} of {len(job.batches)}"
-            raise _lost(what, job, config, out, history)
-        row["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-        # `fit` ends by putting the moving average in the place of the weights: that is what is scored and kept
-        validation = job.validate(model)
-        row |= validation.scores
-        if not np.isfinite(row[job.monitor]):
-            bar.close(f"{job.monitor} is no number")
-            raise _lost(job.monitor, job, config, out, history)
-        with writing(out, len(history)):
-            if sign * row[job.monitor] > best:
-                write_arrays(out / "best.weights.npz", _numbered("v", model.variables))
-            trained.restore()
-            row["seconds"] = round(time.perf_counter() - started, 1)
-            write_arrays(answers_path(out, epoch + 1), validation.answers)
-            history.append(row)
-            write_arrays(out / "checkpoint.npz", _state(model, optimizer, history))
-            # a run that stops early ends in an epoch that nobody could foresee
-            drop_answers(out, milestones(config) | {epoch + 1})
-            _write_log(out / "log.csv", history)
-            draw_curves(history, out / "curves.png", job.monitor, not job.higher_is_better)
-            if tensorboard:
-                _write_scalars(out / "tensorboard", row)
-        bar.close(f"{job.monitor} {row[job.monitor]:.4f}, best {max(best, sign * row[job.monitor]) * sign:.4f}")
+    with held_interrupts() as check_interrupt:
+        for epoch in range(len(history), config.epochs):
+            scores = [sign * row[job.monitor] for row in history]
+            best = max(scores, default=-np.inf)
+            if scores and config.patience and len(scores) - 1 - scores.index(best) >= config.patience:
+                break
+            started = time.perf_counter()
+            job.batches.epoch = epoch
+            bar = _Bar(f"epoch {epoch + 1}/{config.epochs}", len(job.batches), quiet)
+            trained = _Trained(check_interrupt)
+            # the batches shuffle themselves; Keras would do so once more, and in a resumed run in another way
+            logs = model.fit(
+                job.batches,
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                shuffle=False,
+                verbose=0,
+                callbacks=[bar, trained],
+            ).history
+            row = {"epoch": epoch + 1.0, **{name: float(values[-1]) for name, values in logs.items()}}
+            if trained.lost_in is not None:
+                bar.close("the loss is no number")
+                what = f"the loss in batch {trained.lost_in + 1} of {len(job.batches)}"
+                raise _lost(what, job, config, out, history)
+            row["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+            # `fit` ends by putting the moving average in the place of the weights: that is what is scored and kept
+            validation = job.validate(model)
+            row |= validation.scores
+            if not np.isfinite(row[job.monitor]):
+                bar.close(f"{job.monitor} is no number")
+                raise _lost(job.monitor, job, config, out, history)
+            with writing(out, len(history)):
+                if sign * row[job.monitor] > best:
+                    write_arrays(out / "best.weights.npz", _numbered("v", model.variables))
+                trained.restore()
+                row["seconds"] = round(time.perf_counter() - started, 1)
+                write_arrays(answers_path(out, epoch + 1), validation.answers)
+                history.append(row)
+                write_arrays(out / "checkpoint.npz", _state(model, optimizer, history))
+                # a run that stops early ends in an epoch that nobody could foresee
+                drop_answers(out, milestones(config) | {epoch + 1})
+                _write_log(out / "log.csv", history)
+                draw_curves(history, out / "curves.png", job.monitor, not job.higher_is_better)
+                if tensorboard:
+                    _write_scalars(out / "tensorboard", row)
+            bar.close(f"{job.monitor} {row[job.monitor]:.4f}, best {max(best, sign * row[job.monitor]) * sign:.4f}")
+            check_interrupt()
     with writing(out, len(history)):
         return _finish(job, out, history)
 
@@ -188,9 +193,12 @@ def _lost(what: str, job: Job, config: TrainConfig, out: Path, history: list[dic
 
 
 def prepare(config: TrainConfig, out: Path, resume: bool) -> None:
-    """Make the run directory; DataError where it holds another run, or with `resume` none."""
+    """Make the run directory; DataError where it holds another run, or with `resume` none.
+
+    One that was ended before its first epoch holds nothing and may be taken by any other.
+    """
     path = out / "config.json"
-    if path.is_file() and not resume:
+    if not resume and any((out / name).exists() for name in ("checkpoint.npz", "model.keras", "teacher1")):
         raise DataError(f"{out}: holds a run already; give --resume to go on with it, or another --out")
     if resume and not path.is_file():
         raise DataError(f"{out}: no run to resume; leave --resume out to start one")
@@ -240,8 +248,8 @@ def _numbered(prefix: str, variables: list[Any]) -> dict[str, Any]:
     return {f"{prefix}{index:04d}": keras.ops.convert_to_numpy(variable) for index, variable in enumerate(variables)}
 
 
-def _assign(stored: Any, prefix: str, variables: list[Any], path: Path) -> None:
-    names = sorted(name for name in stored.files if name.startswith(prefix))
+def _assign(stored: Mapping[str, NDArray[Any]], prefix: str, variables: list[Any], path: Path) -> None:
+    names = sorted(name for name in stored if name.startswith(prefix))
     if len(names) != len(variables):
         raise DataError(
             f"{path}: holds {len(names)} arrays, the network has {len(variables)}; was it trained by another version?"
@@ -261,18 +269,18 @@ def _state(model: keras.Model, optimizer: keras.Optimizer, history: list[dict[st
 
 
 def _restore(path: Path, model: keras.Model, optimizer: keras.Optimizer) -> list[dict[str, float]]:
-    with np.load(path, allow_pickle=False) as stored:
-        _assign(stored, "v", model.variables, path)
-        _assign(stored, "o", optimizer.variables, path)
-        history: list[dict[str, float]] = json.loads(str(stored["history"]))
+    best = f"start from the best epoch, into another --out: --set start_from={shlex.quote(str(path.parent))}"
+    stored = read_arrays(path, best)
+    _assign(stored, "v", model.variables, path)
+    _assign(stored, "o", optimizer.variables, path)
+    history: list[dict[str, float]] = json.loads(str(stored["history"]))
     return history
 
 
 def load_best(run: Path, model: keras.Model) -> None:
     """Put the weights of a run's best epoch into a network of its making; DataError where they do not fit."""
     path = _best(run)
-    with np.load(path, allow_pickle=False) as stored:
-        _assign(stored, "v", model.variables, path)
+    _assign(read_arrays(path, "train that run again, into another --out"), "v", model.variables, path)
 
 
 def _best(run: Path) -> Path:
@@ -341,13 +349,19 @@ def _write_scalars(directory: Path, row: dict[str, float]) -> None:
 class _Trained(keras.callbacks.Callback):  # type: ignore[misc]
     """Keeps the weights that training goes on with, which `fit` overwrites with their moving average at its end.
 
-    Ends an epoch whose loss is no longer a finite number, and says in which batch that was.
+    Ends an epoch whose loss is no longer a finite number, and says in which batch that was; calls `check_interrupt`
+    after each batch.
     """
 
     lost_in: int | None = None
 
+    def __init__(self, check_interrupt: Callable[[], None]) -> None:
+        super().__init__()
+        self.check_interrupt = check_interrupt
+
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Stop where nothing more can be learnt."""
+        """Stop where nothing more can be learnt, or somebody wants it."""
+        self.check_interrupt()
         if logs and not np.isfinite(logs["loss"]):
             self.lost_in = batch
             self.model.stop_training = True

@@ -83,7 +83,7 @@ def read_keypoints(
     place = Path(path)
     if place.is_dir():
         return _read_folder(place, seed, quiet)
-    arrays = tables.cached(place, lambda: _parse_kaggle(place, quiet), cache)
+    arrays = tables.cached(place, "keypoints", lambda: _parse_kaggle(place, quiet), cache)
     images = np.asarray(arrays["images"], dtype=np.uint8)
     groups = np.asarray(arrays["group"], dtype=np.str_)
     named = np.asarray(arrays["split"], dtype="U5")
@@ -106,7 +106,7 @@ def _parse_kaggle(path: Path, quiet: bool) -> tables.Arrays:
     for row, columns in tables.chunks(path, [*COORDINATES, "Image"], quiet=quiet):
         points.append(_points(columns, path, row))
         images.append(tables.pixels(columns["Image"], KAGGLE_SIZE, path, row, "Image"))
-        groups.extend(columns.get("group", []))
+        groups.extend(tables.named(columns.get("group", []), path, row, "group"))
         if "split" in columns:
             splits.extend(tables.choices(columns["split"], {name: name for name in SPLITS}, path, row, "split"))
     faces = np.concatenate(images)
@@ -162,7 +162,8 @@ def _read_folder(folder: Path, seed: int, quiet: bool) -> KeypointFaces:
     upscale = np.full(len(names), np.nan)
     if "upscale" in table:
         upscale = tables.numbers(table["upscale"], path, 1, "upscale", missing=True).astype(np.float64)
-    groups = np.array(table["group"]) if "group" in table else duplicate_groups(images, quiet=quiet)
+    own = tables.named(table.get("group", []), path, 1, "group")
+    groups = np.array(own) if own else duplicate_groups(images, quiet=quiet)
     split = split_by_group(groups, seed) if named is None else with_validation(named, groups, seed)
     return KeypointFaces(
         images=images,

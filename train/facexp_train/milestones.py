@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp_train.config import TrainConfig
+from facexp_train.stored import read_arrays
 
 _SPREAD = 5
 
@@ -36,11 +37,8 @@ def drop_answers(out: Path, kept: Collection[int]) -> None:
 
 def read_answers(out: Path) -> dict[int, dict[str, NDArray[np.float32]]]:
     """What was answered in each epoch that was kept, in their order."""
-    answers = {}
-    for epoch in _written(out):
-        with np.load(answers_path(out, epoch), allow_pickle=False) as stored:
-            answers[epoch] = dict(stored.items())
-    return answers
+    mend = "delete it and go on with --resume"
+    return {epoch: read_arrays(answers_path(out, epoch), mend) for epoch in _written(out)}
 
 
 def _written(out: Path) -> list[int]:

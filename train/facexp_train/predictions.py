@@ -15,7 +15,8 @@ from scipy.special import softmax
 
 from facexp.analyzer import Analyzer
 from facexp.files import write_atomically
-from facexp_train.answered import short
+from facexp_train import tables
+from facexp_train.answered import called, short
 from facexp_train.config import Augmentation
 from facexp_train.emotion_data import EmotionFaces, truths
 from facexp_train.errors import DataError
@@ -90,13 +91,30 @@ def part_of(faces: Faces, split: str) -> Faces:
     return part
 
 
+def answers_beside(sheet: Path) -> Path:
+    """The CSV file that goes with a sheet; DataError where one lies there that is no older one of these."""
+    path = sheet.with_suffix(".csv")
+    if path.exists() and not _holds_answers(path):
+        raise DataError(f"{path}: the answers would replace this file, which holds something else; name another --out")
+    return path
+
+
+def _holds_answers(path: Path) -> bool:
+    try:
+        first, *others = tables.columns(path)
+    except (DataError, ValueError):
+        return False
+    return first in ("face", "row") and any(name.startswith("true_") for name in others)
+
+
 def write_predictions(answers: Answers, faces: Faces, sheet: Path, count: int) -> Path:
     """The sheet of `count` faces, chosen by chance but always the same, and a CSV file of all; returns its path.
 
     The CSV file has a row a face: its name or row number, the true class, the predicted class and every class's
     probability; Kaggle's columns for the predicted points and "true_..." for the labelled ones, in pixels of the crop
-    (96 x 96 for keypoint faces, which of Kaggle's files is the whole picture).
+    (96 x 96 for keypoint faces, which of Kaggle's files is the whole picture). DataError as `answers_beside`.
     """
+    path = answers_beside(sheet)
     sheet.parent.mkdir(parents=True, exist_ok=True)
     rows = np.sort(np.random.default_rng(0).permutation(len(faces))[:count])
     # a picture by itself, seen on a desk
@@ -106,7 +124,6 @@ def write_predictions(answers: Answers, faces: Faces, sheet: Path, count: int) -
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
-    path = sheet.with_suffix(".csv")
     write_atomically(path, text.getvalue().encode())
     return path
 
@@ -116,7 +133,7 @@ def _columns(answers: Answers, faces: Faces) -> dict[str, Sequence[object]]:
     if isinstance(faces, KeypointFaces):
         columns["face"] = faces.names.tolist()
     else:
-        columns["row"] = faces.rows.tolist()
+        columns["row"] = faces.names.tolist()
         for labelling, codes in truths(faces).items():
             columns[f"true_{labelling}"] = [faces.classes[code] if code >= 0 else "" for code in codes]
     for head, chances in answers.emotions.items():
@@ -140,7 +157,7 @@ def _cell(answers: Answers, faces: Faces, row: int) -> Cell:
     if isinstance(faces, KeypointFaces):
         caption = [short(str(faces.names[row]))]
     else:
-        caption = [f"row {faces.rows[row]}"]
+        caption = [called(str(faces.names[row]))]
         for labelling, codes in truths(faces).items():
             caption.append(f"true {labelling}: {faces.classes[codes[row]] if codes[row] >= 0 else '-'}")
     for head, chances in answers.emotions.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from facexp_train.evaluate import Predict
 from facexp_train.keypoint_data import KeypointFaces, read_keypoints
 from facexp_train.keypoints import KeypointJob
 from facexp_train.run_page import draw_answers, draw_samples, write_page
+from facexp_train.stored import damaged, read_facts
 
 
 def configure(
@@ -63,7 +63,12 @@ def _find(task: Task, name: str) -> Path:
 
 
 def _with_teachers(task: Task, values: dict[str, Any], within: tuple[Path, ...]) -> dict[str, Any]:
-    """The keys of a configuration with those of the teachers that it names; it stands in the files `within`."""
+    """The keys of a configuration with those of the teachers that it names; it stands in the files `within`.
+
+    DataError where it holds what the command names.
+    """
+    if named := [name for name in ("task", "data", "votes") if name in values]:
+        raise DataError(f"{within[-1]}: {named[0]} is no setting: name it on the command line, as its help says")
     if not isinstance(values.get("teachers"), list):
         return values
     teachers = []
@@ -130,6 +135,8 @@ def _train(
 ) -> Path:
     """`runs`: by configuration, as JSON, the directories of the teachers met so far."""
     job = KeypointJob(faces, config) if isinstance(faces, KeypointFaces) else EmotionJob(faces, config, quiet)
+    # a network that cannot be built leaves no run directory behind
+    job.build()
     fit.prepare(config, out, resume)
     wanted = [config.teacher(number) for number in range(len(config.teachers))]
     teachers = [runs.setdefault(each.to_json(), out / f"teacher{number}") for number, each in enumerate(wanted, 1)]
@@ -139,7 +146,7 @@ def _train(
     if isinstance(job, EmotionJob) and teachers:
         job.learn_from(teachers, out)
     with fit.writing(out, 0):
-        draw_samples(job.batches, getattr(faces, "classes", ()), config, out)
+        draw_samples(job.batches, getattr(faces, "classes", ()), config, out, resume)
     path = fit.train(job, config, out, resume, quiet, tensorboard)
     with fit.writing(out, config.epochs):
         write_page(config, out, draw_answers(load_predict(out), faces, out))
@@ -151,7 +158,10 @@ def load_predict(run: Path) -> Predict:
     path = run / "model.keras"
     if not path.is_file():
         raise DataError(f"{run}: no model.keras; let `facexp train` end, or go on with --resume")
-    model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # whatever half a file does to Keras and to the zip reader
+        raise damaged(path, error, "`facexp train` with --resume writes it anew") from error
 
     def predict(crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         outputs = model.predict(crops, batch_size=512, verbose=0)
@@ -163,5 +173,6 @@ def load_predict(run: Path) -> Predict:
 def temperatures(run: Path) -> dict[str, float] | None:
     """What the logits of a run's heads are divided by, None where its network has no temperatures."""
     path = run / "summary.json"
-    found: dict[str, float] | None = json.loads(path.read_text()).get("temperatures") if path.is_file() else None
+    mend = "`facexp train` with --resume writes it anew"
+    found: dict[str, float] | None = read_facts(path, mend).get("temperatures") if path.is_file() else None
     return found

@@ -23,16 +23,15 @@ _SETTLED = "samples_settled"
 
 
 def draw_samples(
-    batches: KeypointBatches | EmotionBatches, classes: tuple[str, ...], config: TrainConfig, out: Path
+    batches: KeypointBatches | EmotionBatches, classes: tuple[str, ...], config: TrainConfig, out: Path, resume: bool
 ) -> None:
     """The first crops of the first epoch after augmentation, with what they are to teach; and of the last epoch where
-    that changes its crops in another way. `classes` are the emotions' names.
+    that changes its crops in another way. `classes` are the emotions' names. What a resumed run has drawn stays.
     """
     epochs = {"samples": 0} | ({_SETTLED: config.epochs - 1} if config.settle_epochs else {})
     for name, epoch in epochs.items():
         path = out / f"{name}.png"
-        if path.is_file():
-            # of the run that is resumed
+        if resume and path.is_file():
             continue
         batches.epoch = epoch
         crops, targets = batches[0]

@@ -68,7 +68,7 @@ def task_of(path: str | Path) -> Task:
         return "keypoints"
     raise DataError(
         f"{place}: neither a column emotion (FER2013 and its kin) nor Image (Kaggle's keypoints); found "
-        f"{', '.join(columns[:12])}"
+        f"{tables.listed(columns)}"
     )
 
 
@@ -98,7 +98,7 @@ def _emotion(place: Path, votes: str | Path | None, seed: int, quiet: bool) -> S
         split=faces.split,
         rows=faces.names,
         pixels=pixel_hash(faces.images),
-        copies=faces.group,
+        copies=faces.copies,
         source=np.full(len(faces), place.stem),
         classes=faces.classes,
         labels=faces.labels,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import logging
@@ -25,7 +26,7 @@ Arrays = dict[str, NDArray[np.generic]]
 Texts = list[str]
 
 # raise it when what the readers put into a cache changes, so that older caches are read no more
-READER_VERSION = 4
+READER_VERSION = 5
 _CHUNK_ROWS = 2000
 
 
@@ -47,12 +48,14 @@ def chunks(path: Path, expected: Sequence[str], *, quiet: bool = False) -> Itera
                 found = list(frame.columns)
                 if missing := [name for name in expected if name not in found]:
                     raise DataError(
-                        f"{path}: no column {_listed(missing)}; expected {_listed(expected)}, found {_listed(found)}"
+                        f"{path}: no column {listed(missing)}; expected {listed(expected)}, found {listed(found)}"
                     )
-                if len(set(found)) < len(found):
-                    raise DataError(f"{path}: two columns of one name; found {_listed(found)}")
+                # pandas has given the second of two columns another name
+                names = [name for name in columns(path) if name] if row == 1 else []
+                if len(set(names)) < len(names):
+                    raise DataError(f"{path}: two columns of one name; found {listed(names)}")
                 if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the cells too many for names of the rows
-                    raise DataError(f"{path}: row {row}: more cells than the header has columns: {_listed(found)}")
+                    raise DataError(f"{path}: row {row}: more cells than the header has columns: {listed(found)}")
                 # a row that ends early has no text at all in its last cells
                 yield row, {name: frame[name].fillna("").str.strip().tolist() for name in frame.columns}
                 row += len(frame)
@@ -62,31 +65,41 @@ def chunks(path: Path, expected: Sequence[str], *, quiet: bool = False) -> Itera
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except pd.errors.EmptyDataError:
-        raise DataError(f"{path}: the file is empty; expected a header with {_listed(expected)}") from None
+        raise DataError(f"{path}: the file is empty; expected a header with {listed(expected)}") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        _refuse_archive(path)
+        _refuse_known(path)
         reason = " ".join(str(error).split())
-        raise DataError(f"{path}: not a CSV table with {_listed(expected)}: {reason}") from None
+        raise DataError(f"{path}: not a CSV table with {listed(expected)}: {reason}") from None
     if row == 1:
         raise DataError(f"{path}: the table has no rows; expected at least one below the header")
 
 
-def columns(path: Path) -> list[str]:
-    """The names of a CSV file's columns, without the spaces round them; DataError where it cannot be read."""
+def rows(path: Path) -> Iterator[list[str]]:
+    """The cells of a CSV file row by row, the header first, as `chunks` counts them; DataError where it is no table."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return [name.strip() for name in next(csv.reader(file), [])]
+            # `chunks` passes over lines without a cell, and over lines of spaces
+            yield from (row for row in csv.reader(file, skipinitialspace=True) if "".join(row[:1]).strip() or row[1:])
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error):
-        _refuse_archive(path)
+        _refuse_known(path)
         raise DataError(f"{path}: not a CSV table") from None
 
 
-def _refuse_archive(path: Path) -> None:
-    """DataError where a file is one of the archives that datasets are downloaded as."""
-    if zipfile.is_zipfile(path) or tarfile.is_tarfile(path):
+def columns(path: Path) -> list[str]:
+    """The names of a CSV file's columns, without the spaces round them; DataError where it cannot be read."""
+    return [name.strip() for name in next(rows(path), [])]
+
+
+def _refuse_known(path: Path) -> None:
+    """DataError where a file is one of the archives that datasets are downloaded as, or a spreadsheet's UTF-16."""
+    with path.open("rb") as file:
+        start = file.read(2)
+    if zipfile.is_zipfile(path) or tarfile.is_tarfile(path) or start == b"\x1f\x8b":
         raise DataError(f"{path}: is an archive; unpack it, and give the CSV file in it")
+    if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise DataError(f"{path}: is a text in UTF-16; save it as UTF-8")
 
 
 def pixels(texts: Texts, size: int, path: Path, row: int, column: str) -> NDArray[np.uint8]:
@@ -146,10 +159,18 @@ def choices(texts: Texts, allowed: dict[str, str], path: Path, row: int, column:
     for index, text in enumerate(texts):
         if text not in allowed:
             raise DataError(
-                f"{path}: row {row + index}, column {column}: expected one of {_listed(list(allowed))}, "
+                f"{path}: row {row + index}, column {column}: expected one of {listed(list(allowed))}, "
                 f"found {_shown(text)}"
             )
     return [allowed[text] for text in texts]
+
+
+def named(texts: Texts, path: Path, row: int, column: str) -> Texts:
+    """N texts as they are; DataError names the first that is empty."""
+    for index, text in enumerate(texts):
+        if not text:
+            raise DataError(f"{path}: row {row + index}, column {column}: expected a name, found {_shown(text)}")
+    return texts
 
 
 def read_gray(path: Path, where: str = "") -> NDArray[np.uint8]:
@@ -167,20 +188,21 @@ def read_gray(path: Path, where: str = "") -> NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8)
 
 
-def cached(source: Path, parse: Callable[[], Arrays], cache: str | Path | None = None) -> Arrays:
+def cached(source: Path, kind: str, parse: Callable[[], Arrays], cache: str | Path | None = None) -> Arrays:
     """The arrays that `parse` makes of a file, from the cache when neither the file nor the reader has changed.
 
-    `cache` is a folder, by default `facexp` in the user's cache folder. A cache that cannot be read is made anew, and
-    one that cannot be written is a warning: the cache only saves time.
+    `kind` tells apart what several readers make of one file. `cache` is a folder, by default `facexp` in the user's
+    cache folder. A cache that cannot be read is made anew, and one that cannot be written is a warning: the cache only
+    saves time.
     """
     if not source.is_file():
         raise DataError(f"{source}: no such file or folder")
     folder = Path(cache) if cache is not None else default_cache()
     state = source.stat()
     place = str(source.resolve())
-    key = f"{place}|{state.st_size}|{state.st_mtime_ns}|{READER_VERSION}"
-    # named by place alone: a changed file replaces its old cache instead of lying beside it
-    file = folder / f"{source.stem}-{hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}.npz"
+    key = f"{place}|{state.st_size}|{state.st_mtime_ns}|{READER_VERSION}|{kind}"
+    # named by place and kind alone: a changed file replaces its old cache instead of lying beside it
+    file = folder / f"{source.stem}-{hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}-{kind}.npz"
     arrays = _load(file, key)
     if arrays is None:
         arrays = parse()
@@ -229,12 +251,15 @@ def _row_of_pixels(text: str, count: int, where: str) -> NDArray[np.int64]:
     return np.array([int(cell) for cell in cells], dtype=np.int64)
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:12])
+def listed(names: Sequence[str]) -> str:
+    """The first of some names, cut where they are long, and how many more there are."""
+    shown = ", ".join(_cut(name) for name in names[:12])
     return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown
 
 
 def _shown(text: str) -> str:
-    if not text:
-        return "an empty field"
-    return repr(text if len(text) <= 40 else text[:40] + "...")
+    return repr(_cut(text)) if text else "an empty field"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 40 else text[:40] + "..."

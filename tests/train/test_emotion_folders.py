@@ -1,0 +1,89 @@
+"""Emotion faces in a folder for each class: names, splits, colours, sizes, and what is no such folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from facexp.labels import SEVEN
+from facexp_train.emotion_data import EmotionFaces, read_emotion
+from facexp_train.errors import DataError
+
+
+def smooth(count: int, seed: int = 0, size: int = 48) -> np.ndarray:
+    """Pictures with large shapes, all different, as faces are."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 6)).astype(np.uint8)
+    return np.array([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in coarse])
+
+
+def read(path: Path, tmp_path: Path, **options: Any) -> EmotionFaces:
+    return read_emotion(path, cache=tmp_path / "cache", quiet=True, **options)
+
+
+def save(file: Path, image: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(file), image)
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    """Guards names in any case and their synonyms, colour and other sizes, and other files in the folders."""
+    folders = ["Anger", "disgusted", "FEARFUL", "happiness", "sadness", "Surprised", "neutral"]
+    images = smooth(7)
+    for name, image in zip(folders, images, strict=True):
+        save(tmp_path / "faces" / name / "a.png", image)
+        (tmp_path / "faces" / name / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / "faces" / ".cache").mkdir()
+    save(tmp_path / "faces" / "neutral" / "b.PNG", cv2.resize(smooth(1, seed=1)[0], (96, 64)))
+    save(tmp_path / "faces" / "neutral" / "c.jpg", cv2.cvtColor(smooth(1, seed=2)[0], cv2.COLOR_GRAY2BGR))
+    faces = read(tmp_path / "faces", tmp_path)
+    assert faces.images.shape == (9, 48, 48)
+    for code, image in enumerate(images):
+        index = int(np.flatnonzero(faces.labels == code)[0])
+        assert np.array_equal(faces.images[index], image)
+    assert (faces.labels == 6).sum() == 3
+    assert set(faces.split) == {"train", "val", "test"}
+    assert faces.votes is None
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("train", "test"), {"train": 9, "val": 1, "test": 3}),
+        (("Training", "PublicTest", "PrivateTest"), {"train": 10, "val": 3, "test": 3}),
+        (("train", "validation"), {"train": 10, "val": 3, "test": 0}),
+    ],
+)
+def test_split_folders(tmp_path: Path, names: tuple[str, ...], expected: dict[str, int]) -> None:
+    """Guards FER2013 as folders: the splits are kept, and training gives validation faces where there are none."""
+    for place, name in enumerate(names):
+        for index, image in enumerate(smooth(3 if place else 10, seed=place)):
+            save(tmp_path / "faces" / name / ("angry" if index % 2 else "happy") / f"{index}.png", image)
+    faces = read(tmp_path / "faces", tmp_path)
+    assert {split: len(faces.part(split)) for split in expected} == expected
+
+
+def test_wrong_folders(tmp_path: Path) -> None:
+    """Guards each line about a folder that is not a dataset."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+
+    def message(**options: Any) -> str:
+        with pytest.raises(DataError) as error:
+            read(folder, tmp_path, **options)
+        return str(error.value).replace(f"{tmp_path}{os.sep}", "")
+
+    assert message().startswith("faces: no folders in it; expected fer2013.csv or icml_face_data.csv, or a folder of")
+    (folder / "happy").mkdir()
+    assert message().startswith("faces: no images in its class folders; expected .bmp, .jpeg")
+    (folder / "happy" / "a.png").write_bytes(b"no picture")
+    assert message() == "faces/happy/a.png: expected an image, but OpenCV cannot decode it"
+    (folder / "bored").mkdir()
+    assert message().startswith(
+        f"faces/bored: expected a folder named after one of {', '.join(SEVEN)}; faces/labels.toml"
+    )
+    assert message(votes="v.csv").startswith("v.csv: votes go with FER2013's CSV file")
