@@ -154,6 +154,11 @@ def test_what_training_reads_is_augmented(tmp_path: Path, drawn: ModuleType) -> 
     assert np.array_equal(faces.images, expected.images)
     assert faces.labels.tolist() == expected.labels.tolist()
     assert faces.split.tolist() == expected.split.tolist()
+    # programs that read icml_face_data.csv ask for " pixels"
+    spaced = (tmp_path / "plain.csv").read_text().replace("emotion,pixels,Usage", "emotion, pixels, Usage", 1)
+    (tmp_path / "icml_face_data.csv").write_text(spaced)
+    made = augment(tmp_path / "icml_face_data.csv", tmp_path / "three", ["flip"], quiet=True)
+    assert [*pd.read_csv(made.path, nrows=1).columns] == ["emotion", " pixels", " Usage", "group"]
 
 
 def test_the_five_class_set_keeps_its_codes_and_splits(tmp_path: Path, drawn: ModuleType) -> None:

@@ -151,8 +151,7 @@ def _write_table(
 ) -> None:
     """The rows of a table, then a row for each copy, which has the cells of its face but for those that are given."""
     rows = tables.rows(source)
-    header = next(rows)
-    names = [name.strip() for name in header]
+    names = [name.strip() for name in next(rows)]
     # of faces that the reader divided, the division is written down: with copies it would be another
     named = "Usage" if "Usage" in names else "split"
     splits = [usage_of(split) if named == "Usage" else split for split in faces.split.tolist()]
@@ -161,7 +160,7 @@ def _write_table(
     taught = set(faces.taught.tolist())
     with target.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow([*header, *more])
+        table.writerow([*_header(source, names), *more])
         columns = {name: place for place, name in enumerate([*names, *more])}
         for face, cells in enumerate(rows):
             cells = cells + [""] * (len(columns) - len(cells))
@@ -176,6 +175,13 @@ def _write_table(
             for name, cell in changed.items():
                 cells[columns[name]] = cell
             table.writerow(cells)
+
+
+def _header(source: Path, names: Sequence[str]) -> list[str]:
+    """A table's header with the blanks before its names: programs for icml_face_data.csv ask for " pixels"."""
+    with source.open(encoding="utf-8-sig", newline="") as file:
+        written = next(row for row in csv.reader(file) if "".join(row).strip())
+    return [cell if cell.strip() == name else name for cell, name in zip(written, names, strict=True)]
 
 
 def _write_csv(place: Path, part: Path, faces: _Faces, changes: Sequence[Change], done: Callable[[], object]) -> None:

@@ -90,7 +90,7 @@ class EmotionJob:
             raise DataError(
                 f"{config.data}: {len(part.images)} training and {len(self.held.images)} validation faces; both are "
                 f"needed. Left out of training: {left.copies} copies and {left.near_copies} near copies of validation "
-                f"and test faces, {left.flat} flat pictures"
+                f"and test faces, or in a group with one, {left.flat} flat pictures"
             )
         _check_classes(faces, config.data)
         self.targets = targets(part, config.label_smoothing)

@@ -47,7 +47,8 @@ class EmotionReport:
     Attributes:
         rows: faces in the file.
         copies: left out, equal in every pixel to a validation or test face.
-        near_copies: left out, showing the same picture as one, with other pixels (see splits.duplicate_groups).
+        near_copies: left out, showing the same picture as one, with other pixels (see splits.duplicate_groups), or in a
+            group of the file's own with one.
         flat: left out, all pixels alike.
         unread: faces of classes that the file of labels leaves out, of every split.
     """
@@ -70,7 +71,8 @@ class EmotionFaces:
         split: (N,) str, "train", "val" or "test".
         rows: int64 (N,) the 1-based data row of the file, or the place in a folder's sorted list of images.
         group: (N,) str, what the file's own column says; else as `copies`.
-        copies: (N,) str, one for all faces that show the same picture (see splits.duplicate_groups).
+        copies: (N,) str, one for all faces that show the same picture (see splits.duplicate_groups); where the file has
+            groups of its own, of which an augmented one has many faces, those of the same pixels alone.
         names: (N,) str, the image's path in the folder, or the 1-based data row of the file.
         report: what is left out of training; of the whole file, also in a part.
         classes: their names; facexp.labels.SEVEN, FIVE for the five-class set, or those of a file of labels.
@@ -211,8 +213,9 @@ def read_emotion(
 
     Without named splits the faces are divided 80/10/10 after `seed`, copies together; with named splits but no
     validation faces, a tenth of the training faces validates. Then training faces are left out, and counted in
-    `report`, that are flat or show the same picture as a validation or test face (see splits.duplicate_groups); with
-    `whole` they stay, and so do faces whose class is not read, with the label -1.
+    `report`, that are flat or show the same picture as a validation or test face (see splits.duplicate_groups), or that
+    the file's own column puts into a group with one; with `whole` they stay, and so do faces whose class is not read,
+    with the label -1.
 
     A CSV file is parsed once and then read from `cache` (see tables.cached). Raises DataError with the file, row and
     column of the first thing that is wrong.
@@ -279,7 +282,7 @@ def _assemble(
     digests = pixel_hash(images)
     flat = train & (images.min(axis=(1, 2)) == images.max(axis=(1, 2)))
     exact = train & np.isin(digests, digests[~train]) & ~flat
-    near = train & np.isin(copies, copies[~train]) & ~flat & ~exact
+    near = train & np.isin(groups, groups[~train]) & ~flat & ~exact
     unread = np.array([name == LEFT_OUT for name in labels])
     left_out = [int((rows & ~unread).sum()) for rows in (exact, near, flat)]
     report = EmotionReport(len(images), left_out[0], left_out[1], left_out[2], int(unread.sum()))
@@ -310,7 +313,8 @@ def _parse_csv(path: Path, classes: Classes, quiet: bool) -> tables.Arrays:
         "usage": np.array(usages, dtype=np.str_),
         "split": np.array(splits, dtype="U5"),
         "group": np.array(groups, dtype=np.str_),
-        "copies": duplicate_groups(faces, quiet=quiet),
+        # the search takes four times as long for twice the faces
+        "copies": pixel_hash(faces) if groups else duplicate_groups(faces, quiet=quiet),
     }
 
 

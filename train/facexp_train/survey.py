@@ -86,6 +86,10 @@ def _emotion(place: Path, votes: str | Path | None, seed: int, quiet: bool) -> S
     faces = read_emotion(place, votes, seed=seed, whole=True, quiet=quiet)
     faces = faces.chosen(faces.labels >= 0)
     numbered = all(name.isdecimal() for name in faces.names)
+    copies = faces.copies
+    if not np.array_equal(copies, faces.group):
+        # in a file with groups of its own the reader has not looked for near copies
+        copies = duplicate_groups(faces.images, quiet=quiet)
     refused = None
     if faces.votes is not None:
         refused = faces.votes[:, -1] > faces.votes.sum(axis=1) / 2
@@ -98,7 +102,7 @@ def _emotion(place: Path, votes: str | Path | None, seed: int, quiet: bool) -> S
         split=faces.split,
         rows=faces.names,
         pixels=pixel_hash(faces.images),
-        copies=faces.copies,
+        copies=copies,
         source=np.full(len(faces), place.stem),
         classes=faces.classes,
         labels=faces.labels,
