@@ -207,8 +207,6 @@ def infer(ctx: click.Context, /, **options: object) -> None:
     _expect_engine(ctx, job)
     if job.quiet and job.verbose:
         raise click.UsageError("--quiet and --verbose exclude each other")
-    if job.raw is not None and not _reads_stdin(job.sources):
-        raise click.UsageError("--raw is for standard input: name the source -")
     if job.backend == "litert":
         require("litert", "ai_edge_litert")
     else:
@@ -218,14 +216,6 @@ def infer(ctx: click.Context, /, **options: object) -> None:
     if job.engine == "ray":
         require("ray", "ray", "pyarrow")
     ctx.exit(run(job))
-
-
-def _reads_stdin(names: tuple[str, ...]) -> bool:
-    """Whether standard input is one of the sources, or of those in a list of them."""
-    from facexp.address import STDIN
-    from facexp.sources import listed
-
-    return any(name == STDIN for name, _ in listed(names))
 
 
 _OF_ENGINE = {

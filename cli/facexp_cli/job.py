@@ -117,6 +117,7 @@ def _run(job: Job, signals: Signals) -> int:
     import cv2
 
     from facexp import FacexpError
+    from facexp.address import STDIN
     from facexp.pictures import PictureSink, SinkError
     from facexp.pipeline import analyze_sources
     from facexp.sources import listed, open_sources
@@ -124,6 +125,8 @@ def _run(job: Job, signals: Signals) -> int:
 
     # a list that comes through a pipe can be read only once
     names = list(listed(job.sources))
+    if job.raw is not None and all(name != STDIN for name, _ in names):
+        raise click.UsageError("--raw is for standard input: name the source -")
     try:
         pictures = None if job.save is None else PictureSink(job.save, names)
     except SinkError as error:

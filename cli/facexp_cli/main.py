@@ -90,13 +90,9 @@ def _end(load: Callable[[], click.Command], name: str) -> None:
     except ImportError as error:
         status = _show(click.ClickException(f"{error}: facexp doctor says what to type"))
     except OSError as error:
-        # what has a file's name does not come from standard output
-        if error.filename is not None:
-            status = _fault()
-        else:
-            from facexp_cli.console import unwritten
+        from facexp_cli.console import unwritten
 
-            status = _show(unwritten(error))
+        status = _show(unwritten(error)) if _echoed(error) else _fault()
     except Exception:
         status = _fault()
     status = status if isinstance(status, int) else 0
@@ -121,6 +117,14 @@ def _fault() -> int:
 
     traceback.print_exc()
     return 1
+
+
+def _echoed(error: OSError) -> bool:
+    """Whether it came from printing: a write that fails does not say what it was written to."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code is click.echo.__code__
 
 
 def _open_streams() -> None:

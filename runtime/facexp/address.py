@@ -60,6 +60,11 @@ def _without_secrets(rest: str) -> str:
     return _IN_PATH.sub(r"\1=***", path) + mark + _IN_QUERY.sub(r"\1=***", query)
 
 
+def printable(name: str) -> str:
+    """The name as it can be printed on one line: quoted and escaped where it holds control or broken characters."""
+    return name if name.isprintable() else ascii(name)
+
+
 def file_name(name: str) -> str:
     """A name for results of a live source or standard input: letters, digits, - and _, nothing secret."""
     if name == STDIN:

@@ -273,7 +273,7 @@ def _frames(source: Source) -> list[Image]:
 def _networks(plan: Plan, skipped: list[str], told: Callable[[str, int], _Told]) -> list[Row]:
     """Every file of both networks that runs here, with each number of threads and of crops."""
     bundle = Bundle.load(plan.bundle)
-    golden = read_golden(shipped())
+    golden = read_golden(bundle.path)
     rivals: dict[tuple[str, str, str, int, int], Callable[[], object]] = {}
     for model in (bundle.keypoints, bundle.emotion):
         crops = golden_crops(golden, model)

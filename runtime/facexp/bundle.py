@@ -12,7 +12,7 @@ import numpy as np
 
 from facexp.errors import BundleError
 from facexp.geometry import KEYPOINTS, Framing, Points
-from facexp.json_node import Node, shown
+from facexp.json_node import Node, as_json
 from facexp.labels import SEVEN
 
 SCHEMA = 2
@@ -244,7 +244,7 @@ def _keypoints(node: Node) -> KeypointsSpec:
         raise framing.wrong("scale", f"must be above 0, got {scale}")
     labels = node.get("labels", list)
     if tuple(map(str, labels)) != KEYPOINTS:
-        raise node.wrong("labels", f"must be {list(KEYPOINTS)}, got {shown(labels)}")
+        raise node.wrong("labels", f"must be {list(KEYPOINTS)}, got {as_json(labels)}")
     common = _common(node, "keypoints", KEYPOINTS)
     _expect_outputs(node, common["outputs"], {"keypoints": (len(KEYPOINTS), 2)})
     return KeypointsSpec(**common, framing=Framing(scale, dx, dy), mean_shape=_points(how, "mean_shape"))
@@ -258,7 +258,7 @@ def _emotion(node: Node) -> EmotionSpec:
     _expect_outputs(node, common["outputs"], dict.fromkeys(names, (len(labels),)))
     heads = how.get("heads", list)
     if not heads or len(set(map(str, heads))) != len(heads) or not all(head in names for head in heads):
-        raise how.wrong("heads", f"must name one or more different outputs of {names}, got {shown(heads)}")
+        raise how.wrong("heads", f"must name one or more different outputs of {names}, got {as_json(heads)}")
     return EmotionSpec(**common, template=_points(how, "template"), heads=tuple(heads))
 
 
@@ -266,9 +266,9 @@ def _classes(node: Node) -> tuple[str, ...]:
     """The emotion network's labels, whichever they are; the seven have one order only."""
     labels = node.get("labels", list)
     if len(labels) < 2 or len(set(map(str, labels))) < len(labels) or not all(_is_name(label) for label in labels):
-        raise node.wrong("labels", f"must be two or more different names, such as {list(SEVEN)}, got {shown(labels)}")
+        raise node.wrong("labels", f"must be two or more different names, such as {list(SEVEN)}, got {as_json(labels)}")
     if set(labels) == set(SEVEN) and tuple(labels) != SEVEN:
-        raise node.wrong("labels", f"must be {list(SEVEN)}, got {shown(labels)}")
+        raise node.wrong("labels", f"must be {list(SEVEN)}, got {as_json(labels)}")
     return tuple(labels)
 
 
@@ -282,17 +282,17 @@ _READERS: dict[str, Callable[[Node], ModelSpec]] = {"keypoints": _keypoints, "em
 def _common(node: Node, name: str, labels: tuple[str, ...]) -> dict[str, Any]:
     how = node.child("preprocessing")
     if how.get("colour", str) != "gray":
-        raise how.wrong("colour", f"must be 'gray', got {shown(how.value['colour'])}")
+        raise how.wrong("colour", f"must be 'gray', got {as_json(how.value['colour'])}")
     size = how.get("size", int)
     if not 1 <= size <= _LARGEST_CROP:
-        raise how.wrong("size", f"must be from 1 to {_LARGEST_CROP} pixels, got {shown(size)}")
+        raise how.wrong("size", f"must be from 1 to {_LARGEST_CROP} pixels, got {as_json(size)}")
     files = node.child("files")
     if not files.value:
         raise node.wrong("files", "must name at least one file")
     tensor = _tensor(node.child("input"))
     if (tensor.dtype, tensor.row) != ("uint8", (size, size, 1)):
         shape = ["batch", size, size, 1]
-        raise node.wrong("input", f"must be uint8 of shape {shape}, got {shown(node.value['input'])}")
+        raise node.wrong("input", f"must be uint8 of shape {shape}, got {as_json(node.value['input'])}")
     return {
         "name": name,
         "files": {key: _file(files, key) for key in files.value},
@@ -312,17 +312,17 @@ def _file(files: Node, key: str) -> FileSpec:
     node = files.child(key)
     name = node.get("file", str)
     if Path(name).name != name or name in ("", "..") or "\\" in name or not name.isprintable():
-        raise node.wrong("file", f"must be a plain file name beside the manifest, got {shown(name)}")
+        raise node.wrong("file", f"must be a plain file name beside the manifest, got {as_json(name)}")
     sha256 = node.get("sha256", str)
     if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
-        raise node.wrong("sha256", f"must be 64 lower-case hexadecimal digits, got {shown(sha256)}")
+        raise node.wrong("sha256", f"must be 64 lower-case hexadecimal digits, got {as_json(sha256)}")
     return FileSpec(key, name, sha256, node.get("bytes", int))
 
 
 def _tensor(node: Node) -> TensorSpec:
     shape = node.get("shape", list)
     if not shape or not isinstance(shape[0], str) or not all(type(size) is int and size > 0 for size in shape[1:]):
-        raise node.wrong("shape", f"must be the batch's name, then sizes, got {shown(shape)}")
+        raise node.wrong("shape", f"must be the batch's name, then sizes, got {as_json(shape)}")
     return TensorSpec(node.get("name", str), node.get("dtype", str), tuple(shape[1:]))
 
 
@@ -330,7 +330,7 @@ def _expect_outputs(node: Node, outputs: tuple[TensorSpec, ...], rows: Mapping[s
     found = {output.name: output.row for output in outputs}
     if not outputs or found != rows or any(output.dtype != "float32" for output in outputs):
         expected = {name: ["batch", *shape] for name, shape in rows.items()} or "at least one output"
-        raise node.wrong("outputs", f"must be float32 {expected}, got {shown(node.value['outputs'])}")
+        raise node.wrong("outputs", f"must be float32 {expected}, got {as_json(node.value['outputs'])}")
 
 
 def _points(node: Node, key: str) -> Points:
@@ -342,6 +342,6 @@ def _points(node: Node, key: str) -> Points:
         points = np.empty(0, np.float32)
     # alignment divides by the spread of these points
     if points.shape != (len(KEYPOINTS), 2) or not np.isfinite(points).all() or not np.ptp(points, axis=0).all():
-        raise node.wrong(key, f"must be {len(KEYPOINTS)} different pairs of finite numbers, got {shown(value)}")
+        raise node.wrong(key, f"must be {len(KEYPOINTS)} different pairs of finite numbers, got {as_json(value)}")
     points.setflags(write=False)
     return points

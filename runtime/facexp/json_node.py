@@ -23,7 +23,7 @@ class Node:
 
     def __post_init__(self) -> None:
         if not isinstance(self.value, dict):
-            raise self.wrong("", f"must be an object, got {shown(self.value)}")
+            raise self.wrong("", f"must be an object, got {as_json(self.value)}")
 
     @classmethod
     def read(cls, file: Path) -> Node:
@@ -46,11 +46,11 @@ class Node:
         if kind is float and isinstance(found, int) and not isinstance(found, bool):
             found = _as_float(found)
         if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
-            raise self.wrong(key, f"must be {kind.__name__}, got {shown(found)}")
+            raise self.wrong(key, f"must be {kind.__name__}, got {as_json(found)}")
         if isinstance(found, float) and not math.isfinite(found):
-            raise self.wrong(key, f"must be a finite number, got {shown(found)}")
+            raise self.wrong(key, f"must be a finite number, got {as_json(found)}")
         if isinstance(found, str) and _escaped(found) != found:
-            raise self.wrong(key, f"must be text, got {shown(found)}")
+            raise self.wrong(key, f"must be text, got {as_json(found)}")
         return found
 
     def child(self, key: str) -> Node:
@@ -72,7 +72,7 @@ class Node:
         return BundleError(f"{self.file}: {_escaped(self.path(key))} {what}")
 
 
-def shown(value: object) -> str:
+def as_json(value: object) -> str:
     """A value in short, as JSON that any terminal can show."""
     text = _escaped(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 60 else text[:57] + "..."

@@ -41,7 +41,12 @@ def own_names(opened: socket.socket, host: str) -> list[str]:
     A page on the internet may point a name of its own at this machine, and read what is served here.
     """
     numeric = str(opened.getsockname()[0])
-    return ["localhost", "127.0.0.1", "[::1]", *(f"[{name}]" if ":" in name else name for name in (host, numeric))]
+    return [
+        "localhost",
+        "127.0.0.1",
+        "[::1]",
+        *(f"[{name}]" if ":" in name else name for name in (host.lower(), numeric)),
+    ]
 
 
 def host_and_port(host: str, port: int) -> str:

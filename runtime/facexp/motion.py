@@ -18,6 +18,8 @@ _CUT = 20.0
 # a block of so many pixels a side, each changed by so many gray levels: the smallest face the detector finds
 _BLOCK = 3
 _CHANGE = 15.0
+# a face is compared in so many parts a side
+_PART = 4
 
 
 class Motion:
@@ -37,15 +39,19 @@ class Motion:
             return True
         return float(np.abs(self._small - self._before).mean()) > _CUT
 
-    def replaced(self, face: Box) -> bool:
-        """Whether something else shows in this box than in the frame before: a cut in this part of the picture."""
+    def replaced(self, before: Box, now: Box) -> bool:
+        """Whether what this box shows is something else than what the other showed in the frame before."""
         if self._small is None or self._before is None or self._small.shape != self._before.shape:
             return False
-        x, y, w, h = face
-        left, top, right, bottom = (round(side * self._scale) for side in (x, y, x + w, y + h))
-        part = np.s_[max(0, top) : max(1, bottom), max(0, left) : max(1, right)]
-        change = np.abs(self._small[part] - self._before[part])
-        return bool(change.size) and float(change.mean()) > _CUT
+        change = self._part(self._small, now) - self._part(self._before, before)
+        return float(np.abs(change).mean()) > _CUT
+
+    def _part(self, small: NDArray[np.float32], box: Box) -> NDArray[np.float32]:
+        """What a box shows, in so few pixels that it does not matter how exactly the box lies."""
+        x, y, w, h = (side * self._scale for side in box)
+        matrix = np.array([[w / _PART, 0, x + w / _PART / 2 - 0.5], [0, h / _PART, y + h / _PART / 2 - 0.5]])
+        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return np.asarray(cv2.warpAffine(small, matrix, (_PART, _PART), flags=how, borderMode=cv2.BORDER_REPLICATE))
 
     def seen(self, faces: Iterable[Box]) -> None:
         """The detector has looked at this frame, where these faces are known."""

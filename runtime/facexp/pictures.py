@@ -16,12 +16,12 @@ from typing import Self
 import cv2
 import numpy as np
 
-from facexp.address import STDIN, is_live
+from facexp.address import STDIN, is_live, printable
 from facexp.draw import annotate
 from facexp.errors import FacexpError, SourceError
 from facexp.geometry import Image
 from facexp.photo import opencv_name
-from facexp.shots import Shot, printable
+from facexp.shots import Shot
 from facexp.sources import Listed, listed, real_path, root
 from facexp.types import Frame
 
@@ -52,14 +52,16 @@ class PictureSink:
         real = real_path(folder)
         self._folder = folder
         self._sources: list[Path] = []
-        for name, _ in listed(sources):
-            if name == STDIN or is_live(name):
+        for name, trouble in listed(sources):
+            if trouble is not None or name == STDIN or is_live(name):
                 continue
             fixed = root(name)
             source = real_path(fixed)
             # what lies beside a photo is not of an earlier run, and a folder's results lie in a folder of its name
-            named = Path(os.path.abspath(name)).parent  # noqa: PTH100
-            if real == source or (fixed == Path(name) and real in (source.parent, real_path(named))):
+            # pathlib's own refuses names that are too long
+            folder_named = os.path.isdir(source)  # noqa: PTH112
+            beside = {source.parent} if folder_named else {source.parent, real_path(fixed.parent)}
+            if real == source or (fixed == Path(name) and real in beside):
                 mixed = f"results would mix with the pictures in {printable(str(real))}: name another folder"
                 raise _failed(folder, mixed)
             # a results folder inside a source folder is left out when that is searched: what lies in it are results
@@ -144,7 +146,7 @@ class PictureSink:
     def _is_source(self, path: Path) -> bool:
         if not path.exists():
             return False
-        real = path.resolve()
+        real = real_path(path)
         return any(real == source or source in real.parents for source in self._sources)
 
 

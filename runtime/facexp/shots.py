@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from facexp import clip, photo
-from facexp.address import STDIN
+from facexp.address import STDIN, printable
 from facexp.errors import SourceError
 from facexp.geometry import Image
 from facexp.live import Capture, VideoCapture, live_frames
@@ -48,7 +48,7 @@ class Shot:
     total: int | None = None
     """How many frames the clip claims to have; None for a photo and where the clip does not say."""
     shown_ms: float | None = None
-    """How long an animation shows the frame, in milliseconds; None for what shows it until the next."""
+    """How long an animation shows the frame, in milliseconds, whether or not the next is taken; None elsewhere."""
     captured_s: float | None = None
     """When a live source's frame came, on the clock of `time.monotonic`; None for what is not live."""
     dropped: int | None = None
@@ -171,6 +171,9 @@ class Source:
         image = photo.decode(data, kind, reduction)
         if reduction == 1:
             return Shot(self.name, self.save_as, 0, 0.0, image)
+        if -(-width // reduction) != image.shape[1]:
+            # of two orientations OpenCV has read another one
+            width, height = height, width
         again = functools.partial(photo.decode, data, kind)
         return Shot(
             self.name, self.save_as, 0, 0.0, image, reduction=reduction, decode=again, full_size=(width, height)
@@ -254,11 +257,6 @@ def _temporary(name: str, data: bytes | bytearray) -> Iterator[Path]:
         path = Path(folder, name)
         path.write_bytes(data)
         yield path
-
-
-def printable(name: str) -> str:
-    """The name as it can be printed on one line: quoted and escaped where it holds control or broken characters."""
-    return name if name.isprintable() else ascii(name)
 
 
 def _too_large() -> SourceError:

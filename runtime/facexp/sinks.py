@@ -12,8 +12,9 @@ import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from facexp.address import printable
 from facexp.geometry import KEYPOINTS, Points
-from facexp.shots import Shot, printable
+from facexp.shots import Shot
 from facexp.types import Emotion, Face, Frame
 
 
@@ -143,7 +144,7 @@ class CsvSink(_LineSink):
         lines = []
         for row in rows:
             text = io.StringIO()
-            # what a line ends with is quoted elsewhere: so a name may hold either sign
+            # Python 3.11 quotes only those signs of a line's end that end its own lines
             csv.writer(text, lineterminator="\r\n").writerow(row)
             lines.append(text.getvalue().removesuffix("\r\n") + "\n")
         self._put("".join(lines))

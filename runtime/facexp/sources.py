@@ -93,24 +93,32 @@ def listed(names: Iterable[str | Listed]) -> Iterator[Listed]:
         if not name.startswith("@"):
             yield Listed(name)
             continue
-        hint = f"(a file of this name is written ./{name})"
+        named = mistyped(name)
+        hint = f"(a file of this name is written ./{named})"
         try:
             with Path(name[1:]).open(encoding="utf-8-sig", errors="surrogateescape") as lines:
                 head = lines.read(1024)
                 if "\0" in head:
-                    yield Listed(name, f"is no list: it is not a text {hint}")
+                    yield Listed(named, f"is no list: it is not a text {hint}")
                     continue
                 empty = True
                 # the head may end inside a line, and a pipe cannot be turned back
                 for line in itertools.chain(io.StringIO(head + lines.readline()), lines):
                     entry = line.strip()
                     if entry and not entry.startswith("#"):
-                        yield Listed(entry, "a list inside a list is not read" if entry.startswith("@") else None)
+                        yield Listed(entry, _no_entry(entry))
                         empty = False
                 if empty:
-                    yield Listed(name, "this list names nothing")
+                    yield Listed(named, "this list names nothing")
         except OSError as error:
-            yield Listed(name, f"this list cannot be read: {error.strerror or error} {hint}")
+            yield Listed(named, f"this list cannot be read: {error.strerror or error} {hint}")
+
+
+def _no_entry(entry: str) -> str | None:
+    """Why a line of a list is no name; None where it is one."""
+    if entry.startswith("@"):
+        return "a list inside a list is not read"
+    return "holds a zero byte, as no name does" if "\0" in entry else None
 
 
 def root(name: str) -> Path:
@@ -139,9 +147,6 @@ def _problem(path: Path) -> str | None:
         path.stat()
     except OSError as error:
         return reason(error)
-    except ValueError:
-        # a zero byte, which no name holds
-        return "no such file or folder"
     return None
 
 
@@ -178,14 +183,20 @@ def _walk(folder: Path, save_as: PurePath, skip: Path | None, above: tuple[Path,
 def _glob(pattern: str, skip: Path | None) -> Iterator[Source]:
     fixed, parts = root(pattern), PurePath(pattern).parts
     deep = parts.index("**") if "**" in parts else len(parts)
+    if any(part.startswith(".") for part in parts[deep:]):
+        # hidden names, and ways back, are asked for
+        deep = len(parts)
     start = pattern if deep == len(parts) else str(PurePath(*parts[:deep]))
     # pathlib's own glob shows hidden files and refuses absolute patterns
-    for name in sorted(glob.iglob(start), key=natural):  # noqa: PTH207
+    for name in sorted(glob.iglob(start, recursive=True), key=natural):  # noqa: PTH207
         path = Path(name)
         if skip is not None and real_path(path).is_relative_to(skip):
             continue
         save_as = PurePath(*(part for part in path.relative_to(fixed).parts if part != ".."))
         if _problem(path) is None and path.is_dir():
+            if "**" in parts[:deep]:
+                # such a pattern names the files inside by itself
+                continue
             # glob's own ** goes round in circles of links and passes over folders that it cannot read
             for source in _walk(path, save_as, skip, ()):
                 inside = source.save_as.relative_to(save_as).parts

@@ -112,10 +112,9 @@ class Tracker:
             # who stands there now is somebody else
             self._tracks, self._lost, self._looked_ms = [], [], None
         self._lost = [track for track in self._lost if 0 <= time_ms - track.time_ms <= _WAIT_MS][-_WAITING:]
-        lost = self._follow(gray, time_ms)
-        self._lost += lost
+        urgent = self._follow(gray, time_ms)
         detecting = 0.0
-        if self._looks(bool(lost), time_ms):
+        if self._looks(urgent, time_ms):
             before = time.perf_counter()
             candidates = self._analyzer.detect(image)
             detecting = time.perf_counter() - before
@@ -128,10 +127,10 @@ class Tracker:
         self._timings = Timings(1e3 * detecting, 1e3 * (pointed - start - detecting), 1e3 * (end - pointed))
         return [_face(track, emotion, time_ms) for track, emotion in zip(self._tracks, emotions, strict=True)]
 
-    def _follow(self, gray: Image, time_ms: float) -> list[_Track]:
-        """Find the followed faces in this frame; those that are not there are returned."""
+    def _follow(self, gray: Image, time_ms: float) -> bool:
+        """Find the followed faces in this frame; whether one is lost, or may be."""
         if not self._tracks:
-            return []
+            return False
         found = self._analyzer.follow(gray, _found(self._tracks))
         height, width = gray.shape
         strays: list[float] = []
@@ -140,28 +139,28 @@ class Tracker:
             boxes.append(self._analyzer.frame(matrix, points, track.aspect))
             strays.append(_stray(track, boxes[-1], time_ms))
         kept: list[_Track] = []
-        lost: list[_Track] = []
+        urgent = False
         # where two have come to lie on one face, it is the one's whose way leads there
         for row in np.argsort(strays):
             track, box = self._tracks[row], boxes[row]
             x, y = _centre(box)
             here = found.drift[row] <= MOST_DRIFT and 0 <= x < width and 0 <= y < height
             if here and not any(shared(box, other.box) > SAME for other in kept):
+                if self._motion.replaced(track.box, box):
+                    # in a plain picture the network finds an average face at each look: the detector's one look decides
+                    track.misses, urgent = _MISSES - 1, True
                 _move(track, box, found.placed[row], found.points[row], time_ms)
                 kept.append(track)
             else:
-                lost.append(track)
+                self._lost.append(track)
+                urgent = True
         self._tracks = kept
-        return lost
+        return urgent
 
-    def _looks(self, lost: bool, time_ms: float) -> bool:
+    def _looks(self, urgent: bool, time_ms: float) -> bool:
         """Whether the detector looks at this frame."""
         self._frames += 1
-        gone = [track for track in self._tracks if self._motion.replaced(track.box)]
-        for track in gone:
-            # on a plain ground the network finds an average face where none is any more: one look decides
-            track.misses = _MISSES - 1
-        if lost or gone or self._looked_ms is None:
+        if urgent or self._looked_ms is None:
             return True
         passed = time_ms - self._looked_ms
         due = passed < 0 or self._due(passed)

@@ -82,7 +82,6 @@ def gray_faces(count: int = 70) -> EmotionFaces:
         split=np.full(count, "train"),
         rows=np.arange(count),
         group=np.arange(count).astype(np.str_),
-        copies=np.arange(count).astype(np.str_),
         names=np.arange(count).astype(np.str_),
         report=EmotionReport(count, 0, 0, 0),
     )

@@ -107,7 +107,6 @@ def emotions(data_dir: Path) -> Subject:
         split=np.full(len(chosen), "val"),
         rows=chosen + 1,
         group=np.arange(len(chosen)).astype(np.str_),
-        copies=np.arange(len(chosen)).astype(np.str_),
         names=np.arange(len(chosen)).astype(np.str_),
         report=EmotionReport(len(chosen), 0, 0, 0),
     )

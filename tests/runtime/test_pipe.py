@@ -6,7 +6,6 @@ import os
 import struct
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -196,18 +195,17 @@ def test_a_pipe_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards pipes that another program has set to O_NONBLOCK: nothing there yet is not the end."""
     end, start = os.pipe()
     os.set_blocking(end, False)
+    parts = [jpeg(20), jpeg(60)[:300], jpeg(60)[300:], jpeg(100)]
+
+    def wait(*_: object) -> None:
+        # whoever reads has found nothing
+        if parts:
+            os.write(start, parts.pop(0))
+        else:
+            os.close(start)
+
+    monkeypatch.setattr("facexp.pipe.select.select", wait)
     with os.fdopen(end) as file:
         monkeypatch.setattr(sys, "stdin", file)
         (source,) = open_sources(["-"])
-        parts = [jpeg(20), jpeg(60)[:300], jpeg(60)[300:], jpeg(100)]
-
-        def write() -> None:
-            for part in parts:
-                time.sleep(0.05)
-                os.write(start, part)
-            os.close(start)
-
-        writer = threading.Thread(target=write)
-        writer.start()
         assert [value_of(shot) for shot in source.shots()] == [20, 60, 100]
-        writer.join()

@@ -181,10 +181,11 @@ def test_who_may_look(preview: Preview) -> None:
     assert get(preview, "/", Host="localhost:8000")[0] == 200
     assert get(preview, "/", Host="camera.example")[0] == 400
     # an address that the host's name leads to is as good as the name, as Debian's 127.0.1.1 is
-    with Preview("127.2", 0) as numeric:
-        assert numeric.url.startswith("http://127.0.0.2:")
-        assert get(numeric, "/", Host=numeric.url.removeprefix("http://").rstrip("/"))[0] == 200
-        assert get(numeric, "/", Host="camera.example")[0] == 400
+    if sys.platform == "linux":
+        with Preview("127.2", 0) as numeric:
+            assert numeric.url.startswith("http://127.0.0.2:")
+            assert get(numeric, "/", Host=numeric.url.removeprefix("http://").rstrip("/"))[0] == 200
+            assert get(numeric, "/", Host="camera.example")[0] == 400
     with Preview("0.0.0.0", 0) as opened:
         assert opened.public
         assert opened.url.startswith(f"http://{socket.gethostname()}:")

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import pytest
 
+from facexp.address import printable
 from facexp.errors import SourceError
 from facexp.pictures import PictureSink, SinkError
 from facexp.reading import ReadOptions
-from facexp.shots import Source, printable
+from facexp.shots import Source
 from facexp.sources import MEDIA, listed, open_sources
 
 

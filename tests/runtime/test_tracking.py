@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import facexp
 from facexp.detector import Detection
+from facexp.motion import Motion
 from facexp.tracking import Tracker
 
 Image = NDArray[np.uint8]
@@ -191,6 +192,22 @@ def test_a_face_that_goes_from_a_plain_ground_is_gone(film: Callable[..., Film],
     assert run.ids((300, 100), step=step) == {0: both[1]}
     assert run.looks[-1] == run.frame
     assert run.ids((100, 100), (300, 100), step=step) == both
+
+
+def test_a_face_that_moves_is_still_itself() -> None:
+    # guards: the detector asked in each frame where a face moves fast before a busy ground
+    rng = np.random.default_rng(0)
+    ground = cv2.resize(rng.integers(0, 255, (6, 12)).astype(np.uint8), (480, 240), interpolation=cv2.INTER_CUBIC)
+    head = cv2.resize(rng.integers(0, 255, (4, 4)).astype(np.uint8), (60, 60), interpolation=cv2.INTER_CUBIC)
+    motion, before = Motion(), (0.0, 80.0, 60.0, 60.0)
+    for x in range(0, 400, 31):
+        image, box = ground.copy(), (float(x), 80.0, 60.0, 60.0)
+        image[80:140, x : x + 60] = head
+        motion.cut(image)
+        assert not motion.replaced(before, box)
+        before = box
+    motion.cut(ground)
+    assert motion.replaced(before, before)
 
 
 def test_who_comes_elsewhere_is_somebody_else(film: Callable[..., Film]) -> None:

@@ -38,7 +38,6 @@ def voted() -> EmotionFaces:
         split=np.full(10, "train"),
         rows=np.arange(1, 11),
         group=np.arange(10).astype(np.str_),
-        copies=np.arange(10).astype(np.str_),
         names=np.arange(10).astype(np.str_),
         report=EmotionReport(rows=10, copies=0, near_copies=0, flat=0),
     )

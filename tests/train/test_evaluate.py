@@ -46,7 +46,6 @@ def emotion_faces() -> EmotionFaces:
         split=np.array(["test"] * 8),
         rows=np.arange(8),
         group=np.arange(8).astype(np.str_),
-        copies=np.arange(8).astype(np.str_),
         names=np.arange(8).astype(np.str_),
         report=EmotionReport(8, 0, 0, 0),
     )

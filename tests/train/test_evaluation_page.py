@@ -226,6 +226,13 @@ def test_answers_replace_no_other_file(emotions: EmotionFaces, tmp_path: Path) -
             predictions.write_predictions(answers, part, tmp_path / "faces.png", 1)
         assert faces.read_bytes() == content
     assert not (tmp_path / "faces.png").exists()
+    # a face of the data, whose name somebody gives to the sheet
+    (tmp_path / "1.png").write_bytes(b"mine")
+    with pytest.raises(DataError, match=r"1\.png: the sheet would replace this file"):
+        predictions.write_predictions(answers, part, tmp_path / "1.png", 1)
+    assert (tmp_path / "1.png").read_bytes() == b"mine"
+    for _ in range(2):
+        predictions.write_predictions(answers, part, tmp_path / "sheet.png", 1)
 
 
 def test_a_mark_lies_on_its_pixel(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from facexp_train import fit, run
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError, TrainingError
 from facexp_train.milestones import milestones, read_answers
+from facexp_train.run_directory import taken
 
 SMALL = ["network.stem=8", "network.stages=[8,16]", "network.blocks=1", "network.head=8", "batch_size=16"]
 PLAIN = [f"augmentation.{name}=0" for name in ("noise", "blur", "gamma", "erasing", "contrast", "brightness")]
@@ -158,8 +159,8 @@ class Ones(keras.utils.PyDataset):  # type: ignore[misc]
 
 
 def trained(job: ScriptedJob, config: TrainConfig, out: Path, resume: bool = False) -> Path:
-    fit.prepare(config, out, resume)
-    return fit.train(job, config, out, resume, quiet=True)
+    with taken(config, out, resume):
+        return fit.train(job, config, out, resume, quiet=True)
 
 
 def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
@@ -229,7 +230,12 @@ def test_a_run_that_cannot_begin_leaves_its_directory_free(faces_csv: Path, tmp_
         np.savez(tmp_path / "one" / "best.weights.npz", v0000=stored["v0000"][:0])
     with pytest.raises(DataError, match="an array is"):
         trained(ScriptedJob([0.1]), TrainConfig(**small, start_from=str(tmp_path / "one")), tmp_path / "two")
-    trained(ScriptedJob([0.1]), TrainConfig(**small), tmp_path / "two")
+    job = ScriptedJob([0.1])
+    # while it is in its first epoch, too
+    with taken(TrainConfig(**small), tmp_path / "two", False):
+        with pytest.raises(DataError, match="holds a run already"):
+            trained(job, TrainConfig(**small), tmp_path / "two")
+        fit.train(job, TrainConfig(**small), tmp_path / "two", False, quiet=True)
     with pytest.raises(DataError, match="holds a run already"):
         trained(ScriptedJob([0.1]), TrainConfig(**small), tmp_path / "two")
 
@@ -335,8 +341,8 @@ def test_a_score_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
 def test_the_learning_rate_is_logged_and_tensorboard_reads_the_same(tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = TrainConfig("keypoints", "nowhere", epochs=3, warmup_epochs=1, learning_rate=0.1, dtype="float32")
-    fit.prepare(config, out, False)
-    fit.train(ScriptedJob([0.5, 0.4, 0.3]), config, out, False, quiet=True, tensorboard=True)
+    with taken(config, out, False):
+        fit.train(ScriptedJob([0.5, 0.4, 0.3]), config, out, False, quiet=True, tensorboard=True)
     rates = [float(row["learning_rate"]) for row in log(out)]
     # risen to the whole rate after the warmup's epoch, half way down the cosine after one of two more, then at its end
     assert rates == pytest.approx([0.1, 0.05, 0.0])
@@ -363,7 +369,8 @@ def test_the_command_repeats_the_configuration(tmp_path: Path) -> None:
         "dtype=float32",
     ]
     config = run.configure("emotion", str(data), str(tmp_path / "votes $1.csv"), changes=changes)
-    fit.prepare(config, out, False)
+    with taken(config, out, False):
+        pass
     versions, line = (out / "command.txt").read_text().splitlines()
     assert versions.startswith("# facexp ")
     words = shlex.split(line)

@@ -181,6 +181,9 @@ def _header(source: Path, names: Sequence[str]) -> list[str]:
     """A table's header with the blanks before its names: programs for icml_face_data.csv ask for " pixels"."""
     with source.open(encoding="utf-8-sig", newline="") as file:
         written = next(row for row in csv.reader(file) if "".join(row).strip())
+    if len(written) != len(names):
+        # quotes behind a blank, which hold commas
+        return list(names)
     return [cell if cell.strip() == name else name for cell, name in zip(written, names, strict=True)]
 
 

@@ -23,7 +23,7 @@ from facexp_train.errors import DataError
 from facexp_train.losses import grouped_cross_entropy, soft_cross_entropy
 from facexp_train.networks import with_temperatures
 from facexp_train.splits import SPLITS
-from facexp_train.stored import read_arrays, write_arrays
+from facexp_train.stored import damaged, read_arrays, write_arrays
 from facexp_train.teaching import mean_of, over_views, widen
 
 
@@ -137,7 +137,10 @@ class EmotionJob:
             said = over_views(teach, faces, views, self.config.seed, self.quiet)
             with fit.writing(out, 0):
                 write_arrays(path, said)
-        stored = read_arrays(path, "delete it and go on with --resume")
+        mend = "delete it and go on with --resume"
+        stored = read_arrays(path, mend)
+        if missing := [head for head in self.targets if head not in stored]:
+            raise damaged(path, f"no {missing[0]} in it", mend)
         self.batches.taught = {head: stored[head] for head in self.targets}
 
     def begin(self, model: keras.Model) -> None:

@@ -70,9 +70,7 @@ class EmotionFaces:
         votes: float32 (N, 10) FER+ votes in the order of VOTES, or None.
         split: (N,) str, "train", "val" or "test".
         rows: int64 (N,) the 1-based data row of the file, or the place in a folder's sorted list of images.
-        group: (N,) str, what the file's own column says; else as `copies`.
-        copies: (N,) str, one for all faces that show the same picture (see splits.duplicate_groups); where the file has
-            groups of its own, of which an augmented one has many faces, those of the same pixels alone.
+        group: (N,) str, one for all faces that are copies of each other, or what the file's own column says.
         names: (N,) str, the image's path in the folder, or the 1-based data row of the file.
         report: what is left out of training; of the whole file, also in a part.
         classes: their names; facexp.labels.SEVEN, FIVE for the five-class set, or those of a file of labels.
@@ -84,7 +82,6 @@ class EmotionFaces:
     split: NDArray[np.str_]
     rows: NDArray[np.int64]
     group: NDArray[np.str_]
-    copies: NDArray[np.str_]
     names: NDArray[np.str_]
     report: EmotionReport
     classes: tuple[str, ...] = SEVEN
@@ -167,7 +164,6 @@ class EmotionFaces:
             split=self.split[keep],
             rows=self.rows[keep],
             group=self.group[keep],
-            copies=self.copies[keep],
             names=self.names[keep],
         )
 
@@ -228,8 +224,8 @@ def read_emotion(
                 raise DataError(f"{votes}: votes go with FER2013's CSV file, and {place} is a folder of images")
             classes = read_classes(place) or FOLDERS
             images, labels, split, names = _read_folder(place, classes, quiet)
-            copies = duplicate_groups(images, quiet=quiet)
-            return _assemble(images, labels, classes, None, split, copies, copies, names, seed, whole)
+            groups = duplicate_groups(images, quiet=quiet)
+            return _assemble(images, labels, classes, None, split, groups, names, seed, whole)
         place = inside
     own = read_classes(place)
     # what the texts of the file mean is not kept in the cache: another file of labels may lie there next time
@@ -246,10 +242,9 @@ def read_emotion(
         votes = votes_beside(place)
     ballots = None if votes is None else read_votes(Path(votes), place, usage, len(images))
     split = np.asarray(arrays["split"], dtype="U5")
-    copies = np.asarray(arrays["copies"], dtype=np.str_)
-    groups = np.asarray(arrays["group"], dtype=np.str_) if arrays["group"].size else copies
+    groups = np.asarray(arrays["group"], dtype=np.str_)
     names = np.arange(1, len(images) + 1).astype(np.str_)
-    return _assemble(images, labels, classes, ballots, split, groups, copies, names, seed, whole)
+    return _assemble(images, labels, classes, ballots, split, groups, names, seed, whole)
 
 
 def csv_inside(place: Path) -> Path | None:
@@ -269,7 +264,6 @@ def _assemble(
     votes: NDArray[np.float32] | None,
     split: NDArray[np.str_],
     groups: NDArray[np.str_],
-    copies: NDArray[np.str_],
     names: NDArray[np.str_],
     seed: int,
     whole: bool,
@@ -289,7 +283,7 @@ def _assemble(
     codes = {name: code for code, name in enumerate(classes.names)} | {LEFT_OUT: -1}
     coded = np.array([codes[name] for name in labels], dtype=np.int64)
     rows = np.arange(1, len(images) + 1)
-    faces = EmotionFaces(images, coded, votes, split, rows, groups, copies, names, report, classes.names)
+    faces = EmotionFaces(images, coded, votes, split, rows, groups, names, report, classes.names)
     return faces if whole else faces.chosen(~(flat | exact | near | unread))
 
 
@@ -312,9 +306,7 @@ def _parse_csv(path: Path, classes: Classes, quiet: bool) -> tables.Arrays:
         "emotion": np.array(texts, dtype=np.str_),
         "usage": np.array(usages, dtype=np.str_),
         "split": np.array(splits, dtype="U5"),
-        "group": np.array(groups, dtype=np.str_),
-        # the search takes four times as long for twice the faces
-        "copies": pixel_hash(faces) if groups else duplicate_groups(faces, quiet=quiet),
+        "group": np.array(groups, dtype=np.str_) if groups else duplicate_groups(faces, quiet=quiet),
     }
 
 

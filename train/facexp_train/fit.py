@@ -26,14 +26,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from facexp.files import write_atomically
-from facexp_train.command import repeating
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError, TrainingError
 from facexp_train.interrupts import held_interrupts
 from facexp_train.milestones import answers_path, drop_answers, milestones
 from facexp_train.muon import ConvolutionMuon
 from facexp_train.report import draw_curves
-from facexp_train.stored import read_arrays, write_arrays
+from facexp_train.run_directory import best_weights
+from facexp_train.stored import damaged, read_arrays, write_arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,31 +192,6 @@ def _lost(what: str, job: Job, config: TrainConfig, out: Path, history: list[dic
     )
 
 
-def prepare(config: TrainConfig, out: Path, resume: bool) -> None:
-    """Make the run directory; DataError where it holds another run, or with `resume` none.
-
-    One that was ended before its first epoch holds nothing and may be taken by any other.
-    """
-    path = out / "config.json"
-    if not resume and any((out / name).exists() for name in ("checkpoint.npz", "model.keras", "teacher1")):
-        raise DataError(f"{out}: holds a run already; give --resume to go on with it, or another --out")
-    if resume and not path.is_file():
-        raise DataError(f"{out}: no run to resume; leave --resume out to start one")
-    if resume:
-        before, now = (json.loads(c.to_json()) for c in (TrainConfig.from_run(out), config))
-        changed = [key for key in now if now[key] != before[key]]
-        if changed:
-            raise DataError(f"{path}: the run to resume was started with another {', '.join(changed)}")
-    if config.start_from and not resume:
-        _best(Path(config.start_from))
-    try:
-        (out / "answers").mkdir(parents=True, exist_ok=True)
-        write_atomically(path, config.to_json().encode())
-        write_atomically(out / "command.txt", repeating(config, out).encode())
-    except OSError as error:
-        raise TrainingError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from error
-
-
 def _optimizer(config: TrainConfig, steps: int) -> keras.Optimizer:
     warmup = round(config.warmup_epochs * steps)
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -273,21 +248,16 @@ def _restore(path: Path, model: keras.Model, optimizer: keras.Optimizer) -> list
     stored = read_arrays(path, best)
     _assign(stored, "v", model.variables, path)
     _assign(stored, "o", optimizer.variables, path)
+    if "history" not in stored:
+        raise damaged(path, "no history in it", best)
     history: list[dict[str, float]] = json.loads(str(stored["history"]))
     return history
 
 
 def load_best(run: Path, model: keras.Model) -> None:
     """Put the weights of a run's best epoch into a network of its making; DataError where they do not fit."""
-    path = _best(run)
+    path = best_weights(run)
     _assign(read_arrays(path, "train that run again, into another --out"), "v", model.variables, path)
-
-
-def _best(run: Path) -> Path:
-    path = run / "best.weights.npz"
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; expected in the --out directory of `facexp train`")
-    return path
 
 
 def _write_log(path: Path, history: list[dict[str, float]]) -> None:

@@ -92,10 +92,12 @@ def part_of(faces: Faces, split: str) -> Faces:
 
 
 def answers_beside(sheet: Path) -> Path:
-    """The CSV file that goes with a sheet; DataError where one lies there that is no older one of these."""
+    """The CSV file that goes with a sheet; DataError where either would replace what is no older one of these."""
     path = sheet.with_suffix(".csv")
     if path.exists() and not _holds_answers(path):
         raise DataError(f"{path}: the answers would replace this file, which holds something else; name another --out")
+    if sheet.exists() and not path.exists():
+        raise DataError(f"{sheet}: the sheet would replace this file, no older one of ours; name another --out")
     return path
 
 

@@ -20,6 +20,7 @@ from facexp_train.errors import DataError
 from facexp_train.evaluate import Predict
 from facexp_train.keypoint_data import KeypointFaces, read_keypoints
 from facexp_train.keypoints import KeypointJob
+from facexp_train.run_directory import taken
 from facexp_train.run_page import draw_answers, draw_samples, write_page
 from facexp_train.stored import damaged, read_facts
 
@@ -137,17 +138,17 @@ def _train(
     job = KeypointJob(faces, config) if isinstance(faces, KeypointFaces) else EmotionJob(faces, config, quiet)
     # a network that cannot be built leaves no run directory behind
     job.build()
-    fit.prepare(config, out, resume)
     wanted = [config.teacher(number) for number in range(len(config.teachers))]
     teachers = [runs.setdefault(each.to_json(), out / f"teacher{number}") for number, each in enumerate(wanted, 1)]
-    for each, run in zip(wanted, teachers, strict=True):
-        if not (run / "model.keras").is_file():
-            _train(faces, each, run, (run / "config.json").is_file(), quiet, tensorboard, runs)
-    if isinstance(job, EmotionJob) and teachers:
-        job.learn_from(teachers, out)
-    with fit.writing(out, 0):
-        draw_samples(job.batches, getattr(faces, "classes", ()), config, out, resume)
-    path = fit.train(job, config, out, resume, quiet, tensorboard)
+    with taken(config, out, resume):
+        for each, run in zip(wanted, teachers, strict=True):
+            if not (run / "model.keras").is_file():
+                _train(faces, each, run, (run / "config.json").is_file(), quiet, tensorboard, runs)
+        if isinstance(job, EmotionJob) and teachers:
+            job.learn_from(teachers, out)
+        with fit.writing(out, 0):
+            draw_samples(job.batches, getattr(faces, "classes", ()), config, out, resume)
+        path = fit.train(job, config, out, resume, quiet, tensorboard)
     with fit.writing(out, config.epochs):
         write_page(config, out, draw_answers(load_predict(out), faces, out))
     return path

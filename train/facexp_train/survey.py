@@ -84,12 +84,13 @@ def survey(path: str | Path, votes: str | Path | None = None, *, seed: int = 0, 
 
 def _emotion(place: Path, votes: str | Path | None, seed: int, quiet: bool) -> Survey:
     faces = read_emotion(place, votes, seed=seed, whole=True, quiet=quiet)
-    faces = faces.chosen(faces.labels >= 0)
+    known, copies = faces.labels >= 0, faces.group
+    if place.is_file() and "group" in tables.columns(place):
+        # such a group may be a person, or a face with its changed copies
+        found = tables.cached(place, "copies", lambda: {"copies": duplicate_groups(faces.images, quiet=quiet)})
+        copies = np.asarray(found["copies"], dtype=np.str_)
+    faces = faces.chosen(known)
     numbered = all(name.isdecimal() for name in faces.names)
-    copies = faces.copies
-    if not np.array_equal(copies, faces.group):
-        # in a file with groups of its own the reader has not looked for near copies
-        copies = duplicate_groups(faces.images, quiet=quiet)
     refused = None
     if faces.votes is not None:
         refused = faces.votes[:, -1] > faces.votes.sum(axis=1) / 2
@@ -102,7 +103,7 @@ def _emotion(place: Path, votes: str | Path | None, seed: int, quiet: bool) -> S
         split=faces.split,
         rows=faces.names,
         pixels=pixel_hash(faces.images),
-        copies=copies,
+        copies=copies[known],
         source=np.full(len(faces), place.stem),
         classes=faces.classes,
         labels=faces.labels,

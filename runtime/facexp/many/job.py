@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from facexp.address import shown
+from facexp.address import printable, shown
 from facexp.bundle import MANIFEST, Bundle
 from facexp.cores import cores
 from facexp.errors import one_line
@@ -29,7 +29,6 @@ from facexp.many.plan import Plan
 from facexp.many.schema import about, text
 from facexp.many.stores import NOT_UTF8, ManyError, Store
 from facexp.many.worker import SHARED, Part, Settings, Worker, part_name
-from facexp.shots import printable
 
 DONE = "_SUCCESS"
 """An empty file of this name says that the job was finished, as after other jobs that write such folders."""

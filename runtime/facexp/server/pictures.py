@@ -23,8 +23,8 @@ _GRAY = (np.float32(0.2989), np.float32(0.587), np.float32(0.114))
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 # so many rows at a time become gray: three planes of a large picture would take four times its memory
 _STRIP = 256
-# with fill bytes before it; without those that no length follows, but for the end
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")
+# without those that no length follows, but for the end; of fill bytes before it the last is taken
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xd9"
 
 

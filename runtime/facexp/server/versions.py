@@ -14,8 +14,10 @@ import contextlib
 import enum
 import logging
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from facexp.bundle import MANIFEST
 from facexp.errors import FacexpError
@@ -28,6 +30,8 @@ POLL_S = 1.0
 
 _logger = logging.getLogger("facexp")
 
+_Given = TypeVar("_Given")
+_Found = TypeVar("_Found")
 _Fingerprint = tuple[tuple[str, int, int], ...]
 
 
@@ -67,6 +71,9 @@ class Versions:
         self._current: Version | None = None
         self._refused: dict[int, _Fingerprint] = {}
         self._leaving: set[asyncio.Task[None]] = set()
+        # not one of the loop's own threads, whose end Python waits for however long it takes
+        self._loader = ThreadPoolExecutor(1, "facexp-load")
+        self._work: Future[Any] | None = None
 
     @property
     def current(self) -> Version | None:
@@ -99,7 +106,7 @@ class Versions:
         TensorFlow Serving would then stop to answer.
         """
         assert self._base is not None
-        found = await asyncio.to_thread(_look, self._base)
+        found = await self._aside(_look, self._base)
         for number in sorted(found, reverse=True):
             if self._current is not None and self._current.number == number:
                 return
@@ -136,17 +143,25 @@ class Versions:
         return chosen
 
     async def close(self) -> None:
-        """Answer what was taken and take no more."""
+        """Answer what was taken and take no more; a version that is being loaded is waited for."""
         current, self._current = self._current, None
         if current is not None:
             self._retire(current)
         if self._leaving:
             await asyncio.wait(self._leaving)
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        if self._work is not None and not self._work.done():
+            await asyncio.wait([asyncio.wrap_future(self._work)])
+
+    async def _aside(self, work: Callable[[_Given], _Found], given: _Given) -> _Found:
+        """What `work` makes of what it is given, in the thread that loads; begun work ends though nobody waits."""
+        self._work = future = self._loader.submit(work, given)
+        return await asyncio.wrap_future(future)
 
     async def _take_over(self, number: int, directory: Path | None) -> None:
         version = self._known[number] = Version(number)
         try:
-            loaded = await asyncio.to_thread(self._load, directory)
+            loaded = await self._aside(self._load, directory)
             version.models = self._make(loaded)
         except BaseException:
             version.state, version.failed = State.END, True

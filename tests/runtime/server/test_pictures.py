@@ -50,6 +50,9 @@ def test_what_only_looks_like_scans() -> None:
     before = picture[:2] + segment(b"\xe2", others) + picture[2:]
     for file in (before, picture + others):
         assert np.array_equal(read_picture(file, PIXELS), read_picture(picture, PIXELS))
+    # to go back at each fill byte would take hours
+    with pytest.raises(SourceError, match="is cut short"):
+        read_picture(before.removesuffix(END) + b"\xff" * (1 << 20), PIXELS)
 
 
 def whole_crop(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

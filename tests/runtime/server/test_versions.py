@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from facexp.analyzer import AnalyzerOptions
 from facexp.server.access import ServerError
 from facexp.server.pictures import read_picture
+from facexp.server.versions import Versions
 
 PATIENCE_S = 60.0
 KEYPOINTS = "/v1/models/keypoints"
@@ -141,6 +143,35 @@ def test_a_version_that_does_not_go_with_the_settings(
     (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert told.getMessage().startswith("version 3 is not loaded: labels must be")
     assert not told.exc_info
+
+
+def test_the_end_does_not_wait_for_a_version_that_is_loaded() -> None:
+    """Guards --drain against a disk that hangs: Python would wait for the loop's own threads."""
+    loading, release, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def load(_: Path | None) -> Any:
+        loading.set()
+        release.wait(PATIENCE_S)
+        ended.set()
+        raise ServerError("too late")
+
+    async def main() -> None:
+        versions = Versions(None, load, lambda _: {})
+        starting = asyncio.create_task(versions.start())
+        while not loading.is_set():
+            await asyncio.sleep(0.01)
+        starting.cancel()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await versions.close()
+
+    # lets it fail, instead of wait for ever
+    watchdog = threading.Timer(10, release.set)
+    watchdog.start()
+    asyncio.run(main())
+    assert not ended.is_set()
+    watchdog.cancel()
+    release.set()
 
 
 def test_what_cannot_be_served_at_all(start: Callable[..., Any], tmp_path: Path, tiny_bundle: Path) -> None:

@@ -1,0 +1,60 @@
+"""The directory of a run, taken by one run at a time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from facexp.files import write_atomically
+from facexp_train.command import repeating
+from facexp_train.config import TrainConfig
+from facexp_train.errors import DataError, TrainingError
+
+_KEPT = ("checkpoint.npz", "model.keras", "teacher1")
+"""One of these lies in the directory of a run that was worth something."""
+
+
+@contextmanager
+def taken(config: TrainConfig, out: Path, resume: bool) -> Iterator[None]:
+    """Make the directory of a run, and leave it free for another one where the run fails before anything is kept.
+
+    DataError where it holds another run, or with `resume` none; TrainingError where it cannot be written.
+    """
+    _prepare(config, out, resume)
+    try:
+        yield
+    except (DataError, TrainingError):
+        if not any((out / name).exists() for name in _KEPT):
+            (out / "config.json").unlink(missing_ok=True)
+        raise
+
+
+def best_weights(run: Path) -> Path:
+    """The weights of a run's best epoch; DataError where there are none."""
+    path = run / "best.weights.npz"
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; expected in the --out directory of `facexp train`")
+    return path
+
+
+def _prepare(config: TrainConfig, out: Path, resume: bool) -> None:
+    path = out / "config.json"
+    if path.is_file() and not resume:
+        raise DataError(f"{out}: holds a run already; give --resume to go on with it, or another --out")
+    if resume and not path.is_file():
+        raise DataError(f"{out}: no run to resume; leave --resume out to start one")
+    if resume:
+        before, now = (json.loads(c.to_json()) for c in (TrainConfig.from_run(out), config))
+        changed = [key for key in now if now[key] != before[key]]
+        if changed:
+            raise DataError(f"{path}: the run to resume was started with another {', '.join(changed)}")
+    if config.start_from and not resume:
+        best_weights(Path(config.start_from))
+    try:
+        (out / "answers").mkdir(parents=True, exist_ok=True)
+        write_atomically(path, config.to_json().encode())
+        write_atomically(out / "command.txt", repeating(config, out).encode())
+    except OSError as error:
+        raise TrainingError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from error
