@@ -28,7 +28,7 @@ from facexp.errors import BundleError, DeviceError, SourceError
 from facexp.geometry import Image, to_gray
 from facexp.pictures import save_picture
 from facexp.pipeline import analyze_sources
-from facexp.proof_device import golden_crops, read_golden
+from facexp.proof_device import read_golden
 from facexp.session import Session, candidates
 from facexp.shots import Shot, Source
 from facexp.sinks import JsonlSink
@@ -273,13 +273,14 @@ def _frames(source: Source) -> list[Image]:
 def _networks(plan: Plan, skipped: list[str], told: Callable[[str, int], _Told]) -> list[Row]:
     """Every file of both networks that runs here, with each number of threads and of crops."""
     bundle = Bundle.load(plan.bundle)
-    golden = read_golden(bundle.path)
+    golden = read_golden(shipped())
     rivals: dict[tuple[str, str, str, int, int], Callable[[], object]] = {}
     for model in (bundle.keypoints, bundle.emotion):
-        crops = golden_crops(golden, model)
+        crops = golden[f"{model.name}_input"]
         for session, key, threads in _sessions(plan, bundle, model, skipped):
             for size in plan.batch:
-                several = np.ascontiguousarray(np.resize(crops, (size, *crops.shape[1:])))
+                # of crops of another size it does not matter what they show
+                several = np.ascontiguousarray(np.resize(crops, (size, *model.input.row)), dtype=np.uint8)
                 rivals[model.name, key, session.device, threads, size] = functools.partial(session.run, several)
     spreads = in_turns(rivals, plan.rounds, step=told("networks", plan.rounds))
     return [
