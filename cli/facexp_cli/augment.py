@@ -8,12 +8,12 @@ import click
 
 from facexp_cli.console import quiet_libraries
 from facexp_cli.extras import require
-from facexp_cli.options import quiet_option
+from facexp_cli.options import PathName, quiet_option
 
 
 @click.command("augment")
-@click.argument("data", type=click.Path(exists=True, path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="New folder to write.")
+@click.argument("data", type=PathName(exists=True))
+@click.option("--out", type=PathName(file_okay=False), required=True, help="New folder to write.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same copies."
 )

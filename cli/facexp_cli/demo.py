@@ -9,12 +9,13 @@ from pathlib import Path, PurePath
 import click
 
 from facexp_cli.extras import missing, require
+from facexp_cli.options import PathName
 
 
 @click.command("demo")
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=PathName(dir_okay=False),
     default=Path("facexp-demo.jpg"),
     show_default=True,
     metavar="FILE",

@@ -10,7 +10,7 @@ import click
 
 from facexp_cli.console import quiet_libraries, say
 from facexp_cli.models import Model, needed, same_task
-from facexp_cli.options import SPLIT, quiet_option
+from facexp_cli.options import SPLIT, PathName, quiet_option
 
 if TYPE_CHECKING:
     from facexp_train.emotion_data import EmotionFaces
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 @click.command("evaluate")
-@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.argument("model", type=PathName(exists=True))
 @click.argument("data", type=click.Path(exists=True))
-@click.argument("other", metavar="[MODEL2]", required=False, type=click.Path(exists=True, path_type=Path))
+@click.argument("other", metavar="[MODEL2]", required=False, type=PathName(exists=True))
 @click.option("--split", type=SPLIT, default="val", show_default=True, help="Split to score.")
 @click.option(
     "--framing",
@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How faces with keypoints are framed: by the true square, jittered, or by the detector, as the product does.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Where the report goes. Default: evaluation/ in a run directory."
-)
+@click.option("--out", type=PathName(), help="Where the report goes. Default: evaluation/ in a run directory.")
 @click.option("--record", is_flag=True, help="Put the figures into the manifest of MODEL's bundle: for what ships.")
 @quiet_option
 def evaluate_command(

@@ -10,17 +10,15 @@ import click
 
 from facexp_cli.console import quiet_libraries, say
 from facexp_cli.extras import require
-from facexp_cli.options import quiet_option, votes_option
+from facexp_cli.options import PathName, quiet_option, votes_option
 
 if TYPE_CHECKING:
     from facexp_train.explore import Judge
 
 
 @click.command("explore")
-@click.argument("data", type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the report. Default: explore-DATA."
-)
+@click.argument("data", type=PathName(exists=True))
+@click.option("--out", type=PathName(file_okay=False), help="Folder for the report. Default: explore-DATA.")
 @votes_option
 @quiet_option
 def explore_command(data: Path, out: Path | None, votes: str | None, quiet: bool) -> None:

@@ -8,19 +8,20 @@ import click
 
 from facexp_cli.console import Signals, Stop, quiet_libraries
 from facexp_cli.extras import require
+from facexp_cli.options import PathName
 
 
 @click.command("export")
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Bundle directory to write or to add to.")
+@click.argument("run", type=PathName())
+@click.option("--out", required=True, type=PathName(), help="Bundle directory to write or to add to.")
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
+    type=PathName(),
     help="The faces that RUN was trained on, where they have moved; default: the place that RUN/config.json names.",
 )
 @click.option(
     "--recipe",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=PathName(exists=True, dir_okay=False),
     help="TOML file with what differs from the default: files to write, calibration, tolerances, margins.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the files of this network that --out holds already.")

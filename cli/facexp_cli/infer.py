@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from facexp_cli.extras import require
 from facexp_cli.job import Job, run
-from facexp_cli.options import BACKEND, DEVICE, EMOTIONS, LABELS, THREADS, Finite, bundle_option
+from facexp_cli.options import BACKEND, DEVICE, EMOTIONS, LABELS, THREADS, Finite, PathName, bundle_option
 
 _Name = TypeVar("_Name", Path, str, None)
 
@@ -55,7 +55,7 @@ _SECONDS = Finite(0, 1e6, min_open=True)
 )
 @click.option(
     "--save",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=PathName(file_okay=False),
     metavar="DIR",
     callback=_no_flag,
     help="Also save annotated pictures, and clips as MP4, in DIR.",
@@ -158,7 +158,7 @@ _SECONDS = Finite(0, 1e6, min_open=True)
 )
 @click.option(
     "--detector",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=PathName(exists=True, dir_okay=False),
     metavar="PATH",
     help="Another YuNet detector, an ONNX file.",
 )

@@ -13,7 +13,23 @@ BACKEND = click.Choice(["onnxruntime", "litert"])
 EMOTIONS = click.Choice(["five", "seven"])
 LABELS = click.Choice(["ferplus", "fer2013"])
 SPLIT = click.Choice(["val", "test"])
-BUNDLE = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+class PathName(click.Path):
+    """A path, as `pathlib.Path`. "" is none: pathlib would take a shell's unset variable for the current directory."""
+
+    def __init__(self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True) -> None:
+        """What there is behind it, as for click.Path."""
+        super().__init__(exists=exists, file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path. Raises click.BadParameter."""
+        if value == "":
+            self.fail("is empty: give a name", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+BUNDLE = PathName(exists=True, file_okay=False)
 
 
 class Finite(click.FloatRange):

@@ -8,13 +8,13 @@ import click
 
 from facexp_cli.console import quiet_libraries
 from facexp_cli.models import Model, needed
-from facexp_cli.options import SPLIT, quiet_option
+from facexp_cli.options import SPLIT, PathName, quiet_option
 
 
 @click.command("predict")
-@click.argument("model", type=click.Path(exists=True, path_type=Path))
+@click.argument("model", type=PathName(exists=True))
 @click.argument("data", type=click.Path(exists=True))
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="The picture: a PNG file.")
+@click.option("--out", type=PathName(dir_okay=False), required=True, help="The picture: a PNG file.")
 @click.option("--count", type=click.IntRange(1, 600), default=24, show_default=True, help="Faces on the picture.")
 @click.option("--split", type=SPLIT, default="val", show_default=True, help="Faces of which split.")
 @quiet_option

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import click
 
 from facexp_cli.console import notes, quiet_libraries, say
 from facexp_cli.extras import require
-from facexp_cli.options import BACKEND, BUNDLE, DEVICE, EMOTIONS, LABELS, THREADS, Finite
+from facexp_cli.options import BACKEND, BUNDLE, DEVICE, EMOTIONS, LABELS, THREADS, Finite, PathName
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
+_FILE = PathName(dir_okay=False)
 
 
 @click.command("serve", context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

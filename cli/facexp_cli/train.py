@@ -10,13 +10,13 @@ import click
 
 from facexp_cli.console import quiet_libraries
 from facexp_cli.extras import require
-from facexp_cli.options import quiet_option, votes_option
+from facexp_cli.options import PathName, quiet_option, votes_option
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.argument("data", type=click.Path(exists=True)),
-        click.option("--out", type=click.Path(path_type=Path), required=True, help="Run directory to write."),
+        click.option("--out", type=PathName(), required=True, help="Run directory to write."),
         click.option(
             "--config",
             metavar="NAME|FILE",

@@ -10,6 +10,7 @@ import click
 
 from facexp_cli.console import quiet_libraries
 from facexp_cli.extras import require
+from facexp_cli.options import PathName
 
 if TYPE_CHECKING:
     from facexp.proof import Report
@@ -19,17 +20,17 @@ FAILED = 3
 
 
 @click.command("verify")
-@click.option("--bundle", type=click.Path(path_type=Path), help="Bundle directory. Default: the models inside facexp.")
+@click.option("--bundle", type=PathName(), help="Bundle directory. Default: the models inside facexp.")
 @click.option(
     "--data",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PathName(),
     help="Faces that the networks were trained on, for steps 2 and 3; once for each network. Needs facexp[export].",
 )
 @click.option(
     "--report",
     "place",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathName(file_okay=False),
     help="Write report.json and report.html here.",
 )
 def verify_command(bundle: Path | None, data: tuple[Path, ...], place: Path | None) -> None:

@@ -65,6 +65,11 @@ def printable(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
+def as_utf8(name: str) -> str:
+    """The name as valid UTF-8, as every file and terminal takes it: what is not is escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def file_name(name: str) -> str:
     """A name for results of a live source or standard input: letters, digits, - and _, nothing secret."""
     if name == STDIN:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +14,24 @@ from facexp.errors import BundleError, one_line
 Arrays = Mapping[str, NDArray[np.generic]]
 
 
-def read_arrays(file: Path) -> dict[str, NDArray[np.generic]]:
-    """The arrays of an .npz by name; BundleError where it is missing, damaged or another kind of file."""
+def load_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz by name; ValueError, the reason alone, where it is missing, damaged or something else."""
     try:
         with np.load(file, allow_pickle=False) as stored:
             return {name: np.asarray(stored[name]) for name in stored.files}
     except OSError as error:
-        why = error.strerror or one_line(error)
+        raise ValueError(error.strerror or one_line(error)) from None
     except Exception as error:
         # numpy, zipfile and zlib have errors of every kind for damaged bytes; a file of one array is no file of several
-        why = f"it is no .npz, or damaged: {one_line(error)}"
-    raise BundleError(f"{file}: cannot be read ({why}); export or install the bundle again")
+        raise ValueError(f"it is no .npz, or damaged: {one_line(error)}") from None
+
+
+def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a bundle's .npz by name; BundleError where it cannot be read."""
+    try:
+        return load_arrays(file)
+    except ValueError as error:
+        raise BundleError(f"{file}: cannot be read ({error}); export or install the bundle again") from None
 
 
 def expect(file: Path, arrays: Arrays, name: str, dtype: str, shape: tuple[int | None, ...]) -> None:

@@ -30,3 +30,12 @@ class SourceError(FacexpError):
 def one_line(error: BaseException) -> str:
     """What an error says, in one short line."""
     return " ".join(str(error).split())[:300]
+
+
+def reason(error: OSError) -> str:
+    """Why a file or folder cannot be read."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "no such file or folder"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    return f"cannot be read: {error.strerror or error}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from facexp.address import as_utf8
 from facexp.errors import BundleError
 
 _T = TypeVar("_T")
@@ -49,7 +50,8 @@ class Node:
             raise self.wrong(key, f"must be {kind.__name__}, got {as_json(found)}")
         if isinstance(found, float) and not math.isfinite(found):
             raise self.wrong(key, f"must be a finite number, got {as_json(found)}")
-        if isinstance(found, str) and _escaped(found) != found:
+        # JSON can write half of a surrogate pair
+        if isinstance(found, str) and as_utf8(found) != found:
             raise self.wrong(key, f"must be text, got {as_json(found)}")
         return found
 
@@ -69,12 +71,12 @@ class Node:
 
     def wrong(self, key: str, what: str) -> BundleError:
         """What to raise about a key."""
-        return BundleError(f"{self.file}: {_escaped(self.path(key))} {what}")
+        return BundleError(f"{self.file}: {as_utf8(self.path(key))} {what}")
 
 
 def as_json(value: object) -> str:
     """A value in short, as JSON that any terminal can show."""
-    text = _escaped(json.dumps(value, ensure_ascii=False))
+    text = as_utf8(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -83,8 +85,3 @@ def _as_float(number: int) -> float:
         return float(number)
     except OverflowError:
         return math.inf
-
-
-def _escaped(text: str) -> str:
-    """JSON can write half of a surrogate pair, which no file and no terminal takes."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -50,6 +50,8 @@ _REDUCED = {
 
 _ORIENTATION_TAG, _SUBFILE_TAG, _WIDTH_TAG, _HEIGHT_TAG, _EXTRA_TAG = 0x112, 254, 256, 257, 338
 _PHOTOMETRIC_TAG, _MIN_IS_WHITE = 262, 0
+# TIFF's types of whole numbers, as `struct` calls them
+_WHOLE = {1: "B", 3: "H", 4: "I"}
 
 # the length of OS/2's header, which is the first thing in it
 _OS2_BMP = struct.pack("<I", 12)
@@ -172,7 +174,7 @@ def opencv_name(path: Path) -> str:
 def _raw(data: bytes, kind: str, reduction: int) -> tuple[Pixels, int]:
     """The decoded picture as stored, and the EXIF orientation (1 to 8) that is still to be applied."""
     buffer = np.frombuffer(data, dtype=np.uint8)
-    # OpenCV turns JPEG and TIFF itself; PNG and WebP only when it also drops alpha and depth, so they are turned here
+    # OpenCV turns TIFF itself; PNG and WebP only when it also drops alpha and depth, so they are turned here
     turn = 1
     image: Pixels | None = None
     try:
@@ -184,9 +186,13 @@ def _raw(data: bytes, kind: str, reduction: int) -> tuple[Pixels, int]:
         else:
             # what OpenCV takes for the colours of an OS/2 bitmap as it is are grays
             colour = kind == "JPEG" or (kind == "BMP" and data[14:18] == _OS2_BMP)
-            image = cv2.imdecode(buffer, _REDUCED[reduction] if colour else cv2.IMREAD_UNCHANGED)
-            if kind == "AVIF":
+            flags = _REDUCED[reduction] | cv2.IMREAD_IGNORE_ORIENTATION if colour else cv2.IMREAD_UNCHANGED
+            if kind == "JPEG":
+                # the orientation that `reductions` goes by; OpenCV may read another one
+                turn = _jpeg_header(data)[2]
+            elif kind == "AVIF":
                 turn = _avif_orientation(data)
+            image = cv2.imdecode(buffer, flags)
     except cv2.error as error:
         raise SourceError(f"cannot be decoded as {kind}: {error.err}") from None
     except MemoryError:
@@ -309,15 +315,16 @@ def _tiff_tags(data: bytes) -> dict[int, int]:
         (count,) = struct.unpack_from(order + "H", data, start)
         for i in range(count):
             tag, kind = struct.unpack_from(order + "HH", data, start + 2 + 12 * i)
-            if kind in (3, 4):
-                tags[tag] = struct.unpack_from(order + "HI"[kind - 3], data, start + 10 + 12 * i)[0]
+            if kind in _WHOLE:
+                tags.setdefault(tag, struct.unpack_from(order + _WHOLE[kind], data, start + 10 + 12 * i)[0])
     except struct.error:
         pass
     return tags
 
 
 def _exif_orientation(exif: bytes) -> int:
-    return _tiff_tags(exif.removeprefix(b"Exif\0\0")).get(_ORIENTATION_TAG, 1)
+    """The orientation that a block of EXIF data tells, 0 where it tells none."""
+    return _tiff_tags(exif.removeprefix(b"Exif\0\0")).get(_ORIENTATION_TAG, 0)
 
 
 def _avif_orientation(data: bytes) -> int:

@@ -20,9 +20,10 @@ from facexp.address import STDIN, is_live, printable
 from facexp.draw import annotate
 from facexp.errors import FacexpError, SourceError
 from facexp.geometry import Image
+from facexp.globs import real_path, root
 from facexp.photo import opencv_name
 from facexp.shots import Shot
-from facexp.sources import Listed, listed, real_path, root
+from facexp.sources import Listed, listed
 from facexp.types import Frame
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})

@@ -13,7 +13,7 @@ from pathlib import Path, PurePath
 
 from facexp import clip, photo
 from facexp.address import STDIN, printable
-from facexp.errors import SourceError
+from facexp.errors import SourceError, reason
 from facexp.geometry import Image
 from facexp.live import Capture, VideoCapture, live_frames
 from facexp.pipe import JpegStream, Pipe, RawStream
@@ -171,9 +171,6 @@ class Source:
         image = photo.decode(data, kind, reduction)
         if reduction == 1:
             return Shot(self.name, self.save_as, 0, 0.0, image)
-        if -(-width // reduction) != image.shape[1]:
-            # of two orientations OpenCV has read another one
-            width, height = height, width
         again = functools.partial(photo.decode, data, kind)
         return Shot(
             self.name, self.save_as, 0, 0.0, image, reduction=reduction, decode=again, full_size=(width, height)
@@ -261,12 +258,3 @@ def _temporary(name: str, data: bytes | bytearray) -> Iterator[Path]:
 
 def _too_large() -> SourceError:
     return SourceError(f"is too large: photo files of at most {photo.MAX_BYTES >> 20} MB are read")
-
-
-def reason(error: OSError) -> str:
-    """Why a file or folder cannot be read."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return "no such file or folder"
-    if isinstance(error, PermissionError):
-        return "no permission to read it"
-    return f"cannot be read: {error.strerror or error}"

@@ -11,18 +11,16 @@ cameras and streams give the newest, read by a thread of their own (`facexp.live
 
 from __future__ import annotations
 
-import fnmatch
-import glob
 import io
 import itertools
-import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from facexp.address import STDIN, address_problem, file_name, is_live, mistyped, shown
-from facexp.shots import Source, reason
+from facexp.globs import expand, folders, is_deep, is_folder, is_pattern, path_problem, real_path, root
+from facexp.shots import Source
 
 # HEIC is not read, but a folder full of it must say so instead of looking empty
 MEDIA = re.compile(
@@ -61,22 +59,19 @@ def open_sources(names: Iterable[str | Listed], skip: Path | None = None) -> Ite
             continue
         path = Path(name)
         # an empty name would be the current directory
-        problem = _problem(path) if name else "no such file or folder"
+        problem = path_problem(path) if name else "no such file or folder"
+        named = name if problem is None else mistyped(name)
+        found: Iterator[Source] = iter(())
         if problem is None and path.is_dir():
-            found, what = _walk(path, PurePath(real_path(path).name), skip, ()), "this folder"
-        elif problem is not None and glob.has_magic(name):
-            found, what = _glob(name, skip), "what this pattern matches"
+            found, problem = _walk(path, PurePath(real_path(path).name), skip), "no photo or clip in this folder"
+        elif is_pattern(name):
+            found, problem = _glob(name, skip), "no photo or clip in what this pattern matches"
+        first = next(found, None)
+        if first is None:
+            yield Source(named, PurePath(Path(named).name), problem)
         else:
-            name = name if problem is None else mistyped(name)
-            yield Source(name, PurePath(Path(name).name), problem)
-            continue
-        empty = True
-        for source in found:
-            empty = False
-            yield source
-        if empty:
-            name = name if problem is None else mistyped(name)
-            yield Source(name, PurePath(Path(name).name), f"no photo or clip in {what}")
+            yield first
+            yield from found
 
 
 def listed(names: Iterable[str | Listed]) -> Iterator[Listed]:
@@ -121,95 +116,24 @@ def _no_entry(entry: str) -> str | None:
     return "holds a zero byte, as no name does" if "\0" in entry else None
 
 
-def root(name: str) -> Path:
-    """The file or folder that a name stands for; for a glob the folder before its first part with a wildcard."""
-    path = Path(name)
-    if not glob.has_magic(name) or _problem(path) is None:
-        return path
-    return Path(*path.parts[: next(i for i, part in enumerate(path.parts) if glob.has_magic(part))])
-
-
-def real_path(path: str | Path) -> Path:
-    """The path without links, as far as they can be followed."""
-    # pathlib's own refuses links that lead in a circle
-    return Path(os.path.realpath(path))
-
-
-def natural(name: str) -> str:
-    """A key that sorts photo2 before photo10, capitals with small letters."""
-    # one flat text, because a million keys of nested lists weigh more than the names
-    return re.sub(r"\d+", lambda digits: digits[0].zfill(20), name.casefold()) + "\0" + name
-
-
-def _problem(path: Path) -> str | None:
-    """Why nothing can be found behind a path; None where there is something."""
-    try:
-        path.stat()
-    except OSError as error:
-        return reason(error)
-    return None
-
-
-def _walk(folder: Path, save_as: PurePath, skip: Path | None, above: tuple[Path, ...]) -> Iterator[Source]:
-    real = real_path(folder)
-    # a link may lead back to a folder above
-    if real == skip or real in above:
-        return
-    files, folders = [], []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                media = MEDIA.fullmatch(entry.name) is not None
-                try:
-                    is_folder = entry.is_dir()
-                except OSError:
-                    # a link that cannot be followed: going there says why
-                    is_folder = not media
-                if is_folder:
-                    folders.append(entry.name)
-                elif media:
-                    files.append(entry.name)
-    except OSError as error:
-        yield Source(str(folder), save_as, reason(error))
-        return
-    for name in sorted(files, key=natural):
-        yield Source(str(folder / name), save_as / name)
-    for name in sorted(folders, key=natural):
-        yield from _walk(folder / name, save_as / name, skip, (*above, real))
+def _walk(folder: Path, save_as: PurePath, skip: Path | None) -> Iterator[Source]:
+    for each in folders(folder, skip):
+        if each.problem is not None:
+            yield Source(str(each.path), save_as / each.inside, each.problem)
+        for name in each.files:
+            if MEDIA.fullmatch(name):
+                yield Source(str(each.path / name), save_as / each.inside / name)
 
 
 def _glob(pattern: str, skip: Path | None) -> Iterator[Source]:
-    fixed, parts = root(pattern), PurePath(pattern).parts
-    deep = parts.index("**") if "**" in parts else len(parts)
-    if any(part.startswith(".") for part in parts[deep:]):
-        # hidden names, and ways back, are asked for
-        deep = len(parts)
-    start = pattern if deep == len(parts) else str(PurePath(*parts[:deep]))
-    # pathlib's own glob shows hidden files and refuses absolute patterns
-    for name in sorted(glob.iglob(start, recursive=True), key=natural):  # noqa: PTH207
-        path = Path(name)
-        if skip is not None and real_path(path).is_relative_to(skip):
-            continue
+    fixed, deep = root(pattern), is_deep(pattern)
+    for path, problem in expand(pattern, skip):
         save_as = PurePath(*(part for part in path.relative_to(fixed).parts if part != ".."))
-        if _problem(path) is None and path.is_dir():
-            if "**" in parts[:deep]:
-                # such a pattern names the files inside by itself
-                continue
-            # glob's own ** goes round in circles of links and passes over folders that it cannot read
-            for source in _walk(path, save_as, skip, ()):
-                inside = source.save_as.relative_to(save_as).parts
-                if source.problem is not None or _fits(inside, parts[deep:] or ("**",)):
-                    yield source
-        elif deep == len(parts) and MEDIA.fullmatch(path.name):
-            yield Source(name, save_as)
-
-
-def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether the parts of a path fit those of a pattern."""
-    if not pattern:
-        return not names
-    if pattern[0] == "**":
-        return any(_fits(names[i:], pattern[1:]) for i in range(len(names) + 1))
-    return bool(names) and fnmatch.fnmatch(names[0], pattern[0]) and _fits(names[1:], pattern[1:])
+        if problem is not None:
+            yield Source(str(path), save_as, problem)
+        elif is_folder(path):
+            # a deep pattern names the files inside by itself
+            if not deep:
+                yield from _walk(path, save_as, skip)
+        elif MEDIA.fullmatch(path.name):
+            yield Source(str(path), save_as)

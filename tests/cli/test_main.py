@@ -57,6 +57,21 @@ def test_facexp_infer_is_the_same_command() -> None:
     assert main.cli.get_command(click.Context(main.cli), "infer") is infer
 
 
+def _every(command: click.Command) -> list[click.Command]:
+    below = command.list_commands(click.Context(command)) if isinstance(command, click.Group) else []
+    found = [command.get_command(click.Context(command), name) for name in below]
+    return [command, *(each for one in found if one is not None for each in _every(one))]
+
+
+def test_an_empty_name_is_no_folder() -> None:
+    """Guards `--save "$OUT"` with an unset variable, of which pathlib makes the current directory."""
+    given = [each for command in _every(main.cli) for each in command.params if isinstance(each.type, click.Path)]
+    assert len(given) > 20
+    for parameter in given:
+        with pytest.raises(click.BadParameter):
+            parameter.type.convert("", parameter, None)
+
+
 def test_a_missing_module_is_one_line() -> None:
     """Guards the base install: `facexp train` says what to install, with any options behind it, and status 1."""
     code = """

@@ -83,6 +83,19 @@ def test_width_and_height_of_a_photo_that_is_nearly_square(tmp_path: Path, orien
     assert sizes[0] == sizes[1] == ((4002, 4001) if orientation == 1 else (4001, 4002))
 
 
+@pytest.mark.parametrize("first", [b"", b"Exif\0\0", b"Exif\0\0II*\0" + struct.pack("<IHI", 8, 0, 0)])
+def test_a_photo_is_turned_alike_at_any_size(tmp_path: Path, first: bytes) -> None:
+    """Guards edited photos, in which the orientation stands in a later block of EXIF data than the first."""
+    path = tmp_path / "a.jpg"
+    write(path, np.zeros((2000, 4000, 3), np.uint8), 6)
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(first)) + first + data[2:])
+    (source,) = open_sources([str(path)])
+    full, half = (next(source.shots(ReadOptions(reduced=reduced))) for reduced in (False, True))
+    assert full.size == half.size == (2000, 4000)
+    assert half.image.shape == (2000, 1000, 3)
+
+
 def test_only_what_is_large_and_jpeg_is_reduced(tmp_path: Path, astronaut: Any) -> None:
     """Guards: pictures that the detector would see less of, and formats that cannot be decoded in part."""
     for longest, expected in ((3839, 1), (3840, 2), (7680, 4), (15360, 8)):

@@ -149,6 +149,9 @@ def test_links_are_followed_but_not_in_circles(tree: Path) -> None:
         assert [source.name for source in open_sources([name])] == [
             f"album/{name}" for name in ["P1.png", "p2.JPG", "p10.jpg", "linked/p9.png", *_ALL[3:]]
         ]
+    # hidden names are found where they are written out
+    assert [source.name for source in open_sources(["alb*/**/.cache/*"])] == ["album/.cache/p5.jpg"]
+    assert [source.name for source in open_sources(["**/.*.jpg"])] == ["album/.hidden.jpg"]
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no symbolic links")

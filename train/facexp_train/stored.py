@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from facexp.arrays import load_arrays
 from facexp.files import write_atomically
 from facexp_train.errors import DataError
 
@@ -25,10 +26,9 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
 def read_arrays(path: Path, mend: str) -> dict[str, NDArray[Any]]:
     """The arrays of a .npz file by name; DataError, which ends with what to do, where it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored.items())
-    except Exception as error:  # there is no end to what half a file does to the zip and array readers
-        raise damaged(path, error, mend) from error
+        return load_arrays(path)
+    except ValueError as error:
+        raise damaged(path, error, mend) from None
 
 
 def read_facts(path: Path, mend: str) -> dict[str, Any]:

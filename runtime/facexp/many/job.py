@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from facexp.address import printable, shown
+from facexp.address import as_utf8, printable, shown
 from facexp.bundle import MANIFEST, Bundle
 from facexp.cores import cores
 from facexp.errors import one_line
 from facexp.many.plan import Plan
-from facexp.many.schema import about, text
+from facexp.many.schema import about
 from facexp.many.stores import NOT_UTF8, ManyError, Store
 from facexp.many.worker import SHARED, Part, Settings, Worker, part_name
 
@@ -72,7 +72,7 @@ class ManyImages:
         self._token = secrets.token_hex(4)
         done, self._before = self._begun(shown(str(out)), resume)
         self._plan = Plan.of(names, Path(folder) if store.local else None)
-        self._todo = [item for item in self._plan.items if text(item.name(self._plan.stores)) not in done]
+        self._todo = [item for item in self._plan.items if as_utf8(item.name(self._plan.stores)) not in done]
 
     @property
     def total(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import itertools
 import os
 import re
@@ -17,8 +16,9 @@ import pyarrow.parquet as pq
 
 from facexp.address import STDIN, is_live, shown
 from facexp.errors import one_line
+from facexp.globs import Match, expand, folders, is_pattern, path_problem, real_path
 from facexp.many.stores import NOT_UTF8, PARQUET, ManyError, Store, is_address, is_wild
-from facexp.sources import MEDIA, listed, natural, open_sources, real_path, root
+from facexp.sources import MEDIA, listed, open_sources
 
 PART = 1000
 """At most so many pictures in one part: what is done again when a worker dies."""
@@ -73,7 +73,7 @@ class Plan:
         Names that end in .parquet are tables with a picture in each row. Raises ManyError for cameras, streams and
         standard input, and for an address that cannot be opened.
         """
-        plan = cls()
+        plan, skip = cls(), None if skip is None else real_path(skip)
         found = itertools.chain.from_iterable(plan._find(name, trouble, skip) for name, trouble in listed(names))
         # a source that is named twice is one row, so that a row belongs to one source
         plan.items = list(dict.fromkeys(found))
@@ -95,14 +95,7 @@ class Plan:
         elif name == STDIN or is_live(name):
             raise ManyError(f"{shown(name)}: a camera, stream or pipe cannot be read by many workers")
         elif _is_table(name):
-            paths = [name]
-            if root(name) != Path(name):
-                # pathlib's own glob shows hidden files and refuses absolute patterns
-                paths = sorted(glob.iglob(name, recursive=True), key=natural) or paths  # noqa: PTH207
-            for path in paths:
-                # the results are a folder of tables, too
-                if skip is None or not real_path(path).is_relative_to(real_path(skip)):
-                    yield from self._files(Store.of(path)[0], path, PARQUET)
+            yield from self._tables(name, skip)
         else:
             for source in open_sources([name], skip):
                 yield Item(source.name, problem=source.problem)
@@ -126,17 +119,46 @@ class Plan:
         if problem is not None:
             yield Item(path, number, problem=problem)
         elif wanted is PARQUET:
-            empty = True
-            with ThreadPoolExecutor(_READS) as pool:
-                for file, (rows, problem) in zip(files, pool.map(lambda each: _rows(store, each), files), strict=True):
-                    empty = empty and problem is None and rows == 0
-                    if problem is not None:
-                        yield Item(file, number, problem=problem)
-                    yield from (Item(file, number, row) for row in range(rows))
-            if empty:
-                yield Item(path, number, problem="has no rows")
+            yield from self._rows(store, path, files)
         else:
             yield from (Item(file, number) for file in files)
+
+    def _tables(self, name: str, skip: Path | None) -> Iterator[Item]:
+        """The rows of tables on disk; Arrow's own search would go round in circles of links."""
+        store, _ = Store.of(name)
+        found = list(expand(name)) if is_pattern(name) else []
+        for path, problem in found or [Match(Path(name))]:
+            problem = problem or path_problem(path)
+            if skip is not None and real_path(path).is_relative_to(skip):
+                # the results are a folder of tables, too
+                continue
+            if problem is not None:
+                yield Item(str(path), self._number(store), problem=problem)
+            elif path.is_dir():
+                files = []
+                for folder in folders(path, skip):
+                    if folder.problem is not None:
+                        yield Item(str(folder.path), self._number(store), problem=folder.problem)
+                    files += [str(folder.path / each) for each in folder.files if PARQUET.fullmatch(each)]
+                yield from self._rows(store, str(path), files)
+            elif path.is_file():
+                yield from self._rows(store, str(path), [str(path)])
+            else:
+                yield Item(str(path), self._number(store), problem="is neither a file nor a folder")
+
+    def _rows(self, store: Store, named: str, files: list[str]) -> Iterator[Item]:
+        """The rows of Parquet files that were found under a name."""
+        number = self._number(store)
+        empty = "has no rows" if files else "nothing here that can be read"
+        with ThreadPoolExecutor(_READS) as pool:
+            for file, (rows, problem) in zip(files, pool.map(lambda each: _count(store, each), files), strict=True):
+                if problem is not None or rows > 0:
+                    empty = ""
+                if problem is not None:
+                    yield Item(file, number, problem=problem)
+                yield from (Item(file, number, row) for row in range(rows))
+        if empty:
+            yield Item(named, number, problem=empty)
 
     def _number(self, store: Store) -> int:
         # stores are few: one for each address that is named
@@ -171,12 +193,14 @@ def _holds_bytes(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
-def _rows(store: Store, path: str) -> tuple[int, str | None]:
+def _count(store: Store, path: str) -> tuple[int, str | None]:
     """How many rows a Parquet file has, or why it has none that can be used."""
     try:
         with pq.ParquetFile(path, filesystem=store.filesystem) as file:
             image_column(file.schema_arrow)
             return file.metadata.num_rows, None
+    except UnicodeError:
+        return 0, f"cannot be read: {NOT_UTF8}"
     except ValueError as error:
         # Arrow's own error for a damaged file is a ValueError, too
         return 0, one_line(error)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from facexp.address import as_utf8
 from facexp.geometry import KEYPOINTS
 from facexp.labels import SEVEN
 
@@ -56,7 +57,7 @@ def to_table(records: Sequence[dict[str, Any]], labels: Sequence[str], about: st
     """The records as rows; `about` is a JSON text that travels in the file's own metadata."""
     schema = record_schema(labels).with_metadata({_ABOUT: about.encode()})
     valid = [
-        {**record, **{key: text(record[key]) for key in ("source", "error") if key in record}} for record in records
+        {**record, **{key: as_utf8(record[key]) for key in ("source", "error") if key in record}} for record in records
     ]
     return pa.Table.from_pylist(valid, schema)
 
@@ -65,8 +66,3 @@ def about(schema: pa.Schema) -> str | None:
     """What `to_table` was told; None in a file that it did not make."""
     found = (schema.metadata or {}).get(_ABOUT)
     return None if found is None else found.decode()
-
-
-def text(name: str) -> str:
-    """A name as valid UTF-8: what is not is escaped, as JSON lines have it."""
-    return name.encode("utf-8", "backslashreplace").decode()

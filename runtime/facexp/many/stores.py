@@ -14,7 +14,7 @@ from pyarrow import fs
 from facexp import photo
 from facexp.address import SCHEMES, shown
 from facexp.errors import FacexpError, one_line
-from facexp.sources import natural
+from facexp.globs import natural
 
 PARQUET = re.compile(r"[^_].*\.parquet", re.IGNORECASE | re.DOTALL)
 """The names that are taken for tables with a picture in each row."""

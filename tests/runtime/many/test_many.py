@@ -200,20 +200,29 @@ def test_what_the_names_stand_for(album: Path, monkeypatch: pytest.MonkeyPatch) 
     tables = ["tables.parquet/part-1.parquet#0", "tables.parquet/part-1.parquet#1"]
     assert names("@list.txt", "album/sub/gray.bmp", "*/*.parquet") == ["album/sub/gray.bmp", *tables]
     assert names("*.nope.parquet") == ["*.nope.parquet"]
+    Path("tables.parquet/x/loop").symlink_to(Path.cwd())
+    assert names("**/*.parquet") == tables
+    Path("tables.parquet/x/loop").unlink()
     own = Plan.of(["*.parquet"], Path("tables.parquet"))
     assert own.items == []
     pq.write_table(pa.table({"bytes": pa.array([], pa.binary())}), "no\nrows.parquet")
     shutil.copy("no\nrows.parquet", "tables.parquet/part-2.parquet")
     broken = os.fsdecode(b"n\xff.parquet")
+    Path(broken).touch()
     Path("loop.parquet").symlink_to("loop.parquet")
-    plan = Plan.of(["tables.parquet", "no\nrows.parquet", "gone.parquet", broken, "loop.parquet"], Path("out"))
+    os.mkfifo("pipe.parquet")
+    shutil.copy("tables.parquet/part-1.parquet", "a[1].parquet")
+    assert names("a[1].parquet") == ["a[1].parquet#0", "a[1].parquet#1"]
+    given = ["tables.parquet", "no\nrows.parquet", "gone.parquet", broken, "pipe.parquet", "loop.parquet"]
+    plan = Plan.of(given, Path("out"))
     assert [item.name(plan.stores) for item in plan.items[:2]] == tables
-    assert [item.problem for item in plan.items[2:5]] == [
+    assert [item.problem for item in plan.items[2:]] == [
         "has no rows",
         "no such file or folder",
         "cannot be read: a name is not valid UTF-8, which Arrow cannot open: rename it",
+        "is neither a file nor a folder",
+        "cannot be read: Too many levels of symbolic links",
     ]
-    assert len(plan.items) == 6
     assert names("album/photo*") == ["album/photo2.png", "album/photo10.jpg"]
     fsspec = pytest.importorskip("fsspec")
     memory = fsspec.filesystem("memory")
