@@ -139,13 +139,15 @@ class PictureSink:
                 self._used[first] = number = self._used.get(first, 1) + 1
                 path = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
         except OSError as error:
-            # a name that was as long as can be has grown
+            # such as a name that was as long as can be and has grown
             raise _unwritten(path, error) from None
         self._used.setdefault(str(path).casefold(), 1)
         return path
 
     def _is_source(self, path: Path) -> bool:
-        if not path.exists():
+        try:
+            path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
             return False
         real = real_path(path)
         return any(real == source or source in real.parents for source in self._sources)

@@ -45,7 +45,10 @@ def wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None
         folder.mkdir()
         needs = "".join(f"Requires-Dist: {text}\n" for text in requires)
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
-        (folder / "RECORD").write_text(f"{package}/__init__.py,,\n{folder.name}/METADATA,,\n")
+        # newer Pythons leave out files that are not there; without an __init__.py this folder hides no real package
+        (site / package).mkdir(exist_ok=True)
+        (site / package / "part").touch()
+        (folder / "RECORD").write_text(f"{package}/part,,\n{folder.name}/METADATA,,\n")
 
     return install
 

@@ -149,9 +149,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
         subprocess.run([tool, *arguments], cwd=folder, check=True, capture_output=True, timeout=PATIENCE_S)
 
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    run("req", "-x509", *curve, "-keyout", "authority.key", "-out", "authority.pem", "-days", "2", "-subj", "/CN=tests")
+    # Python 3.13 and newer ask for it
+    may_sign = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+    authority = ("-keyout", "authority.key", "-out", "authority.pem", "-days", "2", "-subj", "/CN=tests")
+    run("req", "-x509", *curve, *may_sign, *authority)
     for name in ("server", "client"):
-        (folder / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+        (folder / "names").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
         run("req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         signed = ("-CA", "authority.pem", "-CAkey", "authority.key", "-CAcreateserial", "-days", "2")
         run("x509", "-req", "-in", f"{name}.csr", *signed, "-extfile", "names", "-out", f"{name}.pem")
