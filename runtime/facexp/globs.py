@@ -83,20 +83,19 @@ def natural(name: str) -> str:
 
 
 def expand(pattern: str, skip: Path | None = None) -> Iterator[Match]:
-    """What a glob matches, each once. Nothing in the folder `skip`, a real path, is a match."""
+    """What a glob (see `is_pattern`) matches, each once. The folder `skip`, a real path, is not entered."""
     start, parts = _split(pattern)
+    if _is_inside(start, skip):
+        return
     found = _expand(start, parts, skip)
-    if parts.count(_DEEP) > 1:
-        # there may be several ways to share the folders between them
-        found = iter(dict.fromkeys(found))
-    for match in found:
-        if skip is None or not real_path(match.path).is_relative_to(skip):
-            yield match
+    # several `**` may share the folders between them in several ways
+    yield from dict.fromkeys(found) if parts.count(_DEEP) > 1 else found
 
 
 def folders(path: Path, skip: Path | None = None) -> Iterator[Folder]:
     """A folder and those in it to their depths, each before those that it holds; hidden ones and `skip` left out."""
-    return _folders(path, PurePath(), skip, ())
+    for each in _listings(path, PurePath(), skip):
+        yield Folder(each.path, each.inside, sorted(_shown(each.files), key=natural), each.problem)
 
 
 def _split(pattern: str) -> tuple[Path, list[str]]:
@@ -109,11 +108,59 @@ def _split(pattern: str) -> tuple[Path, list[str]]:
     return path, parts
 
 
-def _expand(start: Path, parts: Sequence[str], skip: Path | None) -> Iterator[Match]:
-    if not parts:
-        if os.path.lexists(start):
-            yield Match(start)
+class _Listing(NamedTuple):
+    """The names of what one folder holds, hidden ones too: a million of them weigh less than `os.scandir`'s entries."""
+
+    path: Path
+    inside: PurePath
+    real: Path
+    files: list[str]
+    folders: list[str]
+    links: set[str]
+    problem: str | None = None
+
+    def matching(self, part: str, skip: Path | None) -> list[str]:
+        """Those that one part of a pattern matches, in natural order; what leads into `skip` is left out."""
+        names = [*self.files, *self.folders] if _is_hidden(part) else [*_shown(self.files), *_shown(self.folders)]
+        found = sorted(fnmatch.filter(names, part), key=natural)
+        return found if skip is None else [name for name in found if not self._leads_into(name, skip)]
+
+    def _leads_into(self, name: str, skip: Path) -> bool:
+        # this folder is not inside: asked once, not for each of its files
+        if name in self.links:
+            return _is_inside(self.path / name, skip)
+        return name == skip.name and self.real == skip.parent
+
+
+def _list(path: Path, inside: PurePath, real: Path) -> _Listing:
+    """Raises OSError where the folder cannot be looked into."""
+    listing = _Listing(path, inside, real, [], [], set())
+    with os.scandir(path) as entries:
+        for entry in entries:
+            (listing.folders if _may_be_folder(entry) else listing.files).append(entry.name)
+            if entry.is_symlink():
+                listing.links.add(entry.name)
+    return listing
+
+
+def _listings(path: Path, inside: PurePath, skip: Path | None, above: tuple[Path, ...] = ()) -> Iterator[_Listing]:
+    """As `folders`."""
+    real = real_path(path)
+    # a link may lead back to a folder above
+    if real == skip or real in above:
         return
+    try:
+        listing = _list(path, inside, real)
+    except OSError as error:
+        yield _Listing(path, inside, real, [], [], set(), reason(error))
+        return
+    yield listing
+    for name in sorted(_shown(listing.folders), key=natural):
+        yield from _listings(path / name, inside / name, skip, (*above, real))
+
+
+def _expand(start: Path, parts: Sequence[str], skip: Path | None, listing: _Listing | None = None) -> Iterator[Match]:
+    """The matches of the parts below `start`, which is not inside `skip`; `listing` is what it holds, where known."""
     part, rest = parts[0], parts[1:]
     if part == "":
         if is_folder(start):
@@ -121,47 +168,49 @@ def _expand(start: Path, parts: Sequence[str], skip: Path | None) -> Iterator[Ma
     elif part == _DEEP:
         if not is_folder(start):
             return
-        for folder in folders(start, skip):
-            if folder.problem is not None:
-                yield Match(folder.path, folder.problem)
+        for each in _listings(start, PurePath(), skip):
+            # a link may lead to a folder deep inside
+            if skip is not None and each.real.is_relative_to(skip):
+                continue
+            if each.problem is not None:
+                yield Match(each.path, each.problem)
             elif rest:
-                yield from _expand(folder.path, rest, skip)
+                yield from _expand(each.path, rest, skip, each)
             else:
-                yield from (Match(folder.path / name) for name in folder.files)
+                yield from (Match(each.path / name) for name in sorted(_shown(each.files), key=natural))
     elif not glob.has_magic(part):
-        yield from _expand(start / part, rest, skip)
+        path = start / part
+        if not _is_inside(path, skip):
+            if rest:
+                yield from _expand(path, rest, skip)
+            elif os.path.lexists(path):
+                yield Match(path)
     else:
         try:
-            names = [path.name for path in start.iterdir()]
+            listing = listing or _list(start, PurePath(), real_path(start))
         except (FileNotFoundError, NotADirectoryError):
             # an earlier wildcard matched what is no folder
             return
         except OSError as error:
             yield Match(start, reason(error))
             return
-        for name in sorted(fnmatch.filter(names, part), key=natural):
-            if part.startswith(".") or not name.startswith("."):
+        for name in listing.matching(part, skip):
+            if rest:
                 yield from _expand(start / name, rest, skip)
+            else:
+                yield Match(start / name)
 
 
-def _folders(path: Path, inside: PurePath, skip: Path | None, above: tuple[Path, ...]) -> Iterator[Folder]:
-    real = real_path(path)
-    # a link may lead back to a folder above
-    if real == skip or real in above:
-        return
-    files: list[str] = []
-    below: list[str] = []
-    try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if not entry.name.startswith("."):
-                    (below if _may_be_folder(entry) else files).append(entry.name)
-    except OSError as error:
-        yield Folder(path, inside, [], reason(error))
-        return
-    yield Folder(path, inside, sorted(files, key=natural))
-    for name in sorted(below, key=natural):
-        yield from _folders(path / name, inside / name, skip, (*above, real))
+def _is_inside(path: Path, skip: Path | None) -> bool:
+    return skip is not None and real_path(path).is_relative_to(skip)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _shown(names: list[str]) -> list[str]:
+    return [name for name in names if not _is_hidden(name)]
 
 
 def _may_be_folder(entry: os.DirEntry[str]) -> bool:

@@ -138,6 +138,12 @@ def test_the_results_folder_is_left_out(tree: Path) -> None:
         assert any("out" in source.name for source in open_sources([name]))
     # named itself, a file is always read
     assert [source.name for source in open_sources(["album/out/p1.jpg"], Path("album/out"))] == ["album/out/p1.jpg"]
+    # by another way, too
+    Path("album/way").symlink_to(tree / "album" / "out")
+    Path("album/back.jpg").symlink_to(tree / "album" / "out" / "p1.jpg")
+    for name in ("out/*", "o*/*", "*/../out/p1.jpg", "way/*", "w*/*", "**/p1.jpg", "bac*"):
+        (source,) = open_sources([f"album/{name}"], Path("album/out"))
+        assert source.problem == "no photo or clip in what this pattern matches", name
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no symbolic links")

@@ -37,6 +37,7 @@ ITEMS = pa.schema(
 """What a worker is told: one row a source."""
 
 _READS = 16
+_NOTHING = "nothing here that can be read"
 _NAMED = ("image", "bytes")
 
 
@@ -109,7 +110,7 @@ class Plan:
         files: list[str] = []
         try:
             files = list(store.find(path, wanted))
-            problem = "nothing here that can be read" if not files else None
+            problem = None if files else _NOTHING
         except FileNotFoundError:
             problem = "no such file or folder"
         except UnicodeError:
@@ -126,6 +127,7 @@ class Plan:
     def _tables(self, name: str, skip: Path | None) -> Iterator[Item]:
         """The rows of tables on disk; Arrow's own search would go round in circles of links."""
         store, _ = Store.of(name)
+        number = self._number(store)
         found = list(expand(name)) if is_pattern(name) else []
         for path, problem in found or [Match(Path(name))]:
             problem = problem or path_problem(path)
@@ -133,32 +135,30 @@ class Plan:
                 # the results are a folder of tables, too
                 continue
             if problem is not None:
-                yield Item(str(path), self._number(store), problem=problem)
+                yield Item(str(path), number, problem=problem)
             elif path.is_dir():
                 files = []
                 for folder in folders(path, skip):
                     if folder.problem is not None:
-                        yield Item(str(folder.path), self._number(store), problem=folder.problem)
+                        yield Item(str(folder.path), number, problem=folder.problem)
                     files += [str(folder.path / each) for each in folder.files if PARQUET.fullmatch(each)]
                 yield from self._rows(store, str(path), files)
             elif path.is_file():
                 yield from self._rows(store, str(path), [str(path)])
             else:
-                yield Item(str(path), self._number(store), problem="is neither a file nor a folder")
+                yield Item(str(path), number, problem="is neither a file nor a folder")
 
     def _rows(self, store: Store, named: str, files: list[str]) -> Iterator[Item]:
         """The rows of Parquet files that were found under a name."""
-        number = self._number(store)
-        empty = "has no rows" if files else "nothing here that can be read"
+        number, empty = self._number(store), True
         with ThreadPoolExecutor(_READS) as pool:
             for file, (rows, problem) in zip(files, pool.map(lambda each: _count(store, each), files), strict=True):
-                if problem is not None or rows > 0:
-                    empty = ""
+                empty = empty and problem is None and rows == 0
                 if problem is not None:
                     yield Item(file, number, problem=problem)
                 yield from (Item(file, number, row) for row in range(rows))
         if empty:
-            yield Item(named, number, problem=empty)
+            yield Item(named, number, problem="has no rows" if files else _NOTHING)
 
     def _number(self, store: Store) -> int:
         # stores are few: one for each address that is named
