@@ -1,6 +1,6 @@
 """A training run -> its part of a bundle, proved and put in place as a whole.
 
-TensorFlow is not loaded here: each file is written by a process of its own.
+TensorFlow is not loaded here: the files are written by a process beside this one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from facexp.arrays import load_arrays
 from facexp.bundle import KEYS, load_models
 from facexp.proof import Report
 from facexp.proof_device import pictured
@@ -28,7 +29,7 @@ from facexp_export.picture import write_picture
 from facexp_export.proof_numbers import Reference, check_reference, crop_hashes
 from facexp_export.recipe import Recipe, read_recipe
 from facexp_export.run import Json, Run, read_run, seed_of, write_json
-from facexp_export.steps import Job, run_step
+from facexp_export.steps import Job, run_step, shared_process
 from facexp_export.tasks import Task
 from facexp_export.verify import Data, Subject, examine
 
@@ -90,7 +91,7 @@ def export_run(
     report(f"reading faces from {data}")
     everything = read_faces(task, data, seed_of(run.training, run_directory / "config.json"))
     faces = real_faces(everything, data, options)
-    with tempfile.TemporaryDirectory(prefix="facexp-export-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="facexp-export-") as scratch, shared_process():
         work = _Work(run, options, Path(scratch))
         np.savez(work.crops, calibration=faces.calibration, parity=faces.parity)
         report(f"asking {run.model}")
@@ -114,8 +115,10 @@ def export_run(
                 quantized = {**calibrated, **facts["int8.onnx"]}
             models[task.name] = manifest.entry(run, known, files, quantized)
             manifest.write(stage, models)
-            _write_golden(stage, task)
-            proof = examine(stage, {task.name: Data(data, everything)}, tuple(models), report)
+            # the files prove themselves to a process that knows nothing of how they were written
+            with shared_process():
+                _write_golden(stage, task)
+                proof = examine(stage, {task.name: Data(data, everything)}, tuple(models), report)
             report(summary(proof))
             if not proof.passed:
                 first = proof.failed[0].failures[0]
@@ -157,7 +160,7 @@ class _Work:
         """What the trained model answers to the parity crops."""
         out = self._scratch / "reference.npz"
         self._step("reference", out)
-        return _arrays(out)
+        return load_arrays(out)
 
     def convert(self, stage: Path, description: str, report: Say) -> tuple[dict[str, Path], dict[str, Json]]:
         """Write the recipe's files into `stage`; they, and what the steps found out, by key."""
@@ -176,11 +179,6 @@ class _Work:
         task = self._run.task
         job = Job(step, task.name, model, self.crops, out, source or model, method, description, task.labels)
         return run_step(job)
-
-
-def _arrays(path: Path) -> dict[str, NDArray[np.float32]]:
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
 
 
 def _remove(path: Path) -> None:

@@ -1,7 +1,7 @@
-"""One step of an export, in a process of its own: python -m facexp_export.convert JOB.json
+"""The steps of an export, in a process beside it that reads the names of their jobs' files, a line each, as JSON.
 
 The steps that read the trained model need TensorFlow, whose crashes take their process with them; the others need the
-converters' libraries. Whoever starts steps (`facexp_export.steps`) needs neither.
+converters' libraries. Whoever asks for steps (`facexp_export.steps`) needs neither.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from facexp.arrays import load_arrays
 from facexp.errors import FacexpError
-from facexp_export.steps import FAULT, Job
+from facexp_export.steps import ENDED, FAULT, Job
 from facexp_export.tasks import TASKS, Task
 
 Facts = dict[str, Any]
@@ -114,26 +115,32 @@ def _keras(job: Job, task: Task) -> Any:
 
 
 def _crops(job: Job, name: str) -> Any:
-    with np.load(job.crops, allow_pickle=False) as crops:
-        return crops[name]
+    return load_arrays(job.crops)[name]
 
 
 def _save(path: Path, arrays: dict[str, Any]) -> None:
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def main(path: Path) -> int:
-    """Do the job of a file and write what it found out beside it; a fault of the user's files is the last line said."""
-    job = Job.read(path)
-    try:
-        task = TASKS[job.task]
-        facts = STEPS[job.step](job, task.of(job.labels) if job.labels else task)
-    except FacexpError as error:
-        print(error, file=sys.stderr)
-        return FAULT
-    path.with_suffix(".facts.json").write_text(json.dumps(facts), encoding="utf-8")
+def main() -> int:
+    """Do one job after the other, and write what each found out beside its file.
+
+    A fault of the user's files is the last line said, and ends the process.
+    """
+    for line in sys.stdin:
+        path = Path(json.loads(line))
+        job = Job.read(path)
+        try:
+            task = TASKS[job.task]
+            facts = STEPS[job.step](job, task.of(job.labels) if job.labels else task)
+        except FacexpError as error:
+            print(error, file=sys.stderr)
+            return FAULT
+        path.with_suffix(".facts.json").write_text(json.dumps(facts), encoding="utf-8")
+        # whatever a library left of a line
+        print(f"\n{ENDED}", flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The steps of an export, each started as a process of its own, so that a crash is one line and takes nothing along."""
+"""The steps of an export, done in a process beside this one, so that a crash is one line and takes nothing along."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,11 @@ from facexp_export.errors import ExportError
 
 FAULT = 3
 """Exit status of a step that has told a fault of the run, its data or its model in its last line."""
+ENDED = "facexp step ended"
+"""The line by which the process tells that a job is done, and that it waits for the next."""
 _LAST_LINES = 8
+
+_shared: ContextVar[_Process | None] = ContextVar("shared", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,31 +62,85 @@ class Job:
 
 
 def run_step(job: Job) -> dict[str, Any]:
-    """Do a job in a process of its own and return the facts that it found out.
+    """Do a job in another process and return the facts that it found out.
 
     Raises ExportError: its own words where the step told a fault; else step, task, signal or status and the last lines
     that the process said.
     """
+    process = _shared.get()
+    if process is None:
+        with shared_process():
+            return run_step(job)
     file = job.crops.with_name(f"{job.step}.json")
     job.write(file)
+    said, status = process.do(file)
+    if status is None:
+        facts: dict[str, Any] = json.loads(file.with_suffix(".facts.json").read_text(encoding="utf-8"))
+        return facts
+    if status == FAULT and said:
+        raise ExportError(said[-1])
+    last = "\n".join(f"  {line}" for line in said[-_LAST_LINES:])
+    raise ExportError(f"{job.task}, step {job.step}: {_end(status)}; its last lines:\n{last}")
+
+
+@contextmanager
+def shared_process() -> Iterator[None]:
+    """The steps inside are done by one new process, which loads TensorFlow and the converters once."""
+    process = _Process()
+    token = _shared.set(process)
+    try:
+        yield
+    finally:
+        _shared.reset(token)
+        process.end()
+
+
+class _Process:
+    """What does the jobs, started with the first and, after a crash, with the next."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def do(self, job: Path) -> tuple[list[str], int | None]:
+        """What it says meanwhile, and its exit status where it ended before the job did."""
+        child = self._child = self._child or _start()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        # where it has ended already, what it said tells why
+        with suppress(BrokenPipeError):
+            child.stdin.write(json.dumps(str(job)).encode() + b"\n")
+            child.stdin.flush()
+        said: list[str] = []
+        for line in child.stdout:
+            text = line.decode(errors="replace").rstrip()
+            if text == ENDED:
+                return said, None
+            if text:
+                said.append(text)
+        status = child.wait()
+        self.end()
+        return said, status
+
+    def end(self) -> None:
+        """Nothing that it did is lost: a job's files are complete before it tells that the job is done."""
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
+            # one that had ended did not read the last job
+            with suppress(BrokenPipeError), child:
+                pass
+
+
+def _start() -> subprocess.Popen[bytes]:
     # the converters know TensorFlow's graphs only; what TensorFlow says all the same would bury the fault
     environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": _path()}
-    done = subprocess.run(
-        [sys.executable, "-m", "facexp_export.convert", str(file)],
+    return subprocess.Popen(
+        [sys.executable, "-m", "facexp_export.convert"],
         env=environment,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        check=False,
     )
-    said = [line for line in done.stdout.decode(errors="replace").splitlines() if line.strip()]
-    if done.returncode == FAULT and said:
-        raise ExportError(said[-1])
-    if done.returncode:
-        last = "\n".join(f"  {line}" for line in said[-_LAST_LINES:])
-        raise ExportError(f"{job.task}, step {job.step}: {_end(done.returncode)}; its last lines:\n{last}")
-    facts: dict[str, Any] = json.loads(file.with_suffix(".facts.json").read_text(encoding="utf-8"))
-    return facts
 
 
 def _path() -> str:

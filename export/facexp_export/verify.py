@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from facexp.arrays import load_arrays
 from facexp.bundle import KEYS, MANIFEST, SAVEDMODEL, ModelSpec, digest, load_models, read_model
 from facexp.engines import ENGINES
 from facexp.errors import BundleError, DeviceError, FacexpError
@@ -30,7 +31,7 @@ from facexp_export.proof_numbers import Outputs, Reference
 from facexp_export.proof_task import Labelled
 from facexp_export.recipe import PRECISIONS, Recipe, read_recipe
 from facexp_export.run import seed_of
-from facexp_export.steps import Job, run_step
+from facexp_export.steps import Job, run_step, shared_process
 from facexp_export.tasks import TASKS
 from facexp_train.emotion_data import EmotionFaces, truths
 from facexp_train.framing import jittered_crops
@@ -69,7 +70,8 @@ def verify(directory: Path, data: Sequence[Path] = (), say: Say = lambda line: N
         model = models.get(task)
         seed = seed_of(model.training, directory / MANIFEST) if model else 0
         faces[task] = Data(path, read_faces(TASKS[task].of(model.labels) if model else TASKS[task], path, seed))
-    return examine(directory, faces, say=say)
+    with shared_process():
+        return examine(directory, faces, say=say)
 
 
 def data_task(path: Path) -> str:
@@ -167,7 +169,7 @@ class Subject:
         return tuple(self._sessions)
 
     def answers(self, key: str, crops: NDArray[np.uint8]) -> Outputs:
-        """Outputs by name of one file; a SavedModel is run in a process of its own."""
+        """Outputs by name of one file; a SavedModel is run in another process."""
         session = self._sessions[key]
         if session is not None:
             return session.run(crops)
@@ -175,8 +177,7 @@ class Subject:
             given, out = Path(scratch) / "crops.npz", Path(scratch) / "answers.npz"
             np.savez(given, crops=crops)
             run_step(Job("answers", self.task.name, self.path(key), given, out, self.path(key)))
-            with np.load(out, allow_pickle=False) as found:
-                return {name: found[name] for name in found.files}
+            return load_arrays(out)
 
     def path(self, key: str) -> Path:
         """Where a file lies."""

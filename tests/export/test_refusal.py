@@ -328,6 +328,30 @@ def test_a_crash_says_which_step_and_why(
         steps.run_step(stand_in(monkeypatch, tmp_path, words))
 
 
+def test_steps_share_a_process_and_a_crash_starts_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the seconds that TensorFlow takes to load, once an export, and an export after one that crashed."""
+    done = """job=$(echo "$line" | tr -d '"'); echo '{}' > "${job%.json}.facts.json"; echo; echo 'facexp step ended'"""
+    words = f"echo >> starts; read line; {done}; read line; {done}; read line || exit 1; exit 7"
+    monkeypatch.chdir(tmp_path)
+    job = stand_in(monkeypatch, tmp_path, words)
+
+    def starts() -> int:
+        return len((tmp_path / "starts").read_text().splitlines())
+
+    with steps.shared_process():
+        assert steps.run_step(job) == steps.run_step(job) == {}
+        assert starts() == 1
+        with pytest.raises(ExportError, match="status 7"):
+            steps.run_step(job)
+        assert steps.run_step(job) == {}
+        assert starts() == 2
+        with steps.shared_process():
+            steps.run_step(job)
+        assert starts() == 3
+    steps.run_step(job)
+    assert starts() == 4
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
