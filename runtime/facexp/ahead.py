@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,8 +22,9 @@ def read_ahead(
 ) -> Iterator[tuple[Source, Iterator[Shot]]]:
     """Each source with its shots, as `Source.shots` gives them, errors too; `readers` threads read ahead.
 
-    So many photos are decoded at once, and one frame of the clip that is being read. Large files, and sources that are
-    no file, are opened when it is their turn. The order is that of the sources. With 0 readers nothing is read ahead.
+    So many photos are decoded at once, and one frame of the clip that is being read. Large files, the only one, and
+    sources that are no file, are opened when it is their turn. The order is that of the sources. With 0 readers nothing
+    is read ahead.
     """
     if readers == 0:
         for source in sources:
@@ -30,10 +32,14 @@ def read_ahead(
         return
     pool = ThreadPoolExecutor(readers, thread_name_prefix="facexp-read")
     waiting: deque[tuple[Source, Iterator[Shot], Next | None]] = deque()
+    coming = iter(sources)
+    begin = list(itertools.islice(coming, 2))
+    # starting a thread takes a tenth of the time of a small photo, and there is nothing to do beside its decoding
+    alone = len(begin) < 2
     try:
-        for source in sources:
+        for source in itertools.chain(begin, coming):
             shots = source.shots(options)
-            early = source.address is None and _bytes(source.name) <= _MOST_BYTES
+            early = not alone and source.address is None and _bytes(source.name) <= _MOST_BYTES
             waiting.append((source, shots, pool.submit(next, shots, None) if early else None))
             if len(waiting) > readers:
                 yield _taken(pool, *waiting.popleft())
@@ -50,7 +56,7 @@ def _taken(
     if source.address is not None:
         # a camera or a pipe has its own thread, or none, and must not wait open while files before it are read
         return source, shots
-    return source, _one_ahead(pool, shots, first or pool.submit(next, shots, None))
+    return source, _one_ahead(pool, shots, first)
 
 
 def _bytes(name: str) -> int:
@@ -61,13 +67,10 @@ def _bytes(name: str) -> int:
         return 0
 
 
-def _one_ahead(pool: ThreadPoolExecutor, shots: Iterator[Shot], coming: Next) -> Iterator[Shot]:
-    while (shot := coming.result()) is not None:
+def _one_ahead(pool: ThreadPoolExecutor, shots: Iterator[Shot], first: Next | None) -> Iterator[Shot]:
+    shot = next(shots, None) if first is None else first.result()
+    while shot is not None:
         # a photo is all that there is: nothing more is asked for
-        alone = shot.fps is None
-        coming = _NOTHING if alone else pool.submit(next, shots, None)
+        ahead = None if shot.fps is None else pool.submit(next, shots, None)
         yield shot
-
-
-_NOTHING: Next = Future()
-_NOTHING.set_result(None)
+        shot = None if ahead is None else ahead.result()

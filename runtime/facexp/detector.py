@@ -82,7 +82,7 @@ class Detector:
         longest = min(max(height, width, _COARSE), _FINE)
         if min_face:
             longest = max(min(longest, round(max(height, width) * _SEEN_AT / min_face)), min(longest, _COARSE))
-        fine = _to_bgr(_resized(image, longest))
+        fine = _seen(_resized(image, longest))
         found = _look(self._network, fine, width, height)
         if longest > _COARSE_ABOVE:
             found += _look(self._network, _resized(fine, _COARSE), width, height)
@@ -117,13 +117,13 @@ def _resized(image: Image, longest: int) -> Image:
     return np.asarray(cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
-def _look(network: YuNet, bgr: Image, width: int, height: int) -> list[Detection]:
+def _look(network: YuNet, copy: Image, width: int, height: int) -> list[Detection]:
     """What the network finds in a resized copy of an image, in pixels of that image of (width, height)."""
-    rows, columns = bgr.shape[:2]
+    rows, columns = copy.shape[:2]
     if min(rows, columns) < LEAST:
         below, right = max(LEAST - rows, 0), max(LEAST - columns, 0)
-        bgr = np.asarray(cv2.copyMakeBorder(bgr, 0, below, 0, right, cv2.BORDER_CONSTANT), dtype=np.uint8)
-    found = network(bgr)
+        copy = np.asarray(cv2.copyMakeBorder(copy, 0, below, 0, right, cv2.BORDER_CONSTANT), dtype=np.uint8)
+    found = network(copy)
     # exp() in YuNet's decoding overflows on some inputs
     found = found[np.isfinite(found).all(axis=1)]
     boxes = found[:, :4] * (width / columns, height / rows, width / columns, height / rows)
@@ -134,12 +134,13 @@ def _look(network: YuNet, bgr: Image, width: int, height: int) -> list[Detection
     ]
 
 
-def _to_bgr(image: Image) -> Image:
-    channels = 1 if image.ndim == 2 else image.shape[2]
-    if channels == 3:
-        return np.ascontiguousarray(image)
-    code = cv2.COLOR_GRAY2BGR if channels == 1 else cv2.COLOR_BGRA2BGR
-    return np.asarray(cv2.cvtColor(image, code), dtype=np.uint8)
+def _seen(image: Image) -> Image:
+    """As YuNet takes it: gray (H, W) or BGR."""
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    elif image.ndim == 3 and image.shape[2] == 4:
+        image = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGRA2BGR), dtype=np.uint8)
+    return np.ascontiguousarray(image)
 
 
 def _distinct(found: list[Detection]) -> list[Detection]:

@@ -7,6 +7,7 @@ the same functions, so they cannot drift apart.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -63,6 +64,8 @@ ALIGNMENT: tuple[int, ...] = tuple(
 )
 """The points that place the emotion crop: not the brows and lips, which move up and down with the very expression that
 is to be read, so that an open mouth would shrink the face."""
+
+_ALIGNMENT = np.array(ALIGNMENT)
 
 # a face this many times larger or smaller than its square says it is, is a failed set of points
 _MAX_ZOOM = 2.0
@@ -139,29 +142,33 @@ def similarity(source: Points, target: Points) -> Matrix:
     Reflections are never returned. Formula: Umeyama, "Least-squares estimation of transformation parameters between
     two point patterns", PAMI 1991. Raises ValueError when the source points coincide.
     """
-    a = np.asarray(source, dtype=np.float64)
-    b = np.asarray(target, dtype=np.float64)
-    mean_a, mean_b = a.mean(axis=0), b.mean(axis=0)
+    a, b = np.asarray(source, dtype=np.float64), np.asarray(target, dtype=np.float64)
+    mean_a, mean_b = a.sum(axis=0) / len(a), b.sum(axis=0) / len(b)
     a, b = a - mean_a, b - mean_b
-    spread = float((a * a).sum())
+    spread = float(np.vdot(a, a))
     if spread < 1e-12:
         raise ValueError("similarity: the source points coincide")
     # in the plane the least-squares rotation and scale are the two numbers of one complex factor
-    cos = float((a * b).sum()) / spread
-    sin = float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / spread
-    rotation = np.array([[cos, -sin], [sin, cos]])
-    return np.hstack([rotation, (mean_b - rotation @ mean_a)[:, None]])
+    cos = float(np.vdot(a, b)) / spread
+    sin = float(a[:, 0] @ b[:, 1] - a[:, 1] @ b[:, 0]) / spread
+    (from_x, from_y), (to_x, to_y) = mean_a.tolist(), mean_b.tolist()
+    return np.array([[cos, -sin, to_x - cos * from_x + sin * from_y], [sin, cos, to_y - sin * from_x - cos * from_y]])
 
 
 def compose(outer: Matrix, inner: Matrix) -> Matrix:
     """The matrix that does `inner`, then `outer`."""
-    return np.hstack([outer[:, :2] @ inner[:, :2], (outer[:, :2] @ inner[:, 2] + outer[:, 2])[:, None]])
+    both: Matrix = outer[:, :2] @ inner
+    both[:, 2] += outer[:, 2]
+    return both
 
 
 def invert(matrix: Matrix) -> Matrix:
-    """The matrix that goes back."""
-    back = np.linalg.inv(matrix[:, :2])
-    return np.hstack([back, -(back @ matrix[:, 2])[:, None]])
+    """The matrix that goes back. Raises ValueError where none does: the matrix takes the plane to a line."""
+    (a, b, x), (c, d, y) = matrix.tolist()
+    area = a * d - b * c
+    if area == 0:
+        raise ValueError("invert: the matrix takes the plane to a line")
+    return np.array([[d / area, -b / area, (b * y - d * x) / area], [-c / area, a / area, (c * x - a * y) / area]])
 
 
 def transform(points: Points, matrix: Matrix) -> Points:
@@ -194,9 +201,9 @@ def warp(gray: Image, matrix: Matrix, size: int) -> Image:
     height, width = gray.shape
     shrink = max(1, int(1 / max(zoom_of(matrix), 1e-6)))
     # only the part that the crop shows: OpenCV's warp refuses an image of more than 32,766 pixels a side
-    corners = transform(np.array([[-1, -1], [size, -1], [-1, size], [size, size]], np.float32), invert(matrix))
-    x0, y0 = np.floor(np.clip(corners.min(axis=0) - shrink, 0, [width - 1, height - 1])).astype(int)
-    x1, y1 = np.ceil(np.clip(corners.max(axis=0) + shrink + 1, [x0 + 1, y0 + 1], [width, height])).astype(int)
+    to_x, to_y = invert(matrix).tolist()
+    x0, x1 = _range(to_x, size, shrink, width)
+    y0, y1 = _range(to_y, size, shrink, height)
     gray = gray[y0:y1, x0:x1]
     matrix = compose(matrix, np.array([[1, 0, x0], [0, 1, y0]], dtype=np.float64))
     if 2 <= shrink <= min(gray.shape):
@@ -206,6 +213,17 @@ def warp(gray: Image, matrix: Matrix, size: int) -> Image:
         matrix = compose(matrix, np.array([[shrink, 0, offset], [0, shrink, offset]], dtype=np.float64))
     crop = cv2.warpAffine(gray, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(crop, dtype=np.uint8)
+
+
+def _range(row: list[float], size: int, margin: int, longest: int) -> tuple[int, int]:
+    """The first pixel and the one after the last that a crop shows, along the side of an image that `longest` counts.
+
+    `row` is that side's row of the matrix from crop to image.
+    """
+    along, across, start = row
+    ends = [start + along * column + across * line for column in (-1, size) for line in (-1, size)]
+    first = math.floor(min(max(min(ends) - margin, 0), longest - 1))
+    return first, math.ceil(min(max(max(ends) + margin + 1, first + 1), longest))
 
 
 def cut(grays: list[Image], placed: list[Matrix], size: int) -> NDArray[np.uint8]:
@@ -218,7 +236,8 @@ def cut(grays: list[Image], placed: list[Matrix], size: int) -> NDArray[np.uint8
 
 def zoom_of(matrix: Matrix) -> float:
     """How much larger lengths become, crop pixels per image pixel."""
-    return float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
+    (a, b, _), (c, d, _) = matrix.tolist()
+    return math.sqrt(abs(a * d - b * c))
 
 
 def align(points: Points, target: Points, zoom: float) -> Matrix | None:
@@ -226,9 +245,8 @@ def align(points: Points, target: Points, zoom: float) -> Matrix | None:
 
     None where its zoom is far from the expected one: such points are no face's.
     """
-    chosen = list(ALIGNMENT)
     try:
-        matrix = similarity(points[chosen], target[chosen])
+        matrix = similarity(points[_ALIGNMENT], target[_ALIGNMENT])
     except ValueError:
         return None
     return matrix if 1 / _MAX_ZOOM <= zoom_of(matrix) / zoom <= _MAX_ZOOM else None

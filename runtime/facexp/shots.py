@@ -56,7 +56,7 @@ class Shot:
     reduction: int = 1
     """How many times smaller than the photo the image is; 1 unless `ReadOptions.reduced` allows more."""
     decode: Callable[[int], Image] | None = None
-    """Gives the photo at another reduction (1, 2, 4 or 8) where this one is above 1, else None."""
+    """Gives the photo in gray at another reduction (1, 2, 4 or 8) where this one is above 1, else None."""
     full_size: tuple[int, int] | None = None
     """Width and height of the photo where the image is smaller, else None."""
 
@@ -171,7 +171,8 @@ class Source:
         image = photo.decode(data, kind, reduction)
         if reduction == 1:
             return Shot(self.name, self.save_as, 0, 0.0, image)
-        again = functools.partial(photo.decode, data, kind)
+        # only points and emotions are read from it, which takes no colour
+        again = functools.partial(photo.decode_gray, data)
         return Shot(
             self.name, self.save_as, 0, 0.0, image, reduction=reduction, decode=again, full_size=(width, height)
         )

@@ -136,7 +136,8 @@ def swap_labels(model: Model) -> Model:
 
 def forget_scaling(model: Model) -> Model:
     """0 to 255 where the network expects 0 to 1."""
-    (scale,) = (t for t in model.graph.initializer if np.array_equal(numpy_helper.to_array(t), np.float32(1 / 255)))
+    scalars = (tensor for tensor in model.graph.initializer if numpy_helper.to_array(tensor).size == 1)
+    (scale,) = (tensor for tensor in scalars if numpy_helper.to_array(tensor).item() == np.float32(1 / 255))
     put(scale, np.ones_like(numpy_helper.to_array(scale)))
     return model
 

@@ -68,6 +68,14 @@ def test_photos_are_read_ahead_and_cameras_are_not() -> None:
     assert seen == 7
 
 
+def test_a_photo_alone_is_read_without_a_thread() -> None:
+    """Guards the time of one small photo, a tenth of which a thread would take."""
+    (found,) = read_ahead([Scripted("a", [], 1, None)], DEFAULTS, 2)
+    before = threading.active_count()
+    assert len(list(found[1])) == 1
+    assert threading.active_count() == before
+
+
 def test_large_files_wait_for_their_turn(tmp_path: Path) -> None:
     """Guards the memory of a small machine: photos of 50 megapixels and more, several at once."""
     log: list[str] = []

@@ -77,6 +77,19 @@ def test_a_small_face_in_a_large_image_is_found(detector: Detector, astronaut: I
     assert overlap(face.box, (FACE[0] + 1300, FACE[1] + 900, FACE[2], FACE[3])) > 0.7
 
 
+@pytest.mark.parametrize("network", [yunet.OnnxYuNet, yunet.OpenCvYuNet])
+def test_gray_pictures_are_seen_in_a_warm_tone(network: Any, astronaut: Image) -> None:
+    """Guards small faces of gray cameras: the network learned from colour photos."""
+    canvas = np.full((720, 960), 90, np.uint8)
+    gray = cv2.cvtColor(astronaut, cv2.COLOR_BGR2GRAY)
+    canvas[300:396, 200:296] = cv2.resize(gray, (96, 96), interpolation=cv2.INTER_AREA)
+    loaded = network(module._packaged().read_bytes(), "yunet", 0.1, None)
+    warm, plain = (loaded(image)[:, 4].max() for image in (canvas, cv2.cvtColor(canvas, cv2.COLOR_GRAY2BGR)))
+    assert warm > plain + 0.05
+    # and colour photos as they are
+    assert np.allclose(loaded(astronaut), network(module._packaged().read_bytes(), "yunet", 0.1, None)(astronaut))
+
+
 def test_all_faces_largest_first(detector: Detector, astronaut: Image) -> None:
     # guards: the order that max_faces relies on, and that no face is lost or doubled beside another
     canvas = np.zeros((600, 1300, 3), np.uint8)

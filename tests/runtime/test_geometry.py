@@ -51,6 +51,22 @@ def test_points_return_to_where_they_came_from(square: Square, size: int) -> Non
     assert np.abs(transform(transform(points, matrix), invert(matrix)) - points).max() < 0.01
 
 
+def test_a_matrix_that_has_no_way_back_is_refused() -> None:
+    """Guards against a division by zero that would go on as infinite coordinates."""
+    with pytest.raises(ValueError, match="to a line"):
+        invert(np.array([[2.0, 1.0, 5.0], [4.0, 2.0, 7.0]]))
+
+
+@pytest.mark.parametrize("square", [Square(-400.0, 30.0, 60.0), Square(30.0, 900.0, 60.0), Square(20.0, 20.0, 150.0)])
+def test_what_lies_outside_is_the_border_repeated(square: Square) -> None:
+    """Guards the part of an image that is cut out before the crop: never empty, at each side."""
+    image = np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)
+    padded = cv2.copyMakeBorder(image, 1000, 1000, 1000, 1000, cv2.BORDER_REPLICATE)
+    matrix = square_matrix(square, 96)
+    moved = square_matrix(Square(square.x + 1000, square.y + 1000, square.side), 96)
+    assert np.abs(warp(image, matrix, 96).astype(int) - warp(padded, moved, 96)).max() <= 1
+
+
 def test_the_corners_of_a_square_are_the_borders_of_the_crop() -> None:
     # guards: the half pixel between "corner of the first pixel" and "its centre"
     matrix = square_matrix(Square(50.0, 60.0, 20.0), 96)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from facexp import Analyzer, photo
+from facexp.errors import SourceError
 from facexp.pipeline import analyze_sources
 from facexp.reading import ReadOptions
 from facexp.sources import open_sources
@@ -94,6 +95,22 @@ def test_a_photo_is_turned_alike_at_any_size(tmp_path: Path, first: bytes) -> No
     full, half = (next(source.shots(ReadOptions(reduced=reduced))) for reduced in (False, True))
     assert full.size == half.size == (2000, 4000)
     assert half.image.shape == (2000, 1000, 3)
+
+
+@pytest.mark.parametrize("reduction", [1, 2, 4, 8])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_grays_are_those_of_the_colours(tmp_path: Path, astronaut: Any, reduction: int, orientation: int) -> None:
+    """Guards points and emotions of small faces, which are read from a photo that is decoded in gray."""
+    write(tmp_path / "a.jpg", astronaut[:400], orientation)
+    data = (tmp_path / "a.jpg").read_bytes()
+    gray, colour = photo.decode_gray(data, reduction), photo.decode(data, "JPEG", reduction)
+    assert gray.shape == colour.shape[:2]
+    apart = np.abs(gray.astype(int) - cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY))
+    # more than rounding only where a channel was cut off at 0 or 255
+    assert (apart > 1).mean() < 0.005
+    assert apart.max() < 10
+    with pytest.raises(SourceError, match="cut short"):
+        photo.decode_gray(data[:-100], reduction)
 
 
 def test_only_what_is_large_and_jpeg_is_reduced(tmp_path: Path, astronaut: Any) -> None:
