@@ -81,6 +81,6 @@ class Motion:
             columns, rows = (max(1, side // 2) for side in part.shape[::-1])
             half = cv2.resize(part, (columns, rows), interpolation=cv2.INTER_AREA)
             part = np.asarray(half, dtype=np.uint8)
-        small = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+        small = cv2.resize(part, (width, height), interpolation=cv2.INTER_AREA)
         # a lamp or the camera's own exposure is no motion
-        return np.asarray(small - np.median(small), dtype=np.float32)
+        return small.astype(np.float32) - np.float32(np.median(small))
