@@ -17,7 +17,7 @@ def settle(model: Any) -> None:
     """Write constants where the graph computes shapes or lifts scalars; the answers stay the same to the bit.
 
     Enlarging a map, the converter computes from its shape what to reshape it to, though all but the batch is known: 31
-    of the keypoint network's 109 nodes. And onnxruntime 1.31 takes ten times as long to multiply a map (N, H, W, 1) by
+    of the keypoint network's 109 nodes. And onnxruntime 1.32 takes ten times as long to multiply a map (N, H, W, 1) by
     a scalar as by a constant (1, 1, 1, 1): found with its profiler, 0.14 of 1.13 ms for the 96 px crop.
     """
     graph = model.graph
@@ -26,7 +26,7 @@ def settle(model: Any) -> None:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Reshape" and node.input[1] not in constants:
-            shape = shapes[node.output[0]]
+            shape = shapes.get(node.output[0], [])
             if shape.count(_OPEN) == 1:
                 node.input[1] = _add(graph, f"{node.output[0]}/shape", np.array(shape, np.int64))
         elif node.op_type in _ELEMENTWISE:
