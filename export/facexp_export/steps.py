@@ -85,8 +85,13 @@ def run_step(job: Job) -> dict[str, Any]:
 
 @contextmanager
 def shared_process() -> Iterator[None]:
-    """The steps inside are done by one new process, which loads TensorFlow and the converters once."""
-    process = _Process()
+    """The steps inside are done by one new process, which loads TensorFlow and the converters once.
+
+    One that was shared before makes way: it holds a gigabyte, and its next step starts another.
+    """
+    before, process = _shared.get(), _Process()
+    if before is not None:
+        before.end()
     token = _shared.set(process)
     try:
         yield
@@ -96,7 +101,7 @@ def shared_process() -> Iterator[None]:
 
 
 class _Process:
-    """What does the jobs, started with the first and, after a crash, with the next."""
+    """What does the jobs, started with the first and, where it has ended, with the next."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None

@@ -76,6 +76,11 @@ def is_folder(path: Path) -> bool:
     return path_problem(path) is None and path.is_dir()
 
 
+def is_inside(path: Path, folder: Path | None) -> bool:
+    """Whether a path, its links followed, is the folder (a real path) or inside it; False where there is none."""
+    return folder is not None and real_path(path).is_relative_to(folder)
+
+
 def natural(name: str) -> str:
     """A key that sorts photo2 before photo10, capitals with small letters."""
     # one flat text, because a million keys of nested lists weigh more than the names
@@ -85,7 +90,7 @@ def natural(name: str) -> str:
 def expand(pattern: str, skip: Path | None = None) -> Iterator[Match]:
     """What a glob (see `is_pattern`) matches, each once. The folder `skip`, a real path, is not entered."""
     start, parts = _split(pattern)
-    if _is_inside(start, skip):
+    if is_inside(start, skip):
         return
     found = _expand(start, parts, skip)
     # several `**` may share the folders between them in several ways
@@ -95,7 +100,7 @@ def expand(pattern: str, skip: Path | None = None) -> Iterator[Match]:
 def folders(path: Path, skip: Path | None = None) -> Iterator[Folder]:
     """A folder and those in it to their depths, each before those that it holds; hidden ones and `skip` left out."""
     for each in _listings(path, PurePath(), skip):
-        yield Folder(each.path, each.inside, sorted(_shown(each.files), key=natural), each.problem)
+        yield Folder(each.path, each.inside, _shown(each.files), each.problem)
 
 
 def _split(pattern: str) -> tuple[Path, list[str]]:
@@ -121,14 +126,15 @@ class _Listing(NamedTuple):
 
     def matching(self, part: str, skip: Path | None) -> list[str]:
         """Those that one part of a pattern matches, in natural order; what leads into `skip` is left out."""
-        names = [*self.files, *self.folders] if _is_hidden(part) else [*_shown(self.files), *_shown(self.folders)]
+        hidden = _is_hidden(part)
+        names = [name for name in (*self.files, *self.folders) if hidden or not _is_hidden(name)]
         found = sorted(fnmatch.filter(names, part), key=natural)
         return found if skip is None else [name for name in found if not self._leads_into(name, skip)]
 
     def _leads_into(self, name: str, skip: Path) -> bool:
         # this folder is not inside: asked once, not for each of its files
         if name in self.links:
-            return _is_inside(self.path / name, skip)
+            return is_inside(self.path / name, skip)
         return name == skip.name and self.real == skip.parent
 
 
@@ -155,7 +161,7 @@ def _listings(path: Path, inside: PurePath, skip: Path | None, above: tuple[Path
         yield _Listing(path, inside, real, [], [], set(), reason(error))
         return
     yield listing
-    for name in sorted(_shown(listing.folders), key=natural):
+    for name in _shown(listing.folders):
         yield from _listings(path / name, inside / name, skip, (*above, real))
 
 
@@ -177,10 +183,10 @@ def _expand(start: Path, parts: Sequence[str], skip: Path | None, listing: _List
             elif rest:
                 yield from _expand(each.path, rest, skip, each)
             else:
-                yield from (Match(each.path / name) for name in sorted(_shown(each.files), key=natural))
+                yield from (Match(each.path / name) for name in _shown(each.files))
     elif not glob.has_magic(part):
         path = start / part
-        if not _is_inside(path, skip):
+        if not is_inside(path, skip):
             if rest:
                 yield from _expand(path, rest, skip)
             elif os.path.lexists(path):
@@ -201,16 +207,13 @@ def _expand(start: Path, parts: Sequence[str], skip: Path | None, listing: _List
                 yield Match(start / name)
 
 
-def _is_inside(path: Path, skip: Path | None) -> bool:
-    return skip is not None and real_path(path).is_relative_to(skip)
-
-
 def _is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
 def _shown(names: list[str]) -> list[str]:
-    return [name for name in names if not _is_hidden(name)]
+    """Without hidden ones, in natural order."""
+    return sorted((name for name in names if not _is_hidden(name)), key=natural)
 
 
 def _may_be_folder(entry: os.DirEntry[str]) -> bool:

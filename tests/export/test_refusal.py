@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import tempfile
@@ -350,6 +351,19 @@ def test_steps_share_a_process_and_a_crash_starts_another(tmp_path: Path, monkey
         assert starts() == 3
     steps.run_step(job)
     assert starts() == 4
+
+
+def test_one_process_is_there_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the memory of a small machine: what wrote the files is gone while another process proves them."""
+    done = """job=$(echo "$line" | tr -d '"'); echo '{}' > "${job%.json}.facts.json"; echo 'facexp step ended'"""
+    monkeypatch.chdir(tmp_path)
+    job = stand_in(monkeypatch, tmp_path, f"echo $$ > number; read line; {done}; read line")
+    with steps.shared_process():
+        steps.run_step(job)
+        number = int((tmp_path / "number").read_text())
+        os.kill(number, 0)
+        with steps.shared_process(), pytest.raises(ProcessLookupError):
+            os.kill(number, 0)
 
 
 @pytest.mark.parametrize(

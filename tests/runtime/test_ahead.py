@@ -69,7 +69,7 @@ def test_photos_are_read_ahead_and_cameras_are_not() -> None:
 
 
 def test_a_photo_alone_is_read_without_a_thread() -> None:
-    """Guards the time of one small photo, a tenth of which a thread would take."""
+    """Guards the time of one small photo, in which there is nothing to do beside its decoding."""
     (found,) = read_ahead([Scripted("a", [], 1, None)], DEFAULTS, 2)
     before = threading.active_count()
     assert len(list(found[1])) == 1

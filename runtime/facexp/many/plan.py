@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from facexp.address import STDIN, is_live, shown
 from facexp.errors import one_line
-from facexp.globs import Match, expand, folders, is_pattern, path_problem, real_path
+from facexp.globs import Match, expand, folders, is_inside, is_pattern, path_problem, real_path
 from facexp.many.stores import NOT_UTF8, PARQUET, ManyError, Store, is_address, is_wild
 from facexp.sources import MEDIA, listed, open_sources
 
@@ -131,7 +131,7 @@ class Plan:
         found = list(expand(name)) if is_pattern(name) else []
         for path, problem in found or [Match(Path(name))]:
             problem = problem or path_problem(path)
-            if skip is not None and real_path(path).is_relative_to(skip):
+            if is_inside(path, skip):
                 # the results are a folder of tables, too
                 continue
             if problem is not None:
