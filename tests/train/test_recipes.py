@@ -24,13 +24,13 @@ def test_they_are_found_by_name(tmp_path: Path) -> None:
     """Guards --config: a name, a file, and one line that says which names there are."""
     assert recipes("keypoints") + recipes("emotion") == [
         *("keypoints", *NOTEBOOKS[2:]),
-        *("emotion", *NOTEBOOKS[:2], "emotion-wide"),
+        *("emotion", *NOTEBOOKS[:1], "emotion-large", "emotion-pruned", NOTEBOOKS[1], "emotion-wide"),
     ]
     assert configure("emotion", "data").network["stages"] == [40, 80, 144]
     (tmp_path / "own.toml").write_text("epochs = 3\n")
     assert configure("emotion", "data", name=str(tmp_path / "own.toml")).epochs == 3
     with pytest.raises(
-        DataError, match=r"keypoints-cnn: no such file, .*; there are emotion, emotion-cnn, emotion-resnet"
+        DataError, match=r"keypoints-cnn: no such file, .*; there are emotion, emotion-cnn, emotion-large, "
     ):
         configure("emotion", "data", name="keypoints-cnn")
 
@@ -40,6 +40,10 @@ def test_a_teacher_may_be_a_configuration_by_name(tmp_path: Path) -> None:
     wide, small = configure("emotion", "data", name="emotion-wide"), configure("emotion", "data")
     assert wide.teacher(1) == wide.teacher(0).teacher(0) == dataclasses.replace(small, partial_share=0.0)
     assert wide.teacher(0).network == wide.network
+    pruned = configure("emotion", "data", name="emotion-pruned")
+    assert pruned.network["stages"] == wide.network["stages"]
+    assert (pruned.teacher(0), pruned.teacher(1)) == (configure("emotion", "data", name="emotion-large"), wide)
+    assert pruned.teacher(0).network == pruned.teacher(0).teacher(0).network
     (tmp_path / "own.toml").write_text('[[teachers]]\nconfig = "emotion"\nepochs = 3\n')
     own = configure("emotion", "data", name=str(tmp_path / "own.toml"))
     assert own.teacher(0) == dataclasses.replace(small, epochs=3)

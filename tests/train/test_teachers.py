@@ -10,9 +10,13 @@ import pytest
 
 from facexp_train import run, teaching
 from facexp_train.alignment import Shown, shown
+from facexp_train.builders import build_network
 from facexp_train.config import TrainConfig
+from facexp_train.emotion import EmotionJob
+from facexp_train.emotion_data import read_emotion
 from facexp_train.errors import DataError
 from facexp_train.networks import emotion_network
+from facexp_train.votes import VOTES, VOTES_NAME
 
 SMALL = {"stem": 4, "stages": [8], "blocks": 1, "dropout": 0.0}
 STILL = dict.fromkeys(("flip", "rotation", "scale", "shift", "brightness", "contrast", "erasing"), 0.0)
@@ -136,6 +140,41 @@ def test_views_are_cut_both_ways_and_their_mean_is_kept() -> None:
     assert len({crops[0].tobytes() for crops in asked}) == 4
 
 
+def test_votes_speak_beside_the_teachers(bars_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # guards: votes that weigh on the other labelling, on faces without labels, or tell of another face
+    table = pd.read_csv(bars_csv)
+    data = tmp_path / "fer2013.csv"
+    table.to_csv(data, index=False)
+    ballots = np.zeros((len(table), len(VOTES)))
+    # the voters call the sad ones neutral, and a happy one in four too
+    happy = (table.emotion == 3) & (np.arange(len(table)) % 8 > 1)
+    ballots[:, VOTES.index("neutral")] = np.where(happy, 0, 10)
+    ballots[:, VOTES.index("happiness")] = np.where(happy, 10, 0)
+    pd.DataFrame(ballots, columns=VOTES).assign(Usage=table.Usage).to_csv(tmp_path / VOTES_NAME, index=False)
+    # two faces more, without a label
+    monkeypatch.setattr("facexp_train.emotion.shown", lambda images, targets, *_: with_others(images, targets, 2))
+
+    still = STILL | {"mixup": 0.0}
+    job = EmotionJob(read_emotion(data, quiet=True), config(data, votes_share=0.25, augmentation=still))
+    job.batches.taught = {head: np.full((130, 7), 1 / 7, np.float32) for head in ("fer2013", "ferplus")}
+    _, targets = job.batches.batch(np.arange(130), np.random.default_rng(0))
+    part, labels = job.faces.part("train"), job.batches.faces.targets
+    sure = part.votes[:, VOTES.index("happiness")] > 0
+    often = (part.labels[~sure] == 4).mean()
+    assert 0.7 < often < 0.9
+    # who is called happy was always labelled so, who is called neutral was sad so often
+    mean = 0.4 * labels["fer2013"][:128] + 0.6 / 7
+    assert targets["fer2013"][:128][sure][:, 3] == pytest.approx(0.75 * mean[sure][:, 3] + 0.25, abs=0.01)
+    assert targets["fer2013"][:128][~sure][:, 4] == pytest.approx(0.75 * mean[~sure][:, 4] + 0.25 * often, abs=0.01)
+    assert targets["fer2013"][128:] == pytest.approx(np.full((2, 7), 1 / 7))
+    assert targets["ferplus"][:128] == pytest.approx(0.4 * labels["ferplus"][:128] + 0.6 / 7)
+
+
+def with_others(images: np.ndarray, targets: dict[str, np.ndarray], count: int) -> Shown:
+    more = np.concatenate([images, images[:count]])
+    return Shown(more, 48, {head: np.pad(values, ((0, count), (0, 0))) for head, values in targets.items()})
+
+
 def test_a_network_grows_out_of_its_teacher_and_says_the_same(bars_csv: Path, tmp_path: Path) -> None:
     # guards: new channels that are heard at once, weights put beside their place
     keras.utils.set_random_seed(0)
@@ -148,15 +187,13 @@ def test_a_network_grows_out_of_its_teacher_and_says_the_same(bars_csv: Path, tm
     faces = np.random.default_rng(0).integers(0, 256, (4, 48, 48, 1), dtype=np.uint8)
     before = large.predict(faces, verbose=0)["ferplus"]
     expected = small.predict(faces, verbose=0)
-    teaching.widen(small, large)
+    teaching.inherit(small, large)
     grown = large.predict(faces, verbose=0)
     for head, logits in expected.items():
         assert grown[head] == pytest.approx(logits, abs=1e-4)
     assert np.abs(before - expected["ferplus"]).max() > 0.01
-    with pytest.raises(DataError, match="narrower"):
-        teaching.widen(large, small)
     with pytest.raises(DataError, match="same layers"):
-        teaching.widen(emotion_network(stem=4, stages=(8,)), large)
+        teaching.inherit(emotion_network(stem=4, stages=(8,)), large)
 
     # a run begins where its teacher ended: one epoch at a rate of nothing changes no answer
     out = tmp_path / "run"
@@ -167,6 +204,49 @@ def test_a_network_grows_out_of_its_teacher_and_says_the_same(bars_csv: Path, tm
     assert scores[0]["val_accuracy"] == pytest.approx(scores[1]["val_accuracy"], abs=0.1)
 
 
+def test_a_network_keeps_what_is_loud_in_a_wider_one() -> None:
+    # guards: channels taken from another place than those that listen to them, a stream that loses different ones
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    large = emotion_network(stem=6, stages=(16, 20), blocks=2)
+    small = emotion_network(stem=4, stages=(8, 24), blocks=2)
+    silent = {"stem": rng.permutation(6)[4:], "stage1": rng.permutation(16)[8:]}
+    for layer in large.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            channels = layer.gamma.shape[0]
+            layer.moving_mean.assign(rng.normal(size=channels))
+            values = 1 + rng.uniform(size=(2, channels))
+            stage = layer.name.partition("_")[0]
+            if "stage1" in layer.name and "_a_" in layer.name:
+                values[:, rng.permutation(16)[8:]] = 0
+            elif stage in silent:
+                values[:, silent[stage]] = 0
+                # of what is added, a part alone would keep others
+                values[:, rng.permutation(channels)[: channels // 2 if "block2" in layer.name else 0]] = 0
+            layer.gamma.assign(values[0])
+            layer.beta.assign(values[1])
+    faces = rng.integers(0, 256, (4, 48, 48, 1), dtype=np.uint8)
+    expected = large.predict(faces, verbose=0)
+    teaching.inherit(large, small)
+    for head, logits in small.predict(faces, verbose=0).items():
+        assert logits == pytest.approx(expected[head], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("narrower", "message"),
+    [
+        ({"dense": [4]}, "has 4 channels, the first teacher's 8, and no batch norm to judge by"),
+        ({"stages": [4, 4]}, "flat lays a map out in a row"),
+        ({"stages": [16, 16]}, "flat lays a map out in a row"),
+    ],
+)
+def test_other_widths_are_refused_where_places_would_move(narrower: dict[str, object], message: str) -> None:
+    made = {"heads": ("fer2013",), "classes": 7}
+    plain = {"kind": "cnn", "stages": [8, 8], "blocks": 1, "dense": [8]}
+    with pytest.raises(DataError, match=message):
+        teaching.inherit(build_network("emotion", plain, **made), build_network("emotion", plain | narrower, **made))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -174,6 +254,7 @@ def test_a_network_grows_out_of_its_teacher_and_says_the_same(bars_csv: Path, tm
         ({"teacher_share": 1.5}, "teacher_share must be between 0 and 1"),
         ({"teachers": [{}], "task": "keypoints"}, "only the emotion task"),
         ({"grow": True}, "grows from its first teacher"),
+        ({"votes_share": 1.2}, "votes_share must be between 0 and 1"),
         ({"grow": True, "teachers": [{}], "start_from": "runs/e1"}, "and from nothing else"),
     ],
 )

@@ -93,7 +93,8 @@ class EmotionBatches(_Batches):
     With teachers targets are a mean of label and teacher, weighed by `teacher_share`. `taught` holds their word for
     each face. `teach` asks them: a teacher then sees the very crop that the network sees (Beyer et al., "Knowledge
     distillation: A good teacher is patient and consistent", CVPR 2022), but before light, noise, blur, erasing,
-    shrinking and JPEG: what they hide, the network is to see through.
+    shrinking and JPEG: what they hide, the network is to see through. `told`, what the votes tell of a labelling, then
+    weighs `votes_share`.
     """
 
     teach: Teach | None = None
@@ -105,6 +106,7 @@ class EmotionBatches(_Batches):
         self.drawn = round(config.partial_share * len(self.unlabelled))
         super().__init__(len(self.labelled) + self.drawn, config)
         self.faces = faces
+        self.told: dict[str, NDArray[np.float32]] = {}
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Every labelled face, and this epoch's draw of the others, shuffled."""
@@ -121,6 +123,7 @@ class EmotionBatches(_Batches):
         elif self.teach:
             taught = self.teach(keras.ops.convert_to_numpy(augment.to_uint8(pixels)))
             targets = {head: self._mixed(values, taught[head]) for head, values in targets.items()}
+        targets |= {head: self._with_votes(targets[head], told[rows]) for head, told in self.told.items()}
         pixels = augment.change_pixels(pixels, rng, self.how)
         if rng.random() < self.how.mixup:
             weight = rng.beta(0.4, 0.4)
@@ -133,5 +136,12 @@ class EmotionBatches(_Batches):
         return augment.degrade(augment.to_uint8(pixels), rng, self.how), targets
 
     def _mixed(self, labels: NDArray[np.float32], taught: NDArray[np.float32]) -> NDArray[np.float32]:
-        share = np.where(labels.any(axis=1, keepdims=True), self.config.teacher_share, 1.0)
-        return ((1 - share) * labels + share * taught).astype(np.float32)
+        return _mean(labels, taught, np.where(labels.any(axis=1), self.config.teacher_share, 1.0))
+
+    def _with_votes(self, targets: NDArray[np.float32], told: NDArray[np.float32]) -> NDArray[np.float32]:
+        return _mean(targets, told, np.where(told.any(axis=1), self.config.votes_share, 0.0))
+
+
+def _mean(first: NDArray[np.float32], second: NDArray[np.float32], share: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Distributions (B, C), the second weighing `share` (B,)."""
+    return (first + share[:, None] * (second - first)).astype(np.float32)

@@ -80,9 +80,12 @@ class TrainConfig:
     teachers: whole configurations of networks that are trained first, on the same data (emotion).
     teacher_share: what the mean of the teachers' probabilities weighs in a target, the rest being the label. A face
     without a label has the teachers' word alone (emotion).
+    votes_share: what FER+'s votes weigh in a target of FER2013's labels, beside label and teachers: they tell how
+    probable each label is (teaching.told_by_votes); passed over where there are none (emotion).
     teacher_views: how many views of a face the teachers' probabilities are the mean of, computed once; 0: they are
     asked for the very crop that the network sees, each time (emotion).
-    grow: start with the first teacher's weights, in a network of the same layers with more channels (emotion).
+    grow: start with the first teacher's weights, in a network of the same layers with more channels, or with fewer, the
+    loudest of the teacher's (emotion).
     five_weight: what the cross-entropy among the five classes of the product's five-class view adds to that among all;
     passed over where the data has no other classes beside these five (emotion).
     """
@@ -116,6 +119,7 @@ class TrainConfig:
     unlabelled: str | None = None
     teachers: list[dict[str, Any]] = field(default_factory=list)
     teacher_share: float = 0.6
+    votes_share: float = 0.0
     teacher_views: int = 0
     grow: bool = False
     five_weight: float = 0.0
@@ -190,7 +194,7 @@ _RANGES = {
     "ema": (0, math.nextafter(1, 0), "0 or more, and below 1"),
     **dict.fromkeys(
         (
-            *("teacher_share", "aligned", "partial_share", "label_smoothing"),
+            *("teacher_share", "votes_share", "aligned", "partial_share", "label_smoothing"),
             *("flip", "vertical_flip", "blur", "erasing", "shrink", "jpeg", "mixup"),
         ),
         (0, 1, "between 0 and 1"),

@@ -24,7 +24,7 @@ from facexp_train.losses import grouped_cross_entropy, soft_cross_entropy
 from facexp_train.networks import with_temperatures
 from facexp_train.splits import SPLITS
 from facexp_train.stored import damaged, read_arrays, write_arrays
-from facexp_train.teaching import mean_of, over_views, widen
+from facexp_train.teaching import inherit, mean_of, over_views, told_by_votes
 
 
 def targets(faces: EmotionFaces, smoothing: float) -> dict[str, NDArray[np.float32]]:
@@ -103,6 +103,11 @@ class EmotionJob:
                     )
         self.losses = dict.fromkeys(self.targets, _loss(faces, config))
         self.batches = EmotionBatches(shown(part.images, self.targets, config, quiet), config)
+        if config.votes_share and part.votes is not None:
+            told = told_by_votes(part.votes, part.labels, len(part.classes))
+            # faces without labels lie behind these
+            others = len(self.batches.faces.images) - len(told)
+            self.batches.told = {part.labelling: np.pad(told, ((0, others), (0, 0)))}
         self.held_crops = {"": self.held.images}
         if config.aligned:
             self.held_crops["_aligned"] = aligned_crops(self.held.images, quiet)
@@ -144,9 +149,9 @@ class EmotionJob:
         self.batches.taught = {head: stored[head] for head in self.targets}
 
     def begin(self, model: keras.Model) -> None:
-        """Let the network grow from its first teacher, where the configuration says so."""
+        """Start with the first teacher's weights, where the configuration says so."""
         if self.config.grow:
-            widen(self.elder, model)
+            inherit(self.elder, model)
 
     def validate(self, model: keras.Model) -> fit.Validation:
         """Accuracy per head over its rated faces, cut as the data and, where it is trained so, as the runtime cuts
