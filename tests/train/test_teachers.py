@@ -154,8 +154,7 @@ def test_votes_speak_beside_the_teachers(bars_csv: Path, tmp_path: Path, monkeyp
     # two faces more, without a label
     monkeypatch.setattr("facexp_train.emotion.shown", lambda images, targets, *_: with_others(images, targets, 2))
 
-    still = STILL | {"mixup": 0.0}
-    job = EmotionJob(read_emotion(data, quiet=True), config(data, votes_share=0.25, augmentation=still))
+    job = EmotionJob(read_emotion(data, quiet=True), config(data, votes_share=0.25))
     job.batches.taught = {head: np.full((130, 7), 1 / 7, np.float32) for head in ("fer2013", "ferplus")}
     _, targets = job.batches.batch(np.arange(130), np.random.default_rng(0))
     part, labels = job.faces.part("train"), job.batches.faces.targets

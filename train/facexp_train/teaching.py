@@ -93,8 +93,7 @@ def inherit(elder: keras.Model, young: keras.Model) -> None:
         heard = next((kept[name] for name in _sources(old)), None)
         if isinstance(old, keras.layers.Flatten) and old.input.shape != new.input.shape:
             raise DataError(f"grow: {old.name} lays a map out in a row; its width must be the first teacher's")
-        kernels = [weight.shape[-1] for layer in (old, new) for weight in layer.weights if len(weight.shape) > 1]
-        kept[old.name] = _loudest(loudness.get(streams[old.name]), old.name, *kernels) if kernels else heard
+        kept[old.name] = _loudest(loudness.get(streams[old.name]), old, new) if _has_kernel(old) else heard
         for before, after in zip(old.weights, new.weights, strict=True):
             value = keras.ops.convert_to_numpy(before).astype(np.float32)
             grown = keras.ops.convert_to_numpy(after).astype(np.float32).copy()
@@ -113,6 +112,11 @@ def _sources(layer: keras.Layer) -> list[str]:
     return [tensor._keras_history.operation.name for tensor in heard]
 
 
+def _has_kernel(layer: keras.Layer) -> bool:
+    """Whether the layer's channels are new ones, each made of all that it hears."""
+    return any(len(weight.shape) > 1 for weight in layer.weights)
+
+
 def _part(values: NDArray[np.float32], channels: NDArray[np.intp] | None, axis: int) -> NDArray[np.float32]:
     return values if channels is None else values.take(channels, axis)
 
@@ -122,7 +126,7 @@ def _streams(model: keras.Model) -> dict[str, str]:
     began: dict[str, str] = {}
     for layer in model.layers:
         heard = {began[name] for name in _sources(layer)}
-        if not heard or any(len(weight.shape) > 1 for weight in layer.weights):
+        if not heard or _has_kernel(layer):
             began[layer.name] = layer.name
         else:
             began[layer.name] = min(heard)
@@ -140,12 +144,13 @@ def _loudness(model: keras.Model, streams: dict[str, str]) -> dict[str, NDArray[
     return total
 
 
-def _loudest(scales: NDArray[np.float32] | None, name: str, before: int, after: int) -> NDArray[np.intp] | None:
-    """Which of a convolution's channels remain, in their order; None: all."""
+def _loudest(scales: NDArray[np.float32] | None, old: keras.Layer, new: keras.Layer) -> NDArray[np.intp] | None:
+    """Which of a layer's channels remain, in their order; None: all."""
+    before, after = old.output.shape[-1], new.output.shape[-1]
     if after >= before:
         return None
     if scales is None:
         raise DataError(
-            f"grow: {name} has {after} channels, the first teacher's {before}, and no batch norm to judge by"
+            f"grow: {old.name} has {after} channels, the first teacher's {before}, and no batch norm to judge by"
         )
     return np.sort(np.argsort(scales, kind="stable")[-after:])
