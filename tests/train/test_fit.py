@@ -163,12 +163,16 @@ def trained(job: ScriptedJob, config: TrainConfig, out: Path, resume: bool = Fal
         return fit.train(job, config, out, resume, quiet=True)
 
 
-def test_early_stopping_keeps_the_best_epoch(tmp_path: Path) -> None:
+def test_early_stopping_keeps_the_best_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(fit, "draw_curves", lambda history, *_: drawn.append(len(history)))
     job = ScriptedJob([0.5, 0.3, 0.4, 0.35, 0.2, 0.1])
     config = TrainConfig("keypoints", "nowhere", epochs=6, patience=2, dtype="float32")
     path = trained(job, config, tmp_path / "run")
     # two epochs without a better score than the second's end the run, before the still better ones
     assert len(log(path.parent)) == 4
+    # what takes less than ten seconds is drawn at its beginning and its end
+    assert drawn == [1, 4]
     assert len(set(job.weights)) == 4
     kept = keras.saving.load_model(path, compile=False).get_weights()[0][0, 0]
     assert kept == pytest.approx(job.weights[1])

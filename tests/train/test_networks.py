@@ -45,6 +45,27 @@ def test_the_outermost_pixels_do_not_reach_the_emotion() -> None:
     assert one["fer2013"] == pytest.approx(other["fer2013"])
 
 
+def test_a_mirrored_network_says_the_same_of_a_face_and_its_mirror_image() -> None:
+    # guards: channels that do not find their partners, strides that leave out other columns, weights that drift apart
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    faces = rng.integers(0, 256, (16, 48, 48, 1), dtype=np.uint8)
+    wanted = {head: np.eye(7, dtype=np.float32)[rng.integers(0, 7, 16)] for head in ("fer2013", "ferplus")}
+    plain, mirrored = (networks.emotion_network(**SMALL | {"blocks": 2}, mirrored=on) for on in (False, True))
+    for model in (plain, mirrored):
+        model.compile(keras.optimizers.AdamW(0.01, use_ema=True, ema_momentum=0.8), losses.soft_cross_entropy)
+        model.fit(faces, wanted, batch_size=4, epochs=3, verbose=0)
+        networks.mirror_symmetric(model)
+    for head in wanted:
+        one, other = (mirrored.predict(seen, verbose=0)[head] for seen in (faces, faces[:, :, ::-1]))
+        assert np.ptp(one, axis=0).min() > 0.01
+        assert one == pytest.approx(other, abs=1e-4)
+        one, other = (plain.predict(seen, verbose=0)[head] for seen in (faces, faces[:, :, ::-1]))
+        assert np.abs(one - other).max() > 0.01
+    with pytest.raises(ValueError, match=r"mirrored: stage2_block1_\w+ halves a map of 22 columns; only of an odd"):
+        networks.emotion_network(**SMALL, size=50, mirrored=True)
+
+
 def test_mixed_precision_keeps_heads_in_float32_and_weights_move_over() -> None:
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

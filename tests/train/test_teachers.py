@@ -15,6 +15,7 @@ from facexp_train.config import TrainConfig
 from facexp_train.emotion import EmotionJob
 from facexp_train.emotion_data import read_emotion
 from facexp_train.errors import DataError
+from facexp_train.inheritance import inherit
 from facexp_train.networks import emotion_network
 from facexp_train.votes import VOTES, VOTES_NAME
 
@@ -167,6 +168,8 @@ def test_votes_speak_beside_the_teachers(bars_csv: Path, tmp_path: Path, monkeyp
     assert targets["fer2013"][:128][~sure][:, 4] == pytest.approx(0.75 * mean[~sure][:, 4] + 0.25 * often, abs=0.01)
     assert targets["fer2013"][128:] == pytest.approx(np.full((2, 7), 1 / 7))
     assert targets["ferplus"][:128] == pytest.approx(0.4 * labels["ferplus"][:128] + 0.6 / 7)
+    with pytest.raises(DataError, match=r"votes_share: .* the 64 training faces .* not of two labels; set it to 0"):
+        teaching.told_by_votes(part.votes, np.where(part.labels == 3, 3, -1), 7)
 
 
 def with_others(images: np.ndarray, targets: dict[str, np.ndarray], count: int) -> Shown:
@@ -186,13 +189,13 @@ def test_a_network_grows_out_of_its_teacher_and_says_the_same(bars_csv: Path, tm
     faces = np.random.default_rng(0).integers(0, 256, (4, 48, 48, 1), dtype=np.uint8)
     before = large.predict(faces, verbose=0)["ferplus"]
     expected = small.predict(faces, verbose=0)
-    teaching.inherit(small, large)
+    inherit(small, large, faces)
     grown = large.predict(faces, verbose=0)
     for head, logits in expected.items():
         assert grown[head] == pytest.approx(logits, abs=1e-4)
     assert np.abs(before - expected["ferplus"]).max() > 0.01
     with pytest.raises(DataError, match="same layers"):
-        teaching.inherit(emotion_network(stem=4, stages=(8,)), large)
+        inherit(emotion_network(stem=4, stages=(8,)), large, faces)
 
     # a run begins where its teacher ended: one epoch at a rate of nothing changes no answer
     out = tmp_path / "run"
@@ -226,9 +229,46 @@ def test_a_network_keeps_what_is_loud_in_a_wider_one() -> None:
             layer.beta.assign(values[1])
     faces = rng.integers(0, 256, (4, 48, 48, 1), dtype=np.uint8)
     expected = large.predict(faces, verbose=0)
-    teaching.inherit(large, small)
+    inherit(large, small, faces)
     for head, logits in small.predict(faces, verbose=0).items():
         assert logits == pytest.approx(expected[head], abs=1e-4)
+
+
+def test_a_mirrored_network_starts_with_the_partners_that_are_there(bars_csv: Path, tmp_path: Path) -> None:
+    # guards: partners that are not, a layer put in another order than those that listen to it
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    # a network whose channels have partners, in disorder; of each layer, in which order it hears and answers
+    plain = emotion_network(size=49, stem=6, stages=(8,), blocks=2)
+    pixel, stem, first, second, stage = (rng.permutation(channels) for channels in (1, 6, 8, 8, 8))
+    orders = {"stem": (pixel, stem), "stage1_block1_shortcut": (stem, stage)}
+    orders |= {"stage1_block1_a": (stem, first), "stage1_block1_b": (first, stage)}
+    orders |= {"stage1_block2_a": (stage, second), "stage1_block2_b": (second, stage)}
+    for name, (heard, said) in orders.items():
+        layer = plain.get_layer(f"{name}_conv")
+        (kernel,) = layer.get_weights()
+        kernel = kernel + kernel[:, ::-1, ::-1, ::-1]
+        layer.set_weights([kernel[:, :, np.argsort(heard)][..., np.argsort(said)]])
+    faces = rng.integers(0, 256, (8, 49, 49, 1), dtype=np.uint8)
+    mirrored = emotion_network(size=48, stem=6, stages=(8,), blocks=2, mirrored=True)
+    inherit(plain, mirrored, faces)
+    for name in orders.keys() - {"stem"}:
+        # nothing was lost in the mean with the partner
+        (before,), (after,) = (model.get_layer(f"{name}_conv").get_weights() for model in (plain, mirrored))
+        assert np.sort(after, axis=None) == pytest.approx(np.sort(before, axis=None), abs=1e-6)
+    with pytest.raises(DataError, match="starts from one of its widths; stem_conv has another"):
+        inherit(plain, emotion_network(stem=4, stages=(8,), blocks=2, mirrored=True), faces)
+    with pytest.raises(DataError, match="stem_conv has kernels of another size"):
+        inherit(mirrored, emotion_network(stem=6, stages=(8,), blocks=2), faces)
+
+    # a run that begins so gives a face and its mirror image the same answer
+    out = tmp_path / "run"
+    still = {"epochs": 1, "learning_rate": 1e-9, "grow": True, "network": SMALL | {"stem": 8, "mirrored": True}}
+    run.start(config(bars_csv, teachers=[teacher(epochs=1)], **still), out, quiet=True)
+    model = keras.saving.load_model(out / "model.keras", compile=False)
+    images = read_emotion(bars_csv, quiet=True).images[:, ..., None]
+    one, other = (model.predict(seen, verbose=0)["fer2013"] for seen in (images, images[:, :, ::-1]))
+    assert one == pytest.approx(other, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +283,11 @@ def test_other_widths_are_refused_where_places_would_move(narrower: dict[str, ob
     made = {"heads": ("fer2013",), "classes": 7}
     plain = {"kind": "cnn", "stages": [8, 8], "blocks": 1, "dense": [8]}
     with pytest.raises(DataError, match=message):
-        teaching.inherit(build_network("emotion", plain, **made), build_network("emotion", plain | narrower, **made))
+        inherit(
+            build_network("emotion", plain, **made),
+            build_network("emotion", plain | narrower, **made),
+            np.zeros((1, 48, 48, 1), np.uint8),
+        )
 
 
 @pytest.mark.parametrize(

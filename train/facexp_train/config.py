@@ -85,7 +85,7 @@ class TrainConfig:
     teacher_views: how many views of a face the teachers' probabilities are the mean of, computed once; 0: they are
     asked for the very crop that the network sees, each time (emotion).
     grow: start with the first teacher's weights, in a network of the same layers with more channels, or with fewer, the
-    loudest of the teacher's (emotion).
+    loudest of the teacher's, or in a mirrored one of its widths (emotion).
     five_weight: what the cross-entropy among the five classes of the product's five-class view adds to that among all;
     passed over where the data has no other classes beside these five (emotion).
     """

@@ -20,11 +20,15 @@ from facexp_train.calibration import fit_temperature
 from facexp_train.config import TrainConfig
 from facexp_train.emotion_data import EmotionFaces, truths
 from facexp_train.errors import DataError
+from facexp_train.inheritance import inherit
 from facexp_train.losses import grouped_cross_entropy, soft_cross_entropy
-from facexp_train.networks import with_temperatures
+from facexp_train.networks import mirror_symmetric, with_temperatures
 from facexp_train.splits import SPLITS
 from facexp_train.stored import damaged, read_arrays, write_arrays
-from facexp_train.teaching import inherit, mean_of, over_views, told_by_votes
+from facexp_train.teaching import mean_of, over_views, told_by_votes
+
+_LOOKED_AT = 256
+"""Faces on which channels that mirror each other are looked for, where a mirrored network starts from another."""
 
 
 def targets(faces: EmotionFaces, smoothing: float) -> dict[str, NDArray[np.float32]]:
@@ -151,7 +155,7 @@ class EmotionJob:
     def begin(self, model: keras.Model) -> None:
         """Start with the first teacher's weights, where the configuration says so."""
         if self.config.grow:
-            inherit(self.elder, model)
+            inherit(self.elder, model, self.held.images[:_LOOKED_AT, ..., None])
 
     def validate(self, model: keras.Model) -> fit.Validation:
         """Accuracy per head over its rated faces, cut as the data and, where it is trained so, as the runtime cuts
@@ -170,6 +174,7 @@ class EmotionJob:
         Each head's temperature is fitted on the validation faces: on FER2013's own labels, and on the emotion that has
         more than half of a face's FER+ votes.
         """
+        mirror_symmetric(model)
         logits = predict(model, self.held.images)
         rated = truths(self.held)
         if self.held.votes is not None:

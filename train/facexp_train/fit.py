@@ -1,9 +1,9 @@
 """The training loop: an epoch, a validation with the averaged weights, a checkpoint; then the next.
 
-A run directory holds config.json, command.txt, log.csv, curves.png, checkpoint.npz (everything needed to go on),
-best.weights.npz and answers/, what was said to the validation faces in some epochs; at the end model.keras in float32,
-ready for export. Each file is written beside and renamed, so a kill at any moment, a full disk and a loss that is no
-number leave the last whole ones.
+A run directory holds config.json, command.txt, log.csv, curves.png (drawn anew every ten seconds at most, and at the
+end), checkpoint.npz (everything needed to go on), best.weights.npz and answers/, what was said to the validation faces
+in some epochs; at the end model.keras in float32, ready for export. Each file is written beside and renamed, so a kill
+at any moment, a full disk and a loss that is no number leave the last whole ones.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from facexp_train.muon import ConvolutionMuon
 from facexp_train.report import draw_curves
 from facexp_train.run_directory import best_weights
 from facexp_train.stored import damaged, read_arrays, write_arrays
+
+_PAUSE = 10.0
+"""Seconds between two pictures of the curves: drawing one takes as long as an epoch of a few hundred faces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,7 @@ def train(
     else:
         job.begin(model)
     sign = 1 if job.higher_is_better else -1
+    drawn = -np.inf
     with held_interrupts() as check_interrupt:
         for epoch in range(len(history), config.epochs):
             scores = [sign * row[job.monitor] for row in history]
@@ -149,12 +153,15 @@ def train(
                 # a run that stops early ends in an epoch that nobody could foresee
                 drop_answers(out, milestones(config) | {epoch + 1})
                 _write_log(out / "log.csv", history)
-                draw_curves(history, out / "curves.png", job.monitor, not job.higher_is_better)
+                if time.perf_counter() - drawn >= _PAUSE:
+                    _draw(job, out, history)
+                    drawn = time.perf_counter()
                 if tensorboard:
                     _write_scalars(out / "tensorboard", row)
             bar.close(f"{job.monitor} {row[job.monitor]:.4f}, best {max(best, sign * row[job.monitor]) * sign:.4f}")
             check_interrupt()
     with writing(out, len(history)):
+        _draw(job, out, history)
         return _finish(job, out, history)
 
 
@@ -258,6 +265,10 @@ def load_best(run: Path, model: keras.Model) -> None:
     """Put the weights of a run's best epoch into a network of its making; DataError where they do not fit."""
     path = best_weights(run)
     _assign(read_arrays(path, "train that run again, into another --out"), "v", model.variables, path)
+
+
+def _draw(job: Job, out: Path, history: list[dict[str, float]]) -> None:
+    draw_curves(history, out / "curves.png", job.monitor, not job.higher_is_better)
 
 
 def _write_log(path: Path, history: list[dict[str, float]]) -> None:

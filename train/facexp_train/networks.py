@@ -17,30 +17,97 @@ from facexp.geometry import KEYPOINTS
 from facexp.labels import SEVEN
 
 
-def convolution(x: Any, channels: int, kernel: int, stride: int = 1, *, name: str, activation: bool = True) -> Any:
-    """A convolution with batch norm, and a ReLU unless told otherwise."""
+@keras.saving.register_keras_serializable("facexp")
+class MirrorSymmetric(keras.constraints.Constraint):  # type: ignore[misc]
+    """Keeps a weight the mean of itself and its reflection, which is reversed along `axes`.
+
+    A kernel that is the same when width, inputs and outputs are reversed answers a mirrored map with the mirrored map,
+    its channels in reverse order: each channel looks for what its partner looks for on the face's other side (after
+    Cohen and Welling, "Group Equivariant Convolutional Networks", ICML 2016, for a picture and its mirror image).
+    """
+
+    def __init__(self, axes: Sequence[int]) -> None:
+        self.axes = tuple(axes)
+
+    def __call__(self, weight: Any) -> Any:
+        """The symmetric part of the weight."""
+        return (weight + keras.ops.flip(weight, self.axes)) / 2
+
+    def get_config(self) -> dict[str, Any]:
+        """What rebuilds the constraint."""
+        return {"axes": self.axes}
+
+
+def is_mirrored(model: keras.Model) -> bool:
+    """Whether the network gives a face and its mirror image the same answer by construction."""
+    return any(isinstance(variable.constraint, MirrorSymmetric) for variable in model.trainable_variables)
+
+
+def mirror_symmetric(model: keras.Model) -> None:
+    """Make a mirrored network's weights, and the statistics of its batch norms, symmetric to the last digit.
+
+    A constraint holds after each step of the optimizer, not for the averaged weights nor for what was counted.
+    """
+    for variable in model.trainable_variables:
+        if isinstance(variable.constraint, MirrorSymmetric):
+            variable.assign(variable.constraint(variable))
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization) and isinstance(layer.gamma.constraint, MirrorSymmetric):
+            for counted in (layer.moving_mean, layer.moving_variance):
+                counted.assign(layer.gamma.constraint(counted))
+
+
+def convolution(
+    x: Any,
+    channels: int,
+    kernel: int,
+    stride: int = 1,
+    *,
+    name: str,
+    activation: bool = True,
+    padding: str = "same",
+    mirrored: bool = False,
+) -> Any:
+    """A convolution with batch norm, and a ReLU unless told otherwise.
+
+    `mirrored`: a mirrored map gets the same answers, mirrored, their channels in reverse order. ValueError where a
+    stride leaves out other columns of a mirrored map.
+    """
+    if mirrored and stride == 2 and x.shape[2] % 2 == 0:
+        raise ValueError(
+            f"mirrored: {name} halves a map of {x.shape[2]} columns; only of an odd number both sides are the same"
+        )
     x = layers.Conv2D(
-        channels, kernel, stride, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
+        channels,
+        kernel,
+        stride,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer="he_normal",
+        kernel_constraint=MirrorSymmetric((1, 2, 3)) if mirrored else None,
+        name=f"{name}_conv",
     )(x)
-    x = layers.BatchNormalization(name=f"{name}_norm")(x)
+    reflected = MirrorSymmetric((0,)) if mirrored else None
+    x = layers.BatchNormalization(gamma_constraint=reflected, beta_constraint=reflected, name=f"{name}_norm")(x)
     return layers.ReLU(name=f"{name}_relu")(x) if activation else x
 
 
-def _residual(x: Any, channels: int, stride: int, *, name: str) -> Any:
+def _residual(x: Any, channels: int, stride: int, *, name: str, mirrored: bool) -> Any:
     shortcut = x
     if stride != 1 or x.shape[-1] != channels:
-        shortcut = convolution(x, channels, 1, stride, name=f"{name}_shortcut", activation=False)
-    y = convolution(x, channels, 3, stride, name=f"{name}_a")
-    y = convolution(y, channels, 3, name=f"{name}_b", activation=False)
+        shortcut = convolution(x, channels, 1, stride, name=f"{name}_shortcut", activation=False, mirrored=mirrored)
+    y = convolution(x, channels, 3, stride, name=f"{name}_a", mirrored=mirrored)
+    y = convolution(y, channels, 3, name=f"{name}_b", activation=False, mirrored=mirrored)
     return layers.ReLU(name=f"{name}_out")(layers.Add(name=f"{name}_add")([y, shortcut]))
 
 
-def _stages(x: Any, channels: Sequence[int], blocks: int) -> list[Any]:
+def _stages(x: Any, channels: Sequence[int], blocks: int, mirrored: bool = False) -> list[Any]:
     """The outputs of stages that each halve the map."""
     outputs = []
     for number, width in enumerate(channels, 1):
         for block in range(blocks):
-            x = _residual(x, width, 2 if block == 0 else 1, name=f"stage{number}_block{block + 1}")
+            stride = 2 if block == 0 else 1
+            x = _residual(x, width, stride, name=f"stage{number}_block{block + 1}", mirrored=mirrored)
         outputs.append(x)
     return outputs
 
@@ -109,19 +176,28 @@ def emotion_network(
     dropout: float = 0.3,
     heads: Sequence[str] = ("fer2013", "ferplus"),
     classes: int = len(SEVEN),
+    mirrored: bool = False,
 ) -> keras.Model:
     """A residual network for the emotion: uint8 (N, size, size, 1) -> logits (N, classes) per head, a head a labelling.
 
     The outermost `margin` pixels are cut off inside the graph: a shifted training crop replicates its border there.
+    `mirrored`: a face and its mirror image get the same answer, by construction. The first convolution then has 4x4
+    pixels and no padding, so that the strides meet maps of 41, 21 and 11 columns, whose middle lies in one.
     """
     image = keras.Input((size, size, 1), dtype="uint8", name="image")
     x = layers.Cropping2D(margin, name="crop")(image)
     x = layers.Rescaling(1 / 255, name="scale")(x)
-    x = convolution(x, stem, 3, name="stem")
-    x = _stages(x, stages, blocks)[-1]
+    if mirrored:
+        x = convolution(x, stem, 4, padding="valid", name="stem", mirrored=True)
+    else:
+        x = convolution(x, stem, 3, name="stem")
+    x = _stages(x, stages, blocks, mirrored)[-1]
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dropout(dropout, name="dropout")(x)
-    outputs = {head: layers.Dense(classes, name=head, dtype="float32")(x) for head in heads}
+    reflected = MirrorSymmetric((0,)) if mirrored else None
+    outputs = {
+        head: layers.Dense(classes, kernel_constraint=reflected, name=head, dtype="float32")(x) for head in heads
+    }
     return keras.Model(image, outputs, name="emotion")
 
 
