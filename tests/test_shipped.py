@@ -89,7 +89,6 @@ def test_a_mirrored_face_has_mirrored_points(astronaut: np.ndarray) -> None:
     assert mirrored.emotion.label == face.emotion.label
 
 
-@pytest.mark.data
 def test_a_mirrored_face_has_the_same_emotion() -> None:
     # guards: an export that moves a crop by half a pixel, scales that part channels from their partners
     faces = np.load(BUNDLE / "golden.npz", allow_pickle=False)["emotion_input"]
@@ -102,6 +101,7 @@ def test_a_mirrored_face_has_the_same_emotion() -> None:
             assert np.abs(logits - mirrored[output]).mean() < 0.01 * logits.std()
 
 
+@pytest.mark.data
 def test_sample_photos_hold_the_faces_they_should(data_dir: Path) -> None:
     analyzer = facexp.Analyzer("cpu")
     samples = data_dir / "samples"

@@ -27,13 +27,14 @@ def inherit(elder: keras.Model, young: keras.Model, faces: NDArray[np.uint8]) ->
         raise DataError("grow: the network and its first teacher must have the same layers and differ in width alone")
     streams = _streams(elder)
     loudness = _loudness(elder, streams)
-    partners = _partners(elder, streams, faces) if is_mirrored(young) and not is_mirrored(elder) else {}
+    mirrored = is_mirrored(young)
+    partners = _partners(elder, streams, faces) if mirrored and not is_mirrored(elder) else {}
     kept: dict[str, NDArray[np.intp] | None] = {}
     for old, new in zip(elder.layers, young.layers, strict=True):
         heard = next((kept[name] for name in _sources(old)), None)
         if isinstance(old, keras.layers.Flatten) and old.input.shape != new.input.shape:
             raise DataError(f"grow: {old.name} lays a map out in a row; its width must be the first teacher's")
-        if is_mirrored(young) and old.output.shape[-1] != new.output.shape[-1]:
+        if mirrored and old.output.shape[-1] != new.output.shape[-1]:
             raise DataError(f"grow: a mirrored network starts from one of its widths; {old.name} has another")
         if not _has_kernel(old):
             kept[old.name] = heard
