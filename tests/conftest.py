@@ -29,6 +29,22 @@ def _helper(name: str) -> ModuleType:
     return module
 
 
+_TOGETHER = ("export", "runtime/many", "runtime/server")
+"""Folders whose tests share what is dear to make: a bundle exported, a cluster started, a server loaded."""
+
+
+# before xdist, which reads the groups in the same hook
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `-n`, the tests of one of those folders, or else of one file, run in one process, in their order."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent)
+        group = next((folder for folder in _TOGETHER if path.is_relative_to(folder)), path.as_posix())
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """The module tests/tiny_bundle.py: MEAN_SHAPE, TEMPLATE, build(directory, answer, framing) ..."""

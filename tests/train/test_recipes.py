@@ -25,7 +25,7 @@ def test_they_are_found_by_name(tmp_path: Path) -> None:
     assert recipes("keypoints") + recipes("emotion") == [
         *("keypoints", *NOTEBOOKS[2:]),
         *("emotion", *NOTEBOOKS[:1], "emotion-large", "emotion-mirrored"),
-        *("emotion-pruned", NOTEBOOKS[1], "emotion-wide"),
+        *("emotion-pruned", "emotion-refined", NOTEBOOKS[1], "emotion-wide"),
     ]
     assert configure("emotion", "data").network["stages"] == [40, 80, 144]
     (tmp_path / "own.toml").write_text("epochs = 3\n")
@@ -48,6 +48,9 @@ def test_a_teacher_may_be_a_configuration_by_name(tmp_path: Path) -> None:
     mirrored = configure("emotion", "data", name="emotion-mirrored")
     assert mirrored.network == pruned.network | {"mirrored": True}
     assert [mirrored.teacher(number) for number in range(3)] == [pruned, wide, pruned.teacher(0)]
+    refined = configure("emotion", "data", name="emotion-refined")
+    assert refined.network == mirrored.network
+    assert [refined.teacher(number) for number in range(4)] == [mirrored, pruned, wide, pruned.teacher(0)]
     (tmp_path / "own.toml").write_text('[[teachers]]\nconfig = "emotion"\nepochs = 3\n')
     own = configure("emotion", "data", name=str(tmp_path / "own.toml"))
     assert own.teacher(0) == dataclasses.replace(small, epochs=3)

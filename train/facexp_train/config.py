@@ -67,6 +67,9 @@ class TrainConfig:
     schedule: how the learning rate goes on after its warm-up, down to 0 along a cosine or as it is.
     network: keyword arguments of the task's network function, and `kind`, which of its functions (builders.BUILDERS).
     start_from: run directory whose best weights the training starts with, to go on with other data or settings.
+    start_share: what the weights that the run started with weigh in those that are scored and kept, the rest being what
+    an epoch made of them: a network that goes on from another often does best half way, and forgets less of what it
+    could do (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022).
     partial_share: the part of the faces that are labelled in part (keypoints) or not at all (emotion) that an epoch
     draws.
     repeat: how often an epoch shows the faces of a source, 1 where none is named; sources that the data does not have
@@ -95,6 +98,7 @@ class TrainConfig:
     votes: str | None = None
     classes: list[str] = field(default_factory=list)
     start_from: str | None = None
+    start_share: float = 0.0
     seed: int = 0
     epochs: int = 60
     batch_size: int = 128
@@ -168,6 +172,8 @@ class TrainConfig:
             raise DataError(f"{origin}: unlabelled: such faces need teachers")
         if config.grow and (not config.teachers or config.start_from):
             raise DataError(f"{origin}: grow: a network grows from its first teacher, and from nothing else")
+        if config.start_share and not (config.grow or config.start_from):
+            raise DataError(f"{origin}: start_share: needs weights to start with; set start_from, or grow")
         for number in range(len(config.teachers)):
             config.teacher(number)
         return config
@@ -194,7 +200,7 @@ _RANGES = {
     "ema": (0, math.nextafter(1, 0), "0 or more, and below 1"),
     **dict.fromkeys(
         (
-            *("teacher_share", "votes_share", "aligned", "partial_share", "label_smoothing"),
+            *("start_share", "teacher_share", "votes_share", "aligned", "partial_share", "label_smoothing"),
             *("flip", "vertical_flip", "blur", "erasing", "shrink", "jpeg", "mixup"),
         ),
         (0, 1, "between 0 and 1"),

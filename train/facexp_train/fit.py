@@ -103,12 +103,15 @@ def train(
     optimizer.build(model.trainable_variables)
 
     history: list[dict[str, float]] = []
-    if resume and (out / "checkpoint.npz").is_file():
+    goes_on = resume and (out / "checkpoint.npz").is_file()
+    if config.start_share or not goes_on:
+        if config.start_from:
+            load_best(Path(config.start_from), model)
+        else:
+            job.begin(model)
+    start = [keras.ops.convert_to_numpy(weight) for weight in model.weights] if config.start_share else []
+    if goes_on:
         history = _restore(out / "checkpoint.npz", model, optimizer)
-    elif config.start_from:
-        load_best(Path(config.start_from), model)
-    else:
-        job.begin(model)
     sign = 1 if job.higher_is_better else -1
     drawn = -np.inf
     with held_interrupts() as check_interrupt:
@@ -136,7 +139,10 @@ def train(
                 what = f"the loss in batch {trained.lost_in + 1} of {len(job.batches)}"
                 raise _lost(what, job, config, out, history)
             row["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-            # `fit` ends by putting the moving average in the place of the weights: that is what is scored and kept
+            # `fit` ends by putting the moving average in the place of the weights: that is what is scored and kept, and
+            # what lies between it and the start, where the configuration asks for that
+            for weight, value in zip(model.weights, start, strict=bool(start)):
+                weight.assign(config.start_share * value + (1 - config.start_share) * weight)
             validation = job.validate(model)
             row |= validation.scores
             if not np.isfinite(row[job.monitor]):
@@ -328,7 +334,7 @@ def _write_scalars(directory: Path, row: dict[str, float]) -> None:
 
 
 class _Trained(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the weights that training goes on with, which `fit` overwrites with their moving average at its end.
+    """Keeps the weights that training goes on with, in whose place what is scored stands at an epoch's end.
 
     Ends an epoch whose loss is no longer a finite number, and says in which batch that was; calls `check_interrupt`
     after each batch.
@@ -349,12 +355,12 @@ class _Trained(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Copy the weights before `fit` averages them."""
-        self.values = [keras.ops.convert_to_numpy(variable) for variable in self.model.trainable_variables]
+        self.values = [keras.ops.convert_to_numpy(weight) for weight in self.model.weights]
 
     def restore(self) -> None:
         """Put them back."""
-        for variable, value in zip(self.model.trainable_variables, self.values, strict=True):
-            variable.assign(value)
+        for weight, value in zip(self.model.weights, self.values, strict=True):
+            weight.assign(value)
 
 
 class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
