@@ -29,7 +29,7 @@ class Noise(keras.utils.PyDataset):  # type: ignore[misc]
 
 
 class Watched:
-    """A small network with batch norm; `scored` takes the weights of each validation, the one of epoch `fails` fails."""
+    """A small network with batch norm. `scored` takes the weights of each validation; that of epoch `fails` fails."""
 
     monitor, higher_is_better, losses = "val_error", False, "mse"
 
@@ -100,5 +100,5 @@ def test_it_needs_a_start() -> None:
     """Guards a share of random weights."""
     with pytest.raises(DataError, match=r"start_share: needs weights to start with; set start_from, or grow"):
         run.configure("emotion", "fer2013.csv", changes=["start_share=0.5"])
-    with pytest.raises(DataError, match="start_share must be between 0 and 1, got 1.5"):
+    with pytest.raises(DataError, match=r"start_share must be between 0 and 1, got 1\.5"):
         run.configure("emotion", "fer2013.csv", changes=["start_share=1.5"])
