@@ -36,13 +36,20 @@ _TOGETHER = ("export", "runtime/many", "runtime/server")
 # before xdist, which reads the groups in the same hook
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `-n`, the tests of one of those folders, or else of one file, run in one process, in their order."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
+    """With `-n`, the tests of one of those folders, or else of one file, run in one process.
+
+    Those with slow tests begin, so that no process ends long before the others.
+    """
+    slow: set[str] = set()
+    groups: dict[pytest.Item, str] = {}
     for item in items:
         path = item.path.relative_to(Path(__file__).parent)
-        group = next((folder for folder in _TOGETHER if path.is_relative_to(folder)), path.as_posix())
-        item.add_marker(pytest.mark.xdist_group(group))
+        groups[item] = next((folder for folder in _TOGETHER if path.is_relative_to(folder)), path.as_posix())
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+        if item.get_closest_marker("slow"):
+            slow.add(groups[item])
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: groups[item] not in slow)
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,7 @@ def log(out: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_where_it_stopped(faces_csv: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run(command(faces_csv, whole), check=True, capture_output=True)
@@ -83,6 +84,7 @@ def test_a_killed_run_resumes_where_it_stopped(faces_csv: Path, tmp_path: Path) 
     assert set(read_answers(killed)) == set(read_answers(whole)) == {1, 2, 3, 4, 5}
 
 
+@pytest.mark.slow
 def test_training_learns_and_leaves_a_whole_run(faces_csv: Path, tmp_path: Path) -> None:
     settings = [*SMALL, *PLAIN, "ema=0.8", "batch_size=8", "learning_rate=0.02"]
     config = run.configure("keypoints", str(faces_csv), changes=[*settings, "epochs=6"])

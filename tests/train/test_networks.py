@@ -45,6 +45,7 @@ def test_the_outermost_pixels_do_not_reach_the_emotion() -> None:
     assert one["fer2013"] == pytest.approx(other["fer2013"])
 
 
+@pytest.mark.slow
 def test_a_mirrored_network_says_the_same_of_a_face_and_its_mirror_image() -> None:
     # guards: channels that do not find their partners, strides that leave out other columns, weights that drift apart
     keras.utils.set_random_seed(0)

@@ -52,6 +52,7 @@ def teacher(**changes: object) -> dict[str, object]:
     return values | {"dtype": "float32", "network": SMALL | {"stem": 8}, "augmentation": STILL} | changes
 
 
+@pytest.mark.slow
 def test_a_network_learns_what_its_teacher_learnt(bars_csv: Path, tmp_path: Path) -> None:
     # guards: teachers trained first and loaded; the label itself counts nothing here
     out = tmp_path / "run"
@@ -66,6 +67,7 @@ def test_a_network_learns_what_its_teacher_learnt(bars_csv: Path, tmp_path: Path
         assert (path / "samples.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_stopped_while_it_taught_goes_on_and_an_ended_teacher_stays(bars_csv: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     whole = config(bars_csv, epochs=1, teachers=[teacher(epochs=1), teacher(epochs=2, seed=1)])
@@ -80,6 +82,7 @@ def test_a_run_stopped_while_it_taught_goes_on_and_an_ended_teacher_stays(bars_c
     assert (out / "model.keras").is_file()
 
 
+@pytest.mark.slow
 def test_a_teacher_of_two_networks_is_trained_once(bars_csv: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = teacher(epochs=1)
@@ -107,6 +110,7 @@ def test_teachers_that_are_taught_see_the_unlabelled_faces_too(bars_csv: Path) -
     assert len(shown(np.zeros((2, 48, 48), np.uint8), {}, few, quiet=True).images) == 2
 
 
+@pytest.mark.slow
 def test_teachers_are_asked_once_and_what_they_said_is_kept(bars_csv: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     whole = config(bars_csv, teachers=[teacher()], teacher_share=1.0, teacher_views=2)
@@ -177,6 +181,7 @@ def with_others(images: np.ndarray, targets: dict[str, np.ndarray], count: int) 
     return Shown(more, 48, {head: np.pad(values, ((0, count), (0, 0))) for head, values in targets.items()})
 
 
+@pytest.mark.slow
 def test_a_network_grows_out_of_its_teacher_and_says_the_same(bars_csv: Path, tmp_path: Path) -> None:
     # guards: new channels that are heard at once, weights put beside their place
     keras.utils.set_random_seed(0)
@@ -234,6 +239,7 @@ def test_a_network_keeps_what_is_loud_in_a_wider_one() -> None:
         assert logits == pytest.approx(expected[head], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_mirrored_network_starts_with_the_partners_that_are_there(bars_csv: Path, tmp_path: Path) -> None:
     # guards: partners that are not, a layer put in another order than those that listen to it
     keras.utils.set_random_seed(0)
