@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from xdist.scheduler import LoadScopeScheduling
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,23 +34,28 @@ _TOGETHER = ("export", "runtime/many", "runtime/server")
 """Folders whose tests share what is dear to make: a bundle exported, a cluster started, a server loaded."""
 
 
-# before xdist, which reads the groups in the same hook
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `-n`, the tests of one of those folders, or else of one file, run in one process.
+class _ByFolderAndFile(LoadScopeScheduling):  # type: ignore[misc]
+    """The tests of one of _TOGETHER's folders, or else of one file, run in one process."""
 
-    Those with slow tests begin, so that no process ends long before the others.
-    """
-    slow: set[str] = set()
-    groups: dict[pytest.Item, str] = {}
-    for item in items:
-        path = item.path.relative_to(Path(__file__).parent)
-        groups[item] = next((folder for folder in _TOGETHER if path.is_relative_to(folder)), path.as_posix())
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
-        if item.get_closest_marker("slow"):
-            slow.add(groups[item])
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid)
+
+
+def _group(nodeid: str) -> str:
+    file = nodeid.partition("::")[0].removeprefix("tests/")
+    return next((folder for folder in _TOGETHER if file.startswith(f"{folder}/")), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Which tests share a process where there are several (`-n`). xdist 3.8's own groups do nothing with pytest 9.2."""
+    return _ByFolderAndFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What has slow tests begins, so that no process ends long before the others."""
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: groups[item] not in slow)
+        slow = {_group(item.nodeid) for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: _group(item.nodeid) not in slow)
 
 
 @pytest.fixture(scope="session")
