@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from facexp_train import fit, run
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError
-from facexp_train.run_directory import best_weights, taken
+from facexp_train.run_directory import taken
 
 Weights = list[NDArray[np.float32]]
 
@@ -88,7 +88,7 @@ def test_what_ships_lies_between_start_and_end(tmp_path: Path) -> None:
     assert max(apart(shipped, part.scored[-1])) == 0
     # a teacher's word, and a run that goes on from this one, are what is scored too
     model = part.build()
-    fit.load_best(best_weights(tmp_path / "part").parent, model)
+    fit.load_best(tmp_path / "part", model)
     assert max(apart(model.get_weights(), shipped)) == 0
 
     with pytest.raises(RuntimeError, match="power cut"):

@@ -109,7 +109,7 @@ def train(
             load_best(Path(config.start_from), model)
         else:
             job.begin(model)
-    start = [keras.ops.convert_to_numpy(weight) for weight in model.weights] if config.start_share else []
+    start = model.get_weights()
     if goes_on:
         history = _restore(out / "checkpoint.npz", model, optimizer)
     sign = 1 if job.higher_is_better else -1
@@ -141,8 +141,9 @@ def train(
             row["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
             # `fit` ends by putting the moving average in the place of the weights: that is what is scored and kept, and
             # what lies between it and the start, where the configuration asks for that
-            for weight, value in zip(model.weights, start, strict=bool(start)):
-                weight.assign(config.start_share * value + (1 - config.start_share) * weight)
+            if share := config.start_share:
+                between = zip(start, model.get_weights(), strict=True)
+                model.set_weights([share * first + (1 - share) * last for first, last in between])
             validation = job.validate(model)
             row |= validation.scores
             if not np.isfinite(row[job.monitor]):
@@ -355,12 +356,11 @@ class _Trained(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         """Copy the weights before `fit` averages them."""
-        self.values = [keras.ops.convert_to_numpy(weight) for weight in self.model.weights]
+        self.values = self.model.get_weights()
 
     def restore(self) -> None:
         """Put them back."""
-        for weight, value in zip(self.model.weights, self.values, strict=True):
-            weight.assign(value)
+        self.model.set_weights(self.values)
 
 
 class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
