@@ -4,6 +4,10 @@ One line for each promise: measured, floor, aim, met or not. The inputs are made
 temporary folder. Everything is measured in turns, several times, and the best counts: what other programs take is
 noise. On a busy machine read the CPU times and ratios beside. --install builds the wheel and installs it into an
 environment of its own, which needs the package index.
+
+The floors are of one machine, whose pace is known by the time of one network there: benchmarks/yardstick.py, which
+takes its turn beside what is measured. "At their pace" is what was measured, by how much longer the yardstick takes
+here; it is left out without facexp[train,export].
 """
 
 from __future__ import annotations
@@ -17,13 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import yardstick
 from numpy.typing import NDArray
 
 import facexp
@@ -52,33 +57,59 @@ class Line:
     more: bool = False
     """More is better."""
     beside: str = ""
+    pace: float | None = None
+    """How many times as long the yardstick took in the meantime as where the floors were set."""
 
-    @property
-    def verdict(self) -> str:
-        better = self.measured >= self.aim if self.more else self.measured <= self.aim
-        enough = self.measured >= self.floor if self.more else self.measured <= self.floor
+    def verdict(self, value: float) -> str:
+        better = value >= self.aim if self.more else value <= self.aim
+        enough = value >= self.floor if self.more else value <= self.floor
         return "aim" if better else "floor" if enough else "missed"
 
+    @property
+    def at_their_pace(self) -> float | None:
+        if self.pace is None:
+            return None
+        return self.measured * self.pace if self.more else self.measured / self.pace
+
     def __str__(self) -> str:
-        sign = ">=" if self.more else "<="
+        sign, there = ">=" if self.more else "<=", self.at_their_pace
+        paced = "" if there is None else f"{there:.3g} {self.unit} (x{self.pace:.2f}), {self.verdict(there)}"
         return (
             f"| {self.what} | {self.measured:.3g} {self.unit} | {sign} {self.floor:g} | {sign} {self.aim:g} "
-            f"| {self.verdict} | {self.beside} |"
+            f"| {self.verdict(self.measured)} | {paced} | {self.beside} |"
         )
 
 
-def best(calls: dict[str, Callable[[], object]], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-    """The shortest wall and CPU seconds of each, in turns, after a round that warms up."""
-    wall = dict.fromkeys(calls, float("inf"))
-    cpu = dict(wall)
-    for number in range(rounds + 1):
-        for name, call in calls.items():
-            start, used = time.perf_counter(), time.process_time()
-            call()
-            if number:
-                wall[name] = min(wall[name], time.perf_counter() - start)
-                cpu[name] = min(cpu[name], time.process_time() - used)
-    return wall, cpu
+@dataclass(frozen=True)
+class Times:
+    """The shortest of each, in seconds."""
+
+    wall: dict[str, float]
+    cpu: dict[str, float]
+    pace: float | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    rounds: int
+    folder: Path
+    yardsticks: Mapping[str, Callable[[], object]]
+
+    def best(self, calls: Mapping[str, Callable[[], object]], each: int = 1) -> Times:
+        """Of `each` rounds as many as were asked for, in turns, after one that warms up."""
+        wall = dict.fromkeys(calls, float("inf"))
+        cpu, yard = dict(wall), float("inf")
+        for number in range(self.rounds * each + 1):
+            for name, call in calls.items():
+                start, used = time.perf_counter(), time.process_time()
+                call()
+                if number:
+                    wall[name] = min(wall[name], time.perf_counter() - start)
+                    cpu[name] = min(cpu[name], time.process_time() - used)
+            # as often for many short rounds as for few long ones
+            if self.yardsticks and number % each == 0:
+                yard = min(yard, yardstick.seconds(self.yardsticks["int8"]))
+        return Times(wall, cpu, yard / yardstick.THERE["int8"] if self.yardsticks else None)
 
 
 def records(analyzer: facexp.Analyzer, path: Path, **options: bool) -> int:
@@ -92,7 +123,7 @@ def records(analyzer: facexp.Analyzer, path: Path, **options: bool) -> int:
     return count
 
 
-def networks(rounds: int) -> Iterator[Line]:
+def networks(bench: Bench) -> Iterator[Line]:
     bundle, face = facexp.Analyzer("cpu").bundle, cv2.cvtColor(portrait()[40:200, 145:305], cv2.COLOR_BGR2GRAY)
     for key in ("int8.onnx", "int8.tflite"):
         calls: dict[str, Callable[[], object]] = {}
@@ -105,37 +136,45 @@ def networks(rounds: int) -> Iterator[Line]:
                 break
             calls[model.name] = functools.partial(session.run, crop)
         else:
-            wall, _ = best(calls, 100 * rounds)
-            each = ", ".join(f"{name} {1e3 * seconds:.2f}" for name, seconds in wall.items())
+            times = bench.best(calls, 100)
+            each = ", ".join(f"{name} {1e3 * seconds:.2f}" for name, seconds in times.wall.items())
             yield Line(
-                f"both networks, one face, one thread, {key}", 1e3 * sum(wall.values()), 0.9, 0.5, "ms", beside=each
+                f"both networks, one face, one thread, {key}",
+                *(1e3 * sum(times.wall.values()), 0.9, 0.5, "ms"),
+                beside=each,
+                pace=times.pace,
             )
 
 
-def photo(rounds: int, folder: Path) -> Iterator[Line]:
+def photo(bench: Bench) -> Iterator[Line]:
+    path = bench.folder / "450.jpg"
     calls = {
-        f"{threads or 'all'} threads": functools.partial(records, facexp.Analyzer("cpu", threads), folder / "450.jpg")
+        f"{threads or 'all'} threads": functools.partial(records, facexp.Analyzer("cpu", threads), path)
         for threads in (None, 1)
     }
-    wall, cpu = best(calls, 20 * rounds)
-    beside = ", ".join(f"{name} {1e3 * wall[name]:.1f} (CPU {1e3 * cpu[name]:.1f})" for name in calls)
-    yield Line("a 450 px photo, decode to record", 1e3 * min(wall.values()), 8, 5, "ms", beside=beside)
+    times = bench.best(calls, 20)
+    beside = ", ".join(f"{name} {1e3 * times.wall[name]:.1f} (CPU {1e3 * times.cpu[name]:.1f})" for name in calls)
+    shortest = 1e3 * min(times.wall.values())
+    yield Line("a 450 px photo, decode to record", shortest, 8, 5, "ms", beside=beside, pace=times.pace)
 
 
-def clips(rounds: int, folder: Path) -> Iterator[Line]:
+def clips(bench: Bench) -> Iterator[Line]:
     analyzer = facexp.Analyzer("cpu")
     for faces, floor, aim in ((1, 200, 300), (5, 120, 200)):
-        path = clip(folder / f"{faces}.mp4", faces)
+        path = clip(bench.folder / f"{faces}.mp4", faces)
         calls = {"facexp": functools.partial(records, analyzer, path), "decoding": functools.partial(decode_clip, path)}
-        wall, cpu = best(calls, rounds)
-        beside = (
-            f"CPU {1e3 * cpu['facexp'] / FRAMES:.2f} ms a frame, of which decoding {1e3 * cpu['decoding'] / FRAMES:.2f}"
+        times = bench.best(calls)
+        ours, decoding = (1e3 * times.cpu[name] / FRAMES for name in calls)
+        yield Line(
+            f"clip 512x512, {faces} face(s), JSONL",
+            *(FRAMES / times.wall["facexp"], floor, aim, "fps", True),
+            beside=f"CPU {ours:.2f} ms a frame, of which decoding {decoding:.2f}",
+            pace=times.pace,
         )
-        yield Line(f"clip 512x512, {faces} face(s), JSONL", FRAMES / wall["facexp"], floor, aim, "fps", True, beside)
 
 
-def large_photos(rounds: int, folder: Path) -> Iterator[Line]:
-    place = folder / "large"
+def large_photos(bench: Bench) -> Iterator[Line]:
+    place = bench.folder / "large"
     place.mkdir()
     # as noisy as a camera's, so that there is as much to decode
     rng = np.random.default_rng(0)
@@ -153,10 +192,10 @@ def large_photos(rounds: int, folder: Path) -> Iterator[Line]:
         "decoding": functools.partial(decode_photos, place, cv2.IMREAD_COLOR),
         "decoding 1/2": functools.partial(decode_photos, place, cv2.IMREAD_REDUCED_COLOR_2),
     }
-    wall, cpu = best(calls, rounds)
-    beside = ", ".join(f"{name} {1e3 * wall[name] / PHOTOS:.1f} ms a photo" for name in calls)
+    times = bench.best(calls)
+    beside = ", ".join(f"{name} {1e3 * times.wall[name] / PHOTOS:.1f} ms a photo" for name in calls)
     for against in ("decoding", "decoding 1/2"):
-        ratio, by_cpu = (100 * seconds[against] / seconds["facexp"] for seconds in (wall, cpu))
+        ratio, by_cpu = (100 * seconds[against] / seconds["facexp"] for seconds in (times.wall, times.cpu))
         yield Line(
             f"folder of 12-megapixel photos, of {against} alone",
             *(ratio, 70, 85, "%", True),
@@ -164,8 +203,9 @@ def large_photos(rounds: int, folder: Path) -> Iterator[Line]:
         )
 
 
-def processes(rounds: int, folder: Path) -> Iterator[Line]:
-    infer = (sys.executable, "-c", "from facexp_cli.main import infer_main; infer_main()", str(folder / "450.jpg"))
+def processes(bench: Bench) -> Iterator[Line]:
+    path = str(bench.folder / "450.jpg")
+    infer = (sys.executable, "-c", "from facexp_cli.main import infer_main; infer_main()", path)
     commands = {
         "photo": infer,
         "imports": (sys.executable, "-c", "import numpy, cv2, onnxruntime"),
@@ -173,7 +213,7 @@ def processes(rounds: int, folder: Path) -> Iterator[Line]:
         "python": (sys.executable, "-c", "pass"),
     }
     runs = {name: [] for name in commands}
-    for _ in range(5 * rounds):
+    for _ in range(5 * bench.rounds):
         for name, command in commands.items():
             runs[name].append(run_process(command))
     wall = {name: min(run.seconds for run in found) for name, found in runs.items()}
@@ -188,8 +228,9 @@ def processes(rounds: int, folder: Path) -> Iterator[Line]:
     yield Line("facexp --help", wall["help"], 0.2, 0.1, "s", beside=beside)
 
 
-def installed(rounds: int, folder: Path) -> Iterator[Line]:
+def installed(bench: Bench) -> Iterator[Line]:
     """The wheel with its extra `cpu`, without Python and pip."""
+    folder = bench.folder
     quiet = {
         "check": True,
         "stdout": subprocess.DEVNULL,
@@ -252,13 +293,16 @@ def decode_photos(place: Path, how: int) -> None:
 
 
 ROWS = {
-    "networks": lambda rounds, _: networks(rounds),
+    "networks": networks,
     "photo": photo,
     "clips": clips,
     "large": large_photos,
     "processes": processes,
     "install": installed,
 }
+
+PACED = {"networks", "photo", "clips"}
+"""Those that take as long as the processor does; the others are shares, sizes, or what Python's imports take."""
 
 
 def main() -> None:
@@ -271,16 +315,24 @@ def main() -> None:
     with contextlib.suppress(AttributeError):
         # the promise is for two cores
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
+    # what is installed has been compiled: its start does not compile it once more
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     wanted = asked.only or [name for name in ROWS if name != "install" or asked.install]
-    print("| | measured | floor | aim | met | beside |\n| --- | --- | --- | --- | --- | --- |")
+    try:
+        yardsticks = yardstick.load() if PACED.intersection(wanted) else {}
+    except subprocess.CalledProcessError:
+        print("no yardstick: it needs facexp[train,export]", file=sys.stderr)
+        yardsticks = {}
+    print("| | measured | floor | aim | met | at their pace | beside |\n| --- | --- | --- | --- | --- | --- | --- |")
     lines = []
     with tempfile.TemporaryDirectory() as name:
         small = cv2.resize(portrait(), (450, 450), interpolation=cv2.INTER_AREA)
         cv2.imwrite(str(Path(name, "450.jpg")), small, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        bench = Bench(asked.rounds, Path(name), yardsticks)
         for row in wanted:
-            for line in ROWS[row](asked.rounds, Path(name)):
+            for line in ROWS[row](bench):
                 print(line, flush=True)
-                lines.append(asdict(line) | {"met": line.verdict})
+                lines.append(asdict(line) | {"met": line.verdict(line.measured), "at_their_pace": line.at_their_pace})
     if asked.json is not None:
         asked.json.write_text(json.dumps(lines, indent=1), encoding="utf-8")
 

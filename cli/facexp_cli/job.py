@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -99,7 +100,6 @@ class Job:
 def run(job: Job) -> int:
     """Do the job and return the exit status."""
     from facexp_cli.console import Signals, Stop, notes, quiet_libraries
-    from facexp_cli.many import run_many
 
     level = logging.ERROR if job.quiet else logging.INFO if job.verbose else logging.WARNING
     # what FFmpeg says of an address may hold its password
@@ -107,37 +107,45 @@ def run(job: Job) -> int:
     with quiet_libraries(addresses or not job.verbose), notes(level):
         try:
             with Signals() as signals:
-                return run_many(job) if job.engine == "ray" else _run(job, signals)
+                return _run_many(job) if job.engine == "ray" else _run(job, signals)
         except Stop as stop:
             return stop.status
 
 
+def _run_many(job: Job) -> int:
+    # its progress bar's import takes longer than a photo
+    from facexp_cli.many import run_many
+
+    return run_many(job)
+
+
 def _run(job: Job, signals: Signals) -> int:
-    # the heavy imports, so that --help and wrong usage need none of them
-    import cv2
+    with _kept():
+        # the heavy imports, so that --help and wrong usage need none of them
+        import cv2
 
-    from facexp import FacexpError
-    from facexp.address import STDIN
-    from facexp.pictures import PictureSink, SinkError
-    from facexp.pipeline import analyze_sources
-    from facexp.sources import listed, open_sources
-    from facexp_cli.console import Output, Progress
+        from facexp import FacexpError
+        from facexp.address import STDIN
+        from facexp.pictures import PictureSink, SinkError
+        from facexp.pipeline import analyze_sources
+        from facexp.sources import listed, open_sources
+        from facexp_cli.console import Output, Progress
 
-    # a list that comes through a pipe can be read only once
-    names = list(listed(job.sources))
-    if job.raw is not None and all(name != STDIN for name, _ in names):
-        raise click.UsageError("--raw is for standard input: name the source -")
-    try:
-        pictures = None if job.save is None else PictureSink(job.save, names)
-    except SinkError as error:
-        raise click.UsageError(f"--save {error}") from None
-    preview = None if job.preview is None else _preview(*job.preview, job.quiet)
-    if job.threads is not None:
-        cv2.setNumThreads(job.threads)
-    try:
-        analyzer = job.analyzer_options().open()
-    except (FacexpError, ValueError) as error:
-        raise click.ClickException(str(error)) from None
+        # a list that comes through a pipe can be read only once
+        names = list(listed(job.sources))
+        if job.raw is not None and all(name != STDIN for name, _ in names):
+            raise click.UsageError("--raw is for standard input: name the source -")
+        try:
+            pictures = None if job.save is None else PictureSink(job.save, names)
+        except SinkError as error:
+            raise click.UsageError(f"--save {error}") from None
+        preview = None if job.preview is None else _preview(*job.preview, job.quiet)
+        if job.threads is not None:
+            cv2.setNumThreads(job.threads)
+        try:
+            analyzer = job.analyzer_options().open()
+        except (FacexpError, ValueError) as error:
+            raise click.ClickException(str(error)) from None
     logger = logging.getLogger("facexp")
     logger.info("models %s %s on %s", analyzer.bundle.name, analyzer.bundle.version, analyzer.device)
     shown = not job.quiet and sys.stderr.isatty()
@@ -161,6 +169,20 @@ def _run(job: Job, signals: Signals) -> int:
     seconds = time.perf_counter() - start
     logger.info("%d pictures, %d faces in %.1f s", tally.pictures, tally.faces, seconds)
     return 1 if tally.failed else 0
+
+
+@contextlib.contextmanager
+def _kept() -> Iterator[None]:
+    """What is loaded inside stays to the end: the garbage collector looks through it neither now nor then.
+
+    A photo's process is a tenth quicker by it.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _preview(host: str, port: int, quiet: bool) -> Preview:

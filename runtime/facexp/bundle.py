@@ -302,7 +302,7 @@ def _common(node: Node, name: str, labels: tuple[str, ...]) -> dict[str, Any]:
         "size": size,
         "preprocessing": how.value,
         "training": node.get("training", dict) if "training" in node.value else {},
-        "figures": tuple(figure.value for figure in node.children("figures")) if "figures" in node.value else (),
+        "figures": node.objects("figures") if "figures" in node.value else (),
     }
 
 

@@ -65,6 +65,14 @@ class Node:
             Node(self.file, self.path(f"{key}[{index}]"), value) for index, value in enumerate(self.get(key, list))
         )
 
+    def objects(self, key: str) -> tuple[dict[str, Any], ...]:
+        """The same objects as they are, of which there may be a thousand; their own keys are not complained of."""
+        found = self.get(key, list)
+        for index, value in enumerate(found):
+            if not isinstance(value, dict):
+                raise self.wrong(f"{key}[{index}]", f"must be an object, got {as_json(value)}")
+        return tuple(found)
+
     def path(self, key: str) -> str:
         """Where a key stands in the file."""
         return ".".join(part for part in (self.key, key) if part) or "the file"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import importlib.util
 import io
 import json
@@ -305,6 +306,16 @@ def test_faces_of_a_clip_are_followed(run: Run, astronaut: Any) -> None:
         assert [[face["id"] for face in record["faces"]] for record in found] == [[1]] * 4
         assert all(("smoothed" in face) is smoothed for record in found for face in record["faces"])
         assert sum(record["ms"]["detect"] > 0 for record in found) == looks
+
+
+def test_the_garbage_collector_works_again_once_all_is_loaded(run: Run) -> None:
+    """Guards a stream's memory, whatever became of the loading."""
+    before = gc.get_freeze_count()
+    assert run("photo.png").exit_code == 0
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > before
+    assert run("photo.png", "--detector", "blank.png").exit_code == 1
+    assert gc.isenabled()
 
 
 def test_quiet_and_verbose(run: Run) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import cv2
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -18,6 +19,8 @@ import facexp
 from facexp_cli import extras, main
 from facexp_cli.infer import infer
 
+UNSEEN = ("tqdm", "importlib.metadata", "facexp_cli.many", "facexp.many", "facexp.preview", "PIL", "matplotlib")
+"""What a photo's analysis with the results on standard output has no use for."""
 HEAVY = ("tensorflow", "keras", "pandas", "sklearn", "matplotlib", "skimage", "cv2", "onnxruntime", "facexp.analyzer")
 
 
@@ -49,6 +52,24 @@ finally:
     result = run(code)
     assert result.returncode == 0
     assert result.stdout.startswith(f"Usage: facexp{' ' * bool(command)}{command} [OPTIONS]")
+    assert result.stderr == "[]\n"
+
+
+def test_a_photo_waits_for_nothing_that_it_does_not_need(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Guards a quick start: a progress bar alone takes longer to import than a photo to analyse."""
+    code = f"""
+import sys
+from facexp_cli.main import infer_main
+try:
+    infer_main()
+finally:
+    print([name for name in {UNSEEN!r} if name in sys.modules], file=sys.stderr)
+"""
+    photo = tmp_path / "photo.png"
+    cv2.imwrite(str(photo), np.full((64, 64, 3), 90, np.uint8))
+    result = run(code, str(photo), "--bundle", str(tiny_bundle))
+    assert result.returncode == 0
+    assert '"faces"' in result.stdout
     assert result.stderr == "[]\n"
 
 

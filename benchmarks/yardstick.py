@@ -1,0 +1,80 @@
+"""How fast is this machine, beside the one that the floors were set on? python benchmarks/yardstick.py
+
+A network whose time there is known: 0.94 M parameters, crops of 44 px, stages of 40, 80 and 144 channels, which is
+`emotion_network()` without options, exported and quantized as what ships is. Its weights are random; they take as long
+as trained ones. Needs facexp[cpu,train,export].
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+THERE = {"int8": 0.34e-3, "float32": 0.86e-3}
+"""Seconds for one face on one thread of two x86 cores with VNNI, where the floors were set."""
+
+
+def load() -> dict[str, Callable[[], object]]:
+    """One face through each file. They are written in a process of its own, whose TensorFlow would be in the way here.
+
+    Raises subprocess.CalledProcessError where an extra is missing.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    calls: dict[str, Callable[[], object]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        subprocess.run([sys.executable, __file__, name], check=True, stdout=subprocess.DEVNULL, env=quiet)
+        for precision in THERE:
+            session = onnxruntime.InferenceSession(Path(name, f"{precision}.onnx"), options, ["CPUExecutionProvider"])
+            face = {"image": np.full((1, 48, 48, 1), 127, np.uint8)}
+            calls[precision] = lambda session=session, face=face: session.run(None, face)  # type: ignore[misc]
+    return calls
+
+
+def seconds(call: Callable[[], object], runs: int = 200) -> float:
+    """The shortest of many runs."""
+    taken = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def write(folder: Path) -> None:
+    """float32.onnx and int8.onnx."""
+    from facexp_export.faces import drawn_faces
+    from facexp_export.onnx_float import write_float32
+    from facexp_export.quantize import write_int8
+    from facexp_export.tasks import TASKS
+    from facexp_train.networks import emotion_network
+
+    task, model = TASKS["emotion"], emotion_network()
+    faces = drawn_faces(task.size)
+    # Keras exports what has been called once
+    model(faces)
+    write_float32(model, task, folder / "float32.onnx", "yardstick")
+    write_int8(folder / "float32.onnx", folder / "int8.onnx", faces, task.kind, "MinMax", "yardstick")
+
+
+def main() -> None:
+    if sys.argv[1:]:
+        write(Path(sys.argv[1]))
+        return
+    for precision, call in load().items():
+        here = seconds(call, 2000)
+        print(f"{precision}: {1e3 * here:.3f} ms, {1e3 * THERE[precision]:.2f} there: x{here / THERE[precision]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
