@@ -9,6 +9,7 @@ with its own (raylet, object store, head). On a busy machine read the ratio, and
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import statistics
@@ -57,11 +58,11 @@ def cpu_seconds() -> float:
 def plain(folder: Path, out: Path) -> dict[str, float]:
     begin = time.time()
     from facexp import Analyzer
-    from facexp.pipeline import analyze_sources
+    from facexp.pipeline import analyze_sources, share_threads
     from facexp.sinks import JsonlSink
     from facexp.sources import open_sources
 
-    analyzer = Analyzer()
+    analyzer = Analyzer(threads=share_threads(list(itertools.islice(open_sources([str(folder)]), 2)))[0])
     start, cpu = time.time(), cpu_seconds()
     with out.open("w") as file:
         sink = JsonlSink(file)

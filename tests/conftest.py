@@ -17,6 +17,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 _ROOT = Path(__file__).resolve().parent.parent
 
+# one test may hold threads of gRPC that have their say in the children of another, before these are other programs
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 
 def _helper(name: str) -> ModuleType:
     # tests are not on sys.path under --import-mode=importlib

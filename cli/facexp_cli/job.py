@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -127,7 +128,7 @@ def _run(job: Job, signals: Signals) -> int:
         from facexp import FacexpError
         from facexp.address import STDIN
         from facexp.pictures import PictureSink, SinkError
-        from facexp.pipeline import analyze_sources
+        from facexp.pipeline import analyze_sources, share_threads
         from facexp.sources import listed, open_sources
         from facexp_cli.console import Output, Progress
 
@@ -142,8 +143,11 @@ def _run(job: Job, signals: Signals) -> int:
         preview = None if job.preview is None else _preview(*job.preview, job.quiet)
         if job.threads is not None:
             cv2.setNumThreads(job.threads)
+        sources = open_sources(names, job.save)
+        begin = list(itertools.islice(sources, 2))
+        threads, readers = share_threads(begin, job.threads)
         try:
-            analyzer = job.analyzer_options().open()
+            analyzer = replace(job.analyzer_options(), threads=threads).open()
         except (FacexpError, ValueError) as error:
             raise click.ClickException(str(error)) from None
     logger = logging.getLogger("facexp")
@@ -155,12 +159,12 @@ def _run(job: Job, signals: Signals) -> int:
         _tell_of_waiting(names)
     frames = analyze_sources(
         analyzer,
-        open_sources(names, job.save),
+        itertools.chain(begin, sources),
         job.read_options(),
         job.face_crops,
         detect_every=job.detect_every,
         smooth=job.smooth,
-        readers=None if job.threads is None else job.threads - 1,
+        readers=readers,
     )
     start = time.perf_counter()
     tally = _Tally()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -57,7 +58,7 @@ class AnalyzerOptions:
 
 
 class Analyzer:
-    """Finds the faces of an image with their 15 points and their emotion. Not for use by two threads at once."""
+    """Finds the faces of an image with their 15 points and their emotion. Several threads may use it at once."""
 
     def __init__(
         self,
@@ -77,8 +78,9 @@ class Analyzer:
         """Load detector and networks and run each once.
 
         device: "cpu", "cuda", which raises unless the live sessions run on it, or "auto": the best that really runs.
-        threads: most threads inside one operator of a network, None leaves it to onnxruntime. OpenCV, which decodes and
-        resizes, has one number for the whole process: `cv2.setNumThreads`.
+        threads: most threads inside one operator of a network, None leaves it to onnxruntime. One is best where several
+        photos are analysed at once (`facexp.pipeline.share_threads`). OpenCV, which decodes and resizes, has one number
+        for the whole process: `cv2.setNumThreads`.
         emotions: "seven" or "five" (angry, disgust, sad, happy, surprise: the seven renormalised); None takes all the
         bundle's labels, in ours the seven.
         labels: whose labels the probabilities foretell, an output of the bundle's emotion network: "ferplus", what most
@@ -116,7 +118,7 @@ class Analyzer:
         self._detector = Detector(detector, min_score=min_score, threads=threads)
         keypoints, self._emotion = open_networks(self._bundle, device, backend, precision, threads)
         self._keypoints = KeypointFinder(keypoints, self._bundle.keypoints)
-        self._timings = Timings()
+        self._last = _Last()
         # where an average face's points would put the emotion crop, seen from the keypoints crop
         self._alignment = Alignment.of(self._bundle.keypoints, self._bundle.emotion)
 
@@ -137,8 +139,8 @@ class Analyzer:
 
     @property
     def timings(self) -> Timings:
-        """How long the steps of the last call took; zeros before the first."""
-        return self._timings
+        """How long the steps of this thread's last call took; zeros before the first."""
+        return self._last.timings
 
     def analyze(self, image: Image) -> list[Face]:
         """The faces of a uint8 image, largest box first; [] when there is none.
@@ -166,7 +168,7 @@ class Analyzer:
         faces, found = self.confirm(gray, candidates)
         pointed = time.perf_counter()
         emotions = self.read_emotions([gray] * len(faces), found)
-        self._timings = _timings(start, detected, pointed, time.perf_counter())
+        self._last.timings = _timings(start, detected, pointed, time.perf_counter())
         if needed == 1:
             return _faces(faces, found, emotions)
         found = Found([_from_full(matrix, needed) for matrix in found.placed], found.points, found.drift)
@@ -191,7 +193,7 @@ class Analyzer:
         found = self._keypoints.find_in_crops(grays)
         pointed = time.perf_counter()
         emotions = self.read_emotions(grays, found)
-        self._timings = _timings(start, start, pointed, time.perf_counter())
+        self._last.timings = _timings(start, start, pointed, time.perf_counter())
         whole = [Detection((0.0, 0.0, float(gray.shape[1]), float(gray.shape[0])), 1.0) for gray in grays]
         return _faces(whole, found, emotions)
 
@@ -253,6 +255,10 @@ class Analyzer:
         crops = cut(grays, self._alignment.matrices(found), self._bundle.emotion.size)
         outputs = self._emotion.run(crops)
         return [_emotion(row[self._columns], self._labels) for row in _softmax(outputs[self._head])]
+
+
+class _Last(threading.local):
+    timings = Timings()
 
 
 def open_networks(

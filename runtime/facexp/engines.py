@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import threading
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,7 +41,10 @@ class Engine(Protocol):
     """The JSON text that the file carries under METADATA."""
 
     def run(self, name: str, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Output name -> array with a row per input, for a batch of at least one to the input called `name`."""
+        """Output name -> array with a row per input, for a batch of at least one to the input called `name`.
+
+        Several threads may ask at once.
+        """
         ...
 
 
@@ -54,10 +58,14 @@ class OnnxEngine:
         self.outputs = tuple(map(_onnx_tensor, self.session.get_outputs()))
         self.metadata: str | None = self.session.get_modelmeta().custom_metadata_map.get(METADATA)
         self._names = [output.name for output in self.outputs]
+        # on the CPU onnxruntime answers as many threads as ask; a GPU does one thing after the other anyway
+        self._turns = threading.Lock() if device == "cuda" else contextlib.nullcontext()
 
     def run(self, name: str, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """All rows at once."""
-        return dict(zip(self._names, self.session.run(self._names, {name: batch}), strict=True))
+        with self._turns:
+            answers = self.session.run(self._names, {name: batch})
+        return dict(zip(self._names, answers, strict=True))
 
 
 class LiteRtEngine:
@@ -85,15 +93,18 @@ class LiteRtEngine:
             raise EngineError(f"model {name} cannot be loaded by LiteRT: {one_line(error)}") from error
         self._inputs = {key: item["index"] for key, item in inputs.items()}
         self._outputs = {key: item["index"] for key, item in outputs.items()}
+        # it has one place for its input and one for its answer
+        self._turns = threading.Lock()
 
     def run(self, name: str, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """A row at a time: the file takes one."""
         rows: dict[str, list[NDArray[np.float32]]] = {key: [] for key in self._outputs}
         for row in batch:
-            self.interpreter.set_tensor(self._inputs[name], row[None])
-            self.interpreter.invoke()
-            for key, index in self._outputs.items():
-                rows[key].append(self.interpreter.get_tensor(index))
+            with self._turns:
+                self.interpreter.set_tensor(self._inputs[name], row[None])
+                self.interpreter.invoke()
+                for key, index in self._outputs.items():
+                    rows[key].append(self.interpreter.get_tensor(index))
         return {key: np.concatenate(found) for key, found in rows.items()}
 
 

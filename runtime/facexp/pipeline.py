@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from facexp.ahead import read_ahead
@@ -15,8 +15,8 @@ from facexp.shots import Shot, Source
 from facexp.tracking import SMOOTH_S, Tracker
 from facexp.types import Frame
 
-# a photo that waits takes memory, 36 MB in the case of 12 megapixels
-_MOST_READERS = 4
+# a photo that waits takes memory, 36 MB in the case of 12 megapixels, and a network that looks at it as much again
+_MOST_READERS = 8
 
 
 def analyze_sources(
@@ -33,24 +33,42 @@ def analyze_sources(
 
     `options` say which frames are taken. Where pictures follow each other in time faces are followed; `detect_every`
     and `smooth` are as for `Tracker`. With `face_crops` each picture is one face and no detector runs. `readers` is how
-    many threads decode files ahead, at most 4, None as many as there are cores; 0: nothing is read ahead.
+    many threads decode files ahead, and analyse photos, at most 8, None as many as there are cores; 0: nothing is read
+    ahead. `share_threads` says how many suit the sources.
     A source that cannot be read gives a Frame whose `error` says why, without a picture, and the next one follows.
     """
     if face_crops:
         # such a picture is not looked at again
         options = replace(options, reduced=False)
     readers = min(cores() if readers is None else readers, _MOST_READERS)
-    for source, shots in read_ahead(sources, options, readers):
+
+    def alone(shot: Shot) -> Frame | None:
+        # only pictures that follow each other in time have a rate
+        return analyze_shot(analyzer, shot, face_crops) if face_crops or shot.fps is None else None
+
+    for source, shots in read_ahead(sources, options, readers, alone):
         index, tracker = 0, None
         try:
-            for shot in shots:
-                # only pictures that follow each other in time have a rate
-                if tracker is None and shot.fps is not None and not face_crops:
-                    tracker = Tracker(analyzer, detect_every=detect_every, smooth=smooth)
-                yield analyze_shot(analyzer, shot, face_crops, tracker), shot
+            for shot, frame in shots:
+                if frame is None:
+                    tracker = tracker or Tracker(analyzer, detect_every=detect_every, smooth=smooth)
+                    frame = analyze_shot(analyzer, shot, tracker=tracker)
+                yield frame, shot
                 index = shot.index + options.every
         except SourceError as error:
             yield Frame(source.name, index, 0.0, None, None, None, (), None, str(error)), None
+
+
+def share_threads(sources: Sequence[Source], threads: int | None = None) -> tuple[int | None, int | None]:
+    """The threads inside of each network, for `Analyzer`, and the readers, for `analyze_sources`, of `threads` in all.
+
+    `sources` are the first two of those to come; None threads: as many as there are cores. Where both are photos,
+    several are analysed at once with one thread in each network, which takes two thirds of the time of one after the
+    other with two. A camera, a clip or a photo by itself gets all threads for each step.
+    """
+    if len(sources) > 1 and all(source.is_photo() for source in sources):
+        return 1, 0 if threads == 1 else threads
+    return threads, None if threads is None else threads - 1
 
 
 def analyze_shot(analyzer: Analyzer, shot: Shot, face_crops: bool = False, tracker: Tracker | None = None) -> Frame:

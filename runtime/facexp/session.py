@@ -34,7 +34,7 @@ def candidates(device: str, backend: str = "onnxruntime") -> tuple[str, ...]:
 
 
 class Session:
-    """One model in onnxruntime or LiteRT, warmed up. Not for use by two threads at once."""
+    """One model in onnxruntime or LiteRT, warmed up. Several threads may use it at once."""
 
     def __init__(
         self, model: bytes, spec: ModelSpec, key: str, *, device: str = "cpu", threads: int | None = None

@@ -101,6 +101,23 @@ class Source:
         if empty:
             _logger.warning("%s: no frame to read: reading starts at %g s", printable(self.name), options.start_s)
 
+    def is_photo(self) -> bool:
+        """Whether it begins as a photo, or an animation, does; False for what is not there and for what is live."""
+        if self.address is not None or self.problem is not None:
+            return False
+        head = self.data
+        if head is None:
+            try:
+                # a named pipe would give what it has only once
+                path = Path(self.name)
+                if not stat.S_ISREG(path.stat().st_mode):
+                    return False
+                with path.open("rb") as file:
+                    head = file.read(64)
+            except OSError:
+                return False
+        return photo.sniff(head[:64]) is not None and self.save_as.suffix.lower() not in _JPEG_STREAMS
+
     def _open(self, options: ReadOptions) -> Generator[Shot, None, None]:
         if self.problem is not None:
             raise SourceError(self.problem)

@@ -6,6 +6,7 @@ find the same.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -42,7 +43,7 @@ class YuNet(Protocol):
     def __call__(self, image: Image) -> NDArray[np.float64]:
         """(N, 5) x, y, width, height in pixels and the score; may hold nonsense.
 
-        The picture is BGR (H, W, 3) uint8, or gray (H, W).
+        The picture is BGR (H, W, 3) uint8, or gray (H, W). Several threads may ask at once.
         """
         ...
 
@@ -144,16 +145,18 @@ class OpenCvYuNet:
             )
         except cv2.error as error:
             raise self._wrong() from error
+        self._turns = threading.Lock()
 
     def __call__(self, image: Image) -> NDArray[np.float64]:
         """As `YuNet`."""
         bgr = cv2.merge(_channels(image)) if image.ndim == 2 else image
         network = self._small if max(bgr.shape) <= _SMALL else self._large
-        network.setInputSize((bgr.shape[1], bgr.shape[0]))
-        try:
-            _, found = network.detect(bgr)
-        except cv2.error as error:
-            raise self._wrong() from error
+        with self._turns:
+            network.setInputSize((bgr.shape[1], bgr.shape[0]))
+            try:
+                _, found = network.detect(bgr)
+            except cv2.error as error:
+                raise self._wrong() from error
         return np.empty((0, 5)) if found is None else np.asarray(found, np.float64)[:, [0, 1, 2, 3, -1]]
 
     def _wrong(self) -> DetectorError:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from facexp.ahead import read_ahead
+from facexp import ahead
 from facexp.errors import SourceError
 from facexp.reading import DEFAULTS, ReadOptions
 from facexp.shots import Shot
@@ -29,6 +29,17 @@ class Scripted:
             yield Shot(self.name, PurePath(self.name), index, 0.0, np.zeros((2, 2, 3), np.uint8), self._fps)
         if self._fps is not None or self._frames == 0:
             raise SourceError(f"{self.name}: breaks off")
+
+
+def read_ahead(sources: list[Any], options: ReadOptions, readers: int) -> Iterator[tuple[Any, Iterator[Shot]]]:
+    """Each source with its shots, as `ahead.read_ahead` gives them; what is seen in each is its own index."""
+    for source, shots in ahead.read_ahead(sources, options, readers, lambda shot: shot.index):
+        yield source, (_whole(shot, seen) for shot, seen in shots)
+
+
+def _whole(shot: Shot, seen: int) -> Shot:
+    assert seen == shot.index
+    return shot
 
 
 def taken(sources: list[Any], readers: int) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
@@ -10,9 +12,9 @@ import numpy as np
 import pytest
 
 from facexp import Analyzer
-from facexp.errors import SourceError
+from facexp.errors import EngineError, SourceError
 from facexp.pictures import save_picture
-from facexp.pipeline import analyze_sources
+from facexp.pipeline import analyze_sources, share_threads
 from facexp.reading import ReadOptions
 from facexp.shots import Shot, Source
 from facexp.sources import open_sources
@@ -101,6 +103,77 @@ def test_faces_are_followed_through_a_clip_and_no_further(
     assert all(face.id == 1 and face.smoothed is None for frame in unsmoothed for face in frame.faces)
     crops = [frame for frame, _ in analyze_sources(analyzer, sources[:1], face_crops=True)]
     assert all(face.id is None for frame in crops for face in frame.faces)
+
+
+def test_photos_are_analysed_at_once_and_told_in_order(
+    tiny_bundle: Path, astronaut: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards a folder on all cores: two photos are looked at side by side, and each gets the record that is its own."""
+    for number in range(6):
+        save_picture(tmp_path / f"{number}.png", np.ascontiguousarray(astronaut[:: 1 + number % 2, 5 * number :]))
+    sources = list(open_sources([str(tmp_path)]))
+    threads, readers = share_threads(sources[:2], 2)
+    analyzer = Analyzer("cpu", threads, bundle=tiny_bundle)
+    one_by_one = [frame.faces for frame, _ in analyze_sources(analyzer, sources, readers=0)]
+    both, detect = threading.Barrier(2), analyzer.detect
+    met: list[int] = []
+
+    def beside_another(*asked: Any) -> Any:
+        met.append(both.wait(20))
+        return detect(*asked)
+
+    monkeypatch.setattr(analyzer, "detect", beside_another)
+    found = list(analyze_sources(analyzer, sources, readers=readers))
+    assert len(met) == 6
+    assert [frame.source for frame, _ in found] == [source.name for source in sources]
+    for (frame, _), faces in zip(found, one_by_one, strict=True):
+        assert [face.box for face in frame.faces] == [face.box for face in faces]
+        assert all(map(np.array_equal, [f.keypoints for f in frame.faces], [f.keypoints for f in faces]))
+        assert frame.timings is not None
+        assert frame.timings.keypoints_ms > 0
+
+
+def test_what_fails_in_a_photos_analysis_reaches_the_caller(
+    analyzer: Analyzer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards a fault in a reader's thread: it is not lost there, and what came before it is told."""
+    for number in range(3):
+        save_picture(tmp_path / f"{number}.png", np.full((40, 30 + number, 3), 128, np.uint8))
+
+    def fragile(image: Any, reduction: int = 1) -> list[Any]:
+        if image.shape[1] == 32:
+            raise EngineError("out of memory")
+        return []
+
+    monkeypatch.setattr(analyzer, "detect", fragile)
+    frames = analyze_sources(analyzer, open_sources([str(tmp_path)]), readers=2)
+    assert [next(frames)[0].error for _ in range(2)] == [None, None]
+    with pytest.raises(EngineError, match="out of memory"):
+        next(frames)
+
+
+def test_how_threads_are_shared(tmp_path: Path) -> None:
+    """Guards both: several photos at once with a thread each, and all threads for what comes by itself."""
+    save_picture(tmp_path / "a.png", np.full((40, 30, 3), 128, np.uint8))
+    (tmp_path / "b.txt").write_text("no photo")
+    os.mkfifo(tmp_path / "c.png")
+    photo, text, pipe, gone, camera = (
+        Source(str(tmp_path / "a.png"), PurePath("a.png")),
+        Source(str(tmp_path / "b.txt"), PurePath("b.txt")),
+        Source(str(tmp_path / "c.png"), PurePath("c.png")),
+        Source(str(tmp_path / "d.png"), PurePath("d.png")),
+        Source("0", PurePath("0"), address="0"),
+    )
+    stored = Source("s3://bucket/a.png", PurePath("a.png"), data=(tmp_path / "a.png").read_bytes())
+    assert share_threads([photo, stored]) == (1, None)
+    assert share_threads([photo, photo], 4) == (1, 4)
+    assert share_threads([photo, photo], 1) == (1, 0)
+    assert share_threads([photo]) == (None, None)
+    assert share_threads([photo], 4) == (4, 3)
+    for other in (text, pipe, gone, camera):
+        assert share_threads([photo, other]) == (None, None)
+        assert share_threads([other, photo], 4) == (4, 3)
+    assert share_threads([]) == (None, None)
 
 
 def test_face_crops_need_no_detector(analyzer: Analyzer, tmp_path: Path) -> None:
