@@ -93,12 +93,15 @@ class Times:
 class Bench:
     rounds: int
     folder: Path
-    yardsticks: Mapping[str, Callable[[], object]]
 
-    def best(self, calls: Mapping[str, Callable[[], object]], each: int = 1) -> Times:
-        """Of `each` rounds as many as were asked for, in turns, after one that warms up."""
+    def best(self, calls: Mapping[str, Callable[[], object]], each: int = 1, paced: bool = True) -> Times:
+        """Of `each` rounds as many as were asked for, in turns, after one that warms up.
+
+        `paced`: the calls take as long as the processor does; others are compared with each other.
+        """
+        beside = yard() if paced else None
         wall = dict.fromkeys(calls, float("inf"))
-        cpu, yard = dict(wall), float("inf")
+        cpu, here = dict(wall), float("inf")
         for number in range(self.rounds * each + 1):
             for name, call in calls.items():
                 start, used = time.perf_counter(), time.process_time()
@@ -107,9 +110,19 @@ class Bench:
                     wall[name] = min(wall[name], time.perf_counter() - start)
                     cpu[name] = min(cpu[name], time.process_time() - used)
             # as often for many short rounds as for few long ones
-            if self.yardsticks and number % each == 0:
-                yard = min(yard, yardstick.seconds(self.yardsticks["int8"]))
-        return Times(wall, cpu, yard / yardstick.THERE["int8"] if self.yardsticks else None)
+            if beside is not None and number % each == 0:
+                here = min(here, yardstick.seconds(beside))
+        return Times(wall, cpu, None if beside is None else here / yardstick.THERE["int8"])
+
+
+@functools.cache
+def yard() -> Callable[[], object] | None:
+    """The yardstick in int8, made when it is first wanted; None where an extra is missing."""
+    try:
+        return yardstick.load()["int8"]
+    except subprocess.CalledProcessError:
+        print("no yardstick: it needs facexp[train,export]", file=sys.stderr)
+        return None
 
 
 def records(analyzer: facexp.Analyzer, path: Path, **options: bool) -> int:
@@ -193,7 +206,7 @@ def large_photos(bench: Bench) -> Iterator[Line]:
         "decoding": functools.partial(decode_photos, place, cv2.IMREAD_COLOR),
         "decoding 1/2": functools.partial(decode_photos, place, cv2.IMREAD_REDUCED_COLOR_2),
     }
-    times = bench.best(calls)
+    times = bench.best(calls, paced=False)
     beside = ", ".join(f"{name} {1e3 * times.wall[name] / PHOTOS:.1f} ms a photo" for name in calls)
     for against in ("decoding", "decoding 1/2"):
         ratio, by_cpu = (100 * seconds[against] / seconds["facexp"] for seconds in (times.wall, times.cpu))
@@ -302,9 +315,6 @@ ROWS = {
     "install": installed,
 }
 
-PACED = {"networks", "photo", "clips"}
-"""Those that take as long as the processor does; the others are shares, sizes, or what Python's imports take."""
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -319,17 +329,12 @@ def main() -> None:
     # what is installed has been compiled: its start does not compile it once more
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     wanted = asked.only or [name for name in ROWS if name != "install" or asked.install]
-    try:
-        yardsticks = yardstick.load() if PACED.intersection(wanted) else {}
-    except subprocess.CalledProcessError:
-        print("no yardstick: it needs facexp[train,export]", file=sys.stderr)
-        yardsticks = {}
     print("| | measured | floor | aim | met | at their pace | beside |\n| --- | --- | --- | --- | --- | --- | --- |")
     lines = []
     with tempfile.TemporaryDirectory() as name:
         small = cv2.resize(portrait(), (450, 450), interpolation=cv2.INTER_AREA)
         cv2.imwrite(str(Path(name, "450.jpg")), small, [cv2.IMWRITE_JPEG_QUALITY, 92])
-        bench = Bench(asked.rounds, Path(name), yardsticks)
+        bench = Bench(asked.rounds, Path(name))
         for row in wanted:
             for line in ROWS[row](bench):
                 print(line, flush=True)

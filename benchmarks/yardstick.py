@@ -7,15 +7,18 @@ as trained ones. Needs facexp[cpu,train,export].
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from facexp.engines import onnx_session
+from facexp.timing import in_turns
 
 THERE = {"int8": 0.34e-3, "float32": 0.86e-3}
 """Seconds for one face on one thread of two x86 cores with VNNI, where the floors were set."""
@@ -26,29 +29,20 @@ def load() -> dict[str, Callable[[], object]]:
 
     Raises subprocess.CalledProcessError where an extra is missing.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
     calls: dict[str, Callable[[], object]] = {}
     with tempfile.TemporaryDirectory() as name:
         quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
         subprocess.run([sys.executable, __file__, name], check=True, stdout=subprocess.DEVNULL, env=quiet)
         for precision in THERE:
-            session = onnxruntime.InferenceSession(Path(name, f"{precision}.onnx"), options, ["CPUExecutionProvider"])
+            session = onnx_session(Path(name, f"{precision}.onnx").read_bytes(), "yardstick", "cpu", threads=1)
             face = {"image": np.full((1, 48, 48, 1), 127, np.uint8)}
-            calls[precision] = lambda session=session, face=face: session.run(None, face)  # type: ignore[misc]
+            calls[precision] = functools.partial(session.run, None, face)
     return calls
 
 
 def seconds(call: Callable[[], object], runs: int = 200) -> float:
     """The shortest of many runs."""
-    taken = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
+    return in_turns({"yardstick": call}, runs)["yardstick"].least / 1e3
 
 
 def write(folder: Path) -> None:

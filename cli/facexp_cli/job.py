@@ -108,16 +108,14 @@ def run(job: Job) -> int:
     with quiet_libraries(addresses or not job.verbose), notes(level):
         try:
             with Signals() as signals:
-                return _run_many(job) if job.engine == "ray" else _run(job, signals)
+                if job.engine == "local":
+                    return _run(job, signals)
+                # its progress bar's import takes longer than a photo
+                from facexp_cli.many import run_many
+
+                return run_many(job)
         except Stop as stop:
             return stop.status
-
-
-def _run_many(job: Job) -> int:
-    # its progress bar's import takes longer than a photo
-    from facexp_cli.many import run_many
-
-    return run_many(job)
 
 
 def _run(job: Job, signals: Signals) -> int:

@@ -105,18 +105,11 @@ class Source:
         """Whether it begins as a photo, or an animation, does; False for what is not there and for what is live."""
         if self.address is not None or self.problem is not None:
             return False
-        head = self.data
-        if head is None:
-            try:
-                # a named pipe would give what it has only once
-                path = Path(self.name)
-                if not stat.S_ISREG(path.stat().st_mode):
-                    return False
-                with path.open("rb") as file:
-                    head = file.read(64)
-            except OSError:
-                return False
-        return photo.sniff(head[:64]) is not None and self.save_as.suffix.lower() not in _JPEG_STREAMS
+        try:
+            head = _beginning(Path(self.name))[0] if self.data is None else self.data
+        except (SourceError, OSError):
+            return False
+        return _photo_kind(head, self.save_as) is not None
 
     def _open(self, options: ReadOptions) -> Generator[Shot, None, None]:
         if self.problem is not None:
@@ -132,20 +125,16 @@ class Source:
             yield from self._file(Path(self.name), options)
 
     def _file(self, path: Path, options: ReadOptions) -> Iterator[Shot]:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            raise SourceError("is neither a file nor a folder")
-        with path.open("rb") as file:
-            head = file.read(256)
+        head, size = _beginning(path)
         if not head:
             raise SourceError("is empty (0 bytes)")
-        kind = photo.sniff(head[:64])
-        if kind is not None and path.suffix.lower() not in _JPEG_STREAMS:
-            if facts.st_size > photo.MAX_BYTES:
+        kind = _photo_kind(head, path)
+        if kind is not None:
+            if size > photo.MAX_BYTES:
                 raise _too_large()
             yield from self._photo(path, kind, options)
             return
-        kind = clip.sniff(head) or kind
+        kind = clip.sniff(head) or photo.sniff(head[:64])
         if kind is None:
             raise SourceError(_UNKNOWN)
         frames = clip.Clip(path, kind)
@@ -170,10 +159,9 @@ class Source:
             time_ms += duration_ms
 
     def _content(self, data: bytes, options: ReadOptions) -> Iterator[Shot]:
-        kind = photo.sniff(data[:64])
+        kind = _photo_kind(data, self.save_as)
         # a PNG that is animated says so before its first picture
-        single = kind == "JPEG" or (kind == "PNG" and b"acTL" not in data[: data.find(b"IDAT")])
-        if single and self.save_as.suffix.lower() not in _JPEG_STREAMS:
+        if kind == "JPEG" or (kind == "PNG" and b"acTL" not in data[: data.find(b"IDAT")]):
             yield self._single(data, str(kind), options)
             return
         # clips and what may have pages can only be read from a file
@@ -260,6 +248,20 @@ class Source:
             raise _too_large()
         with _temporary("stdin", pipe.ahead) as path:
             yield from self._photo(path, kind, options)
+
+
+def _beginning(path: Path) -> tuple[bytes, int]:
+    """The first 256 bytes of a file, and its size; SourceError where it is none: a pipe would give them only once."""
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise SourceError("is neither a file nor a folder")
+    with path.open("rb") as file:
+        return file.read(256), facts.st_size
+
+
+def _photo_kind(head: bytes, name: PurePath) -> str | None:
+    """The format of a photo or animation that begins so; None for anything else, and where many JPEGs make a clip."""
+    return None if name.suffix.lower() in _JPEG_STREAMS else photo.sniff(head[:64])
 
 
 @contextlib.contextmanager

@@ -23,6 +23,16 @@ UNSEEN = ("tqdm", "importlib.metadata", "facexp_cli.many", "facexp.many", "facex
 """What a photo's analysis with the results on standard output has no use for."""
 HEAVY = ("tensorflow", "keras", "pandas", "sklearn", "matplotlib", "skimage", "cv2", "onnxruntime", "facexp.analyzer")
 
+LOADED = """
+import sys
+from facexp_cli.main import {script}
+try:
+    {script}()
+finally:
+    print([name for name in {names!r} if name in sys.modules], file=sys.stderr)
+"""
+"""Runs a console script with the process's arguments, and says which of the modules it has loaded."""
+
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, *arguments]
@@ -40,16 +50,7 @@ def test_help_lists_every_command() -> None:
 @pytest.mark.parametrize("command", ["", *main.COMMANDS])
 def test_help_imports_nothing_heavy(command: str) -> None:
     """Guards a fast --help, and a base install in which most of these are missing."""
-    code = f"""
-import sys
-from facexp_cli.main import main
-sys.argv = ["facexp", *{command.split()!r}, "--help"]
-try:
-    main()
-finally:
-    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
-"""
-    result = run(code)
+    result = run(LOADED.format(script="main", names=HEAVY), *command.split(), "--help")
     assert result.returncode == 0
     assert result.stdout.startswith(f"Usage: facexp{' ' * bool(command)}{command} [OPTIONS]")
     assert result.stderr == "[]\n"
@@ -57,17 +58,9 @@ finally:
 
 def test_a_photo_waits_for_nothing_that_it_does_not_need(tiny_bundle: Path, tmp_path: Path) -> None:
     """Guards a quick start: a progress bar alone takes longer to import than a photo to analyse."""
-    code = f"""
-import sys
-from facexp_cli.main import infer_main
-try:
-    infer_main()
-finally:
-    print([name for name in {UNSEEN!r} if name in sys.modules], file=sys.stderr)
-"""
     photo = tmp_path / "photo.png"
     cv2.imwrite(str(photo), np.full((64, 64, 3), 90, np.uint8))
-    result = run(code, str(photo), "--bundle", str(tiny_bundle))
+    result = run(LOADED.format(script="infer_main", names=UNSEEN), str(photo), "--bundle", str(tiny_bundle))
     assert result.returncode == 0
     assert '"faces"' in result.stdout
     assert result.stderr == "[]\n"
