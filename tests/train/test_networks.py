@@ -20,6 +20,18 @@ def test_keypoint_network_takes_bytes_and_gives_points() -> None:
     assert points.dtype == np.float32
 
 
+def test_a_stem_may_go_to_a_quarter_at_once_and_stages_may_differ_in_depth() -> None:
+    model = networks.keypoint_network(96, stem=4, stages=(4, 8, 8), blocks=(1, 2, 1), head=8, stem_stride=4)
+    shapes = {layer.name: layer.output.shape[1:] for layer in model.layers}
+    assert shapes["stem_relu"] == shapes["stage1_block1_out"] == (24, 24, 4)
+    assert shapes["stage2_block2_out"] == (12, 12, 8)
+    assert shapes["heatmaps"] == (24, 24, 15)
+    assert "stage1_block2_out" not in shapes
+    for wrong in ({"stem_stride": 3}, {"blocks": (1, 2)}):
+        with pytest.raises(ValueError, match=r"stem_stride must be 2 or 4, got 3|zip\(\) argument"):
+            networks.keypoint_network(96, **{"stages": (4, 8, 8), "stem": 4} | wrong)
+
+
 def test_soft_argmax_finds_the_peak_in_crop_pixels() -> None:
     logits = np.full((1, 24, 24, 2), -50, np.float32)
     logits[0, 5, 20, 0] = 50

@@ -23,7 +23,7 @@ NOTEBOOKS = ["emotion-cnn", "emotion-resnet", "keypoints-cnn", "keypoints-resnet
 def test_they_are_found_by_name(tmp_path: Path) -> None:
     """Guards --config: a name, a file, and one line that says which names there are."""
     assert recipes("keypoints") + recipes("emotion") == [
-        *("keypoints", *NOTEBOOKS[2:]),
+        *("keypoints", NOTEBOOKS[2], "keypoints-fast", *NOTEBOOKS[3:]),
         *("emotion", *NOTEBOOKS[:1], "emotion-large", "emotion-mirrored"),
         *("emotion-pruned", "emotion-refined", NOTEBOOKS[1], "emotion-wide"),
     ]
@@ -51,6 +51,9 @@ def test_a_teacher_may_be_a_configuration_by_name(tmp_path: Path) -> None:
     refined = configure("emotion", "data", name="emotion-refined")
     assert refined.network == mirrored.network
     assert [refined.teacher(number) for number in range(4)] == [mirrored, pruned, wide, pruned.teacher(0)]
+    fast = configure("keypoints", "data", name="keypoints-fast")
+    assert fast.teacher(0) == configure("keypoints", "data")
+    assert (fast.leave_out, fast.repeat) == (fast.teacher(0).leave_out, fast.teacher(0).repeat)
     (tmp_path / "own.toml").write_text('[[teachers]]\nconfig = "emotion"\nepochs = 3\n')
     own = configure("emotion", "data", name=str(tmp_path / "own.toml"))
     assert own.teacher(0) == dataclasses.replace(small, epochs=3)

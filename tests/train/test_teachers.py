@@ -301,7 +301,6 @@ def test_other_widths_are_refused_where_places_would_move(narrower: dict[str, ob
     [
         ({"teachers": [{"epoch": 3}]}, r"teachers\[0\]: epoch is unknown"),
         ({"teacher_share": 1.5}, "teacher_share must be between 0 and 1"),
-        ({"teachers": [{}], "task": "keypoints"}, "only the emotion task"),
         ({"grow": True}, "grows from its first teacher"),
         ({"votes_share": 1.2}, "votes_share must be between 0 and 1"),
         ({"grow": True, "teachers": [{}], "start_from": "runs/e1"}, "and from nothing else"),

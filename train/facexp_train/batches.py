@@ -60,8 +60,15 @@ class KeypointBatches(_Batches):
         self.partial = np.repeat(np.arange(len(faces)), np.where(whole, 0, times))
         self.drawn = round(config.partial_share * len(self.partial))
         super().__init__(len(self.whole) + self.drawn, config)
-        self.images, self.points, self.size = faces.images, faces.points, size
+        self.faces, self.points, self.size = faces, faces.points, size
         self.framing = framing.square_matrices(faces.squares, size)
+
+    def learn(self, taught: NDArray[np.float32]) -> None:
+        """Move labelled points towards those that teachers gave, (N, 15, 2) in canvas pixels, by `teacher_share`; take
+        these alone where there is no label."""
+        share = np.where(np.isfinite(self.faces.points), self.config.teacher_share, 1.0)
+        labels = np.nan_to_num(self.faces.points)
+        self.points = (labels + share * (taught - labels)).astype(np.float32)
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Every completely labelled face, and this epoch's draw of the others, shuffled."""
@@ -75,7 +82,7 @@ class KeypointBatches(_Batches):
         known = np.isfinite(points).all(axis=2, keepdims=True)
         weight = known / _unit(points, self.size)[:, None, None]
         target = np.concatenate([np.where(known, points, 0), weight], axis=2).astype(np.float32)
-        pixels = augment.warp_batch(self.images[rows], matrices, self.size)
+        pixels = augment.warp_batch(self.faces.images[rows], matrices, self.size)
         pixels = augment.to_uint8(augment.change_pixels(pixels, rng, self.how))
         return augment.degrade(pixels, rng, self.how), target
 

@@ -80,13 +80,13 @@ class TrainConfig:
     aligned: chance that a face is cut as the runtime cuts it, by its keypoints, not as the data cuts it (emotion).
     unlabelled: keypoint data whose training faces are shown too, aligned; teachers say what is seen in them (emotion).
     Teachers that learn from teachers are shown them as well, unless their partial_share is 0.
-    teachers: whole configurations of networks that are trained first, on the same data (emotion).
-    teacher_share: what the mean of the teachers' probabilities weighs in a target, the rest being the label. A face
-    without a label has the teachers' word alone (emotion).
+    teachers: whole configurations of networks that are trained first, on the same data.
+    teacher_share: what the mean of the teachers' probabilities or points weighs in a target, the rest being the label.
+    A face or point without a label has the teachers' word alone.
     votes_share: what FER+'s votes weigh in a target of FER2013's labels, beside label and teachers: they tell how
     probable each label is (teaching.told_by_votes); passed over where there are none (emotion).
-    teacher_views: how many views of a face the teachers' probabilities are the mean of, computed once; 0: they are
-    asked for the very crop that the network sees, each time (emotion).
+    teacher_views: how many views of a face the teachers' word is the mean of, computed once; 0: they are asked for the
+    very crop that the network sees, each time (emotion alone).
     grow: start with the first teacher's weights, in a network of the same layers with more channels, or with fewer, the
     loudest of the teacher's, or in a mirrored one of its widths (emotion).
     five_weight: what the cross-entropy among the five classes of the product's five-class view adds to that among all;
@@ -166,8 +166,10 @@ class TrainConfig:
             raise DataError(f"{origin}: classes: only the emotion task has them")
         if config.loss != "distance" and config.task != "keypoints":
             raise DataError(f"{origin}: loss: the emotion task has no other than cross-entropy")
-        if config.teachers and config.task != "emotion":
-            raise DataError(f"{origin}: teachers: only the emotion task has them")
+        if config.task == "keypoints" and config.teachers and not config.teacher_views:
+            raise DataError(f"{origin}: teacher_views: teachers of points are asked once, so at least 1 is needed")
+        if config.task == "keypoints" and (config.unlabelled or config.grow):
+            raise DataError(f"{origin}: {'unlabelled' if config.unlabelled else 'grow'}: only the emotion task has it")
         if config.unlabelled and not config.teachers:
             raise DataError(f"{origin}: unlabelled: such faces need teachers")
         if config.grow and (not config.teachers or config.start_from):

@@ -24,8 +24,7 @@ from facexp_train.inheritance import inherit
 from facexp_train.losses import grouped_cross_entropy, soft_cross_entropy
 from facexp_train.networks import mirror_symmetric, with_temperatures
 from facexp_train.splits import SPLITS
-from facexp_train.stored import damaged, read_arrays, write_arrays
-from facexp_train.teaching import mean_of, over_views, told_by_votes
+from facexp_train.teaching import kept, load_teachers, mean_of, over_views, told_by_votes
 
 _LOOKED_AT = 256
 """Faces on which channels that mirror each other are looked for, where a mirrored network starts from another."""
@@ -129,28 +128,16 @@ class EmotionJob:
 
         What they say of each face, where it is asked for once, is kept in `out`/taught.npz.
         """
-        models = []
-        with fit.dtype_policy(self.config.dtype):
-            for number, run in enumerate(teachers):
-                model = self._network(self.config.teacher(number))
-                fit.load_best(run, model)
-                models.append(model)
+        models = load_teachers(teachers, self.config, self._network)
         self.elder = models[0]
         teach = mean_of(models, tuple(self.targets))
         if not self.config.teacher_views:
             self.batches.teach = teach
             return
-        path = out / "taught.npz"
-        if not path.is_file():
-            faces, views = self.batches.faces, self.config.teacher_views
-            said = over_views(teach, faces, views, self.config.seed, self.quiet)
-            with fit.writing(out, 0):
-                write_arrays(path, said)
-        mend = "delete it and go on with --resume"
-        stored = read_arrays(path, mend)
-        if missing := [head for head in self.targets if head not in stored]:
-            raise damaged(path, f"no {missing[0]} in it", mend)
-        self.batches.taught = {head: stored[head] for head in self.targets}
+        faces, views = self.batches.faces, self.config.teacher_views
+        self.batches.taught = kept(
+            out, self.targets, lambda: over_views(teach, faces, views, self.config.seed, self.quiet)
+        )
 
     def begin(self, model: keras.Model) -> None:
         """Start with the first teacher's weights, where the configuration says so."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from facexp.geometry import KEYPOINTS
+from facexp_train import fit
 from facexp_train.batches import KeypointBatches
 from facexp_train.builders import build_network
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError
-from facexp_train.fit import Validation
 from facexp_train.framing import SIZE, jittered_crops
 from facexp_train.keypoint_data import KeypointFaces
 from facexp_train.losses import squared_error, weighted_distance
 from facexp_train.metrics import keypoint_errors
+from facexp_train.teaching import kept, load_teachers, points_over_views
 
 
 class KeypointJob:
@@ -25,8 +29,9 @@ class KeypointJob:
     monitor = "val_error_interocular"
     higher_is_better = False
 
-    def __init__(self, faces: KeypointFaces, config: TrainConfig) -> None:
+    def __init__(self, faces: KeypointFaces, config: TrainConfig, quiet: bool = False) -> None:
         self.config = config
+        self.quiet = quiet
         self.losses = squared_error if config.loss == "mse" else weighted_distance
         self.faces = faces.chosen((faces.split != "train") | ~np.isin(faces.names, config.leave_out))
         part = self.faces.part("train")
@@ -47,18 +52,32 @@ class KeypointJob:
 
     def build(self) -> keras.Model:
         """A new network under the current dtype policy."""
-        return build_network("keypoints", self.config.network, size=SIZE)
+        return self._network(self.config)
+
+    def _network(self, config: TrainConfig) -> keras.Model:
+        return build_network("keypoints", config.network, size=SIZE)
+
+    def learn_from(self, teachers: Sequence[Path], out: Path) -> None:
+        """Mix what the teachers say of each face into its points, and fill in those that are not labelled. `teachers`:
+        their runs, ended. What they say is kept in `out`/taught.npz."""
+        models = load_teachers(teachers, self.config, self._network)
+        views, seed = self.config.teacher_views, self.config.seed
+
+        def ask() -> dict[str, NDArray[np.float32]]:
+            return {"keypoints": points_over_views(models, self.batches.faces, SIZE, views, seed, self.quiet)}
+
+        self.batches.learn(kept(out, ["keypoints"], ask)["keypoints"])
 
     def begin(self, model: keras.Model) -> None:
         """Random weights are what there is to begin with."""
 
-    def validate(self, model: keras.Model) -> Validation:
+    def validate(self, model: keras.Model) -> fit.Validation:
         """Mean error over inter-ocular distance: over all validation faces with 15 points, and per source."""
         crops, points, source = self.held
         predicted = model.predict(crops, batch_size=256, verbose=0)
         face = keypoint_errors(predicted, points).face
         errors = {f"val_error_{name}": float(face[source == name].mean()) for name in np.unique(source)}
-        return Validation({self.monitor: float(face.mean()), **errors}, {"keypoints": predicted})
+        return fit.Validation({self.monitor: float(face.mean()), **errors}, {"keypoints": predicted})
 
     def finish(self, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
         """The trained network itself."""

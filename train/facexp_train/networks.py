@@ -8,7 +8,7 @@ convolution, so that an exporter can fold it).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras import layers
@@ -101,12 +101,15 @@ def _residual(x: Any, channels: int, stride: int, *, name: str, mirrored: bool) 
     return layers.ReLU(name=f"{name}_out")(layers.Add(name=f"{name}_add")([y, shortcut]))
 
 
-def _stages(x: Any, channels: Sequence[int], blocks: int, mirrored: bool = False) -> list[Any]:
-    """The outputs of stages that each halve the map."""
+def _stages(
+    x: Any, channels: Sequence[int], blocks: int | Sequence[int], *, first_stride: int = 2, mirrored: bool = False
+) -> list[Any]:
+    """The outputs of stages that each halve the map; the first one divides it by `first_stride`."""
     outputs = []
-    for number, width in enumerate(channels, 1):
-        for block in range(blocks):
-            stride = 2 if block == 0 else 1
+    deep = [blocks] * len(channels) if isinstance(blocks, int) else blocks
+    for number, (width, count) in enumerate(zip(channels, deep, strict=True), 1):
+        for block in range(count):
+            stride = 1 if block else first_stride if number == 1 else 2
             x = _residual(x, width, stride, name=f"stage{number}_block{block + 1}", mirrored=mirrored)
         outputs.append(x)
     return outputs
@@ -139,18 +142,28 @@ class SoftArgmax(layers.Layer):  # type: ignore[misc]
 
 
 def keypoint_network(
-    size: int = 96, stem: int = 24, stages: Sequence[int] = (48, 96, 160), blocks: int = 2, head: int = 64
+    size: int = 96,
+    stem: int = 24,
+    stages: Sequence[int] = (48, 96, 160),
+    blocks: int | Sequence[int] = 2,
+    head: int = 64,
+    stem_stride: Literal[2, 4] = 2,
 ) -> keras.Model:
     """A residual network for the 15 points: uint8 (N, size, size, 1) -> float32 (N, 15, 2) in crop pixels.
 
     The stages' maps are merged back to a quarter of the crop's resolution, where a heatmap per point gives its position
     by soft-argmax. A dense offset from the pooled last stage lets a point lie outside of the
     crop, where no map reaches.
+
+    `blocks`: of every stage, or of each. `stem_stride`: the first convolution has 3x3 pixels and halves the crop, and
+    the first stage halves it once more; or it has 7x7 and goes to a quarter at once, which saves the largest maps.
     """
+    if stem_stride not in (2, 4):
+        raise ValueError(f"stem_stride must be 2 or 4, got {stem_stride}")
     image = keras.Input((size, size, 1), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 255, name="scale")(image)
-    x = convolution(x, stem, 3, 2, name="stem")
-    maps = _stages(x, stages, blocks)
+    x = convolution(x, stem, 2 * stem_stride - 1, stem_stride, name="stem")
+    maps = _stages(x, stages, blocks, first_stride=4 // stem_stride)
     merged = maps[-1]
     for number in range(len(maps) - 2, -1, -1):
         merged = convolution(merged, stages[number], 1, name=f"merge{number + 1}", activation=False)
@@ -191,7 +204,7 @@ def emotion_network(
         x = convolution(x, stem, 4, padding="valid", name="stem", mirrored=True)
     else:
         x = convolution(x, stem, 3, name="stem")
-    x = _stages(x, stages, blocks, mirrored)[-1]
+    x = _stages(x, stages, blocks, mirrored=mirrored)[-1]
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     x = layers.Dropout(dropout, name="dropout")(x)
     reflected = MirrorSymmetric((0,)) if mirrored else None

@@ -135,7 +135,7 @@ def _train(
     runs: dict[str, Path],
 ) -> Path:
     """`runs`: by configuration, as JSON, the directories of the teachers met so far."""
-    job = KeypointJob(faces, config) if isinstance(faces, KeypointFaces) else EmotionJob(faces, config, quiet)
+    job = KeypointJob(faces, config, quiet) if isinstance(faces, KeypointFaces) else EmotionJob(faces, config, quiet)
     # a network that cannot be built leaves no run directory behind
     job.build()
     wanted = [config.teacher(number) for number in range(len(config.teachers))]
@@ -144,7 +144,7 @@ def _train(
         for each, run in zip(wanted, teachers, strict=True):
             if not (run / "model.keras").is_file():
                 _train(faces, each, run, (run / "config.json").is_file(), quiet, tensorboard, runs)
-        if isinstance(job, EmotionJob) and teachers:
+        if teachers:
             job.learn_from(teachers, out)
         with fit.writing(out, 0):
             draw_samples(job.batches, getattr(faces, "classes", ()), config, out, resume)

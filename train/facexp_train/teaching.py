@@ -1,8 +1,9 @@
-"""What teachers tell a network: their word for each face."""
+"""What teachers tell a network: their word for each face, kept once they have been asked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -10,19 +11,39 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
-from facexp.geometry import cut
-from facexp_train import framing
+from facexp.geometry import KEYPOINTS, cut, invert
+from facexp_train import fit, framing
 from facexp_train.alignment import Shown
-from facexp_train.config import Augmentation
+from facexp_train.config import Augmentation, TrainConfig
 from facexp_train.errors import DataError
+from facexp_train.keypoint_data import KeypointFaces
 from facexp_train.progress import progress_bar
+from facexp_train.stored import damaged, read_arrays, write_arrays
 
 Teach = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 """uint8 crops (N, S, S, 1) -> probabilities (N, C) by head."""
 
 _VIEW = Augmentation(flip=0.5, rotation=6.0, scale=0.08, shift=0.03)
 """How far views of a face lie from each other; what the mean over them is worth stands in docs/experiments.md."""
+_NEAR_VIEW = Augmentation(flip=0, rotation=6.0, scale=0.06, shift=0.03)
+"""The same for points."""
 _BATCH = 512
+
+
+def load_teachers(
+    runs: Sequence[Path], config: TrainConfig, build: Callable[[TrainConfig], keras.Model]
+) -> list[keras.Model]:
+    """The best weights of a configuration's teachers, whose `runs` have ended, in networks that compute in its dtype.
+
+    `build` makes the network of a teacher's configuration.
+    """
+    models = []
+    with fit.dtype_policy(config.dtype):
+        for number, run in enumerate(runs):
+            model = build(config.teacher(number))
+            fit.load_best(run, model)
+            models.append(model)
+    return models
 
 
 def mean_of(models: Sequence[keras.Model], heads: Sequence[str]) -> Teach:
@@ -57,6 +78,49 @@ def over_views(
                     total.setdefault(head, np.zeros((count, chances.shape[1])))[rows] += chances
                 bar.update(len(crops))
     return {head: (values / views).astype(np.float32) for head, values in total.items()}
+
+
+def points_over_views(
+    models: Sequence[keras.Model], faces: KeypointFaces, size: int, views: int, seed: int, quiet: bool = False
+) -> NDArray[np.float32]:
+    """Points (N, 15, 2) in canvas pixels: the mean of what the networks say of that many views of each face.
+
+    Views are not mirrored: what sets of labels are off by, they are off by on one side (docs/experiments.md).
+    """
+    count = len(faces)
+    rng = np.random.default_rng([seed, views])
+    framed = framing.square_matrices(faces.squares, size)
+    total = np.zeros((count, len(KEYPOINTS), 2))
+    with progress_bar(views * count, "asking the teachers", "crop", quiet=quiet) as bar:
+        for _ in range(views):
+            matrices = framing.compose(framing.jitter_matrices(rng, count, size, _NEAR_VIEW), framed)
+            for start in range(0, count, _BATCH):
+                rows = slice(start, start + _BATCH)
+                crops = cut(list(faces.images[rows]), list(matrices[rows]), size)
+                said = np.mean([model.predict_on_batch(crops) for model in models], axis=0)
+                back = np.stack([invert(matrix) for matrix in matrices[rows]])
+                total[rows] += said @ np.swapaxes(back[:, :, :2], 1, 2) + back[:, None, :, 2]
+                bar.update(len(crops))
+    return (total / views).astype(np.float32)
+
+
+def kept(
+    out: Path, names: Iterable[str], ask: Callable[[], dict[str, NDArray[np.float32]]]
+) -> dict[str, NDArray[np.float32]]:
+    """What teachers said, by name, from `out`/taught.npz; `ask` is called where there is no such file yet.
+
+    DataError where the file is damaged or lacks one of the names.
+    """
+    path = out / "taught.npz"
+    if not path.is_file():
+        said = ask()
+        with fit.writing(out, 0):
+            write_arrays(path, said)
+    mend = "delete it and go on with --resume"
+    stored = read_arrays(path, mend)
+    if missing := [name for name in names if name not in stored]:
+        raise damaged(path, f"no {missing[0]} in it", mend)
+    return {name: stored[name] for name in names}
 
 
 def told_by_votes(votes: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
