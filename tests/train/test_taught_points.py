@@ -12,7 +12,7 @@ import pytest
 from facexp.geometry import KEYPOINTS
 from facexp_train import run, teaching
 from facexp_train.batches import KeypointBatches
-from facexp_train.config import Augmentation, TrainConfig
+from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError
 from facexp_train.keypoint_data import COORDINATES, KeypointFaces
 
@@ -78,7 +78,6 @@ def test_labels_move_towards_the_teachers_and_gaps_are_filled() -> None:
     taught = points + np.array([4, -8])
     taught[0, 3:] = (50, 40)
     batches = KeypointBatches(faces(points, np.zeros((4, 96, 96), np.uint8)), 96, config("d", teacher_share=0.25))
-    batches.config = TrainConfig("keypoints", "d", teacher_share=0.25, augmentation=Augmentation(**STILL))
     before = batches.batch(np.arange(4), np.random.default_rng(0))[1]
     batches.learn(taught.astype(np.float32))
     after = batches.batch(np.arange(4), np.random.default_rng(0))[1]
