@@ -60,10 +60,10 @@ class KeypointJob:
     def learn_from(self, teachers: Sequence[Path], out: Path) -> None:
         """Mix what the teachers say of each face into its points, and fill in those that are not labelled. `teachers`:
         their runs, ended. What they say is kept in `out`/taught.npz."""
-        models = load_teachers(teachers, self.config, self._network)
-        views, seed = self.config.teacher_views, self.config.seed
 
         def ask() -> dict[str, NDArray[np.float32]]:
+            models = load_teachers(teachers, self.config, self._network)
+            views, seed = self.config.teacher_views, self.config.seed
             return {"keypoints": points_over_views(models, self.batches.faces, SIZE, views, seed, self.quiet)}
 
         self.batches.learn(kept(out, ["keypoints"], ask)["keypoints"])

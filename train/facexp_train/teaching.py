@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import keras
@@ -65,18 +65,15 @@ def over_views(
     """
     count = len(faces.images)
     rng = np.random.default_rng([seed, views])
+
+    def placed(view: int) -> framing.Matrices:
+        jitter = framing.jitter_matrices(rng, count, faces.size, _VIEW)
+        return framing.compose(jitter, faces.cuts(np.arange(count), np.full(count, view % 2 == 1)))
+
     total: dict[str, NDArray[np.float64]] = {}
-    with progress_bar(views * count, "asking the teachers", "crop", quiet=quiet) as bar:
-        for view in range(views):
-            jitter = framing.jitter_matrices(rng, count, faces.size, _VIEW)
-            cuts = faces.cuts(np.arange(count), np.full(count, view % 2 == 1))
-            matrices = framing.compose(jitter, cuts)
-            for start in range(0, count, _BATCH):
-                rows = slice(start, start + _BATCH)
-                crops = cut(list(faces.images[rows]), list(matrices[rows]), faces.size)
-                for head, chances in teach(crops).items():
-                    total.setdefault(head, np.zeros((count, chances.shape[1])))[rows] += chances
-                bar.update(len(crops))
+    for rows, crops, _ in _seen(faces.images, placed, faces.size, views, quiet):
+        for head, chances in teach(crops).items():
+            total.setdefault(head, np.zeros((count, chances.shape[1])))[rows] += chances
     return {head: (values / views).astype(np.float32) for head, values in total.items()}
 
 
@@ -87,21 +84,34 @@ def points_over_views(
 
     Views are not mirrored: what sets of labels are off by, they are off by on one side (docs/experiments.md).
     """
-    count = len(faces)
     rng = np.random.default_rng([seed, views])
     framed = framing.square_matrices(faces.squares, size)
-    total = np.zeros((count, len(KEYPOINTS), 2))
-    with progress_bar(views * count, "asking the teachers", "crop", quiet=quiet) as bar:
-        for _ in range(views):
-            matrices = framing.compose(framing.jitter_matrices(rng, count, size, _NEAR_VIEW), framed)
-            for start in range(0, count, _BATCH):
-                rows = slice(start, start + _BATCH)
-                crops = cut(list(faces.images[rows]), list(matrices[rows]), size)
-                said = np.mean([model.predict_on_batch(crops) for model in models], axis=0)
-                back = np.stack([invert(matrix) for matrix in matrices[rows]])
-                total[rows] += said @ np.swapaxes(back[:, :, :2], 1, 2) + back[:, None, :, 2]
-                bar.update(len(crops))
+
+    def placed(_: int) -> framing.Matrices:
+        return framing.compose(framing.jitter_matrices(rng, len(faces), size, _NEAR_VIEW), framed)
+
+    total = np.zeros((len(faces), len(KEYPOINTS), 2))
+    for rows, crops, matrices in _seen(faces.images, placed, size, views, quiet):
+        said = np.mean([model.predict_on_batch(crops) for model in models], axis=0)
+        total[rows] += framing.move_points(said, np.stack([invert(matrix) for matrix in matrices]))
     return (total / views).astype(np.float32)
+
+
+def _seen(
+    images: NDArray[np.uint8], placed: Callable[[int], framing.Matrices], size: int, views: int, quiet: bool
+) -> Iterator[tuple[slice, NDArray[np.uint8], framing.Matrices]]:
+    """Views of all faces, batch by batch: their rows, their crops, and the matrices that cut these.
+
+    `placed` gives the matrices (N, 2, 3) of a view, counted from 0.
+    """
+    with progress_bar(views * len(images), "asking the teachers", "crop", quiet=quiet) as bar:
+        for view in range(views):
+            matrices = placed(view)
+            for start in range(0, len(images), _BATCH):
+                rows = slice(start, start + _BATCH)
+                crops = cut(list(images[rows]), list(matrices[rows]), size)
+                yield rows, crops, matrices[rows]
+                bar.update(len(crops))
 
 
 def kept(
