@@ -53,13 +53,44 @@ def test_a_teacher_may_be_a_configuration_by_name(tmp_path: Path) -> None:
     assert [refined.teacher(number) for number in range(4)] == [mirrored, pruned, wide, pruned.teacher(0)]
     fast = configure("keypoints", "data", name="keypoints-fast")
     assert fast.teacher(0) == configure("keypoints", "data")
-    assert (fast.leave_out, fast.repeat) == (fast.teacher(0).leave_out, fast.teacher(0).repeat)
     (tmp_path / "own.toml").write_text('[[teachers]]\nconfig = "emotion"\nepochs = 3\n')
     own = configure("emotion", "data", name=str(tmp_path / "own.toml"))
     assert own.teacher(0) == dataclasses.replace(small, epochs=3)
     (tmp_path / "own.toml").write_text(f'[[teachers]]\nconfig = "{tmp_path / "own.toml"}"\n')
     with pytest.raises(DataError, match="own cannot be among its own teachers"):
         configure("emotion", "data", name=str(tmp_path / "own.toml"))
+
+
+def test_a_configuration_may_be_another_one_and_what_differs(tmp_path: Path) -> None:
+    """Guards against settings that get lost between a configuration and the one that is made of it."""
+    own = tmp_path / "own.toml"
+    base = configure("emotion", "data", name="emotion-wide")
+
+    own.write_text('config = "emotion-wide"\nepochs = 3\n[network]\nstem = 16\n[augmentation]\nflip = 0\n')
+    assert configure("emotion", "data", name=str(own), changes=["network.blocks=1"]) == dataclasses.replace(
+        base,
+        epochs=3,
+        network=base.network | {"stem": 16, "blocks": 1},
+        augmentation=dataclasses.replace(base.augmentation, flip=0),
+    )
+    own.write_text(
+        'config = "emotion-wide"\n[[teachers]]\nconfig = "emotion-large"\nteachers = []\nseed = 9\ngrow = false\n'
+    )
+    teacher = configure("emotion", "data", name=str(own)).teacher(0)
+    large = configure("emotion", "data", name="emotion-large")
+    assert teacher == dataclasses.replace(large, teachers=[], seed=9, grow=False)
+
+    other = tmp_path / "other.toml"
+    own.write_text(f'config = "{other.as_posix()}"\n')
+    other.write_text(f'config = "{own.as_posix()}"\n')
+    with pytest.raises(DataError, match=r"own\.toml: config: own cannot be made of itself"):
+        configure("emotion", "data", name=str(own))
+    other.write_text(f'[[teachers]]\nconfig = "{own.as_posix()}"\n')
+    with pytest.raises(DataError, match=r"own\.toml: teachers: own cannot be among its own teachers"):
+        configure("emotion", "data", name=str(own))
+    own.write_text('config = "missing"\n')
+    with pytest.raises(DataError, match="missing: no such file, and no configuration of that name"):
+        configure("emotion", "data", name=str(own))
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)

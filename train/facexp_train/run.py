@@ -30,11 +30,11 @@ def configure(
 ) -> TrainConfig:
     """The configuration called `name`, or like the task, with changes such as "epochs=2" or "augmentation.flip=0".
 
-    `name` is a TOML file, or one of `recipes`. A teacher's table may name another one, `config = "emotion"`, and what
-    differs from it. DataError names an unknown key or a value of the wrong kind.
+    `name` is a TOML file, or one of `recipes`. It may name another one, `config = "emotion"`, and hold what differs
+    from it; so may a teacher's table. DataError names an unknown key or a value of the wrong kind.
     """
     file = _find(task, name or task)
-    values = read_toml(file)
+    values = _over_base(task, read_toml(file), (file,))
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
@@ -63,6 +63,26 @@ def _find(task: Task, name: str) -> Path:
     raise DataError(f"{name}: no such file, and no configuration of that name; there are {', '.join(recipes(task))}")
 
 
+def _over_base(task: Task, values: dict[str, Any], within: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a configuration laid over those of the one that it names; the files `within` are made of it."""
+    if "config" not in values:
+        return values
+    file = _find(task, str(values["config"]))
+    if file in within:
+        raise DataError(f"{within[0]}: config: {file.stem} cannot be made of itself")
+    own = {key: value for key, value in values.items() if key != "config"}
+    return _merged(_over_base(task, read_toml(file), (*within, file)), own)
+
+
+def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(base[key], own[key])
+        for key in base.keys() & own.keys()
+        if isinstance(base[key], dict) and isinstance(own[key], dict)
+    }
+    return base | own | both
+
+
 def _with_teachers(task: Task, values: dict[str, Any], within: tuple[Path, ...]) -> dict[str, Any]:
     """The keys of a configuration with those of the teachers that it names; it stands in the files `within`.
 
@@ -75,13 +95,15 @@ def _with_teachers(task: Task, values: dict[str, Any], within: tuple[Path, ...])
     teachers = []
     for teacher in values["teachers"]:
         files = within
-        if isinstance(teacher, dict) and "config" in teacher:
-            own = dict(teacher)
-            file = _find(task, str(own.pop("config")))
+        # one with teachers of its own has none of that configuration's
+        if isinstance(teacher, dict) and "config" in teacher and "teachers" not in teacher:
+            file = _find(task, str(teacher["config"]))
             if file in within:
                 raise DataError(f"{within[0]}: teachers: {file.stem} cannot be among its own teachers")
-            teacher, files = read_toml(file) | own, (*within, file)
-        teachers.append(_with_teachers(task, teacher, files) if isinstance(teacher, dict) else teacher)
+            files = (*within, file)
+        teachers.append(
+            _with_teachers(task, _over_base(task, teacher), files) if isinstance(teacher, dict) else teacher
+        )
     return values | {"teachers": teachers}
 
 
