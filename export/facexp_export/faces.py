@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp_export.errors import ExportError
-from facexp_export.recipe import Recipe
+from facexp_export.recipe import CALIBRATION_LEAST, PARITY_LEAST, Recipe
 from facexp_export.tasks import Task
 from facexp_train.emotion_data import EmotionFaces, read_emotion
 from facexp_train.framing import jittered_crops
 from facexp_train.keypoint_data import KeypointFaces, read_keypoints
 from facexp_train.splits import pixel_hash
 
-CALIBRATION_LEAST = 512
-PARITY_LEAST = 512
 PARITY_LEAST_DISTINCT = 64
 """Faces with points to judge on, when there are fewer than PARITY_LEAST: each is then framed several times."""
 GOLDEN_FACES = 4

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from facexp.arrays import expect, read_arrays
 from facexp.proof import Check, held
-from facexp_export.faces import PARITY_LEAST
 from facexp_export.manifest import REFERENCE
-from facexp_export.recipe import Tolerances
+from facexp_export.recipe import PARITY_LEAST, Tolerances
 from facexp_export.tasks import Task
 
 # What the trained model itself must show on the faces, or agreeing with it would prove nothing.

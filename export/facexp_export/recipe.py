@@ -17,6 +17,8 @@ from facexp_export.errors import ExportError
 SPLITS = ("train", "val", "test")
 METHODS = ("MinMax", "Percentile", "Entropy")
 PRECISIONS = ("float32", "float16", "int8")
+CALIBRATION_LEAST = 512
+PARITY_LEAST = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,8 @@ def _recipe(values: dict[str, Any], origin: str) -> Recipe:
 
     for table in ("calibration", "verification"):
         expect(f"{table}.split", lambda split: split in SPLITS, f"one of {', '.join(SPLITS)}")
-        expect(f"{table}.faces", lambda faces: faces > 0, "more than 0")
+    expect("calibration.faces", lambda faces: faces >= CALIBRATION_LEAST, f"{CALIBRATION_LEAST} or more")
+    expect("verification.faces", lambda faces: faces >= PARITY_LEAST, f"{PARITY_LEAST} or more")
     other = values["calibration"]["split"]
     expect("verification.split", lambda split: split != other, f"another split than calibration's, {other}")
     expect("calibration.method", lambda method: method in METHODS, f"one of {', '.join(METHODS)}")

@@ -130,7 +130,7 @@ def labelled(faces: Faces, split: str, model: ModelSpec) -> Labelled:
         return Labelled(crops, dict.fromkeys(names, points), part.group, model.labels)
     known = truths(part)
     truth = {name: known.get(name, part.labels) for name in names}
-    return Labelled(part.images[..., None], truth, np.arange(len(part)), model.labels)
+    return Labelled(part.images[..., None], truth, part.group, model.labels)
 
 
 @dataclass(slots=True)

@@ -81,6 +81,7 @@ def gray_faces(count: int = 70) -> EmotionFaces:
         votes=None,
         split=np.full(count, "train"),
         rows=np.arange(count),
+        copies=np.arange(count).astype(np.str_),
         group=np.arange(count).astype(np.str_),
         names=np.arange(count).astype(np.str_),
         report=EmotionReport(count, 0, 0, 0),

@@ -29,11 +29,10 @@ from facexp.proof import Check, Step
 from facexp.proof_structure import structure
 from facexp.session import Session
 from facexp_export import proof_numbers, proof_task, quantize
-from facexp_export.faces import PARITY_LEAST
 from facexp_export.proof_layers import layers
 from facexp_export.proof_numbers import Outputs
 from facexp_export.proof_task import Labelled
-from facexp_export.recipe import Recipe, read_recipe
+from facexp_export.recipe import PARITY_LEAST, Recipe, read_recipe
 from facexp_export.tasks import TASKS
 from facexp_export.verify import labelled
 from facexp_train.emotion_data import EmotionFaces, EmotionReport
@@ -106,6 +105,7 @@ def emotions(data_dir: Path) -> Subject:
         votes=table.iloc[chosen, 2:].to_numpy(np.float32),
         split=np.full(len(chosen), "val"),
         rows=chosen + 1,
+        copies=np.arange(len(chosen)).astype(np.str_),
         group=np.arange(len(chosen)).astype(np.str_),
         names=np.arange(len(chosen)).astype(np.str_),
         report=EmotionReport(len(chosen), 0, 0, 0),

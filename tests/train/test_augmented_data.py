@@ -218,6 +218,42 @@ def test_a_folder_with_labels(tmp_path: Path, drawn: ModuleType) -> None:
             assert np.abs(after.points[row] - expected[face]).max() < 1e-3
 
 
+def test_several_faces_of_one_photo_keep_their_copies_apart(tmp_path: Path, drawn: ModuleType) -> None:
+    """Guards a photo of two people, and a copy that bears the name which one of them would be given."""
+    rng, halves, rows = np.random.default_rng(0), [], []
+    for number in range(2):
+        image, points = drawn.face("happy", rng, 150)
+        halves.append(image)
+        points += np.array([150 * number, 0])
+        cells = dict(zip([f"{n}_{a}" for n in KEYPOINTS for a in "xy"], points.ravel(), strict=True))
+        rows.append({"file": "two.png", "split": "train", "crop_x": 12 + 150 * number, "crop_y": 10, **cells})
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    assert cv2.imwrite(str(folder / "two.png"), np.hstack(halves))
+    assert cv2.imwrite(str(folder / "two.png.flip.png"), halves[0])
+    rows += [rows[0] | {"file": "two.png.flip.png", "split": split} for split in ("train", "val")]
+    pd.DataFrame(rows).assign(crop_side=120).to_csv(folder / "labels.csv", index=False)
+    before = read_keypoints(folder, quiet=True)
+    after = read_keypoints(augment(folder, tmp_path / "more", ["flip"], quiet=True).path, quiet=True)
+    same_but_for_copies(before, after)
+    change = draw_change("flip", 4, before.images.shape[1], seed=0)
+    assert len(set(after.names[4:])) == 3
+    for face in range(3):
+        assert np.array_equal(after.images[4 + face], change.image(before.images[face], face))
+
+
+def test_votes_that_belong_to_another_file_stay_where_they_are(tmp_path: Path, drawn: ModuleType) -> None:
+    """Guards the five-class file, beside which lie the votes of FER2013's faces, and a header's last empty names."""
+    path = tmp_path / "emotion.csv"
+    drawn.write_five(path, 40)
+    path.write_text("\n".join(f"{line},," for line in path.read_text().splitlines()) + "\n")
+    (tmp_path / "fer2013new.csv").write_text("Usage,Image name," + ",".join(VOTES) + "\n")
+    before = read_emotion(path, quiet=True)
+    made = augment(path, tmp_path / "more", ["flip"], quiet=True)
+    same_but_for_copies(before, read_emotion(made.path, quiet=True))
+    assert not (tmp_path / "more" / "fer2013new.csv").exists()
+
+
 def test_nothing_is_half_written(tmp_path: Path, drawn: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards a folder that has something in it, a change that is none, and a disk that is full."""
     path = tmp_path / "training.csv"

@@ -27,7 +27,7 @@ def test_the_calibration_error_is_the_mean_gap_over_the_bins() -> None:
     # ten faces at 0.9 of which nine are right, ten at 0.6 of which one is right
     logits = np.log(np.array([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 10)).astype(np.float32)
     truth = np.array([0] * 9 + [1] + [0] + [1] * 9)
-    figures, _ = emotion_figures(logits, truth, ("a", "b"), "val")
+    figures, _ = emotion_figures(logits, truth, np.arange(20).astype(str), ("a", "b"), "val")
     (error,) = (figure for figure in figures if figure.metric == "calibration_error")
     assert error.value == pytest.approx((10 * 0 + 10 * 0.5) / 20, abs=1e-6)
     assert error.low <= error.value <= error.high

@@ -83,7 +83,7 @@ def test_fer2013(tmp_path: Path, header: str) -> None:
 def test_a_files_own_splits_and_groups(tmp_path: Path) -> None:
     """Guards that `split` and `group` are kept to, that the codes still are the five classes', and a wrong split.
 
-    No group straddles, and one of people is not taken for copies.
+    No group straddles, and one of people is not taken for copies: the copy of a test face goes whoever it is.
     """
     images, names = smooth(6), ["train", "val", "test", "train", "train", "train"]
     images[3] = images[1]
@@ -96,8 +96,9 @@ def test_a_files_own_splits_and_groups(tmp_path: Path) -> None:
     assert faces.split.tolist() == names
     assert faces.group.tolist() == ["g0", "g0", "g1", "g1", "g2", "g2"]
     assert faces.classes[faces.labels[3]] == "happy"
-    assert faces.report == EmotionReport(rows=6, copies=1, near_copies=1, flat=0)
-    assert read(path, tmp_path).rows.tolist() == [2, 3, 5, 6]
+    assert faces.copies[4] == faces.copies[2] != faces.copies[5]
+    assert faces.report == EmotionReport(rows=6, copies=1, near_copies=2, flat=0)
+    assert read(path, tmp_path).rows.tolist() == [2, 3, 6]
     text = path.read_text()
     path.write_text(text.replace("test,g1", "test,"))
     with pytest.raises(DataError, match="row 3, column group: expected a name, found an empty field"):

@@ -37,6 +37,7 @@ def voted() -> EmotionFaces:
         votes=BALLOTS.astype(np.float32),
         split=np.full(10, "train"),
         rows=np.arange(1, 11),
+        copies=np.arange(10).astype(np.str_),
         group=np.arange(10).astype(np.str_),
         names=np.arange(10).astype(np.str_),
         report=EmotionReport(rows=10, copies=0, near_copies=0, flat=0),

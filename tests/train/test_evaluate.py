@@ -45,6 +45,7 @@ def emotion_faces() -> EmotionFaces:
         votes=votes,
         split=np.array(["test"] * 8),
         rows=np.arange(8),
+        copies=np.arange(8).astype(np.str_),
         group=np.arange(8).astype(np.str_),
         names=np.arange(8).astype(np.str_),
         report=EmotionReport(8, 0, 0, 0),

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from facexp.geometry import KEYPOINTS
-from facexp.labels import SEVEN
 from facexp_train import compare, evaluate, evaluation_page, predictions, run, sheets
 from facexp_train.answered import AnsweredEmotions, AnsweredPoints
 from facexp_train.config import TrainConfig
@@ -141,6 +140,27 @@ def test_an_emotion_page_has_all_views_and_scikit_learns_figures(emotions: Emoti
     assert report["accuracy"]["recall, %"].startswith(f"{100 * (predicted == view.truth).mean():.1f} [")
 
 
+def test_the_cumulative_curve_is_of_the_faces_that_the_figures_rate(
+    points: KeypointFaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards the curve against faces without an eye's label, and against the loss of those that were not found."""
+    drawn: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    draw = evaluation_page.report.draw_cumulative
+    monkeypatch.setattr(
+        evaluation_page.report, "draw_cumulative", lambda curves, *more: (drawn.update(curves), draw(curves, *more))
+    )
+    faces = dataclasses.replace(points, points=points.points.copy())
+    taught = np.flatnonzero(faces.split == "train")
+    faces.points[taught[:5], 0] = np.nan
+    answers = iter([None, None, *np.nan_to_num(faces.points[taught[2:]])])
+    evaluation = evaluate.evaluate_detected(lambda image, place: next(answers), faces, "train", quiet=True)
+    evaluation_page.write_report({"one": evaluation}, "faces.csv", tmp_path)
+    errors, groups = drawn["one"]
+    failures = next(figure for figure in evaluation.figures if figure.metric == "detected_failures")
+    assert len(errors) == len(groups) == failures.n == len(taught) - 3
+    assert np.isnan(errors).tolist() == [True, True] + [False] * (len(taught) - 5)
+
+
 def test_two_models_are_compared_in_pairs(points: KeypointFaces, tmp_path: Path) -> None:
     # guards: the same faces drawn for both; their own spread is far wider than that of a constant difference
     off = np.linspace(0, 6, len(points.part("train")))
@@ -175,13 +195,9 @@ def test_two_emotion_models_share_charts_and_models_with_nothing_in_common_are_r
     assert (tmp_path / "confusion_fer2013_val_2.png").is_file()
     part = emotions.part("val")
     other = evaluate.evaluate_emotion(lambda crops: {"fer2013": logits_for(part, {})}, emotions, "val")
-    renamed = evaluate.Evaluation("val", other.figures, views=(evaluate.View("x", SEVEN, *_answers(other)),))
+    renamed = evaluate.Evaluation("val", other.figures, views=(dataclasses.replace(other.views[0], name="x"),))
     with pytest.raises(DataError, match="nothing in common"):
         compare.compare(first, renamed)
-
-
-def _answers(found: evaluate.Evaluation) -> tuple[np.ndarray, np.ndarray]:
-    return found.views[0].logits, found.views[0].truth
 
 
 def test_predictions_stand_in_the_files_own_pixels(points: KeypointFaces, tmp_path: Path) -> None:

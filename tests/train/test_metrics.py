@@ -53,7 +53,7 @@ def test_a_face_without_eye_centres_is_not_rated() -> None:
 def test_accuracy_f1_and_confusion_by_hand() -> None:
     codes = np.array([0, 0, 3, 3, -1])
     logits = np.eye(7, dtype=np.float32)[[0, 3, 3, 3, 5]]
-    figures, table = metrics.emotion_figures(logits, codes, SEVEN, "test")
+    figures, table = metrics.emotion_figures(logits, codes, np.arange(5).astype(str), SEVEN, "test")
     assert value(figures, "accuracy") == 0.75
     assert value(figures, "recall/angry") == 0.5
     assert value(figures, "precision/happy") == pytest.approx(2 / 3)
@@ -66,7 +66,7 @@ def test_accuracy_f1_and_confusion_by_hand() -> None:
 def test_what_has_no_value_is_no_figure(recwarn: pytest.WarningsRecorder) -> None:
     # guards: a class that is never predicted has no precision, which JSON cannot hold and no interval surrounds
     logits = np.eye(7, dtype=np.float32)[[0, 0, 0]]
-    figures, _ = metrics.emotion_figures(logits, np.array([0, 0, 3]), SEVEN, "test")
+    figures, _ = metrics.emotion_figures(logits, np.array([0, 0, 3]), np.array(["a", "b", "c"]), SEVEN, "test")
     assert value(figures, "recall/happy") == 0
     assert "precision/happy" not in {figure.metric for figure in figures}
     assert all(np.isfinite([figure.value, figure.low, figure.high]).all() for figure in figures)
@@ -86,6 +86,17 @@ def test_intervals_hold_the_value_and_widen_with_groups() -> None:
     assert grouped.high - grouped.low > 2 * (alone.high - alone.low)
     # the normal approximation: 1.96 * sqrt(0.75 * 0.25 / 400) = 0.042 to either side
     assert alone.high - alone.low == pytest.approx(0.085, abs=0.012)
+
+
+def test_emotions_of_one_group_are_drawn_together() -> None:
+    """Guards intervals against faces of one person that are right or wrong together, one of them not rated."""
+    truth = np.repeat(np.arange(20) % 2, 10)
+    truth[0] = -1
+    logits = np.eye(2, dtype=np.float32)[np.repeat(np.arange(20) % 4 // 2, 10)]
+    people, alone = np.repeat(np.arange(20), 10).astype(str), np.arange(200).astype(str)
+    figures = [metrics.emotion_scores(logits, truth, groups, "test")[0] for groups in (alone, people)]
+    assert figures[0].value == figures[1].value == pytest.approx(99 / 199)
+    assert figures[1].high - figures[1].low > 2 * (figures[0].high - figures[0].low)
 
 
 def test_the_area_under_a_roc_curve_counts_ties_half_and_weighs_faces() -> None:

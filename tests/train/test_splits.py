@@ -125,3 +125,14 @@ def test_missing_validation_comes_from_training() -> None:
     assert (split[:160] == "val").sum() == 16
     assert all(len(set(split[groups == group])) == 1 for group in set(groups))
     assert list(splits.with_validation(split, groups, seed=9)) == list(split)
+
+
+def test_what_shows_a_test_picture_validates_nothing() -> None:
+    """Guards the choice of an epoch against faces that are tested on, copies of which a file keeps under train."""
+    groups = np.array([str(i % 100) for i in range(200)])
+    named = np.array(["train"] * 150 + ["test"] * 50)
+    split = splits.with_validation(named, groups)
+    assert (split == "val").sum() == 10
+    assert not set(groups[split == "val"]) & set(groups[split == "test"])
+    # nothing is left to choose from
+    assert set(splits.with_validation(named, np.array(["one"] * 200))) == {"train", "test"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import ModuleType
 
 import keras
 import numpy as np
@@ -102,3 +104,35 @@ def test_it_needs_a_start() -> None:
         run.configure("emotion", "fer2013.csv", changes=["start_share=0.5"])
     with pytest.raises(DataError, match=r"start_share must be between 0 and 1, got 1\.5"):
         run.configure("emotion", "fer2013.csv", changes=["start_share=1.5"])
+
+
+def test_advice_to_start_from_a_run_fits_a_network_that_grew() -> None:
+    """Guards the line that is given after a run has failed: a network starts from one place only."""
+    grown = {"teachers": [{}], "grow": True}
+    for more, words in (({}, ""), (grown, " --set grow=false")):
+        config = TrainConfig.from_dict({"task": "emotion", "data": "data", **more}, "")
+        assert fit._going_on(Path("a run"), config) == f"--set start_from='a run'{words}"
+
+
+def test_what_a_network_has_learnt_is_not_held_out_from_the_next(
+    tmp_path: Path, drawn: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards the choice of an epoch on data without splits, which another seed divides in another way."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(run, "_train", lambda *_: tmp_path / "trained")
+    data, first = tmp_path / "emotion.csv", tmp_path / "first"
+    drawn.write_five(data, 60)
+    first.mkdir()
+    (first / "config.json").write_text(run.configure("emotion", str(data)).to_json())
+
+    def start(data: Path, *changes: str, resume: bool = False) -> Path:
+        config = run.configure("emotion", str(data), changes=[f"start_from={first}", *changes])
+        return run.start(config, tmp_path / "second", resume, quiet=True)
+
+    assert start(data) == tmp_path / "trained"
+    with pytest.raises(DataError, match=r"names no splits, .* seeds 1 and 0: what the one holds out"):
+        start(data, "seed=1")
+    # what it has read already it does not read again, and other data are other faces
+    assert start(data, "seed=1", resume=True)
+    shutil.copyfile(data, tmp_path / "other.csv")
+    assert start(tmp_path / "other.csv", "seed=1")

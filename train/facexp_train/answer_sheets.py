@@ -39,7 +39,7 @@ def held_out(faces: KeypointFaces | EmotionFaces) -> HeldOut:
         return HeldOut(
             part.images[..., None],
             lambda outputs: {
-                head: AnsweredEmotions(View(head, part.classes, outputs[head], codes), part)
+                head: AnsweredEmotions(View(head, part.classes, outputs[head], codes, part.group), part)
                 for head, codes in truth.items()
             },
         )

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -32,7 +33,7 @@ _SHOWN = 5
 @dataclass(frozen=True, slots=True)
 class _Faces:
     """What both tasks' faces have: square pictures, their splits and groups, points or None; `taught` are the indices
-    of those that training uses."""
+    of those that training uses, `voted` says whether FER+'s votes belong to them."""
 
     images: NDArray[np.uint8]
     split: NDArray[np.str_]
@@ -40,6 +41,7 @@ class _Faces:
     names: NDArray[np.str_]
     points: NDArray[np.float32] | None
     taught: NDArray[np.int64]
+    voted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ def augment(
 def _emotion(place: Path, quiet: bool) -> _Faces:
     faces = read_emotion(place, whole=True, quiet=quiet)
     taught = read_emotion(place, quiet=quiet).part("train").rows - 1
-    return _Faces(faces.images, faces.split, faces.group, faces.names, None, taught)
+    return _Faces(faces.images, faces.split, faces.group, faces.names, None, taught, faces.votes is not None)
 
 
 def _keypoints(place: Path, quiet: bool) -> _Faces:
@@ -161,15 +163,18 @@ def _write_table(
     with target.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow([*_header(source, names), *more])
+        # several may have no name: a spreadsheet's last ones
         columns = {name: place for place, name in enumerate([*names, *more])}
         for face, cells in enumerate(rows):
-            cells = cells + [""] * (len(columns) - len(cells))
+            cells = cells + [""] * (len(names) + len(more) - len(cells))
             cells[columns[named]] = splits[face]
             if "group" in more:
                 cells[columns["group"]] = str(faces.group[face])
             table.writerow(cells)
             if face in taught:
-                kept[face] = ["" if name == pixels else cell for name, cell in zip(columns, cells, strict=True)]
+                kept[face] = cells
+                if pixels:
+                    kept[face][columns[pixels]] = ""
         for face, changed in copies:
             cells = list(kept[face])
             for name, cell in changed.items():
@@ -197,7 +202,7 @@ def _write_csv(place: Path, part: Path, faces: _Faces, changes: Sequence[Change]
 
     _write_table(place, part / place.name, faces, pixels, copies())
     votes = votes_beside(place)
-    if votes is not None and faces.points is None:
+    if votes is not None and faces.voted:
         again: list[tuple[int, dict[str, str]]] = [(face, {}) for _ in changes for face in faces.taught.tolist()]
         _write_table(votes, part / votes.name, faces, "", again)
 
@@ -216,7 +221,7 @@ def _write_classes(
         shutil.copyfile(source, target)
         folders.append(target)
     for face, change, image, _ in _copies(faces, changes):
-        _write_png(folders[face].with_name(f"{folders[face].name}.{change}.png"), image)
+        _write_png(_beside(folders[face], change), image)
         done()
 
 
@@ -233,12 +238,21 @@ def _write_labels(
 
     def copies() -> Iterator[tuple[int, dict[str, str]]]:
         for face, change, image, cells in _copies(faces, changes):
-            name = f"{faces.names[face]}.{change}.png"
-            _write_png(part / inside / name, image)
-            yield face, {"file": name, **square, **cells}
+            path = _beside(part / inside / str(faces.names[face]), change)
+            _write_png(path, image)
+            yield face, {"file": path.relative_to(part / inside).as_posix(), **square, **cells}
             done()
 
     _write_table(place / "labels.csv", part / "labels.csv", faces, "", copies())
+
+
+def _beside(image: Path, change: str) -> Path:
+    """Where a changed copy goes: several faces may be of one image, and an image a copy that was made before."""
+    for number in count(1):
+        path = image.with_name(f"{image.name}.{change}{f'-{number}' * (number > 1)}.png")
+        if not path.exists():
+            break
+    return path
 
 
 def _write_png(path: Path, image: NDArray[np.uint8]) -> None:

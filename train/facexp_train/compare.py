@@ -52,7 +52,7 @@ def compare(first: Evaluation, second: Evaluation) -> list[Difference]:
     for view in first.views:
         other = others.get((view.name, view.labels))
         if other is not None:
-            weights = resample_weights(np.arange(int((view.truth >= 0).sum())))
+            weights = resample_weights(view.groups[view.truth >= 0])
             found += _differences(f"{view.name}/", view.metrics(), other.metrics(), split, weights)
     if not found:
         raise DataError("the two models answer nothing in common: they have other outputs, or other classes")

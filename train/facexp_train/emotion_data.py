@@ -70,7 +70,8 @@ class EmotionFaces:
         votes: float32 (N, 10) FER+ votes in the order of VOTES, or None.
         split: (N,) str, "train", "val" or "test".
         rows: int64 (N,) the 1-based data row of the file, or the place in a folder's sorted list of images.
-        group: (N,) str, one for all faces that are copies of each other, or what the file's own column says.
+        copies: (N,) str, equal where faces show the same picture (see splits.duplicate_groups).
+        group: (N,) str, `copies`, or what the file's own column says.
         names: (N,) str, the image's path in the folder, or the 1-based data row of the file.
         report: what is left out of training; of the whole file, also in a part.
         classes: their names; facexp.labels.SEVEN, FIVE for the five-class set, or those of a file of labels.
@@ -81,6 +82,7 @@ class EmotionFaces:
     votes: NDArray[np.float32] | None
     split: NDArray[np.str_]
     rows: NDArray[np.int64]
+    copies: NDArray[np.str_]
     group: NDArray[np.str_]
     names: NDArray[np.str_]
     report: EmotionReport
@@ -163,6 +165,7 @@ class EmotionFaces:
             votes=votes,
             split=self.split[keep],
             rows=self.rows[keep],
+            copies=self.copies[keep],
             group=self.group[keep],
             names=self.names[keep],
         )
@@ -224,8 +227,8 @@ def read_emotion(
                 raise DataError(f"{votes}: votes go with FER2013's CSV file, and {place} is a folder of images")
             classes = read_classes(place) or FOLDERS
             images, labels, split, names = _read_folder(place, classes, quiet)
-            groups = duplicate_groups(images, quiet=quiet)
-            return _assemble(images, labels, classes, None, split, groups, names, seed, whole)
+            copies = duplicate_groups(images, quiet=quiet)
+            return _assemble(images, labels, classes, None, split, copies, copies, names, seed, whole)
         place = inside
     own = read_classes(place)
     # what the texts of the file mean is not kept in the cache: another file of labels may lie there next time
@@ -242,9 +245,9 @@ def read_emotion(
         votes = votes_beside(place)
     ballots = None if votes is None else read_votes(Path(votes), place, usage, len(images))
     split = np.asarray(arrays["split"], dtype="U5")
-    groups = np.asarray(arrays["group"], dtype=np.str_)
+    copies, groups = (np.asarray(arrays[name], dtype=np.str_) for name in ("copies", "group"))
     names = np.arange(1, len(images) + 1).astype(np.str_)
-    return _assemble(images, labels, classes, ballots, split, groups, names, seed, whole)
+    return _assemble(images, labels, classes, ballots, split, copies, groups, names, seed, whole)
 
 
 def csv_inside(place: Path) -> Path | None:
@@ -263,6 +266,7 @@ def _assemble(
     classes: Classes,
     votes: NDArray[np.float32] | None,
     split: NDArray[np.str_],
+    copies: NDArray[np.str_],
     groups: NDArray[np.str_],
     names: NDArray[np.str_],
     seed: int,
@@ -276,14 +280,14 @@ def _assemble(
     digests = pixel_hash(images)
     flat = train & (images.min(axis=(1, 2)) == images.max(axis=(1, 2)))
     exact = train & np.isin(digests, digests[~train]) & ~flat
-    near = train & np.isin(groups, groups[~train]) & ~flat & ~exact
+    near = train & (np.isin(copies, copies[~train]) | np.isin(groups, groups[~train])) & ~flat & ~exact
     unread = np.array([name == LEFT_OUT for name in labels])
     left_out = [int((rows & ~unread).sum()) for rows in (exact, near, flat)]
     report = EmotionReport(len(images), left_out[0], left_out[1], left_out[2], int(unread.sum()))
     codes = {name: code for code, name in enumerate(classes.names)} | {LEFT_OUT: -1}
     coded = np.array([codes[name] for name in labels], dtype=np.int64)
     rows = np.arange(1, len(images) + 1)
-    faces = EmotionFaces(images, coded, votes, split, rows, groups, names, report, classes.names)
+    faces = EmotionFaces(images, coded, votes, split, rows, copies, groups, names, report, classes.names)
     return faces if whole else faces.chosen(~(flat | exact | near | unread))
 
 
@@ -301,12 +305,15 @@ def _parse_csv(path: Path, classes: Classes, quiet: bool) -> tables.Arrays:
             splits.extend(tables.choices(columns["split"], {name: name for name in SPLITS}, path, row, "split"))
         groups.extend(tables.named(columns.get("group", []), path, row, "group"))
     faces = np.concatenate(images)
+    copies = duplicate_groups(faces, quiet=quiet)
     return {
         "images": faces,
         "emotion": np.array(texts, dtype=np.str_),
         "usage": np.array(usages, dtype=np.str_),
         "split": np.array(splits, dtype="U5"),
-        "group": np.array(groups, dtype=np.str_) if groups else duplicate_groups(faces, quiet=quiet),
+        "copies": copies,
+        # of people, say, or of a face with its changed copies
+        "group": np.array(groups, dtype=np.str_) if groups else copies,
     }
 
 

@@ -59,13 +59,15 @@ class Confusion:
 class View:
     """What a model said of each face under one labelling and choice of classes.
 
-    logits: float32 (N, C). truth: int64 (N,) codes of `labels`, -1 for a face that is not rated.
+    logits: float32 (N, C). truth: int64 (N,) codes of `labels`, -1 for a face that is not rated. groups: (N,) str, of
+    the faces that belong together.
     """
 
     name: str
     labels: tuple[str, ...]
     logits: NDArray[np.float32]
     truth: NDArray[np.int64]
+    groups: NDArray[np.str_]
 
     def metrics(self) -> dict[str, Metric]:
         """Of the rated faces, by name."""
@@ -90,6 +92,10 @@ class Located:
     def errors(self) -> KeypointErrors:
         """Distances of predicted from true points."""
         return keypoint_errors(self.predicted, self.truth)
+
+    def missed(self) -> NDArray[np.bool_]:
+        """(N,) the faces that were not found."""
+        return np.asarray(np.isnan(self.predicted).any(axis=(1, 2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +156,7 @@ def evaluate_detected(locate: Locate, faces: KeypointFaces, split: str, quiet: b
             bar.update()
     located = Located(part.images, part.points, found, part.names, part.group)
     errors = located.errors()
-    missed = np.asarray(np.isnan(found).any(axis=(1, 2)))
+    missed = located.missed()
     figures = detected_figures(errors, missed, part.group, split)
     for name, rows in strata(part).items():
         figures += detected_figures(errors.chosen(rows), missed[rows], part.group[rows], f"{split}/{name}")
@@ -229,7 +235,7 @@ def evaluate_emotion(
             (f"{name}_five", FIVE, logits[head][:, five], truth_five[truth]),
         ):
             if (true >= 0).any():
-                yield View(scored, tuple(labels), classes, true)
+                yield View(scored, tuple(labels), classes, true, part.group)
 
     figures: list[Figure] = []
     confusions = []
@@ -237,7 +243,7 @@ def evaluate_emotion(
     calibrations: dict[str, dict[str, Curve]] = {}
     for name, (head, truth) in labellings.items():
         for view in views_of(logits, name):
-            found, table = emotion_figures(view.logits, view.truth, view.labels, split)
+            found, table = emotion_figures(view.logits, view.truth, part.group, view.labels, split)
             figures += _named(view.name, found)
             confusions.append(Confusion(view.name, view.labels, table))
             views.append(view)
@@ -248,11 +254,12 @@ def evaluate_emotion(
         logits = predict(align(part.images)[..., None])
         for name in labellings:
             for view in views_of(logits, name):
-                figures += _named(view.name, emotion_scores(view.logits, view.truth, f"{split}/{ALIGNED}"))
+                found = emotion_scores(view.logits, view.truth, part.group, f"{split}/{ALIGNED}")
+                figures += _named(view.name, found)
     for shift in SHIFTS:
         logits = predict(shifted(part.images, shift)[..., None])
         for name, (head, truth) in labellings.items():
-            figures += _named(name, emotion_scores(logits[head], truth, f"{split}/{shift}"))
+            figures += _named(name, emotion_scores(logits[head], truth, part.group, f"{split}/{shift}"))
     return Evaluation(split, tuple(figures), tuple(confusions), calibrations, views=tuple(views), faces=part)
 
 

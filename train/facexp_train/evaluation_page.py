@@ -114,16 +114,19 @@ class _Parts:
 
     def keypoints(self) -> list[Section]:
         located = {name: each.located for name, each in self.models.items() if each.located is not None}
-        groups = next(iter(located.values())).groups
-        faces = {name: each.errors().face for name, each in located.items()}
-        texts = {}
+        curves, texts = {}, {}
+        for name, each in located.items():
+            face = each.errors().face
+            # a face whose eyes are not labelled has no error, and has not failed
+            rated = each.missed() | np.isfinite(face)
+            curves[name] = face[rated], each.groups[rated]
         for name, evaluation in self.models.items():
             found = {figure.metric: figure for figure in evaluation.figures if figure.split == self.split}
             area, failed = found.get("ced_auc_10"), found.get("faces_above_10", found.get("detected_failures"))
             measured = {"area to 10%": area, "failures": failed}
             texts[name] = ", ".join(f"{what} {_said(each)}%" for what, each in measured.items() if each is not None)
         cumulative = self._picture("cumulative", "The share of faces over the error that they stay below.")
-        report.draw_cumulative(faces, groups, self._path(cumulative), texts, f"cumulative errors, {self.split}")
+        report.draw_cumulative(curves, self._path(cumulative), texts, f"cumulative errors, {self.split}")
         sections = [Section("Cumulative errors", (cumulative,))]
         points = {name: self._by_point(each) for name, each in self.models.items()}
         if all(points.values()):

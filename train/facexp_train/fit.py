@@ -111,7 +111,7 @@ def train(
             job.begin(model)
     start = model.get_weights()
     if goes_on:
-        history = _restore(out / "checkpoint.npz", model, optimizer)
+        history = _restore(out / "checkpoint.npz", config, model, optimizer)
     sign = 1 if job.higher_is_better else -1
     drawn = -np.inf
     with held_interrupts() as check_interrupt:
@@ -197,7 +197,7 @@ def _lost(what: str, job: Job, config: TrainConfig, out: Path, history: list[dic
     if history:
         epoch = _best_row(job, history)["epoch"]
         kept = f"{out / 'best.weights.npz'} keeps epoch {epoch:.0f}, the best; start from it"
-        start = f" --set start_from={shlex.quote(str(out))}"
+        start = f" {_going_on(out, config)}"
     else:
         kept, start = "no epoch was kept; start again", ""
     return TrainingError(
@@ -257,8 +257,14 @@ def _state(model: keras.Model, optimizer: keras.Optimizer, history: list[dict[st
     return arrays | {"history": np.array(json.dumps(history))}
 
 
-def _restore(path: Path, model: keras.Model, optimizer: keras.Optimizer) -> list[dict[str, float]]:
-    best = f"start from the best epoch, into another --out: --set start_from={shlex.quote(str(path.parent))}"
+def _going_on(run: Path, config: TrainConfig) -> str:
+    """What lets a run of the configuration start with another one's best weights."""
+    # weights come from there, or grow from a teacher
+    return f"--set start_from={shlex.quote(str(run))}{' --set grow=false' * config.grow}"
+
+
+def _restore(path: Path, config: TrainConfig, model: keras.Model, optimizer: keras.Optimizer) -> list[dict[str, float]]:
+    best = f"start from the best epoch, into another --out: {_going_on(path.parent, config)}"
     stored = read_arrays(path, best)
     _assign(stored, "v", model.variables, path)
     _assign(stored, "o", optimizer.variables, path)

@@ -176,15 +176,18 @@ def _median(face: Floats, weights: Floats) -> tuple[float, float, float]:
     return float(np.median(face)), float(low), float(high)
 
 
-def emotion_scores(logits: NDArray[np.float32], truth: NDArray[np.int64], split: str) -> list[Figure]:
+def emotion_scores(
+    logits: NDArray[np.float32], truth: NDArray[np.int64], groups: NDArray[np.str_], split: str
+) -> list[Figure]:
     """Accuracy, macro-F1 and calibration error over all classes.
 
-    `logits` is (N, C); `truth` (N,) holds codes 0..C-1, and -1 for a face that is not rated. A class that is not in the
-    truth has no F1 and stays out of the mean. The calibration error is the mean distance between the probability of a
-    face's first label and how often such labels are right, over `calibration.BINS` bins (Guo et al., ICML 2017).
+    `logits` is (N, C); `truth` (N,) holds codes 0..C-1, and -1 for a face that is not rated; `groups` (N,) names the
+    faces that belong together. A class that is not in the truth has no F1 and stays out of the mean. The calibration
+    error is the mean distance between the probability of a face's first label and how often such labels are right, over
+    `calibration.BINS` bins (Guo et al., ICML 2017).
     """
     rated = truth >= 0
-    return _figures(_scores(logits[rated], truth[rated]), split, int(rated.sum()))
+    return _figures(_scores(logits[rated], truth[rated]), groups[rated], split)
 
 
 def emotion_metrics(logits: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str]) -> dict[str, Metric]:
@@ -219,14 +222,18 @@ def emotion_metrics(logits: NDArray[np.float32], truth: NDArray[np.int64], label
 
 
 def emotion_figures(
-    logits: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str], split: str
+    logits: NDArray[np.float32],
+    truth: NDArray[np.int64],
+    groups: NDArray[np.str_],
+    labels: Sequence[str],
+    split: str,
 ) -> tuple[list[Figure], NDArray[np.int64]]:
     """`emotion_metrics` of the rated faces as figures, and the confusion matrix, whose rows are true."""
     rated = truth >= 0
     values, true = logits[rated], truth[rated]
     confusions = Confusions(true, values.argmax(axis=1), len(labels))
     table = confusions.tables(np.ones((1, len(true))))[0].astype(np.int64)
-    return _figures(emotion_metrics(values, true, labels), split, len(true)), table
+    return _figures(emotion_metrics(values, true, labels), groups[rated], split), table
 
 
 def _scores(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, Metric]:
@@ -241,8 +248,8 @@ def _scores(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, 
     }
 
 
-def _figures(metrics: Mapping[str, Metric], split: str, count: int) -> list[Figure]:
-    weights = resample_weights(np.arange(count))
+def _figures(metrics: Mapping[str, Metric], groups: NDArray[np.str_], split: str) -> list[Figure]:
+    weights = resample_weights(groups)
     figures = [figure(split, name, value, weights) for name, value in metrics.items()]
     return [_reaching(each) if each.metric == "calibration_error" else each for each in figures]
 

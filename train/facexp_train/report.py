@@ -94,17 +94,18 @@ _LINES = ("-", "--", ":")
 
 
 def draw_cumulative(
-    faces: Mapping[str, Floats], groups: NDArray[np.str_], path: Path, texts: Mapping[str, str], title: str
+    faces: Mapping[str, tuple[Floats, NDArray[np.str_]]], path: Path, texts: Mapping[str, str], title: str
 ) -> None:
     """The share of faces over the error that they stay below, with a band of 95%, a curve a model, as a PNG.
 
-    `faces` holds each model's errors over the inter-ocular distance, NaN for a face that was not found.
+    `faces` holds each model's errors over the inter-ocular distance, NaN for a face that was not found, and the groups
+    of the faces that belong together.
     """
     errors = np.linspace(0, LIMIT, 201)
-    weights = resample_weights(groups)
     with drawing(path, height=3.6, width=WIDTH * 1.2) as figure:
         axes = figure.subplots()
-        for number, (name, values) in enumerate(faces.items()):
+        for number, (name, (values, groups)) in enumerate(faces.items()):
+            weights = resample_weights(groups)
             below = (np.nan_to_num(values, nan=np.inf)[:, None] <= errors).astype(float)
             low, high = np.percentile(weights @ below / weights.sum(axis=1, keepdims=True), [2.5, 97.5], axis=0)
             axes.fill_between(100 * errors, 100 * low, 100 * high, color=COLOURS[number], alpha=0.2, linewidth=0)

@@ -144,6 +144,10 @@ def start(config: TrainConfig, out: Path, resume: bool = False, quiet: bool = Fa
             raise DataError(f"{config.data}: no training face is {unseen[0]}, one of the configuration's classes")
         # a run says what its outputs mean, whatever the data said
         config = replace(config, classes=list(faces.classes))
+    if config.start_from and not resume:
+        before = TrainConfig.from_run(Path(config.start_from))
+        if Path(before.data).resolve() == Path(config.data).resolve():
+            check_splits(faces, config, replace(config, seed=before.seed), quiet)
     return _train(faces, config, out, resume, quiet, tensorboard, {})
 
 

@@ -118,12 +118,15 @@ def split_by_group(groups: Sequence[str] | Texts, seed: int = 0, *, val: float =
 
 
 def with_validation(split: Texts, groups: Texts, seed: int = 0) -> Texts:
-    """The (N,) split with a tenth of its training faces, whole groups, made "val" when it has none."""
+    """The (N,) split with a tenth of its training faces, whole groups, made "val" when it has none.
+
+    Groups with a test face are no choice: what is validated on them would be chosen by faces that are tested on.
+    """
     if "val" in split:
         return split
     split = split.astype("U5")
-    trains = split == "train"
-    split[trains] = split_by_group(groups[trains], seed, test=0)
+    free = (split == "train") & ~np.isin(groups, groups[split != "train"])
+    split[free] = split_by_group(groups[free], seed, test=0)
     return split
 
 

@@ -84,12 +84,7 @@ def survey(path: str | Path, votes: str | Path | None = None, *, seed: int = 0, 
 
 def _emotion(place: Path, votes: str | Path | None, seed: int, quiet: bool) -> Survey:
     faces = read_emotion(place, votes, seed=seed, whole=True, quiet=quiet)
-    known, copies = faces.labels >= 0, faces.group
-    if place.is_file() and "group" in tables.columns(place):
-        # such a group may be a person, or a face with its changed copies
-        found = tables.cached(place, "copies", lambda: {"copies": duplicate_groups(faces.images, quiet=quiet)})
-        copies = np.asarray(found["copies"], dtype=np.str_)
-    faces = faces.chosen(known)
+    faces = faces.chosen(faces.labels >= 0)
     numbered = all(name.isdecimal() for name in faces.names)
     refused = None
     if faces.votes is not None:
@@ -103,7 +98,7 @@ def _emotion(place: Path, votes: str | Path | None, seed: int, quiet: bool) -> S
         split=faces.split,
         rows=faces.names,
         pixels=pixel_hash(faces.images),
-        copies=copies[known],
+        copies=faces.copies,
         source=np.full(len(faces), place.stem),
         classes=faces.classes,
         labels=faces.labels,

@@ -26,7 +26,7 @@ Arrays = dict[str, NDArray[np.generic]]
 Texts = list[str]
 
 # raise it when what the readers put into a cache changes, so that older caches are read no more
-READER_VERSION = 5
+READER_VERSION = 6
 _CHUNK_ROWS = 2000
 
 
