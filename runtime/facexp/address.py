@@ -7,7 +7,7 @@ import re
 STDIN = "-"
 """The name of standard input."""
 
-SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp")
+SCHEMES = ("http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "tcp", "udp")
 """The addresses that are streams."""
 
 _LONGEST = 100
@@ -15,8 +15,8 @@ _LONGEST = 100
 _CAMERA = re.compile(r"\d{1,2}|/dev/video\d+")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://(.*)", re.DOTALL)
 # cameras take them as parts of the query, and some of the path
-_SECRET = r"[^/?&;=#]*(?:user|usr|login|pass|pwd|pw|auth|token|key|secret|sig|cred|session|jwt)[^/?&;=#]*"
-_NAMED = rf"((?:(?<![^/?&;=#])(?:u|p|pin|code|sid)|{_SECRET}))="
+_WORDS = "user|usr|login|pas|psw|pwd|pw|auth|token|hdn|hmac|key|secret|sig|cred|session|streamid|jwt"
+_NAMED = rf"((?:(?<![^/?&;=#])(?:u|p|pin|code)|[^/?&;=#]*(?:sid|(?:{_WORDS})[^/?&;=#]*)))="
 _IN_PATH = re.compile(_NAMED + r"[^/&;#]*", re.IGNORECASE)
 # a password may hold what should have been escaped, but for the sign that parts it from the next
 _IN_QUERY = re.compile(_NAMED + r"[^&]*", re.IGNORECASE)

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from facexp.live import READER
 from facexp.reading import ReadOptions
 from facexp.shots import Shot, Source
 
@@ -49,7 +50,7 @@ def read_ahead(
         for source in sources:
             yield source, in_turn(source.shots(options))
         return
-    pool = ThreadPoolExecutor(readers, thread_name_prefix="facexp-read")
+    pool = ThreadPoolExecutor(readers, thread_name_prefix=READER)
     waiting: deque[tuple[Source, Iterator[tuple[Shot, _Seen]]]] = deque()
     coming = iter(sources)
     begin = list(itertools.islice(coming, 2))
@@ -66,7 +67,7 @@ def read_ahead(
                 yield waiting.popleft()
         yield from waiting
     finally:
-        # a reader that hangs in a file must not hold up whoever gives up
+        # a reader that hangs in a file must not hold up whoever gives up; `live.hangs` tells it at the end
         pool.shutdown(wait=False, cancel_futures=True)
 
 

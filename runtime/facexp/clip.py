@@ -16,6 +16,9 @@ from facexp.photo import opencv_name
 from facexp.reading import DEFAULTS, Pace, ReadOptions, sane_fps
 
 _SEEK_EARLY_MS = 2000.0
+_BOXES = frozenset(
+    b"ftyp moov mdat moof mfra sidx ssix styp emsg prft free skip wide uuid meta pdin udta pnot imda".split()
+)
 _STARTS = {
     b"\x1a\x45\xdf\xa3": "Matroska",
     b"FLV\x01": "FLV",
@@ -139,7 +142,7 @@ def _cut_short(path: Path, kind: str) -> str | None:
 
 
 def _mp4_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
-    """Type, start of the content and end of each top-level box."""
+    """Type, start of the content and end of each top-level box; what some cameras put behind the last one is none."""
     position = 0
     while position + 8 <= size:
         file.seek(position)
@@ -151,7 +154,7 @@ def _mp4_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
             start += 8
         # 0 means "to the end of the file"
         end = position + length if length else size
-        if end < start:
+        if end < start or kind not in _BOXES:
             return
         yield kind, start, end
         position = end

@@ -20,6 +20,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from facexp import photo
 from facexp.address import printable, shown
 from facexp.errors import SourceError
 from facexp.geometry import Image
@@ -34,8 +35,13 @@ _MOST_HANGING = 4
 # a clip behind an address that ends before this part of its length may have been cut off
 _WHOLE = 0.9
 _THREAD = "facexp-live"
+READER = "facexp-read"
+"""What the threads that read files are called."""
 
 _logger = logging.getLogger("facexp")
+
+# FFmpeg's own messages name addresses with what is secret in them; who wants them says so in this variable
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
 class Capture(Protocol):
@@ -102,6 +108,7 @@ class VideoCapture:
         # a clip behind an address knows its length, a stream does not
         self._length = self._capture.get(cv2.CAP_PROP_FRAME_COUNT) if "://" in name else 0
         self.finite = self._length > 0
+        self._jpegs = "://" in name and not self.finite and _as_jpegs(self._capture)
         self._name, self._count = name, 0
 
     def grab(self) -> bool:
@@ -125,7 +132,9 @@ class VideoCapture:
         """The grabbed frame as BGR (H, W, 3) uint8; None where it cannot be decoded."""
         try:
             ok, image = self._capture.retrieve()
-        except cv2.error:
+            if ok and self._jpegs:
+                image = photo.decode(image.tobytes(), "JPEG")
+        except (cv2.error, SourceError):
             return None
         return np.asarray(image, dtype=np.uint8) if ok else None
 
@@ -152,12 +161,7 @@ def live_frames(open_capture: Callable[[], Capture], name: str, options: ReadOpt
             reader = _Reader(open_capture, options, pace, count, first_s)
             readers.append(reader)
             try:
-                while True:
-                    # until there is a frame, the waiting counts; a clip counts by its own times
-                    end_s = math.inf if reader.finite else (reader.first_s or started) + options.end_s
-                    frame = reader.take(end_s)
-                    if frame is None:
-                        break
+                while (frame := reader.take()) is not None:
                     attempt = 0
                     yield frame
                 if reader.first_s is None:
@@ -181,8 +185,11 @@ def live_frames(open_capture: Callable[[], Capture], name: str, options: ReadOpt
 
 
 def hangs() -> bool:
-    """Whether a reading thread has not come back yet, so that Python itself cannot end in good order."""
-    return any(thread.name == _THREAD for thread in threading.enumerate())
+    """Whether a thread that reads a live source, or files, does not come back, so that Python itself cannot end."""
+    readers = [thread for thread in threading.enumerate() if thread.name.startswith((_THREAD, READER))]
+    for thread in readers:
+        thread.join(_GOODBYE_S)
+    return any(thread.is_alive() for thread in readers)
 
 
 class _LostError(Exception):
@@ -203,6 +210,8 @@ class _Reader:
         """`count` frames came before this capture was opened, the first of them at `first_s`."""
         self.count, self.first_s = count, first_s
         self.finite = False
+        # when the capture was opened
+        self._opened_s: float | None = None
         self._open, self._options, self._pace = open_capture, options, pace
         self._changed = threading.Condition()
         self._waiting: LiveFrame | None = None
@@ -217,13 +226,19 @@ class _Reader:
     def runs(self) -> bool:
         return self._thread.is_alive()
 
-    def take(self, end_s: float) -> LiveFrame | None:
-        """The waiting frame or the next; None where the source is at its end or `end_s` has come. Raises _LostError."""
+    def _end_s(self) -> float:
+        """When the options let it end; a clip counts by its own times, before the first frame the waiting counts."""
+        if self.finite or self._opened_s is None:
+            return math.inf
+        return (self.first_s or self._opened_s) + self._options.end_s
+
+    def take(self) -> LiveFrame | None:
+        """The waiting frame or the next; None where the source or the time for it is at its end. Raises _LostError."""
         with self._changed:
             while self._waiting is None:
                 if self._failure is not None:
                     raise self._failure
-                now = time.monotonic()
+                now, end_s = time.monotonic(), self._end_s()
                 if self._over or now >= end_s:
                     return None
                 patience_s = self._alive_s + self._options.timeout_s - now
@@ -261,7 +276,7 @@ class _Reader:
             self._changed.notify_all()
 
     def _read(self, capture: Capture) -> None:
-        self.finite = capture.finite
+        self.finite, self._opened_s = capture.finite, time.monotonic()
         latest = self._options.policy == "latest" or (self._options.policy is None and not capture.finite)
         while not self._stopped:
             before = time.monotonic()
@@ -299,6 +314,15 @@ class _Reader:
             self._waiting = replace(frame, dropped=dropped)
             self._alive_s = time.monotonic()
             self._changed.notify_all()
+
+
+def _as_jpegs(capture: cv2.VideoCapture) -> bool:
+    """Let a capture whose frames are JPEGs hand these out undecoded, bytes (1, N) uint8; False where they are not.
+
+    OpenCV would bring every picture to the size of the first, although a camera may be turned.
+    """
+    jpegs = capture.get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"MJPG")
+    return jpegs and capture.set(cv2.CAP_PROP_FORMAT, -1)
 
 
 def _check_camera(name: str) -> None:

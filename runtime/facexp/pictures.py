@@ -189,7 +189,8 @@ def _part(path: Path, suffix: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _failed(path.parent, f"this folder cannot be made: {error.strerror}") from None
-    return path.with_name(f".facexp-{os.getpid()}{suffix}")
+    # another process, or another container's first one, may write into the same folder
+    return path.with_name(f".facexp-{os.urandom(6).hex()}{suffix}")
 
 
 class _ClipFile:

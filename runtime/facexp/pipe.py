@@ -68,10 +68,10 @@ class JpegStream:
     A `facexp.live.Capture`. Raises SourceError, with the reason alone, where the stream breaks off.
     """
 
-    fps = NOMINAL_FPS
     finite = True
 
-    def __init__(self, pipe: Pipe) -> None:
+    def __init__(self, pipe: Pipe, fps: float = NOMINAL_FPS) -> None:
+        self.fps = fps
         self._pipe = pipe
         self._next: bytes | None = None
         self._grabbed = b""
@@ -144,10 +144,11 @@ class JpegStream:
         while True:
             self._reach(position + 4)
             marker = ahead[position + 1]
-            if ahead[position] != 0xFF:
-                raise SourceError(f"breaks off in frame {self._count}: its JPEG data are damaged")
             if marker == 0xD9:
                 return position + 2
+            if ahead[position] != 0xFF or marker == 0xD8:
+                # damaged, or cut short: the next picture is as good as ever
+                return self._next_start(position)
             if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:
                 position += 1 if marker == 0xFF else 2
                 continue
@@ -161,11 +162,39 @@ class JpegStream:
                 if ahead[position + 1] == 0xD9:
                     return position + 2
 
+    def _next_start(self, position: int) -> int:
+        """Where the next JPEG starts."""
+        ahead = self._pipe.ahead
+        while (start := ahead.find(_START, position)) < 0:
+            position = max(position, len(ahead) - 2)
+            self._reach(len(ahead) + 1)
+        return start
+
     def _reach(self, size: int) -> None:
         if size > photo.MAX_BYTES:
             raise SourceError(f"breaks off in frame {self._count}: a JPEG of more than {photo.MAX_BYTES >> 20} MB")
         if not self._pipe.reach(size):
             raise SourceError(f"breaks off in frame {self._count}: its JPEG data end early")
+
+
+class Undecoded:
+    """Frames that are damaged and passed over, which is an error in the end."""
+
+    def __init__(self) -> None:
+        self._count, self._first = 0, 0
+
+    def note(self, index: int) -> bool:
+        """One more, of this number; whether it is the first."""
+        self._count += 1
+        if self._count == 1:
+            self._first = index
+        return self._count == 1
+
+    def tell(self) -> None:
+        """Raise SourceError, with the reason alone, where there were any."""
+        if self._count:
+            what = "1 frame does" if self._count == 1 else f"{self._count} frames do"
+            raise SourceError(f"{what} not decode{', first' * (self._count > 1)}: frame {self._first}")
 
 
 class RawStream:

@@ -8,7 +8,7 @@ import logging
 import stat
 import sys
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from facexp import clip, photo
@@ -16,10 +16,12 @@ from facexp.address import STDIN, printable
 from facexp.errors import SourceError, reason
 from facexp.geometry import Image
 from facexp.live import Capture, VideoCapture, live_frames
-from facexp.pipe import JpegStream, Pipe, RawStream
+from facexp.pipe import JpegStream, Pipe, RawStream, Undecoded
 from facexp.reading import DEFAULTS, Pace, ReadOptions
 
 _JPEG_STREAMS = (".mjpg", ".mjpeg")
+# what FFmpeg takes for files that carry no times
+_MJPEG_FPS = 25.0
 
 # twice as much as the detector looks at: so hardly a face is too small for the keypoints, and the photo decoded again
 _LARGE = 1920
@@ -134,7 +136,11 @@ class Source:
                 raise _too_large()
             yield from self._photo(path, kind, options)
             return
-        kind = clip.sniff(head) or photo.sniff(head[:64])
+        kind = clip.sniff(head)
+        if kind is None and photo.sniff(head[:64]) == "JPEG":
+            with path.open("rb", buffering=0) as file:
+                yield from self._pipe(JpegStream(Pipe(file), _MJPEG_FPS), replace(options, policy="all"))
+            return
         if kind is None:
             raise SourceError(_UNKNOWN)
         frames = clip.Clip(path, kind)
@@ -160,9 +166,8 @@ class Source:
 
     def _content(self, data: bytes, options: ReadOptions) -> Iterator[Shot]:
         kind = _photo_kind(data, self.save_as)
-        # a PNG that is animated says so before its first picture
-        if kind == "JPEG" or (kind == "PNG" and b"acTL" not in data[: data.find(b"IDAT")]):
-            yield self._single(data, str(kind), options)
+        if kind is not None and _is_still(data, kind):
+            yield self._single(data, kind, options)
             return
         # clips and what may have pages can only be read from a file
         with _temporary(f"content{self.save_as.suffix}", data) as path:
@@ -230,22 +235,29 @@ class Source:
             yield from self._live(lambda: capture, options)
             return
         pace, index, fps = Pace(options), 0, options.taken_fps(capture.fps)
+        damaged = Undecoded()
         while capture.grab():
             # a pipe that waits for its reader tells no time: a nominal rate takes its place
             time_ms = 1000 * index / capture.fps
             if time_ms >= 1000 * options.end_s:
-                return
+                break
             if pace.wants(index, time_ms):
                 image = capture.retrieve()
-                if image is None:
-                    raise SourceError(f"breaks off in frame {index}: it does not decode")
-                yield Shot(self.name, self.save_as, index, time_ms, image, fps)
+                if image is not None:
+                    yield Shot(self.name, self.save_as, index, time_ms, image, fps)
+                elif damaged.note(index):
+                    # the end, where it is an error, may be far away
+                    _logger.warning("%s: frame %d does not decode and is passed over", self.name, index)
             index += 1
+        damaged.tell()
 
     def _spooled(self, pipe: Pipe, kind: str, options: ReadOptions) -> Iterator[Shot]:
-        """A photo or animation that only a file can be read from."""
+        """A photo or animation; one that may have pages can only be read from a file."""
         if pipe.reach(photo.MAX_BYTES + 1):
             raise _too_large()
+        if _is_still(pipe.ahead, kind):
+            yield self._single(bytes(pipe.ahead), kind, options)
+            return
         with _temporary("stdin", pipe.ahead) as path:
             yield from self._photo(path, kind, options)
 
@@ -264,15 +276,24 @@ def _photo_kind(head: bytes, name: PurePath) -> str | None:
     return None if name.suffix.lower() in _JPEG_STREAMS else photo.sniff(head[:64])
 
 
+def _is_still(data: bytes | bytearray, kind: str) -> bool:
+    """Whether it is known to hold one picture alone: a PNG that is animated says so before its first."""
+    return kind == "JPEG" or (kind == "PNG" and b"acTL" not in data[: data.find(b"IDAT")])
+
+
 @contextlib.contextmanager
 def _temporary(name: str, data: bytes | bytearray) -> Iterator[Path]:
-    """A file of this name and content that is gone in the end."""
+    """A file of this name and content that is gone in the end; SourceError where it cannot be written."""
     # hardly ever needed, and its import is not for free
     import tempfile
 
-    with tempfile.TemporaryDirectory(prefix="facexp-") as folder:
-        path = Path(folder, name)
-        path.write_bytes(data)
+    with contextlib.ExitStack() as stack:
+        try:
+            path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="facexp-")), name)
+            path.write_bytes(data)
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise SourceError(f"needs a folder for temporary files: {why}; TMPDIR may name one") from error
         yield path
 
 

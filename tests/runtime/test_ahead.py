@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from facexp import ahead
+from facexp import ahead, live
 from facexp.errors import SourceError
 from facexp.reading import DEFAULTS, ReadOptions
 from facexp.shots import Shot
@@ -104,10 +104,11 @@ def test_large_files_wait_for_their_turn(tmp_path: Path) -> None:
 
 def test_giving_up_waits_for_no_reader() -> None:
     """Guards: Ctrl-C while a file on a lost network drive is read."""
-    release = threading.Event()
+    release, entered = threading.Event(), threading.Event()
 
     class Stuck(Scripted):
         def shots(self, options: ReadOptions) -> Iterator[Shot]:
+            entered.set()
             release.wait(30)
             yield from ()
 
@@ -115,10 +116,14 @@ def test_giving_up_waits_for_no_reader() -> None:
         reading = read_ahead([Scripted("a", [], 1, None), Stuck("b", [], 1, None)], DEFAULTS, 1)
         _, shots = next(reading)
         assert [shot.index for shot in shots] == [0]
+        assert entered.wait(30)
         reading.close()
         assert not release.is_set()
+        # Python itself would wait for it at its end
+        assert live.hangs()
     finally:
         release.set()
+    _until(lambda: not live.hangs())
 
 
 def _until(true: Any) -> None:

@@ -202,6 +202,11 @@ def test_sizes_that_headers_promise(tmp_path: Path) -> None:
         (struct.pack(">I4s", 101, b"mdat") + bytes(92), 117),
         (struct.pack(">I4sQ", 1, b"mdat", 1 << 33) + bytes(84), 16 + (1 << 33)),
         (struct.pack(">I4s", 0, b"mdat") + bytes(92), None),
+        # what cameras put behind the last box
+        (
+            struct.pack(">I4s", 100, b"mdat") + bytes(92) + b"Insta360 \x01 8db42d694ccc418790edff439fe026bf",
+            None,
+        ),
     ):
         mp4.write_bytes(struct.pack(">I4s8s", 16, b"ftyp", b"isom\0\0\0\0") + tail)
         said = clip._cut_short(mp4, "MP4")

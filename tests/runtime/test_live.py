@@ -243,6 +243,19 @@ def test_duration_ends_a_source_that_hangs() -> None:
     assert 0.3 <= time.monotonic() - start < PATIENCE_S / 2
 
 
+def test_a_clip_that_is_slow_to_open_is_read_for_its_duration() -> None:
+    """Guards --duration of a clip behind an address: by the clip's own times, however long opening takes."""
+    script = Script(*[True] * 3, False)
+    script.finite = True
+
+    def slowly() -> Script:
+        time.sleep(0.5)
+        return script
+
+    frames = live_frames(slowly, "x", ReadOptions(duration_s=0.2, timeout_s=PATIENCE_S))
+    assert [frame.index for frame in frames] == [0, 1, 2]
+
+
 def shots_of(address: str, **options: Any) -> Iterator[Shot]:
     (source,) = open_sources([address])
     return source.shots(ReadOptions(**options))
@@ -264,6 +277,48 @@ def test_a_web_camera_that_is_too_fast(web_camera: Any) -> None:
     assert np.median(behind[6:]) < 20
     assert shot.fps is not None
     shots.close()  # type: ignore[attr-defined]
+
+
+def test_what_is_secret_is_not_told_by_ffmpeg_either(capfd: pytest.CaptureFixture[str]) -> None:
+    """Guards users of Python, whose stderr is not the command's: FFmpeg names what a play list leads to."""
+
+    class Playlist(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            found = self.path.endswith("m3u8")
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            if found:
+                lines = (
+                    "#EXTM3U",
+                    "#EXT-X-TARGETDURATION:2",
+                    "#EXTINF:2.0,",
+                    "0.ts?token=s3cret",
+                    "#EXT-X-ENDLIST",
+                    "",
+                )
+                self.wfile.write("\n".join(lines).encode())
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Playlist) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(SourceError, match=r"http://\*\*\*@127\.0\.0\.1:\d+/a\.m3u8: cannot be opened"):
+            next(shots_of(f"http://admin:s3cret@127.0.0.1:{server.server_port}/a.m3u8", timeout_s=5))
+        server.shutdown()
+    assert "s3cret" not in capfd.readouterr().err
+
+
+def test_a_web_camera_that_is_turned(web_camera: Any) -> None:
+    """Guards the pictures of a telephone that is turned: OpenCV would press them into the size of the first."""
+    web_camera.images = [np.full(shape, 80, np.uint8) for shape in ((48, 64, 3),) * 20 + ((64, 36, 3),) * 200]
+    shapes = []
+    for shot in itertools.islice(shots_of(web_camera.address, policy="all"), 60):
+        shapes.append(shot.image.shape)
+        if shapes[-1] != (48, 64, 3):
+            break
+    assert shapes[0] == (48, 64, 3)
+    assert shapes[-1] == (64, 36, 3)
 
 
 def test_a_web_camera_that_stalls_dies_and_comes_back(

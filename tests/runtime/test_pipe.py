@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,56 @@ def test_a_stream_of_jpegs(standard_input: Any) -> None:
     assert {(shot.source, str(shot.save_as), shot.fps, shot.captured_s) for shot in shots} == {("-", "stdin", 30, None)}
     assert [shot.index for shot in standard_input(data, every=5, start_s=0.2)] == [10, 15]
     assert [shot.index for shot in standard_input(data, max_fps=10, duration_s=0.4)] == [0, 3, 6, 9]
+
+
+def test_a_damaged_jpeg_is_passed_over(standard_input: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Guards a camera that drops bytes, which must not end the watching: what follows is read, and the loss is told."""
+    jpegs = [jpeg(value) for value in range(20, 120, 10)]
+    jpegs[3] = jpegs[3][:-200]
+    # no marker where one has to be, and no size
+    jpegs[6] = jpegs[6][:4] + b"\0\2" + jpegs[6][6:].replace(b"\xff\xc0", b"\xff\xef")
+    data, got = b"".join(jpegs), []
+    shots = standard_input(data, policy="latest")
+    assert shots[-1].index == 9
+    with pytest.raises(SourceError, match=r"^-: 2 frames do not decode, first: frame 3$"):
+        standard_input(data)
+    assert caplog.messages == ["-: frame 3 does not decode and is passed over"]
+    stream = JpegStream(Pipe(Trickle(data, 1000)))
+    while stream.grab():
+        got.append(stream._grabbed)
+    assert got == jpegs
+
+
+def test_pictures_of_a_recording_keep_their_own_sizes(tmp_path: Path) -> None:
+    """Guards a camera that was turned: FFmpeg would press each picture into the size of the first."""
+    sizes = [(48, 64)] * 2 + [(64, 36)] * 3
+    jpegs = [cv2.imencode(".jpg", np.full((*size, 3), 20 * i, np.uint8))[1].tobytes() for i, size in enumerate(sizes)]
+    path = tmp_path / "x.mjpeg"
+    path.write_bytes(b"".join([*jpegs[:2], jpegs[2][:-20], *jpegs[2:]]))
+    shots = next(open_sources([str(path)])).shots(ReadOptions(policy="latest"))
+    got = [next(shots) for _ in sizes]
+    assert [(shot.index, shot.time_ms) for shot in got] == [(i, 40.0 * i) for i in (0, 1, 3, 4, 5)]
+    assert [(shot.image.shape[:2], round(float(shot.image.mean()))) for shot in got] == [
+        (size, 20 * i) for i, size in enumerate(sizes)
+    ]
+    with pytest.raises(SourceError, match=r"x\.mjpeg: 1 frame does not decode: frame 2$"):
+        next(shots)
+
+
+def test_a_device_that_cannot_be_written_to(
+    standard_input: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Guards a root that is read-only: a PNG needs no file, and what does says so."""
+
+    def nowhere(**_: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", nowhere)
+    (shot,) = standard_input(cv2.imencode(".png", picture(60))[1].tobytes())
+    assert value_of(shot) == 60
+    assert fault(standard_input, cv2.imencode(".webp", picture(60))[1].tobytes()) == (
+        "-: needs a folder for temporary files: No usable temporary directory found in ['/tmp']; TMPDIR may name one"
+    )
 
 
 def test_the_newest_of_a_pipe(standard_input: Any) -> None:

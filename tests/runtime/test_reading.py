@@ -73,6 +73,9 @@ def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
         ("rtsp://cam/user=admin_password=s3cret_channel=1.sdp", "rtsp://cam/user=***"),
         ("https://cam/v?access_token=x;s3cret#cret&c=1", "https://cam/v?access_token=***&c=1"),
         ("http://cam/v?u=admin&P=s3cret&sid=s3&codec=h264&cup=2", "http://cam/v?u=***&P=***&sid=***&codec=h264&cup=2"),
+        ("srt://cam:8890?streamid=read:cam:admin:s3cret", "srt://cam:8890?streamid=***"),
+        ("http://nas/api?cameraId=1&_sid=s3cret", "http://nas/api?cameraId=1&_sid=***"),
+        ("http://cam/a.m3u8?hdnts=exp=1~hmac=s3cret&psw=s3&pas=cret", "http://cam/a.m3u8?hdnts=***&psw=***&pas=***"),
         # what should have been escaped is no less secret
         ("rtsp://admin:s3cret@home@cam/live", "rtsp://***@cam/live"),
         ("rtsp://admin:s3/cret@cam/live", "rtsp://***@cam/live"),
@@ -115,13 +118,13 @@ def test_an_address_that_was_mistyped_is_no_less_secret(slip: str, public: str) 
 
 def test_what_is_a_live_source() -> None:
     """Guards what takes a name away from files: two digits, /dev/videoN and addresses, nothing else."""
-    for name in ("0", "12", "/dev/video0", "rtsp://x", "srt://h:9", "foo://x"):
+    for name in ("0", "12", "/dev/video0", "rtsp://x", "udp://h:9", "foo://x"):
         assert is_live(name), name
     for name in ("./0", "2024", "0.jpg", "-", "/dev/video", "C:\\x", "C://x", "a:b.jpg", "video0", "photos/0", ""):
         assert not is_live(name), name
     assert shown("a@b?pwd=x.jpg") == "a@b?pwd=x.jpg"
     assert address_problem("foo://x") == (
-        "is an address of an unknown kind: http, https, rtsp, rtsps, rtmp, rtmps, rtp, srt, tcp, udp are read"
+        "is an address of an unknown kind: http, https, rtsp, rtsps, rtmp, rtmps, rtp, tcp, udp are read"
     )
     assert address_problem("RTSP://x") is address_problem("0") is address_problem("http://ümlaut/x y") is None
     # OpenCV ends the process where an address is not valid UTF-8
