@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Windows has no SIGPIPE; 141 is what every shell shows for a command whose reader has gone
 _SIGPIPE = 13
+# a terminal that goes says so by SIGHUP, which Windows has not
+_ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Stop(BaseException):
@@ -29,11 +31,12 @@ class Stop(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.status = 128 + number
-        """The exit status that shells know: 130 for Ctrl-C, 143 for SIGTERM, 141 where `| head` has read enough."""
+        """The exit status that shells know: 130 for Ctrl-C, 143 for SIGTERM, 129 where the terminal has gone, 141 where
+        `| head` has read enough."""
 
 
 class Signals:
-    """Turns SIGINT and SIGTERM into Stop, but never in the middle of what `whole` protects.
+    """Turns SIGINT, SIGTERM and SIGHUP into Stop, but never in the middle of what `whole` protects.
 
     A slow reader keeps the pipe full, so that a signal often comes while half a line is written. A second signal ends
     even that: the reader may be stuck.
@@ -45,7 +48,7 @@ class Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in _ENDING:
             # nohup and a shell's background jobs ignore a signal on purpose
             if signal.getsignal(number) is not signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._handle)

@@ -120,15 +120,17 @@ def run(job: Job) -> int:
 
 def _run(job: Job, signals: Signals) -> int:
     with _kept():
-        # the heavy imports, so that --help and wrong usage need none of them
-        import cv2
+        # the heavy imports, so that --help and wrong usage need none of them; a signal in the middle of one would leave
+        # half a module, or be swallowed by it
+        with signals.whole():
+            import cv2
 
-        from facexp import FacexpError
-        from facexp.address import STDIN
-        from facexp.pictures import PictureSink, SinkError
-        from facexp.pipeline import analyze_sources, share_threads
-        from facexp.sources import listed, open_sources
-        from facexp_cli.console import Output, Progress
+            from facexp import FacexpError
+            from facexp.address import STDIN
+            from facexp.pictures import PictureSink, SinkError
+            from facexp.pipeline import analyze_sources, share_threads
+            from facexp.sources import listed, open_sources
+            from facexp_cli.console import Output, Progress
 
         # a list that comes through a pipe can be read only once
         names = list(listed(job.sources))
@@ -145,7 +147,9 @@ def _run(job: Job, signals: Signals) -> int:
         begin = list(itertools.islice(sources, 2))
         threads, readers = share_threads(begin, job.threads)
         try:
-            analyzer = replace(job.analyzer_options(), threads=threads).open()
+            # it imports the engine
+            with signals.whole():
+                analyzer = replace(job.analyzer_options(), threads=threads).open()
         except (FacexpError, ValueError) as error:
             raise click.ClickException(str(error)) from None
     logger = logging.getLogger("facexp")

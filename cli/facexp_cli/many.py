@@ -37,13 +37,15 @@ def run_many(job: Job) -> int:
         many = ManyImages(job.sources, str(job.out), settings, resume=job.resume)
         if many.left < many.total:
             _logger.warning("%d of %d sources are done already", many.total - many.left, many.total)
+        if many.unread:
+            _logger.warning("%d of these could not be read: the column error says why", many.unread)
         return _run(job, many)
     except FacexpError as error:
         raise click.ClickException(str(error)) from None
 
 
 def _run(job: Job, many: ManyImages) -> int:
-    done, rows, faces, failed = many.total - many.left, 0, 0, False
+    done, rows, faces, failed = many.total - many.left, 0, 0, many.unread > 0
     begin, start, end = time.time(), math.inf, 0.0
     shown = not job.quiet and sys.stderr.isatty()
     bar = tqdm(total=many.total, initial=done, unit="source", disable=not shown, file=sys.stderr, leave=False)

@@ -114,7 +114,7 @@ def export_run(
                 calibrated = {"method": options.calibration.method, "faces": len(faces.calibration)}
                 quantized = {**calibrated, **facts["int8.onnx"]}
             models[task.name] = manifest.entry(run, known, files, quantized)
-            manifest.write(stage, models)
+            manifest.write(stage, options.name or out.name, models)
             # the files prove themselves to a process that knows nothing of how they were written
             with shared_process():
                 _write_golden(stage, task)

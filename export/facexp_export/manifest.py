@@ -20,7 +20,6 @@ from facexp_export.run import Json, Run, read_json
 from facexp_export.tasks import INPUT_NAME, Task
 
 REFERENCE = "reference.npz"
-NAME = "facexp-baseline"
 TERMS = "for research and education"
 """What the published face sets allow that the shipped networks are trained on."""
 
@@ -88,11 +87,11 @@ def _belongs(item: Path) -> bool:
     return item.name.startswith(".") or item.suffix in (".py", ".md")
 
 
-def write(directory: Path, models: dict[str, Any]) -> None:
-    """Write manifest.json for these entries; the models stand in the order of their names."""
+def write(directory: Path, name: str, models: dict[str, Any]) -> None:
+    """Write manifest.json for these entries of the bundle `name`; the models stand in the order of their names."""
     manifest = {
         "schema": SCHEMA,
-        "name": NAME,
+        "name": name,
         "version": version("facexp"),
         "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "terms": TERMS,

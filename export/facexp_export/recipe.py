@@ -71,6 +71,8 @@ class Margins:
 class Recipe:
     """All options of an export."""
 
+    name: str
+    """What the bundle is called; "" as its directory."""
     calibration: Calibration
     verification: Verification
     keys: tuple[str, ...]
@@ -80,8 +82,8 @@ class Recipe:
 
     def text(self) -> str:
         """The whole recipe as TOML, from which `read_recipe` makes an equal one."""
-        tables = {**asdict(self), "files": {"keys": list(self.keys)}}
-        del tables["keys"]
+        tables = {**asdict(self), "bundle": {"name": self.name}, "files": {"keys": list(self.keys)}}
+        del tables["keys"], tables["name"]
         tables["tolerances.golden"] = tables["tolerances"].pop("golden")
         return "\n".join(
             f"[{name}]\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in table.items())
@@ -161,6 +163,7 @@ def _recipe(values: dict[str, Any], origin: str) -> Recipe:
     for precision in PRECISIONS:
         expect(f"tolerances.golden.{precision}", _is_limit, "finite and more than 0")
     return Recipe(
+        values["bundle"]["name"],
         Calibration(**values["calibration"]),
         Verification(**values["verification"]),
         tuple(key for key in KEYS if key in keys),

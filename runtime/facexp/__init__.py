@@ -33,8 +33,14 @@ else:
         **dict.fromkeys(("Emotion", "Face", "Frame", "Smoothed", "Timings"), "types"),
     }
 
+    _MODULES = frozenset(
+        ("benchmark", "bundle", "detector", "doctor", "geometry", "keypoints", "many", "pipeline", "reading", "sources")
+    )
+
     def __getattr__(name: str) -> object:
         # imported on first use: what needs OpenCV must not keep `facexp.doctor` from saying that OpenCV is broken
+        if name in _MODULES:
+            return importlib.import_module(f"facexp.{name}")
         if name not in _HOMES:
             raise AttributeError(f"module 'facexp' has no attribute {name!r}")
         found = getattr(importlib.import_module(f"facexp.{_HOMES[name]}"), name)

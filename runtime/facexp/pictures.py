@@ -41,8 +41,9 @@ class PictureSink:
     """Annotated pictures and clips in a folder, each under its source's name (`Shot.save_as`).
 
     Photos keep their format, clips become MP4 at their own pace. Two sources of one name get two files (x, x-2), and
-    no source is ever written over; the file of an earlier run is replaced. Leaving the `with` block by an exception
-    removes the clip that is being written, but not the recording of what ends in no other way: a live source, a pipe.
+    no source is ever written over; the file of an earlier run is replaced, but not the recording of what cannot be had
+    again: a live source, a pipe. Leaving the `with` block by an exception removes the clip that is being written, but
+    not such a recording, which ends in no other way.
     """
 
     def __init__(self, folder: Path, sources: Iterable[str | Listed] = ()) -> None:
@@ -102,13 +103,13 @@ class PictureSink:
         if shot is None:
             return
         if shot.fps is None:
-            save_picture(self._target(shot, None), annotate(shot.image, frame.faces))
+            save_picture(self._target(shot), annotate(shot.image, frame.faces))
             return
         new = self._last is None
         self._endless = shot.captured_s is not None or (shot.source == STDIN and shot.total is None)
         self._last = (shot.source, shot.index)
         if new:
-            self._clip = _ClipFile(self._target(shot, ".mp4"), shot.fps)
+            self._clip = _ClipFile(self._target(shot, ".mp4", again=not self._endless), shot.fps)
         if self._clip is not None:
             try:
                 self._clip.write(annotate(shot.image, frame.faces), shot.time_ms, shot.shown_ms)
@@ -125,7 +126,8 @@ class PictureSink:
         if clip is not None:
             clip.finish()
 
-    def _target(self, shot: Shot, suffix: str | None) -> Path:
+    def _target(self, shot: Shot, suffix: str | None = None, again: bool = True) -> Path:
+        """Where a shot's picture or clip goes; `again`: what an earlier run has written there may go."""
         wanted = self._folder / shot.save_as
         if suffix is not None:
             wanted = wanted.with_suffix(suffix)
@@ -135,7 +137,7 @@ class PictureSink:
         first = str(wanted).casefold()
         path = wanted
         try:
-            while str(path).casefold() in self._used or self._is_source(path):
+            while str(path).casefold() in self._used or self._is_source(path) or (not again and path.exists()):
                 self._used[first] = number = self._used.get(first, 1) + 1
                 path = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
         except OSError as error:

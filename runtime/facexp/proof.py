@@ -121,6 +121,23 @@ class Report:
         """The steps 1 to 4 that were not done; layers are looked for only when something fails."""
         return tuple(step for step in self.steps if step.verdict == "skipped" and step.number < 5)
 
+    @property
+    def unproved(self) -> tuple[tuple[Step, str], ...]:
+        """The steps that judged nothing of one task although they were done: each with that task."""
+        tasks = dict.fromkeys(check.task for step in self.steps for check in step.checks if check.task)
+        return tuple(
+            (step, task)
+            for step in self.steps
+            if step.number in (2, 3) and step.checks
+            for task in tasks
+            if not any(check.task == task and check.passed is not None for check in step.checks)
+        )
+
+    @property
+    def proved(self) -> bool:
+        """Whether no step failed, and all were done for all tasks."""
+        return not (self.failed or self.skipped or self.unproved)
+
     def about(self, task: str) -> Report:
         """Only the checks of one task; notes stay."""
         steps = [replace(step, checks=tuple(c for c in step.checks if c.task == task)) for step in self.steps]
@@ -131,6 +148,7 @@ class Report:
         return {
             "schema": SCHEMA,
             "passed": self.passed,
+            "proved": self.proved,
             "bundle": dict(self.bundle),
             "machine": dict(self.machine),
             "steps": [

@@ -47,6 +47,9 @@ def verdict(report: Report) -> str:
         return f"{name} FAILED in {_steps(report.failed)}"
     if report.skipped:
         return f"{name} passed what was checked; NOT PROVED, because skipped: {_steps(report.skipped)}"
+    if report.unproved:
+        left = [f"step {step.number} ({step.name}) of {task}" for step, task in report.unproved]
+        return f"{name} passed what was checked; NOT PROVED: {_listed(left)}"
     if any(step.notes for step in report.steps if step.number < 5):
         return f"{name} passed what was checked; the notes say what was left out"
     return f"{name} passed"
@@ -189,7 +192,10 @@ def _state(check: Check) -> Verdict:
 
 
 def _steps(steps: Sequence[Step]) -> str:
-    names = [f"step {step.number} ({step.name})" for step in steps]
+    return _listed([f"step {step.number} ({step.name})" for step in steps])
+
+
+def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 

@@ -13,6 +13,8 @@ _MOST_FPS = 240
 
 # a camera is never quite in time; less than a third, so that of three frames it is always the same one
 _EARLY = 0.3
+# and less than the next frame would be late
+_EARLY_OF_A_FRAME = 0.5
 
 Policy = Literal["latest", "all"]
 
@@ -79,15 +81,17 @@ class Pace:
     def __init__(self, options: ReadOptions) -> None:
         self._options = options
         self._due_ms = 1000 * options.start_s
+        self._last_ms = -math.inf
 
     def wants(self, index: int, time_ms: float) -> bool:
         """Whether the frame of this number and time is one of those to take."""
+        since_ms, self._last_ms = time_ms - self._last_ms, time_ms
         if index % self._options.every or time_ms < 1000 * self._options.start_s:
             return False
         if self._options.max_fps is None:
             return True
         beat_ms = 1000 / self._options.max_fps
-        if time_ms < self._due_ms - _EARLY * beat_ms:
+        if time_ms < self._due_ms - min(_EARLY * beat_ms, _EARLY_OF_A_FRAME * since_ms):
             return False
         self._due_ms = (self._due_ms if time_ms < self._due_ms + beat_ms else time_ms) + beat_ms
         return True

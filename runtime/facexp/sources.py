@@ -25,10 +25,10 @@ from facexp.shots import Source
 # HEIC is not read, but a folder full of it must say so instead of looking empty
 MEDIA = re.compile(
     r".+\.(jpe?g|jpe|jfif|a?png|gif|bmp|tiff?|webp|avif|hei[cf]|jp2|p[bgpn]m"
-    r"|mp4|m4v|mov|mkv|webm|avi|mpe?g|mts|m2ts|wmv|flv|ogv|3gp|y4m|mjpe?g)",
+    r"|dib|mp4|m4v|mov|mkv|webm|avi|mpe?g|m[12]v|vob|mts|m2ts|wmv|asf|flv|ogv|3gp|y4m|ivf|mjpe?g|h?264)",
     re.IGNORECASE | re.DOTALL,
 )
-"""The names that are taken for photos and clips inside a folder or glob."""
+"""The names that are taken for photos and clips inside a folder or glob; .ts, which programs have too, is none."""
 
 
 class Listed(NamedTuple):
@@ -44,10 +44,10 @@ def open_sources(names: Iterable[str | Listed], skip: Path | None = None) -> Ite
     """Each photo and clip that the names stand for, in natural order (photo2 before photo10).
 
     A name is a file, a folder (searched to its depths for photos and clips by suffix, hidden ones left out), a glob
-    (`**` searches to the depths), a camera (0, /dev/video0), the address of a stream (rtsp://..., http://...), "-" for
-    standard input, or "@list.txt": a text file with such names, as `listed` reads it. Nothing inside the folder `skip`
-    is taken from a folder or glob: it is where results are written. A name without anything behind it gives one Source
-    whose `problem` says so.
+    (`**` searches to the depths; where it spells a suffix out, that is taken whatever it is), a camera (0,
+    /dev/video0), the address of a stream (rtsp://..., http://...), "-" for standard input, or "@list.txt": a text file
+    with such names, as `listed` reads it. Nothing inside the folder `skip` is taken from a folder or glob: it is where
+    results are written. A name without anything behind it gives one Source whose `problem` says so.
     """
     skip = None if skip is None else real_path(skip)
     for name, trouble in listed(names):
@@ -126,7 +126,8 @@ def _walk(folder: Path, save_as: PurePath, skip: Path | None) -> Iterator[Source
 
 
 def _glob(pattern: str, skip: Path | None) -> Iterator[Source]:
-    fixed, deep = root(pattern), is_deep(pattern)
+    fixed, deep, suffix = root(pattern), is_deep(pattern), PurePath(pattern).suffix.lower()
+    named = suffix and not is_pattern(suffix)
     for path, problem in expand(pattern, skip):
         save_as = PurePath(*(part for part in path.relative_to(fixed).parts if part != ".."))
         if problem is not None:
@@ -135,5 +136,5 @@ def _glob(pattern: str, skip: Path | None) -> Iterator[Source]:
             # a deep pattern names the files inside by itself
             if not deep:
                 yield from _walk(path, save_as, skip)
-        elif MEDIA.fullmatch(path.name):
+        elif MEDIA.fullmatch(path.name) or (named and path.suffix.lower() == suffix):
             yield Source(str(path), save_as)

@@ -49,7 +49,7 @@ def start(*arguments: str, cwd: Path, **streams: Any) -> subprocess.Popen[bytes]
     )
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_leaves_whole_lines(
     tmp_path: Path, tiny_bundle: Path, astronaut: Any, number: int, status: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 from facexp.bundle import shipped
 from facexp.errors import BundleError
-from facexp.proof import Check, Step
+from facexp.proof import Check, Report, Step, held
+from facexp.proof_report import verdict
 from facexp_export import proof_numbers, proof_task
 from facexp_export.errors import ExportError
 from facexp_export.proof_numbers import Reference
@@ -132,6 +134,23 @@ def test_a_step_without_a_check_is_skipped() -> None:
     """Guards against nothing done taken for passed."""
     assert Step(3).verdict == "skipped"
     assert Step(3, (Check("figure", value=1.0),)).verdict == "reported"
+
+
+def test_a_task_that_was_left_out_is_not_proved() -> None:
+    """Guards a gate that was given the faces of one network alone: they prove nothing of the other."""
+    figure = held(Check("loss", "emotion", value=0.0, limit=1.0))
+    both = Step(1, (replace(figure, task="keypoints"), figure))
+    # what is reported of it is not judged
+    third = Step(3, (figure, Check("speed", "keypoints", value=2.0)))
+    half = Report({"name": "mine", "version": "1"}, {}, (both, Step(2, (figure,)), third, replace(both, number=4)))
+    assert half.passed
+    assert half.to_dict()["proved"] is False
+    assert verdict(half) == (
+        "mine 1 passed what was checked; NOT PROVED: step 2 (numbers) of keypoints and step 3 (task) of keypoints"
+    )
+    whole = replace(half, steps=tuple(replace(both, number=number) for number in range(1, 5)))
+    assert whole.to_dict()["proved"] is True
+    assert verdict(whole) == "mine 1 passed"
 
 
 def test_data_finds_its_task(tmp_path: Path) -> None:

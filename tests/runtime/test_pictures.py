@@ -268,6 +268,23 @@ def test_the_recording_of_an_endless_pipe_is_kept() -> None:
             interrupted(source, total)
     assert files("out") == ["stdin.mp4"]
     assert len(read_clip("out/stdin.mp4")[1]) == 3
+    # a program that is started again has no right to it
+    with pytest.raises(KeyboardInterrupt):
+        interrupted("-", None)
+    assert files("out") == ["stdin-2.mp4", "stdin.mp4"]
+
+
+def test_two_who_write_into_one_folder_do_not_mix() -> None:
+    """Guards two cameras' recordings: containers have the same process number, threads of a program too."""
+    with PictureSink(Path("out")) as first, PictureSink(Path("out")) as second:
+        for index in range(4):
+            for sink, value in ((first, 40), (second, 200)):
+                image = np.full((360, 480, 3), value, np.uint8)
+                shot = Shot(f"{value}.mp4", PurePath(str(value)), index, 40.0 * index, image, 25.0)
+                sink.write(frame(shot), shot)
+    assert files("out") == ["200.mp4", "40.mp4"]
+    for value in (40, 200):
+        assert read_clip(f"out/{value}.mp4")[1] == pytest.approx([value] * 4, abs=3)
 
 
 def test_names_that_grow_too_long() -> None:

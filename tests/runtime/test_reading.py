@@ -29,6 +29,10 @@ def test_at_most_so_many_frames_a_second() -> None:
     uneven = [time_ms + (0, 8, 16)[i % 3] for i, time_ms in enumerate(even)]
     for rate in (30, 60):
         assert taken(ReadOptions(max_fps=rate), uneven) == list(range(300))
+    # a second is a second from the first frame on
+    clip = [40.0 * i for i in range(125)]
+    assert taken(ReadOptions(max_fps=1), clip) == [0, 25, 50, 75, 100]
+    assert taken(ReadOptions(max_fps=2), clip)[:4] == [0, 12, 25, 37]
     late = [*even[:30], *(5000 + time_ms for time_ms in even)]
     assert len(taken(ReadOptions(max_fps=10), late)) in range(108, 113)
     assert ReadOptions(max_fps=10, every=2).taken_fps(30) == 10

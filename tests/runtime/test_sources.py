@@ -78,6 +78,11 @@ def test_globs(tree: Path) -> None:
     assert [name for name, _ in found("./album/*/")] == [f"album/{name}" for name in _ALL[3:]]
     assert sorted(found("album/*")) == sorted((f"album/{name}", name) for name in _ALL)
     assert found(str(tree / "album" / "*.jpg")) == [(str(tree / "album" / "p10.jpg"), "p10.jpg")]
+    # what a pattern spells out is taken, as a name by itself is
+    Path("album/p5.ts").touch()
+    assert found("album/*.ts") == [("album/p5.ts", "p5.ts")]
+    assert "album/p5.ts" not in [name for name, _ in found("album/*")]
+    Path("album/p5.ts").unlink()
     # a name that exists is never a pattern
     put(Path("a[1].png"))
     assert found("a[1].png") == [("a[1].png", "a[1].png")]
@@ -179,7 +184,8 @@ def test_names_without_anything_behind_them(tree: Path) -> None:
     put(Path("hidden/.p1.jpg"))
     assert problem("nowhere.jpg") == "nowhere.jpg: no such file or folder"
     assert problem("nothing/*.jpg") == "nothing/*.jpg: no photo or clip in what this pattern matches"
-    assert problem("album/*.csv") == "album/*.csv: no photo or clip in what this pattern matches"
+    assert problem("album/*.xyz") == "album/*.xyz: no photo or clip in what this pattern matches"
+    assert problem("album/*.csv") == "album/labels.csv: is not a photo or clip in a format that facexp reads"
     assert problem("empty") == "empty: no photo or clip in this folder"
     assert problem("hidden") == "hidden: no photo or clip in this folder"
     assert problem("") == ": no such file or folder"
@@ -284,7 +290,23 @@ def test_pages_and_animations(tree: Path, caplog: pytest.LogCaptureFixture) -> N
 
 def test_media_names() -> None:
     """Guards the list of suffixes that folders are searched for."""
-    for suffix in ("jpg", "JPEG", "png", "gif", "tif", "tiff", "webp", "avif", "heic", "mp4", "MOV", "mkv", "avi"):
+    for suffix in (
+        "jpg",
+        "JPEG",
+        "png",
+        "gif",
+        "tif",
+        "tiff",
+        "webp",
+        "avif",
+        "heic",
+        "mp4",
+        "MOV",
+        "mkv",
+        "avi",
+        "h264",
+        "264",
+    ):
         assert MEDIA.fullmatch(f"a.{suffix}"), suffix
     for name in ("a.txt", "a.jpg.txt", "jpg", ".jpg", "a.mp3", "a.ts", "a.pdf", "a.jpgx"):
         assert not MEDIA.fullmatch(name), name

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
@@ -70,9 +71,11 @@ class ManyImages:
         self._out = (store, os.path.abspath(folder) if store.local else folder)  # noqa: PTH100
         # a worker of a run that was interrupted may still be writing: it must not write over this run's files
         self._token = secrets.token_hex(4)
-        done, self._before = self._begun(shown(str(out)), resume)
+        done, unread, self._before = self._begun(shown(str(out)), resume)
         self._plan = Plan.of(names, Path(folder) if store.local else None)
-        self._todo = [item for item in self._plan.items if as_utf8(item.name(self._plan.stores)) not in done]
+        names = [as_utf8(item.name(self._plan.stores)) for item in self._plan.items]
+        self._todo = [item for item, name in zip(self._plan.items, names, strict=True) if name not in done]
+        self._unread = sum(name in unread for name in names)
 
     @property
     def total(self) -> int:
@@ -83,6 +86,11 @@ class ManyImages:
     def left(self) -> int:
         """How many of them have no row yet."""
         return len(self._todo)
+
+    @property
+    def unread(self) -> int:
+        """How many of those that have rows already could not be read."""
+        return self._unread
 
     def run(
         self,
@@ -172,13 +180,13 @@ class ManyImages:
         for name in there - written - self._before:
             store.filesystem.delete_file(f"{folder}/{name}")
 
-    def _begun(self, called: str, resume: bool) -> tuple[set[str], set[str]]:
-        """The sources that have rows already, and the files that hold them."""
+    def _begun(self, called: str, resume: bool) -> tuple[set[str], set[str], set[str]]:
+        """The sources that have rows already, those of them that could not be read, and the files that hold them."""
         store, folder = self._out
         try:
             info = store.filesystem.get_file_info(folder)
             if info.type == fs.FileType.NotFound:
-                return set(), set()
+                return set(), set(), set()
             if info.type == fs.FileType.File:
                 raise ManyError(f"{called}: is a file; the results are a folder of files")
             names = [each.base_name for each in store.filesystem.get_file_info(fs.FileSelector(folder))]
@@ -186,15 +194,19 @@ class ManyImages:
             if names and not resume:
                 raise ManyError(f"{called}: is there already: go on with it (--resume), or name another folder")
             done: set[str] = set()
+            unread: set[str] = set()
             for name in parts:
-                table = pq.read_table(f"{folder}/{name}", columns=["source"], filesystem=store.filesystem)
-                self._expect_same(f"{called}/{name}", about(table.schema))
+                schema = pq.read_schema(f"{folder}/{name}", filesystem=store.filesystem)
+                self._expect_same(f"{called}/{name}", about(schema))
+                table = pq.read_table(f"{folder}/{name}", columns=["source", "error"], filesystem=store.filesystem)
                 done.update(table.column("source").to_pylist())
+                failed = table.filter(pc.is_valid(table.column("error")))
+                unread.update(failed.column("source").to_pylist())
         except UnicodeError:
             raise ManyError(f"{printable(called)}: cannot be written: {NOT_UTF8}") from None
         except (OSError, pa.ArrowException) as error:
             raise ManyError(f"{called}: what is there cannot be read: {one_line(error)}") from None
-        return done, parts
+        return done, unread, parts
 
     def _expect_same(self, called: str, found: str | None) -> None:
         if found is None:

@@ -317,6 +317,7 @@ def test_an_interrupted_job_goes_on_with_what_is_missing(album: Path, settings: 
         assert [row for row in rows if row["source"] == source] == frames
     last = ManyImages(["album"], out, settings, resume=True)
     assert (last.left, list(last.run())) == (0, [])
+    assert last.unread == len({row["source"] for row in expected if "error" in row}) > 0
     assert (out / "_SUCCESS").exists()
 
 

@@ -62,7 +62,11 @@ def test_the_command_gives_the_rows_of_the_plain_one(
     # the job is done: nothing is left, and nothing is done again
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.parquet").glob("*.parquet")}
     again = CliRunner().invoke(infer, [*arguments, "--resume"])
-    assert (again.exit_code, again.stderr) == (0, f"Note: {len(plain)} of {len(plain)} sources are done already\n")
+    assert again.exit_code == 1
+    assert again.stderr.splitlines() == [
+        f"Note: {len(plain)} of {len(plain)} sources are done already",
+        "Note: 2 of these could not be read: the column error says why",
+    ]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out.parquet").glob("*.parquet")} == before
 
 

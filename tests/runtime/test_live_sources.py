@@ -1,0 +1,227 @@
+"""Live sources as they are met: web and RTSP cameras on the loopback interface, clips behind an address, devices."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from facexp import live
+from facexp.errors import SourceError
+from facexp.reading import ReadOptions
+from facexp.shots import Shot
+from facexp.sources import open_sources
+
+PATIENCE_S = 60.0
+"""Longer than anything takes on a machine that has other things to do."""
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """A thread that still reads would be taken for one that hangs by whatever is tested next."""
+    yield
+    deadline = time.monotonic() + PATIENCE_S
+    while live.hangs():
+        assert time.monotonic() < deadline
+
+
+def shots_of(address: str, **options: Any) -> Iterator[Shot]:
+    (source,) = open_sources([address])
+    return source.shots(ReadOptions(**options))
+
+
+def test_a_web_camera_that_is_too_fast(web_camera: Any) -> None:
+    """Guards against pictures that grow old: what is analysed is never more than a moment behind what was sent."""
+    shots = shots_of(web_camera.address)
+    behind = []
+    for _ in range(12):
+        shot = next(shots)
+        behind.append(web_camera.sent - shot.index)
+        # an analysis that takes six frames' time
+        time.sleep(0.1)
+    assert shot.image.shape == (48, 64, 3)
+    assert shot.dropped is not None
+    assert shot.index >= 12 + 11
+    # reading one frame after the other would be more than 50 behind by now
+    assert np.median(behind[6:]) < 20
+    assert shot.fps is not None
+    shots.close()  # type: ignore[attr-defined]
+
+
+def test_what_is_secret_is_not_told_by_ffmpeg_either(capfd: pytest.CaptureFixture[str]) -> None:
+    """Guards users of Python, whose stderr is not the command's: FFmpeg names what a play list leads to."""
+
+    class Playlist(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            found = self.path.endswith("m3u8")
+            self.send_response(200 if found else 404)
+            self.end_headers()
+            if found:
+                lines = (
+                    "#EXTM3U",
+                    "#EXT-X-TARGETDURATION:2",
+                    "#EXTINF:2.0,",
+                    "0.ts?token=s3cret",
+                    "#EXT-X-ENDLIST",
+                    "",
+                )
+                self.wfile.write("\n".join(lines).encode())
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Playlist) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(SourceError, match=r"http://\*\*\*@127\.0\.0\.1:\d+/a\.m3u8: cannot be opened"):
+            next(shots_of(f"http://admin:s3cret@127.0.0.1:{server.server_port}/a.m3u8", timeout_s=5))
+        server.shutdown()
+    assert "s3cret" not in capfd.readouterr().err
+
+
+def test_a_web_camera_that_is_turned(web_camera: Any) -> None:
+    """Guards the pictures of a telephone that is turned: OpenCV would press them into the size of the first."""
+    web_camera.images = [np.full(shape, 80, np.uint8) for shape in ((48, 64, 3),) * 20 + ((64, 36, 3),) * 200]
+    shapes = []
+    for shot in itertools.islice(shots_of(web_camera.address, policy="all"), 60):
+        shapes.append(shot.image.shape)
+        if shapes[-1] != (48, 64, 3):
+            break
+    assert shapes[0] == (48, 64, 3)
+    assert shapes[-1] == (64, 36, 3)
+
+
+def test_a_web_camera_that_stalls_dies_and_comes_back(
+    web_camera: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards the whole way through FFmpeg: the password is used and never shown, each loss is told and survived."""
+    monkeypatch.setattr(live, "PAUSES_S", (0.05,))
+    web_camera.plan = [(10, "stalls"), (10, "ends"), (0, "refused"), (0, "refused")]
+    shots = shots_of(web_camera.address, timeout_s=4, duration_s=PATIENCE_S)
+    indices = []
+    with caplog.at_level(logging.WARNING, "facexp"):
+        for shot in shots:
+            indices.append(shot.index)
+            if len(caplog.messages) >= 4:
+                break
+    assert [message.split("; ")[0].split(": ")[1] for message in caplog.messages] == [
+        "gave no picture for 4 s",
+        "has stopped",
+        "cannot be opened",
+        "cannot be opened",
+    ]
+    assert indices == sorted(set(indices))
+    assert indices[-1] >= 20
+    assert shot.source.startswith("http://***@127.0.0.1:")
+    for text in (*caplog.messages, shot.source, str(shot.save_as)):
+        assert not re.search("admin|s3cret", text)
+    shots.close()  # type: ignore[attr-defined]
+
+
+def test_an_rtsp_camera(rtsp_camera: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the language that network cameras speak: a password, every frame of --policy all, a new start."""
+    monkeypatch.setattr(live, "PAUSES_S", (0.05,))
+    with caplog.at_level(logging.WARNING, "facexp"):
+        shots = shots_of(rtsp_camera.address, policy="all", timeout_s=PATIENCE_S)
+        found = list(itertools.islice(shots, 30))
+        shots.close()  # type: ignore[attr-defined]
+    assert [shot.index for shot in found] == list(range(30))
+    # the camera's own number is in its gray
+    grays = [round(float(shot.image.mean())) - 20 for shot in found]
+    assert grays == pytest.approx([*range(20), *range(10)], abs=1)
+    (said,) = caplog.messages
+    assert re.fullmatch(r"rtsp://\*\*\*@127\.0\.0\.1:\d+/live: has stopped; opening it again in .*", said)
+
+
+def some_clip(folder: Path) -> Path:
+    """60 frames, 25 a second."""
+    path = folder / "x.avi"
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 48))
+    for i in range(60):
+        writer.write(np.full((48, 64, 3), 4 * i, np.uint8))
+    writer.release()
+    return path
+
+
+def test_a_clip_behind_an_address_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Guards http://host/clip.avi: every frame with the clip's own time, and its end is no loss.
+
+    The first picture, too, has to come within the duration: long enough for a busy machine to open the address.
+    """
+    some_clip(tmp_path)
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        shots = list(shots_of(f"http://127.0.0.1:{server.server_port}/x.avi", duration_s=2.0))
+        server.shutdown()
+    assert [(shot.index, round(shot.time_ms), shot.dropped) for shot in shots] == [(i, 40 * i, 0) for i in range(50)]
+    assert caplog.messages == []
+
+
+def test_a_clip_whose_connection_breaks_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Guards http://host/clip.avi against half a clip that looks like all of it."""
+    data = some_clip(tmp_path).read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, caplog.at_level(logging.WARNING, "facexp"):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}/x.avi"
+        count = len(list(shots_of(f"http://user:s3cret@{address}")))
+        server.shutdown()
+    assert 10 < count < 40
+    (said,) = caplog.messages
+    assert (
+        said == f"http://***@{address}: ends after {count} of 60 frames: unless it was trimmed, its connection was lost"
+    )
+
+
+def test_a_wrong_password_is_one_line(web_camera: Any) -> None:
+    """Guards the error of an address that cannot be opened: it says what to check, and nothing secret."""
+    with pytest.raises(SourceError) as caught:
+        next(shots_of(web_camera.address.replace("admin:s3cret", "admin:wr0ng")))
+    said = str(caught.value)
+    assert said.endswith("cannot be opened: check the address, its user name and password, and that the stream runs")
+    assert not re.search("admin|wr0ng|s3cret", said)
+
+
+def test_a_camera_that_is_not_there() -> None:
+    """Guards the error of a camera's number, which may have been meant for a file."""
+    if Path("/dev/video97").exists():
+        pytest.skip("there is a /dev/video97")
+    with pytest.raises(SourceError, match=r"^97: .*(no such camera|cannot be opened)"):
+        next(shots_of("97"))
+
+
+def test_a_video_device() -> None:
+    """Guards a camera that V4L2 drives, where there is one."""
+    devices = sorted(Path("/dev").glob("video*"))
+    if not devices:
+        pytest.skip("NO CAMERA TESTED: this machine has no /dev/video*")
+    try:
+        shots = list(shots_of(str(devices[0]), duration_s=2))
+    except SourceError as error:
+        pytest.skip(f"NO CAMERA TESTED: {error}")
+    assert all(shot.image.shape[2] == 3 for shot in shots)
