@@ -13,7 +13,7 @@ from facexp.analyzer import Analyzer
 from facexp.detector import SAME, Box, Detection, shared
 from facexp.geometry import Image, Matrix, Points, invert, to_gray, transform
 from facexp.keypoints import MOST_DRIFT, Found
-from facexp.motion import Motion
+from facexp.motion import Look, Motion, differ
 from facexp.smoothing import Smoother
 from facexp.types import Emotion, Face, Timings
 
@@ -53,11 +53,15 @@ class _Track:
     points: NDArray[np.float32]
     """(15, 2) in the crop."""
     time_ms: float
+    look: Look
+    """What its box showed."""
     smoother: Smoother | None
     velocity: tuple[float, float] = (0.0, 0.0)
     """Of the box's centre, pixels per millisecond."""
     misses: int = 0
     """How many looks of the detector in a row did not see it."""
+    cut: bool = False
+    """Whether the scene may have changed since."""
 
 
 class Tracker:
@@ -92,6 +96,7 @@ class Tracker:
         self._looked_ms: float | None = None
         self._frames = 0
         self._pause_ms = 0.0
+        self._size = (0, 0)
 
     @property
     def timings(self) -> Timings:
@@ -108,9 +113,13 @@ class Tracker:
             raise ValueError(f"time_ms must be finite, got {time_ms}")
         start = time.perf_counter()
         gray = to_gray(image)
+        if gray.shape != self._size:
+            # places in the picture are others now
+            self._tracks, self._lost, self._size = [], [], gray.shape
         if self._motion.cut(gray):
-            # who stands there now is somebody else
-            self._tracks, self._lost, self._looked_ms = [], [], None
+            self._looked_ms = None
+            for track in (*self._tracks, *self._lost):
+                track.cut = True
         self._lost = [track for track in self._lost if 0 <= time_ms - track.time_ms <= _WAIT_MS][-_WAITING:]
         urgent = self._follow(gray, time_ms)
         detecting = 0.0
@@ -146,10 +155,16 @@ class Tracker:
             x, y = _centre(box)
             here = found.drift[row] <= MOST_DRIFT and 0 <= x < width and 0 <= y < height
             if here and not any(shared(box, other.box) > SAME for other in kept):
-                if self._motion.replaced(track.box, box):
+                look = self._motion.look(box)
+                if differ(track.look, look, track.cut):
+                    urgent = True
+                    if track.cut:
+                        # who stands there now is somebody else, unless the face is still to be seen elsewhere
+                        self._lost.append(track)
+                        continue
                     # in a plain picture the network finds an average face at each look: the detector's one look decides
-                    track.misses, urgent = _MISSES - 1, True
-                _move(track, box, found.placed[row], found.points[row], time_ms)
+                    track.misses = _MISSES - 1
+                _move(track, box, found.placed[row], found.points[row], look, time_ms)
                 kept.append(track)
             else:
                 self._lost.append(track)
@@ -219,7 +234,7 @@ class Tracker:
             aspect = _aspect(face.box)
             # not the detector's own box, which would jump in the next frame
             box = self._analyzer.frame(matrix, points, aspect)
-            track = _Track(0, face.score, aspect, box, matrix, points, time_ms, None)
+            track = _Track(0, face.score, aspect, box, matrix, points, time_ms, self._motion.look(box), None)
             pairs.append((_distance(box, face.box), track))
         new: list[_Track] = []
         # where the points of a hidden face have gone to the one in front, they are that one's
@@ -236,9 +251,10 @@ class Tracker:
         pairs = [(_off_way(old, face), old, face) for old in self._lost for face in new]
         named: dict[int, _Track] = {}
         for distance, old, face in sorted(pairs, key=lambda pair: pair[0]):
-            if distance < 1 and id(face) not in named and old in self._lost:
+            stranger = old.cut and differ(old.look, face.look, old.cut)
+            if distance < 1 and not stranger and id(face) not in named and old in self._lost:
                 self._lost.remove(old)
-                _move(old, face.box, face.placed, face.points, face.time_ms)
+                _move(old, face.box, face.placed, face.points, face.look, face.time_ms)
                 old.score, old.aspect, old.misses = face.score, face.aspect, 0
                 named[id(face)] = old
         for face in new:
@@ -259,13 +275,14 @@ def _face(track: _Track, emotion: Emotion, time_ms: float) -> Face:
     return Face(track.box, track.score, points, emotion, track.id, smoothed)
 
 
-def _move(track: _Track, box: Box, placed: Matrix, points: NDArray[np.float32], time_ms: float) -> None:
+def _move(track: _Track, box: Box, placed: Matrix, points: NDArray[np.float32], look: Look, time_ms: float) -> None:
     passed = time_ms - track.time_ms
     if passed > 0:
         x, y = np.subtract(_centre(box), _centre(_ahead(track, time_ms))) / passed
         weight = passed / (passed + _VELOCITY_MS)
         track.velocity = (track.velocity[0] + weight * float(x), track.velocity[1] + weight * float(y))
     track.box, track.placed, track.points, track.time_ms = box, placed, points, time_ms
+    track.look, track.cut = look, False
 
 
 def _ahead(track: _Track, time_ms: float) -> Box:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 import facexp
 from facexp.detector import Detection
-from facexp.motion import Motion
+from facexp.motion import Motion, differ
 from facexp.tracking import Tracker
 
 Image = NDArray[np.uint8]
@@ -43,10 +43,12 @@ class Film:
         self._run, self._rng = keypoints.run, np.random.default_rng(0)
         keypoints.run = self._points  # type: ignore[method-assign]
 
-    def show(self, *places: Place, scene: int = 0, step: int = 1) -> list[facexp.Face]:
+    def show(self, *places: Place, scene: int = 0, step: int = 1, ground: Image | None = None) -> list[facexp.Face]:
         """The next frame: a face at each place, the later ones in front; another scene has another ground."""
         self.frame += step
-        image = np.tile(np.uint8([0, 60] if scene else [0, 0]).repeat(40), (240, 6))
+        image = (
+            np.tile(np.uint8([0, 60] if scene else [0, 0]).repeat(40), (240, 6)) if ground is None else ground.copy()
+        )
         for place in places:
             middle = (round(16 * place[0]), round(16 * place[1]))
             for share, gray in ((0.5, 80), (0.1, 255)):
@@ -199,15 +201,15 @@ def test_a_face_that_moves_is_still_itself() -> None:
     rng = np.random.default_rng(0)
     ground = cv2.resize(rng.integers(0, 255, (6, 12)).astype(np.uint8), (480, 240), interpolation=cv2.INTER_CUBIC)
     head = cv2.resize(rng.integers(0, 255, (4, 4)).astype(np.uint8), (60, 60), interpolation=cv2.INTER_CUBIC)
-    motion, before = Motion(), (0.0, 80.0, 60.0, 60.0)
+    motion, looks = Motion(), []
     for x in range(0, 400, 31):
         image, box = ground.copy(), (float(x), 80.0, 60.0, 60.0)
         image[80:140, x : x + 60] = head
         motion.cut(image)
-        assert not motion.replaced(before, box)
-        before = box
+        looks.append(motion.look(box))
+        assert not differ(looks[0], looks[-1], cut=True)
     motion.cut(ground)
-    assert motion.replaced(before, before)
+    assert differ(looks[-1], motion.look(box))
 
 
 def test_who_comes_elsewhere_is_somebody_else(film: Callable[..., Film]) -> None:
@@ -228,6 +230,24 @@ def test_a_cut_takes_no_face_along(film: Callable[..., Film]) -> None:
     assert run.ids((100, 100), scene=1) == {0: 2}
     assert run.ids((102, 100), scene=1) == {0: 2}
     assert run.show(scene=0) == []
+
+
+def test_a_camera_that_is_turned_takes_its_faces_along(film: Callable[..., Film]) -> None:
+    # guards: a picture that changes as a whole because the camera moves, and one that is torn, are no other scene
+    run = film(smooth=0.3)
+    ground = np.random.default_rng(0).integers(0, 90, (6, 24)).astype(np.uint8)
+    ground = np.asarray(cv2.resize(ground, (480, 240), interpolation=cv2.INTER_NEAREST), np.uint8)
+    motion = Motion()
+    for frame in range(12):
+        moved = np.roll(ground, 20 * frame, axis=1)
+        assert motion.cut(moved)
+        places = (100 + 12.0 * frame, 100.0), (300 + 12.0 * frame, 100.0)
+        assert run.ids(*places, ground=moved) == {0: 1, 1: 2}
+    assert run.show(ground=np.zeros_like(ground)) == []
+    faces = run.show(*places, ground=moved)
+    assert sorted(face.id or 0 for face in faces) == [1, 2]
+    # what is smoothed goes on
+    assert all(face.smoothed and np.abs(face.smoothed.keypoints - face.keypoints).max() > 0 for face in faces)
 
 
 def test_what_the_detector_no_longer_sees_is_let_go(film: Callable[..., Film]) -> None:
