@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -15,8 +16,9 @@ from facexp.many.plan import Item, image_column
 from facexp.many.stores import Store
 from facexp.shots import Source
 
-# object stores answer late, but many questions at once
+# object stores answer late, but many questions at once; files that are known to be large are not
 _READS = 16
+_AHEAD_BYTES = 64 << 20
 # rows of a table that are read at once
 _ROWS = 64
 _BUFFER = 8 << 20
@@ -56,17 +58,25 @@ def _fetched(group: list[Item], stores: list[Store]) -> Iterator[Source]:
 
     with ThreadPoolExecutor(_READS) as pool:
         ahead: deque[Future[Source]] = deque()
-        for item in group:
-            ahead.append(pool.submit(fetch, item))
-            if len(ahead) >= _READS:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+        coming, reads = iter(group), 2
+        while True:
+            ahead.extend(pool.submit(fetch, item) for item in itertools.islice(coming, max(0, reads - len(ahead))))
+            if not ahead:
+                return
+            source = ahead.popleft().result()
+            # the next are as large as this one, as far as one can tell
+            reads = min(_READS, max(1, _AHEAD_BYTES // max(len(source.data or b""), 1)))
+            yield source
 
 
 def _rows(group: list[Item], stores: list[Store]) -> Iterator[Source]:
     """Rows of one file, in their order. Only the column with the pictures is read, a few rows at a time."""
     left = {item.row: item for item in group}
+    rows = sorted(row for row in left if row is not None)
+
+    def wanted(start: int, end: int) -> bool:
+        return bisect.bisect_left(rows, start) < bisect.bisect_left(rows, end)
+
     try:
         filesystem = stores[group[0].store or 0].filesystem
         with pq.ParquetFile(group[0].path, filesystem=filesystem, buffer_size=_BUFFER, pre_buffer=False) as file:
@@ -75,7 +85,7 @@ def _rows(group: list[Item], stores: list[Store]) -> Iterator[Source]:
             end = 0
             for number in range(file.num_row_groups):
                 start, end = end, end + file.metadata.row_group(number).num_rows
-                if left.keys().isdisjoint(range(start, end)):
+                if not wanted(start, end):
                     continue
                 for batch in file.iter_batches(_ROWS, row_groups=[number], columns=columns):
                     values = batch.column(0).field("bytes") if inside else batch.column(0)
@@ -84,7 +94,7 @@ def _rows(group: list[Item], stores: list[Store]) -> Iterator[Source]:
                             data = value.as_py()
                             yield _source(item, stores, data, item.problem or (_NO_PICTURE if data is None else None))
                     start += len(values)
-                    if left.keys().isdisjoint(range(start, end)):
+                    if not wanted(start, end):
                         break
         problem = "the file has no such row any more"
     # Arrow's error for damaged data is a ValueError

@@ -27,7 +27,7 @@ from facexp.bundle import MANIFEST, Bundle
 from facexp.cores import cores
 from facexp.errors import one_line
 from facexp.many.plan import Plan
-from facexp.many.schema import about
+from facexp.many.schema import about, frameless
 from facexp.many.stores import NOT_UTF8, ManyError, Store
 from facexp.many.worker import SHARED, Part, Settings, Worker, part_name
 
@@ -196,10 +196,10 @@ class ManyImages:
             done: set[str] = set()
             unread: set[str] = set()
             for name in parts:
-                schema = pq.read_schema(f"{folder}/{name}", filesystem=store.filesystem)
-                self._expect_same(f"{called}/{name}", about(schema))
+                metadata = pq.read_metadata(f"{folder}/{name}", filesystem=store.filesystem).metadata
+                self._expect_same(f"{called}/{name}", about(metadata))
                 table = pq.read_table(f"{folder}/{name}", columns=["source", "error"], filesystem=store.filesystem)
-                done.update(table.column("source").to_pylist())
+                done.update(table.column("source").to_pylist(), frameless(metadata))
                 failed = table.filter(pc.is_valid(table.column("error")))
                 unread.update(failed.column("source").to_pylist())
         except UnicodeError:
@@ -211,8 +211,9 @@ class ManyImages:
     def _expect_same(self, called: str, found: str | None) -> None:
         if found is None:
             raise ManyError(f"{called}: is not of facexp")
-        if found != self._about:
-            before, now = json.loads(found), json.loads(self._about)
+        before, now = json.loads(found), json.loads(self._about)
+        # 40 and 40.0 are the same setting
+        if before != now:
             changed = ", ".join(f"{key} was {before.get(key)}" for key in now if before.get(key) != now[key])
             raise ManyError(f"{called}: was written with other settings ({changed})")
 

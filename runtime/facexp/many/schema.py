@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from facexp.address import as_utf8
 from facexp.geometry import KEYPOINTS
 from facexp.labels import SEVEN
 
-_ABOUT = b"facexp"
+_ABOUT, _FRAMELESS = b"facexp", b"facexp.frameless"
 
 
 def record_schema(labels: Sequence[str] = SEVEN) -> pa.Schema:
@@ -62,7 +63,18 @@ def to_table(records: Sequence[dict[str, Any]], labels: Sequence[str], about: st
     return pa.Table.from_pylist(valid, schema)
 
 
-def about(schema: pa.Schema) -> str | None:
-    """What `to_table` was told; None in a file that it did not make."""
-    found = (schema.metadata or {}).get(_ABOUT)
+def frameless(metadata: Mapping[bytes, bytes] | None) -> list[str]:
+    """The sources of a file that have no row, because the options chose none of their frames."""
+    found: list[str] = json.loads((metadata or {}).get(_FRAMELESS, b"[]"))
+    return found
+
+
+def with_frameless(sources: Sequence[str]) -> dict[bytes, bytes]:
+    """The metadata in which `frameless` finds them."""
+    return {_FRAMELESS: json.dumps([as_utf8(source) for source in sources]).encode()}
+
+
+def about(metadata: Mapping[bytes, bytes] | None) -> str | None:
+    """What `to_table` was told, by a file's metadata; None in a file that it did not make."""
+    found = (metadata or {}).get(_ABOUT)
     return None if found is None else found.decode()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import platform
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -15,12 +18,13 @@ from typing import Any
 import cv2
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import fs
 
 from facexp.analyzer import Analyzer, AnalyzerOptions
 from facexp.errors import FacexpError, one_line
 from facexp.many.content import open_items
 from facexp.many.plan import Item, items
-from facexp.many.schema import to_table
+from facexp.many.schema import to_table, with_frameless
 from facexp.many.stores import Store
 from facexp.many.tries import Tries
 from facexp.pipeline import analyze_sources
@@ -29,6 +33,9 @@ from facexp.shots import Source
 from facexp.sinks import frame_record
 from facexp.tracking import SMOOTH_S
 from facexp.types import Frame
+
+# a record of two faces takes 22 kB on its way into the table
+_ROWS = 2000
 
 SHARED = "files must lie on a disk that all machines share, or in an object store"
 
@@ -79,6 +86,23 @@ class Part:
     """Why this worker cannot work at all; None where it can."""
 
 
+@dataclass(slots=True)
+class _Written:
+    """What a part's file holds."""
+
+    rows: int = 0
+    faces: int = 0
+    errors: list[str] = field(default_factory=list)
+    frameless: list[str] = field(default_factory=list)
+    """The sources without a row."""
+
+    def count(self, record: dict[str, Any]) -> None:
+        self.rows += 1
+        self.faces += len(record.get("faces", ()))
+        if "error" in record:
+            self.errors.append(record["error"])
+
+
 class Worker:
     """Holds one analyzer on one thread, and writes the file of each part that it is given."""
 
@@ -117,20 +141,20 @@ class Worker:
 
     def _part(self, number: int, todo: list[Item]) -> Part:
         start, who, problem = time.time(), f"{platform.node()}/{os.getpid()}", self._problem
-        records: list[dict[str, Any]] = []
+        written = _Written()
         with _Notes() as notes:
             if self._analyzer is not None:
                 try:
-                    records = self._do(self._analyzer, number, todo)
+                    written = self._do(self._analyzer, number, todo)
                 except (OSError, pa.ArrowException) as error:
                     store, folder = self._out
                     problem = f"{store.name(folder)}: the results cannot be written: {one_line(error)}"
         return Part(
             number=number,
             sources=len(todo),
-            rows=len(records),
-            faces=sum(len(record.get("faces", ())) for record in records),
-            errors=[record["error"] for record in records if "error" in record],
+            rows=written.rows,
+            faces=written.faces,
+            errors=written.errors,
             notes=notes.lines,
             worker=who,
             start_s=start,
@@ -138,25 +162,47 @@ class Worker:
             problem=problem,
         )
 
-    def _do(self, analyzer: Analyzer, number: int, todo: list[Item]) -> list[dict[str, Any]]:
-        """Analyse a part and write its file. Raises OSError or ArrowException where it cannot be written."""
+    def _do(self, analyzer: Analyzer, number: int, todo: list[Item]) -> _Written:
+        """Analyse a part and write its file, a row group at a time: a clip may have any number of frames.
+
+        Raises OSError or ArrowException where it cannot be written.
+        """
         store, folder = self._out
         name = part_name(number, self._run)
         tries = Tries(store, f"{folder}/.{name}-tries")
         for bad in tries.ended:
             todo[bad] = replace(todo[bad], problem="ends the process that analyses it")
-        records: list[dict[str, Any]] = []
-        for source_number, source in enumerate(open_items(todo, self._stores)):
-            tries.begin(source_number)
-            records += self._records(analyzer, source)
-        table = to_table(records, analyzer.labels, self._about)
-        # a worker that dies leaves nothing that looks like results, and who does its part again replaces what is there
-        beside = f"{folder}/.{name}-{os.getpid()}" if store.local else f"{folder}/{name}"
-        pq.write_table(table, beside, filesystem=store.filesystem, compression="zstd")
-        if store.local:
-            store.filesystem.move(beside, f"{folder}/{name}")
+        written, waiting = _Written(), list[dict[str, Any]]()
+        with contextlib.ExitStack() as stack:
+            # a worker that dies leaves nothing that looks like results, and who does its part again replaces what is
+            # there
+            if store.local:
+                beside = f"{folder}/.{name}-{os.getpid()}"
+            else:
+                beside = f"{stack.enter_context(tempfile.TemporaryDirectory(prefix='facexp-'))}/{name}"
+            here = fs.LocalFileSystem()
+            schema = to_table([], analyzer.labels, self._about).schema
+            with pq.ParquetWriter(beside, schema, filesystem=here, compression="zstd") as file:
+                for source_number, source in enumerate(open_items(todo, self._stores)):
+                    tries.begin(source_number)
+                    before = written.rows
+                    for record in self._records(analyzer, source):
+                        written.count(record)
+                        waiting.append(record)
+                        if len(waiting) == _ROWS:
+                            file.write_table(to_table(waiting, analyzer.labels, self._about))
+                            waiting.clear()
+                    if written.rows == before:
+                        written.frameless.append(source.name)
+                file.write_table(to_table(waiting, analyzer.labels, self._about))
+                file.add_key_value_metadata(with_frameless(written.frameless))
+            if store.local:
+                here.move(beside, f"{folder}/{name}")
+            else:
+                with Path(beside).open("rb") as rows, store.filesystem.open_output_stream(f"{folder}/{name}") as out:
+                    shutil.copyfileobj(rows, out, 1 << 20)
         tries.done()
-        return records
+        return written
 
     def _records(self, analyzer: Analyzer, source: Source) -> Iterator[dict[str, Any]]:
         settings, number = self._settings, 0

@@ -71,7 +71,13 @@ class Batcher(Generic[Item, Result]):
         waiting: _Waiting[Item, Result] = _Waiting(item, rows, loop.time(), loop.create_future())
         self._queue.append(waiting)
         self._more.set()
-        return await waiting.future
+        try:
+            return await waiting.future
+        finally:
+            # a large picture must not lie here until the batch that runs now has ended
+            if waiting.future.cancelled():
+                with contextlib.suppress(ValueError):
+                    self._queue.remove(waiting)
 
     async def close(self) -> None:
         """Finish what was submitted, then end the thread."""

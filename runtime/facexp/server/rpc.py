@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from facexp.server.access import Access
-from facexp.server.errors import BadRequest, Code, NotFound, RequestError
+from facexp.server.errors import BadRequest, Code, NotFound, RequestError, TooLate
 from facexp.server.messages import PACKAGE, message
 from facexp.server.models import DEFAULT_SIGNATURE, Signature
 from facexp.server.protocol import METHOD, NOT_LOADED, tensor_name
@@ -59,9 +60,10 @@ class _Rpc:
     def method(self, request_class: Any, handle: _Handle) -> Any:
         """The method for those who show the token; a RequestError becomes its status."""
 
-        async def answer(data: bytes, context: Any) -> Any:
+        async def answer(messages: AsyncIterator[bytes], context: Any) -> Any:
             try:
                 self._access.check(dict(context.invocation_metadata() or ()).get("authorization"))
+                data = await self._one(messages)
                 with self._service.memory.holding(len(data)):
                     request = _read(request_class, data)
                     async with self._service.request("grpc", request.model_spec.name, context.time_remaining()):
@@ -70,12 +72,24 @@ class _Rpc:
                 # it raises what ends the call
                 return await context.abort(grpc.StatusCode[refusal.code.name], str(refusal))
 
-        return grpc.unary_unary_rpc_method_handler(
+        # as a stream of one: grpc would wait for the message of a unary call before it asks for the token, and for ever
+        return grpc.stream_unary_rpc_method_handler(
             # not read by grpc, which would tell a stranger what Python says of bytes that are no message
             answer,
             None,
             lambda response: response.SerializeToString(),
         )
+
+    async def _one(self, messages: AsyncIterator[bytes]) -> bytes:
+        """The message of a call. A call without one must not keep its place."""
+        patience_s = self._service.limits.timeout_s
+        try:
+            async with asyncio.timeout(patience_s):
+                return await anext(messages)
+        except TimeoutError:
+            raise TooLate(f"no message has come in {patience_s:g} s") from None
+        except StopAsyncIteration:
+            raise BadRequest("the call has no message") from None
 
     async def predict(self, request: Any) -> Any:
         spec = request.model_spec

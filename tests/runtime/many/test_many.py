@@ -19,6 +19,7 @@ from facexp.geometry import KEYPOINTS
 from facexp.labels import EMOTIONS
 from facexp.pictures import save_picture
 from facexp.pipeline import analyze_sources
+from facexp.reading import ReadOptions
 from facexp.sinks import frame_record
 from facexp.sources import open_sources
 from facexp.types import Emotion, Face, Frame, Smoothed, Timings
@@ -174,6 +175,21 @@ def test_bad_rows_of_a_table_are_rows_with_an_error(album: Path, settings: Setti
     assert [row["source"] for row in rows[210:]] == ["two.parquet", "broken.parquet", "gone.parquet"]
     assert "two.parquet: has several columns of bytes (a, b): call the one" in rows[210]["error"]
     assert all("error" in row for row in rows[210:])
+
+
+def test_a_source_without_a_frame_is_done(
+    album: Path, settings: Settings, one_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards --resume: a clip that ends before --start has no row and is done all the same; 40 is the same as 40.0."""
+    monkeypatch.setattr("facexp.many.worker._ROWS", 1)
+    late = replace(settings, options=ReadOptions(start_s=1000.0), analyzer=replace(settings.analyzer, min_face=40))
+    names = [str(path) for path in sorted(Path("album").iterdir())]
+    expected = plain_rows(names, late)
+    job = ManyImages(names, "out", late)
+    assert sum(part.rows for part in job.run()) == len(expected) < job.total
+    assert read("out") == expected
+    same = replace(late, analyzer=replace(late.analyzer, min_face=40.0))
+    assert ManyImages(names, "out", same, resume=True).left == 0
 
 
 def test_which_column_holds_the_pictures() -> None:

@@ -117,6 +117,25 @@ def test_who_gives_up_is_not_worked_for() -> None:
     assert run(test).batches == [[1], [3]]
 
 
+def test_who_gives_up_leaves_nothing_in_the_queue() -> None:
+    """Guards the memory: large pictures of those who gave up, behind a batch that takes long."""
+
+    async def test(work: Work, batcher: Callable[..., Batcher[int, int]]) -> None:
+        each = batcher(size=1)
+        first = asyncio.create_task(each.submit(1))
+        await begun(work)
+        others = [asyncio.create_task(each.submit(number)) for number in range(2, 6)]
+        await asyncio.sleep(0)
+        for other in others[:3]:
+            other.cancel()
+        await asyncio.gather(*others[:3], return_exceptions=True)
+        assert [waiting.item for waiting in each._queue] == [5]
+        work.allowed.release(2)
+        assert await asyncio.gather(first, others[3]) == [2, 10]
+
+    assert run(test).batches == [[1], [5]]
+
+
 def test_a_fault_is_its_batchs_alone() -> None:
     """Guards the thread: it goes on after an exception, which every request of that batch gets."""
 

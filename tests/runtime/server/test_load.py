@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from facexp.server.access import Access
 from facexp.server.batching import Batching
 from facexp.server.limits import Limits
 from facexp.server.messages import message
@@ -233,6 +234,33 @@ def test_slow_clients_hold_nothing(start: Callable[..., Any]) -> None:
                     alive.remove(slow)
             threading.Event().wait(0.1)
         assert not alive
+
+
+def test_calls_without_a_message_hold_nothing(start: Callable[..., Any]) -> None:
+    """Guards gRPC's places: a stranger's call is refused at once, another's when its time is over."""
+    token = "a-token-of-some-length"
+    server = start(access=Access(token), limits=Limits(queue=1, timeout_s=2))
+    never = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        never.wait(PATIENCE_S)
+        yield b""
+
+    def call(*metadata: tuple[str, str]) -> Any:
+        channel = grpc.insecure_channel(server.ports.grpc, options=[("n", len(channels))])
+        channels.append(channel)
+        name = "/tensorflow.serving.PredictionService/Predict"
+        return channel.stream_unary(name).future(nothing(), metadata=metadata, timeout=PATIENCE_S)
+
+    channels: list[grpc.Channel] = []
+    try:
+        assert {call().exception(PATIENCE_S).code() for _ in range(6)} == {grpc.StatusCode.UNAUTHENTICATED}
+        late = call(("authorization", f"Bearer {token}")).exception(PATIENCE_S)
+        assert (late.code(), late.details()) == (grpc.StatusCode.DEADLINE_EXCEEDED, "no message has come in 2 s")
+    finally:
+        never.set()
+        for channel in channels:
+            channel.close()
 
 
 def test_a_client_that_takes_nothing(start: Callable[..., Any]) -> None:
