@@ -28,6 +28,8 @@ from facexp.geometry import Image
 
 MAX_PIXELS = 250_000_000
 """Larger pictures are refused: decoded they would take more than 750 MB."""
+
+_STRIP = 256
 MAX_BYTES = 1 << 30
 """Larger photo files are refused, in bytes."""
 ANIMATION_WINDOW = 32_000_000
@@ -116,7 +118,7 @@ def decode(data: bytes, kind: str, reduction: int = 1, most: int = MAX_PIXELS) -
             image = image[:, :, :3]
         # libtiff multiplies 8-bit colours by the alpha that the tag declares
         premultiplied = extra == 1 or (_EXTRA_TAG in _tiff_tags(data) and image.dtype == np.uint8)
-    shown = _opaque(_eight_bits(image), premultiplied)
+    shown = _shown(image, premultiplied)
     if kind == "TIFF" and image.dtype == np.uint16 and _tiff_tags(data).get(_PHOTOMETRIC_TAG) == _MIN_IS_WHITE:
         # with 8 bits libtiff does it
         shown = np.asarray(cv2.bitwise_not(shown), dtype=np.uint8)
@@ -131,7 +133,7 @@ def decode_gray(data: bytes, reduction: int) -> Image:
     """
     _refuse_by_header(data, "JPEG", MAX_PIXELS)
     image, turn = _raw(data, "JPEG", _GRAY[reduction])
-    return _turned(_eight_bits(image), turn)
+    return _turned(np.asarray(image, dtype=np.uint8), turn)
 
 
 def reductions(data: bytes, longest: int) -> tuple[int, int, int]:
@@ -170,7 +172,7 @@ def animation(path: Path, total: int) -> Iterator[tuple[Image, float]]:
             raise SourceError(f"breaks off after {start} of {total} frames: the file is damaged or cut short")
         for pixels, duration in zip(frames.frames, frames.durations, strict=True):
             # browsers show a frame that claims 10 ms or less for 100 ms
-            yield _opaque(_eight_bits(pixels)), float(duration) if duration > 10 else 100.0
+            yield _shown(pixels, premultiplied=False), float(duration) if duration > 10 else 100.0
         start += len(frames.frames)
         # every window is decoded from the file's beginning: few and large, but bounded
         height, width = frames.frames[0].shape[:2]
@@ -227,25 +229,40 @@ def _raw(data: bytes, kind: str, jpeg: int) -> tuple[Pixels, int]:
     return image, turn
 
 
-def _eight_bits(image: Pixels) -> Image:
-    if image.dtype == np.uint8:
-        return np.asarray(image, dtype=np.uint8)
-    if image.dtype != np.uint16:
+def _shown(image: Pixels, premultiplied: bool) -> Image:
+    """As BGR of 8 bits without transparency."""
+    if image.dtype not in (np.uint8, np.uint16):
         raise SourceError(
             f"holds {image.dtype} values, which have no agreed black and white: save it with 8 or 16 bits"
         )
-    top = int(image.max())
-    white = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if top < 2**bits)
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    if channels not in (1, 3, 4):
+        raise SourceError(f"has {channels} channels: only gray, colour and colour with transparency are read")
+    if image.dtype == np.uint8 and channels == 3:
+        return np.asarray(image, dtype=np.uint8)
+    white = 255
+    if image.dtype == np.uint16:
+        top = int(image.max())
+        white = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if top < 2**bits)
+    shown = np.empty((*image.shape[:2], 3), np.uint8)
+    # some rows at a time: what stands between would take several times the memory of a large picture
+    for start in range(0, len(image), _STRIP):
+        rows = slice(start, start + _STRIP)
+        shown[rows] = _opaque(_eight_bits(image[rows], white), premultiplied)
+    return shown
+
+
+def _eight_bits(image: Pixels, white: int) -> Image:
+    if image.dtype == np.uint8:
+        return np.asarray(image, dtype=np.uint8)
     return np.asarray(cv2.convertScaleAbs(image.astype(np.uint16, copy=False), alpha=255 / white), dtype=np.uint8)
 
 
-def _opaque(image: Image, premultiplied: bool = False) -> Image:
+def _opaque(image: Image, premultiplied: bool) -> Image:
     if image.ndim == 2 or image.shape[2] == 1:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR), dtype=np.uint8)
     if image.shape[2] == 3:
         return image
-    if image.shape[2] != 4:
-        raise SourceError(f"has {image.shape[2]} channels: only gray, colour and colour with transparency are read")
     colour, alpha = image[:, :, :3], image[:, :, 3]
     if int(alpha.min()) == 255:
         return np.ascontiguousarray(colour)

@@ -72,6 +72,25 @@ def test_strips_keep_the_bits() -> None:
             assert np.array_equal(crop_of(image, size), whole_crop(image, size))
 
 
+def test_a_picture_of_sixteen_bits_and_its_transparency_take_little_beside_themselves() -> None:
+    """Guards the memory: 2 MB of PNG took twenty times the memory of the picture that comes out."""
+    deep = np.full((4000, 500, 4), 30_000, np.uint16)
+    deep[0] = 65_535
+    png = cv2.imencode(".png", deep)[1].tobytes()
+    tracemalloc.start()
+    try:
+        image = read_picture(png, 2 * 4000 * 500)
+        # the picture as it is stored, and the one that comes out
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * (deep.nbytes + image.nbytes)
+    finally:
+        tracemalloc.stop()
+    assert image[0].min() == 255
+    # 117 of 255, through which 117 of 255 of the colour and the rest of white show
+    assert np.abs(image[1:].astype(int) - (117 * 117 / 255 + 138)).max() <= 1
+    with pytest.raises(SourceError, match=r"at most 1 megapixels are read"):
+        read_picture(png, 2 * PIXELS)
+
+
 def test_a_large_picture_takes_little_beside_itself() -> None:
     """Guards the memory: a picture that is allowed must not take several times its own."""
     image = np.zeros((4000, 500, 3), np.uint8)
