@@ -2,7 +2,8 @@
 
 On each sample clip the tracker and the detector in every frame see the same frames in turns, so that a busy moment hits
 both: read the ratio. On scenes put together from the sample photos, where the truth is known: how long a newcomer
-and a step from one expression to another take, and whose id is whose when two people pass each other.
+and a step from one expression to another take, whose id is whose when two people pass each other, and how many ids the
+people in a photo get from a camera that sways and pans over it.
 """
 
 from __future__ import annotations
@@ -199,6 +200,25 @@ def passing(people: list[Image], analyzer: facexp.Analyzer, make) -> None:  # ty
         print(f"two people who {name}: {kept} of {total} keep their id, {ids} ids in all", flush=True)
 
 
+def turned(data: Path, analyzer: facexp.Analyzer, make) -> None:  # type: ignore[no-untyped-def]
+    """Windows of four fifths of a photo's width: swaying by 6% of theirs in 3 s, and panned over the photo in 0.4 s."""
+    seconds = np.arange(3 * FPS) / FPS
+    for name in ("human_group-3.jpg", "fr_two_people.jpg"):
+        photo = cv2.imread(str(data / "samples" / "photos" / name))
+        assert photo is not None
+        width, windows = photo.shape[1] * 4 // 5, {}
+        room = photo.shape[1] - width
+        windows["sways"] = room / 2 + 0.06 * width * np.sin(2 * np.pi * seconds / 3)
+        windows["is panned"] = room * np.minimum(1, seconds / 0.4)
+        for how, every in (("sways", 1), ("sways", 5), ("sways", 10), ("is panned", 1)):
+            tracker, ids, most = make(analyzer), set(), 0
+            for start, time_s in zip(windows[how][::every], seconds[::every], strict=True):
+                faces = tracker.track(np.ascontiguousarray(photo[:, round(start) : round(start) + width]), 1e3 * time_s)
+                ids |= {face.id for face in faces}
+                most = max(most, len(faces))
+            print(f"{name}: a camera that {how}, frame by {every}: {len(ids)} ids for {most} people")
+
+
 def step(photos: dict[str, Image], analyzer: facexp.Analyzer, smooth: Sequence[float]) -> None:
     """From one expression to another of the same size and place, cut without a sign."""
     happy, sad = photos["emotion_misc_faceapi_happy"], photos["emotion_misc_faceapi_sad"]
@@ -236,6 +256,7 @@ def main() -> None:
         people = [photo for _, photo in zip(range(4), photos.values(), strict=False)]
         newcomers(people, analyzer, make)
         passing(people, analyzer, make)
+        turned(asked.data, analyzer, make)
         step(photos, analyzer, (0.15, 0.3, 0.5))
 
 
