@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -91,6 +92,17 @@ def test_a_class_that_no_face_has_is_named(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(DataError, match=r"f.csv: no training face is said, one of the configuration's classes"):
         start(config, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_class_that_the_data_could_have_is_no_slip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards command.txt of a run on a file without disgust: it names all classes, and repeats the run."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = table(tmp_path / "f.csv", [str(code) for code in (0, 2, 3, 6)] * 6)
+    made: list[list[str]] = []
+    monkeypatch.setattr("facexp_train.run._train", lambda _, config, *more: made.append(config.classes))
+    start(configure("emotion", str(data)), tmp_path / "run", quiet=True)
+    start(configure("emotion", str(data), changes=[f"classes={json.dumps(made[0])}"]), tmp_path / "run", quiet=True)
+    assert made == [list(SEVEN)] * 2
 
 
 @pytest.mark.parametrize(

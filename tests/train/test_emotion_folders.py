@@ -37,7 +37,10 @@ def test_class_folders(tmp_path: Path) -> None:
     for name, image in zip(folders, images, strict=True):
         save(tmp_path / "faces" / name / "a.png", image)
         (tmp_path / "faces" / name / "Thumbs.db").write_bytes(b"x")
+        # what a Mac puts beside each file
+        (tmp_path / "faces" / name / "._a.png").write_bytes(b"x")
     (tmp_path / "faces" / ".cache").mkdir()
+    (tmp_path / "faces" / "__MACOSX" / "anger").mkdir(parents=True)
     save(tmp_path / "faces" / "neutral" / "b.PNG", cv2.resize(smooth(1, seed=1)[0], (96, 64)))
     save(tmp_path / "faces" / "neutral" / "c.jpg", cv2.cvtColor(smooth(1, seed=2)[0], cv2.COLOR_GRAY2BGR))
     faces = read(tmp_path / "faces", tmp_path)

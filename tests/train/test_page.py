@@ -115,3 +115,11 @@ def test_a_figure_is_whole_or_not_there(tmp_path: Path) -> None:
     report(tmp_path)
     assert (tmp_path / "line.png").read_bytes() == first
     assert cv2.imread(str(tmp_path / "line.png")).shape == (2 * style.DPI, 3 * style.DPI, 3)
+
+
+def test_a_name_is_no_formula(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Guards files and classes whose names hold dollars, which matplotlib would set as mathematics, or fail to."""
+    for name in ("face_$15_$.png", "a$\\frac{$.png", "\u8138 \u56f0\u5026"):
+        with style.drawing(tmp_path / "line.png") as figure:
+            figure.subplots().set(title=name, xticks=[0], xticklabels=[name])
+    assert not recwarn.list

@@ -11,9 +11,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from facexp import photo
+from facexp.geometry import to_gray
 from facexp_train import tables
 from facexp_train.errors import DataError
 from facexp_train.progress import progress_bar
@@ -306,3 +309,19 @@ def test_reading_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sys, "stderr", stream)
     list(tables.chunks(write(tmp_path / "t.csv", "a\n" + "1\n" * 5000), ["a"]))
     assert "reading t.csv: 100%" in stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["12 bits", "transparent", "plain"])
+def test_a_picture_is_what_the_runtime_sees(tmp_path: Path, kind: str) -> None:
+    """Guards training against other pictures than those of its use: nearly black ones, or what lies under the alpha."""
+    face = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    stored: np.ndarray = face
+    if kind == "12 bits":
+        stored = face.astype(np.uint16) * 16
+    elif kind == "transparent":
+        stored = np.dstack([face // 4, np.full((20, 30), 60, np.uint8)])
+    data = cv2.imencode(".png", stored)[1].tobytes()
+    (tmp_path / "a.png").write_bytes(data)
+    gray = tables.read_gray(tmp_path / "a.png")
+    assert np.abs(gray.astype(int) - to_gray(photo.decode(data, "PNG"))).max() <= 1
+    assert gray.mean() > 100

@@ -342,7 +342,8 @@ def _read_folder(
                     f"{folder / NAME} can say what other names mean"
                 )
             files = sorted(file for file in child.iterdir() if file.suffix.lower() in _IMAGE_ENDINGS)
-            found.extend((file, name, split) for file in files)
+            # a Mac puts ._face.png beside face.png
+            found.extend((file, name, split) for file in files if not file.name.startswith("."))
     if not found:
         raise DataError(f"{folder}: no images in its class folders; expected {', '.join(sorted(_IMAGE_ENDINGS))}")
     images = np.empty((len(found), SIZE, SIZE), dtype=np.uint8)
@@ -362,4 +363,6 @@ def _read_folder(
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    # __MACOSX is what a Mac puts into its archives
+    hidden = (".", "__MACOSX")
+    return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(hidden))

@@ -137,11 +137,14 @@ def start(config: TrainConfig, out: Path, resume: bool = False, quiet: bool = Fa
     one that several networks have in common is trained once. `tensorboard` writes logs for it into the run's own
     folder. DataError where the data cannot be trained on, TrainingError where training cannot go on.
     """
-    faces = read_faces(config, quiet)
+    faces = read_faces(replace(config, classes=[]), quiet)
     if isinstance(faces, EmotionFaces):
-        seen = np.unique(faces.part("train").labels)
-        if unseen := [name for code, name in enumerate(faces.classes) if name in config.classes and code not in seen]:
-            raise DataError(f"{config.data}: no training face is {unseen[0]}, one of the configuration's classes")
+        # a chosen class without a face is a mistake; one that the data could have and has not is the data's own
+        if config.classes and tuple(config.classes) != faces.classes:
+            faces = faces.of(config.classes)
+            seen = np.unique(faces.part("train").labels)
+            if unseen := [name for code, name in enumerate(faces.classes) if code not in seen]:
+                raise DataError(f"{config.data}: no training face is {unseen[0]}, one of the configuration's classes")
         # a run says what its outputs mean, whatever the data said
         config = replace(config, classes=list(faces.classes))
     if config.start_from and not resume:

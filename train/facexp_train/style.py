@@ -6,8 +6,10 @@ are drawn at `DPI` pixels an inch, twice what a page shows, so that they are sha
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from cycler import cycler
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 
 COLOURS: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette ("Color Universal Design", 2008) without its yellow, which white paper swallows: a colour for
@@ -24,8 +27,14 @@ SHADES = "Blues"
 WIDTH = 4.8
 DPI = 200
 
+_MORE_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Zen Hei", "Microsoft YaHei"),
+    *("PingFang SC", "Hiragino Sans", "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS"),
+)
 # matplotlib types its settings by a list of all their names, which a dictionary of ours cannot have
 _RC: Any = {
+    # names of files and classes, which are no formulas
+    "text.parse_math": False,
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -44,13 +53,22 @@ _RC: Any = {
 }
 
 
+@cache
+def _families() -> list[str]:
+    """Fonts for the letters of all names: matplotlib's own, then those installed here that have Chinese ones ..."""
+    here = set(get_font_names())
+    return ["DejaVu Sans", *(name for name in _MORE_FONTS if name in here)]
+
+
 @contextmanager
 def drawing(path: Path, height: float = 3.2, width: float = WIDTH) -> Iterator[Figure]:
     """A figure of so many inches to draw into, which is written as a PNG at the end of the block, whole or not at all.
 
     `with drawing(out / "loss.png") as figure: figure.subplots().plot(losses)`; the style holds inside the block alone.
+    Letters that no font here has are drawn as boxes.
     """
-    with rc_context(_RC):
+    with rc_context({**_RC, "font.family": _families()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield figure
         part = path.with_name(path.name + ".part")

@@ -19,6 +19,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from facexp import photo
+from facexp.errors import SourceError
+from facexp.geometry import to_gray
 from facexp_train.errors import DataError
 from facexp_train.progress import progress_bar
 
@@ -174,15 +177,24 @@ def named(texts: Texts, path: Path, row: int, column: str) -> Texts:
 
 
 def read_gray(path: Path, where: str = "") -> NDArray[np.uint8]:
-    """One picture as (H, W) gray uint8; `where` ("FILE: row R, column C: ") begins the error if it is none."""
+    """One picture as (H, W) gray uint8; `where` ("FILE: row R, column C: ") begins the error if it is none.
+
+    What has more than 8 bits or is transparent is what the runtime makes of it.
+    """
     try:
-        data = np.frombuffer(path.read_bytes(), dtype=np.uint8)
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{where}{path}: expected an image, but it cannot be read: {error.strerror or error}") from None
+    data, kind = np.frombuffer(content, dtype=np.uint8), photo.sniff(content[:64])
     try:
+        stored = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if kind in ("PNG", "TIFF", "WebP") else None
+        if stored is not None and (stored.dtype != np.uint8 or (stored.ndim == 3 and stored.shape[2] == 4)):
+            return to_gray(photo.decode(content, str(kind)))
         image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE) if data.size else None
     except cv2.error:
         image = None
+    except SourceError as error:
+        raise DataError(f"{where}{path}: expected an image, but it {error}") from None
     if image is None:
         raise DataError(f"{where}{path}: expected an image, but OpenCV cannot decode it")
     return np.asarray(image, dtype=np.uint8)
