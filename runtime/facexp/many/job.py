@@ -115,6 +115,8 @@ class ManyImages:
             if self._todo:
                 with _ray(address, workers) as ray:
                     yield from self._run(ray, workers, gpus_per_worker, device)
+            # what workers that died have begun
+            self._clear(keep_done=True)
             with store.filesystem.open_output_stream(f"{folder}/{DONE}"):
                 pass
         except (OSError, pa.ArrowException) as error:
