@@ -247,7 +247,7 @@ class Source:
                     yield Shot(self.name, self.save_as, index, time_ms, image, fps)
                 elif damaged.note(index):
                     # the end, where it is an error, may be far away
-                    _logger.warning("%s: frame %d does not decode and is passed over", self.name, index)
+                    _logger.warning("%s: frame %d does not decode and is passed over", printable(self.name), index)
             index += 1
         damaged.tell()
 
