@@ -62,22 +62,29 @@ def requirements(distribution: Distribution) -> dict[str, str]:
     return {normal(re.split(r"[^\w.-]", text, maxsplit=1)[0]): text for text in plain}
 
 
+_ALLOWS: dict[str, Callable[[list[int], list[int]], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">=": operator.ge,
+    "~=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+
+
 def fits(version: str, requirement: str) -> bool:
     """Whether a requirement allows a version, by the numbers that both begin with; what has none is allowed."""
-    allowed: dict[str, Callable[[list[int], list[int]], bool]] = {
-        **{"==": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": operator.le},
-        **{">": operator.gt, "<": operator.lt, "~=": operator.ge},
-    }
     bounds = re.findall(r"([=!<>~]=|[<>])\s*(\d+(?:\.\d+)*)(?![\d.]*\*)", requirement.partition(";")[0])
     for comparison, bound in bounds:
         pairs = list(itertools.zip_longest(_numbers(version), _numbers(bound), fillvalue=0))
-        if not allowed[comparison]([has for has, _ in pairs], [asked for _, asked in pairs]):
+        if not _ALLOWS[comparison]([has for has, _ in pairs], [asked for _, asked in pairs]):
             return False
     return True
 
 
 def _numbers(version: str) -> list[int]:
-    return [int(part) for part in re.findall(r"\d+", (re.match(r"[\d.]*", version) or [""])[0])]
+    return [int(part) for part in re.findall(r"\d+", re.split(r"[^\d.]", version, maxsplit=1)[0])]
 
 
 def origin(distribution: Distribution) -> str:

@@ -136,11 +136,11 @@ class Source:
                 raise _too_large()
             yield from self._photo(path, kind, options)
             return
-        kind = clip.sniff(head)
-        if kind is None and photo.sniff(head[:64]) == "JPEG":
+        if photo.sniff(head[:64]) == "JPEG":
             with path.open("rb", buffering=0) as file:
                 yield from self._pipe(JpegStream(Pipe(file), _MJPEG_FPS), replace(options, policy="all"))
             return
+        kind = clip.sniff(head)
         if kind is None:
             raise SourceError(_UNKNOWN)
         frames = clip.Clip(path, kind)
@@ -273,7 +273,8 @@ def _beginning(path: Path) -> tuple[bytes, int]:
 
 def _photo_kind(head: bytes, name: PurePath) -> str | None:
     """The format of a photo or animation that begins so; None for anything else, and where many JPEGs make a clip."""
-    return None if name.suffix.lower() in _JPEG_STREAMS else photo.sniff(head[:64])
+    kind = photo.sniff(head[:64])
+    return None if kind == "JPEG" and name.suffix.lower() in _JPEG_STREAMS else kind
 
 
 def _is_still(data: bytes | bytearray, kind: str) -> bool:

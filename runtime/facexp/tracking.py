@@ -251,7 +251,7 @@ class Tracker:
         pairs = [(_off_way(old, face), old, face) for old in self._lost for face in new]
         named: dict[int, _Track] = {}
         for distance, old, face in sorted(pairs, key=lambda pair: pair[0]):
-            stranger = old.cut and differ(old.look, face.look, old.cut)
+            stranger = old.cut and differ(old.look, face.look, cut=True)
             if distance < 1 and not stranger and id(face) not in named and old in self._lost:
                 self._lost.remove(old)
                 _move(old, face.box, face.placed, face.points, face.look, face.time_ms)

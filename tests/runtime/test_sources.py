@@ -195,7 +195,7 @@ def test_names_without_anything_behind_them(tree: Path) -> None:
 
 def test_content_decides_not_the_suffix(tree: Path) -> None:
     """Guards renamed files: a JPEG called .png, a PNG called .mp4, a clip called .jpg, and texts called anything."""
-    for name, real in (("a.png", ".jpg"), ("b.mp4", ".png"), ("c.dat", ".bmp")):
+    for name, real in (("a.png", ".jpg"), ("b.mp4", ".png"), ("c.dat", ".bmp"), ("d.mjpeg", ".png")):
         put(tree / f"x{real}").rename(name)
         assert next(open_sources([name])).shots().__next__().fps is None
     writer = cv2.VideoWriter("x.mp4", cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))

@@ -54,13 +54,17 @@ def record_schema(labels: Sequence[str] = SEVEN) -> pa.Schema:
     )
 
 
+def file_schema(labels: Sequence[str], about: str) -> pa.Schema:
+    """The columns of a file of records; `about` is a JSON text that travels in its metadata."""
+    return record_schema(labels).with_metadata({_ABOUT: about.encode()})
+
+
 def to_table(records: Sequence[dict[str, Any]], labels: Sequence[str], about: str) -> pa.Table:
-    """The records as rows; `about` is a JSON text that travels in the file's own metadata."""
-    schema = record_schema(labels).with_metadata({_ABOUT: about.encode()})
+    """The records as rows of a file, as `file_schema` has it."""
     valid = [
         {**record, **{key: as_utf8(record[key]) for key in ("source", "error") if key in record}} for record in records
     ]
-    return pa.Table.from_pylist(valid, schema)
+    return pa.Table.from_pylist(valid, file_schema(labels, about))
 
 
 def frameless(metadata: Mapping[bytes, bytes] | None) -> list[str]:
@@ -75,6 +79,6 @@ def with_frameless(sources: Sequence[str]) -> dict[bytes, bytes]:
 
 
 def about(metadata: Mapping[bytes, bytes] | None) -> str | None:
-    """What `to_table` was told, by a file's metadata; None in a file that it did not make."""
+    """What `file_schema` was told, by a file's metadata; None in a file that it did not make."""
     found = (metadata or {}).get(_ABOUT)
     return None if found is None else found.decode()

@@ -24,7 +24,7 @@ from facexp.analyzer import Analyzer, AnalyzerOptions
 from facexp.errors import FacexpError, one_line
 from facexp.many.content import open_items
 from facexp.many.plan import Item, items
-from facexp.many.schema import to_table, with_frameless
+from facexp.many.schema import file_schema, to_table, with_frameless
 from facexp.many.stores import Store
 from facexp.many.tries import Tries
 from facexp.pipeline import analyze_sources
@@ -181,7 +181,7 @@ class Worker:
             else:
                 beside = f"{stack.enter_context(tempfile.TemporaryDirectory(prefix='facexp-'))}/{name}"
             here = fs.LocalFileSystem()
-            schema = to_table([], analyzer.labels, self._about).schema
+            schema = file_schema(analyzer.labels, self._about)
             with pq.ParquetWriter(beside, schema, filesystem=here, compression="zstd") as file:
                 for source_number, source in enumerate(open_items(todo, self._stores)):
                     tries.begin(source_number)
