@@ -25,7 +25,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RUNNERS = Path(__file__).with_name("peers")
 INSTALL_S = 1800
-ANSWER_S = 300
 FRAMES = 50
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from steadiness import trembling
 
 import facexp
-from facexp.detector import SAME, shared
+from facexp.detector import SAME, overlap, shared
 from facexp.geometry import interocular
 from facexp.tracking import SMOOTH_S, Tracker
 
@@ -38,18 +39,6 @@ def frames(path: Path) -> Iterator[tuple[float, Image]]:
 
 def same(a: facexp.Face, b: facexp.Face) -> bool:
     return shared(a.box, b.box) > SAME
-
-
-def overlap(a: facexp.Face, b: facexp.Face) -> float:
-    common = shared(a.box, b.box) * min(a.box[2] * a.box[3], b.box[2] * b.box[3])
-    return common / (a.box[2] * a.box[3] + b.box[2] * b.box[3] - common)
-
-
-def trembling(points: Sequence[NDArray[np.float32]]) -> float:
-    """As benchmarks/steadiness.py: % of the inter-ocular distance."""
-    way = np.stack(points)
-    rest = way[1:-1] - (way[:-2] + way[2:]) / 2
-    return 100 * float(np.sqrt((rest**2).mean() / 1.5) / interocular(way).mean())
 
 
 def changes(labels: Sequence[str], seconds: float) -> float:
@@ -124,8 +113,8 @@ def clip(path: Path, make) -> None:  # type: ignore[no-untyped-def]
             f"  id {name}, {len(seen)} frames: label changes a second "
             f"{changes([face.emotion.label for face in faces], span):.2f} raw, "
             f"{changes([face.shown.emotion.label for face in faces], span):.2f} smoothed; trembling "
-            f"{trembling([face.keypoints for face in part]):.3f}% raw, "
-            f"{trembling([face.shown.keypoints for face in part]):.3f}% smoothed; smoothed points lag "
+            f"{100 * trembling(np.stack([face.keypoints for face in part])):.3f}% raw, "
+            f"{100 * trembling(np.stack([face.shown.keypoints for face in part])):.3f}% smoothed; smoothed points lag "
             f"{lag([face.keypoints for face in faces], [face.shown.keypoints for face in faces]):.2f}%"
         )
 

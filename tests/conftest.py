@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -99,6 +100,12 @@ def tiny_bundle(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> P
     """The directory of a tiny valid bundle, shared by all tests: copy it before damaging it."""
     build: Callable[[Path], Path] = tiny.build
     return build(tmp_path_factory.mktemp("tiny_bundle"))
+
+
+@pytest.fixture
+def film(tiny_bundle: Path) -> Callable[..., Any]:
+    """Makes the `Film` of tests/film.py."""
+    return partial(_helper("film").Film, tiny_bundle)
 
 
 @pytest.fixture(scope="session")

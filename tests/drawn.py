@@ -117,6 +117,8 @@ def face(expression: str, rng: np.random.Generator, size: int = 96) -> tuple[Ima
     light = np.linspace(*rng.uniform(0.75, 1.2, 2), full, dtype=np.float32)
     picture *= light[None, :] if rng.random() < 0.5 else light[:, None]
     small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA) + rng.normal(0, 3, (size, size))
+    # without spots of its own a drawn face is another one moved and stretched, which the readers take for a copy
+    small += cv2.resize(rng.spawn(1)[0].normal(0, 30, (12, 12)), (size, size))
     places = {
         **{f"{name}_eye_center": (side * 17, eye_y) for name, side in _SIDES},
         **{f"{name}_eye_inner_corner": (side * 10.5, eye_y) for name, side in _SIDES},

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import facexp
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 
@@ -22,6 +24,11 @@ def test_the_tables_are_the_manifests() -> None:
         assert text.count("<!-- figures:") >= 1
         assert figures.filled(text, models) == text, f"{path.name} is stale; run python docs/figures.py"
         assert "| - |" not in text
+
+
+def test_completion_and_help_show_what_is_imported_on_first_use() -> None:
+    """Guards `dir`, which knows nothing of what a module's `__getattr__` gives."""
+    assert set(facexp.__all__) <= set(dir(facexp))
 
 
 def test_what_the_documents_name_is_there_after_import_facexp() -> None:

@@ -61,6 +61,7 @@ def test_the_wheel_holds_the_models_and_no_faces(wheel: Path) -> None:
     for name in ("manifest.json", "golden.npz", "keypoints.int8.onnx", "emotion.int8.onnx"):
         assert f"facexp/models/{name}" in names
     assert "facexp_export/recipes/default.toml" in names
+    assert any(name.endswith("licenses/LICENSE-WEIGHTS") for name in names)
     assert size < 12e6
     assert not [name for name in names if name.endswith((".jpg", ".jpeg", ".png", ".gif", ".mp4"))]
     assert not [name for name in names if name.startswith("tests")]

@@ -15,7 +15,7 @@ from facexp_cli.console import quiet_libraries
 from facexp_cli.extras import require
 from facexp_cli.options import DEVICE, MOST_THREADS, bundle_option
 
-_PHOTO = (sys.executable, "-c", "from facexp_cli.main import infer_main; infer_main()")
+_PHOTO = (sys.executable, "-P", "-c", "from facexp_cli.main import infer_main; infer_main()")
 
 
 def _numbers(most: int) -> Callable[[click.Context, click.Parameter, str], tuple[int, ...]]:
@@ -33,7 +33,7 @@ def _numbers(most: int) -> Callable[[click.Context, click.Parameter, str], tuple
     return read
 
 
-@click.command("benchmark", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("benchmark")
 @click.argument("sources", nargs=-1, metavar="[SOURCE]...")
 @click.option(
     "--threads",

@@ -19,7 +19,7 @@ _AT_FAULT = 3
 
 
 @click.command("doctor")
-@click.option("--bundle", type=PathName(), metavar="DIR", help="Another model bundle: the folder of its manifest.")
+@click.option("--bundle", type=PathName(), metavar="DIR", help="Another model bundle: the folder of its manifest.json.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def doctor(bundle: Path | None, as_json: bool) -> None:
     """Say what is installed, what is wrong with it, and what to type to mend that.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How faces with keypoints are framed: by the true square, jittered, or by the detector, as the product does.",
 )
-@click.option("--out", type=PathName(), help="Where the report goes. Default: evaluation/ in a run directory.")
+@click.option("--out", type=PathName(), help="Where the report goes.  [default: evaluation/ in a run directory]")
 @click.option("--record", is_flag=True, help="Put the figures into the manifest of MODEL's bundle: for what ships.")
 @quiet_option
 def evaluate_command(
@@ -95,7 +95,7 @@ def _evaluate(
     if out is None and model.bundled:
         return table, None
     # the export reads the figures of a run from its own folder
-    write_figures(evaluation, out or path)
+    write_figures(evaluation, Path(data), out or path)
     return table, write_report({model.name: evaluation}, data, out or path / "evaluation")
 
 
@@ -111,11 +111,18 @@ def _scored(model: Model, faces: KeypointFaces | EmotionFaces, split: str, frami
 
 
 def _align(model: Model, quiet: bool) -> Align | None:
-    """How the product that the model is in would cut faces: by its bundle's keypoints, or the shipped bundle's."""
+    """How the product that the model is in would cut faces: by its bundle's keypoints, or the shipped bundle's.
+
+    By the keypoint file of the same precision, where there is one, as the product runs both networks; for a run by the
+    most exact one.
+    """
     if importlib.util.find_spec("onnxruntime") is None:
         say("Note", 'faces are not scored aligned: pip install "facexp[cpu]"')
         return None
     from facexp_train.alignment import aligned_crops
 
-    own = model.bundled.path.parent if model.bundled is not None and model.bundled.complete() else None
-    return lambda images: aligned_crops(images, quiet, own)
+    if model.bundled is None:
+        return lambda images: aligned_crops(images, quiet)
+    own = model.bundled.path.parent if model.bundled.complete() else None
+    precision = model.bundled.key.partition(".")[0]
+    return lambda images: aligned_crops(images, quiet, own, precision)

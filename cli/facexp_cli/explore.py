@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("explore")
 @click.argument("data", type=PathName(exists=True))
-@click.option("--out", type=PathName(file_okay=False), help="Folder for the report. Default: explore-DATA.")
+@click.option("--out", type=PathName(file_okay=False), help="Folder for the report.  [default: explore-DATA]")
 @votes_option
 @quiet_option
 def explore_command(data: Path, out: Path | None, votes: str | None, quiet: bool) -> None:

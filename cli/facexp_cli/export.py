@@ -17,7 +17,7 @@ from facexp_cli.options import PathName
 @click.option(
     "--data",
     type=PathName(),
-    help="The faces that RUN was trained on, where they have moved; default: the place that RUN/config.json names.",
+    help="The faces that RUN was trained on, where they have moved.  [default: the place that RUN/config.json names]",
 )
 @click.option(
     "--recipe",
@@ -41,9 +41,9 @@ def export_command(run: Path, out: Path, data: Path | None, recipe: Path | None,
         try:
             # what is half written is cleared away on the way out, also when the export is told to end
             with Signals():
-                exported = export_run(run, out, data, recipe, overwrite, report=lambda line: click.echo(line, err=True))
+                exported = export_run(run, out, data, recipe, overwrite, say=lambda line: click.echo(line, err=True))
         except Stop as stop:
-            raise SystemExit(stop.status) from None
+            click.get_current_context().exit(stop.status)
         except (FacexpError, DataError) as error:
             raise click.ClickException(str(error)) from error
     for path in exported.files.values():

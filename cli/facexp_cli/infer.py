@@ -159,7 +159,7 @@ _SECONDS = Finite(0, 1e6, min_open=True)
 @click.option(
     "--detector",
     type=PathName(exists=True, dir_okay=False),
-    metavar="PATH",
+    metavar="FILE",
     help="Another YuNet detector, an ONNX file.",
 )
 @bundle_option

@@ -127,7 +127,8 @@ def _run(job: Job, signals: Signals) -> int:
 
             from facexp import FacexpError
             from facexp.address import STDIN
-            from facexp.pictures import PictureSink, SinkError
+            from facexp.clip_file import SinkError
+            from facexp.pictures import PictureSink
             from facexp.pipeline import analyze_sources, share_threads
             from facexp.sources import listed, open_sources
             from facexp_cli.console import Output, Progress
@@ -262,7 +263,7 @@ class _Tally:
                 self._save(pictures.finish)
 
     def _save(self, save: Callable[..., None], *what: object) -> None:
-        from facexp.pictures import SinkError
+        from facexp.clip_file import SinkError
 
         try:
             save(*what)

@@ -50,6 +50,6 @@ bundle_option = click.option(
     "--bundle", type=BUNDLE, metavar="DIR", help="Another model bundle: the folder of its manifest.json."
 )
 votes_option = click.option(
-    "--votes", type=click.Path(exists=True), help="FER+'s fer2013new.csv; default: the file of that name beside DATA."
+    "--votes", type=click.Path(exists=True), help="FER+'s fer2013new.csv.  [default: the file of that name beside DATA]"
 )
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bars.")

@@ -31,12 +31,13 @@ def predict_command(model: Path, data: str, out: Path, count: int, split: str, q
         from facexp.errors import FacexpError
         from facexp_train import predictions, run
         from facexp_train.errors import DataError
+        from facexp_train.evaluate import part_of
 
         try:
             # before anything that takes its time
             predictions.answers_beside(out)
             asked = Model.open(model, data)
-            faces = predictions.part_of(run.read_faces(asked.config, quiet), split)
+            faces = part_of(run.read_faces(asked.config, quiet), split)
             if asked.bundled is not None and asked.bundled.complete():
                 answers = predictions.ask_product(asked.bundled.product(), faces, quiet)
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,10 +12,13 @@ from facexp_cli.console import notes, quiet_libraries, say
 from facexp_cli.extras import require
 from facexp_cli.options import BACKEND, BUNDLE, DEVICE, EMOTIONS, LABELS, THREADS, Finite, PathName
 
+if TYPE_CHECKING:
+    from facexp.server.serving import Ports, Settings
+
 _FILE = PathName(dir_okay=False)
 
 
-@click.command("serve", context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command("serve", context_settings={"show_default": True})
 @click.option(
     "--bundle",
     type=BUNDLE,
@@ -111,7 +114,7 @@ def serve_command(**given: Any) -> None:
         os._exit(0)
 
 
-def _settings(given: dict[str, Any]) -> Any:
+def _settings(given: dict[str, Any]) -> Settings:
     from facexp.analyzer import AnalyzerOptions
     from facexp.server.access import TOKEN_VARIABLE, Access, Tls, read_token
     from facexp.server.batching import Batching
@@ -144,7 +147,7 @@ def _settings(given: dict[str, Any]) -> Any:
     )
 
 
-def _started(ports: Any) -> None:
+def _started(ports: Ports) -> None:
     say("Note", f"REST and the page on {ports.rest}/, gRPC on {ports.grpc}")
     if ports.public and ports.rest.startswith("http:"):
         say("Warning", "the token and the pictures cross the network unencrypted: add --tls-cert and --tls-key")

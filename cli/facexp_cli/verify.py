@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from facexp_cli.console import quiet_libraries
+from facexp_cli.console import quiet_libraries, say, unwritten
 from facexp_cli.extras import require
 from facexp_cli.options import PathName
 
@@ -20,7 +21,12 @@ FAILED = 3
 
 
 @click.command("verify")
-@click.option("--bundle", type=PathName(), help="Bundle directory. Default: the models inside facexp.")
+@click.option(
+    "--bundle",
+    type=PathName(),
+    metavar="DIR",
+    help="Another model bundle: the folder of its manifest.json.  [default: the models inside facexp]",
+)
 @click.option(
     "--data",
     multiple=True,
@@ -38,7 +44,7 @@ def verify_command(bundle: Path | None, data: tuple[Path, ...], place: Path | No
 
     Files and manifest (1), numbers against the trained model (2) and loss at the task (3) on real faces, the answers
     of this machine (4), and, for what failed, the layers that differ most (5). Steps 1 and 4 need no data and take
-    seconds. Exit status: 0 passed, 3 failed, 1 no proof could be made.
+    seconds. Exit status: 0 passed, 3 failed, 1 no proof could be made or told.
     """
     with quiet_libraries():
         from facexp.bundle import MANIFEST, shipped
@@ -54,15 +60,21 @@ def verify_command(bundle: Path | None, data: tuple[Path, ...], place: Path | No
             report = _with_data(directory, data) if data else prove(directory)
         except FacexpError as error:
             raise click.ClickException(str(error)) from error
-    click.echo(summary(report))
+    # whoever reads may be gone, and a disk full: neither takes the rest along, nor the status of a proof that failed
+    lost = []
     if place is not None:
         try:
-            paths = write(report, place)
+            say("report", str(write(report, place)[1]))
         except OSError as error:
-            raise click.ClickException(f"{place}: the report cannot be written ({error.strerror or error})") from error
-        click.echo(f"report: {paths[1]}", err=True)
-    if not report.passed:
-        raise SystemExit(FAILED)
+            lost.append(f"{place}: the report cannot be written ({error.strerror or error})")
+    try:
+        click.echo(summary(report))
+    except OSError as error:
+        lost.append(unwritten(error).message)
+    for fault in lost:
+        say("Error", fault)
+    if lost or not report.passed:
+        click.get_current_context().exit(1 if report.passed else FAILED)
 
 
 def _with_data(directory: Path, data: tuple[Path, ...]) -> Report:
@@ -72,6 +84,12 @@ def _with_data(directory: Path, data: tuple[Path, ...]) -> Report:
     from facexp_train.errors import DataError
 
     try:
-        return verify(directory, data, say=lambda line: click.echo(line, err=True))
+        return verify(directory, data, say=_tell)
     except DataError as error:
         raise ExportError(str(error)) from error
+
+
+def _tell(line: str) -> None:
+    # whether or not it can be told, the proof goes on
+    with suppress(OSError):
+        click.echo(line, err=True)

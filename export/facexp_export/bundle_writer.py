@@ -5,11 +5,7 @@ TensorFlow is not loaded here: the files are written by a process beside this on
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +14,7 @@ from numpy.typing import NDArray
 
 from facexp.arrays import load_arrays
 from facexp.bundle import KEYS, load_models
+from facexp.errors import one_line
 from facexp.proof import Report
 from facexp.proof_device import pictured
 from facexp.proof_report import said, summary, verdict
@@ -25,12 +22,13 @@ from facexp_export import manifest
 from facexp_export.errors import ExportError, ParityError
 from facexp_export.faces import drawn_faces, read_faces, real_faces
 from facexp_export.measure import measure
-from facexp_export.picture import write_picture
 from facexp_export.proof_numbers import Reference, check_reference, crop_hashes
 from facexp_export.recipe import Recipe, read_recipe
 from facexp_export.run import Json, Run, read_run, seed_of, write_json
+from facexp_export.scratch import scratch, temporary_files
+from facexp_export.stage import prepare, staged
 from facexp_export.steps import Job, run_step, shared_process
-from facexp_export.tasks import Task
+from facexp_export.tasks import Outputs, Say, Task
 from facexp_export.verify import Data, Subject, examine
 
 SOURCES = {
@@ -40,9 +38,6 @@ SOURCES = {
     "int8.tflite": "float32.tflite",
 }
 """Files that are made from another one, which is written for them where the recipe does not ask for it."""
-
-Outputs = dict[str, NDArray[np.float32]]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +56,16 @@ def export_run(
     data: Path | None = None,
     recipe: Path | None = None,
     overwrite: bool = False,
-    report: Say = lambda line: None,
+    say: Say = lambda line: None,
 ) -> Exported:
     """Export a training run into the bundle directory `out`, beside the model of the other task if it is there.
 
     `data` replaces the faces' place that the run's config.json names; `recipe` says what differs from the default.
-    `report` gets a line of text per step, and the proof as text. How the training crops are framed is measured at a
+    `say` gets a line of text per step, and the proof as text. How the training crops are framed is measured at a
     run's first export and kept in RUN/preprocessing.json; for an emotion run that takes a keypoint network in `out`.
-    The work is done in a directory beside `out` that takes its place at the end, so `out` holds either the whole new
-    bundle or what it held before. The task's files there are replaced only with `overwrite`. What the proof found of
-    the task is kept beside them in TASK.report.json.
+    The work is done in a directory beside `out` that takes its place at the end, unless another export was faster, so
+    `out` holds either the whole new bundle or what it held before. The task's files there are replaced only with
+    `overwrite`. What the proof found of the task is kept beside them in TASK.report.json.
 
     Raises ParityError when a file fails the proof (see facexp_export.verify), ExportError for a run, recipe, data or
     directory that cannot be used and for a step that failed, BundleError when the runtime would refuse the bundle,
@@ -80,6 +75,7 @@ def export_run(
     options = read_recipe(recipe)
     task = run.task
     out = out.resolve()
+    before = prepare(out)
     models = manifest.read(out)["models"]
     there = [task.file(key) for key in KEYS if (out / task.file(key)).exists()]
     if there and not overwrite:
@@ -88,25 +84,26 @@ def export_run(
     if data is None or not data.exists():
         place = "config.json names no data" if data is None else f"{data}: no such data"
         raise ExportError(f"{place}; give the faces the run was trained on with --data")
-    report(f"reading faces from {data}")
+    say(f"reading faces from {data}")
     everything = read_faces(task, data, seed_of(run.training, run_directory / "config.json"))
     faces = real_faces(everything, data, options)
-    with tempfile.TemporaryDirectory(prefix="facexp-export-") as scratch, shared_process():
-        work = _Work(run, options, Path(scratch))
-        np.savez(work.crops, calibration=faces.calibration, parity=faces.parity)
-        report(f"asking {run.model}")
+    with scratch() as aside, shared_process():
+        work = _Work(run, options, aside)
+        with temporary_files():
+            np.savez(work.crops, calibration=faces.calibration, parity=faces.parity)
+        say(f"asking {run.model}")
         reference = work.reference()
         _expect_sight(run, Reference(crop_hashes(faces.parity), reference), faces.parity)
         if run.preprocessing is None:
-            report("measuring how the training faces are framed")
-            measured_crops = measure(everything, list(reference), out, report)
-            write_json(run_directory / "preprocessing.json", measured_crops)
+            say("measuring how the training faces are framed")
+            measured_crops = measure(everything, list(reference), out, say)
+            _keep(run_directory / "preprocessing.json", measured_crops)
             run = replace(run, preprocessing=measured_crops)
         known = manifest.interface(run, list(reference))
-        with _staged(out) as stage:
+        with staged(out, before) as stage:
             for name in there:
                 _remove(stage / name)
-            files, facts = work.convert(stage, manifest.description(task, known), report)
+            files, facts = work.convert(stage, manifest.description(task, known), say)
             manifest.write_reference(stage, task, crop_hashes(faces.parity), reference)
             (stage / f"{task.name}.recipe.toml").write_text(options.text(), encoding="utf-8")
             quantized = {}
@@ -118,8 +115,8 @@ def export_run(
             # the files prove themselves to a process that knows nothing of how they were written
             with shared_process():
                 _write_golden(stage, task)
-                proof = examine(stage, {task.name: Data(data, everything)}, tuple(models), report)
-            report(summary(proof))
+                proof = examine(stage, {task.name: Data(data, everything)}, tuple(models), say)
+            say(summary(proof))
             if not proof.passed:
                 first = proof.failed[0].failures[0]
                 raise ParityError(
@@ -127,6 +124,16 @@ def export_run(
                 )
             write_json(stage / f"{task.name}.report.json", proof.about(task.name).to_dict())
     return Exported({key: out / path.name for key, path in files.items()}, proof)
+
+
+def _keep(path: Path, measured: Json) -> None:
+    try:
+        write_json(path, measured)
+    except OSError as error:
+        raise ExportError(
+            f"{path}: cannot be written ({error.strerror or one_line(error)}); let the run's directory be written, or "
+            "export a copy of it: how its faces are framed is measured at the first export and kept there"
+        ) from error
 
 
 def _expect_sight(run: Run, reference: Reference, crops: NDArray[np.uint8]) -> None:
@@ -144,7 +151,7 @@ def _write_golden(stage: Path, task: Task) -> None:
     manifest.write_golden(stage, task, crops, {key: subject.answers(key, crops) for key in subject.keys})
     models = load_models(stage)
     if pictured(models):
-        write_picture(stage)
+        manifest.write_picture(stage)
 
 
 class _Work:
@@ -162,14 +169,14 @@ class _Work:
         self._step("reference", out)
         return load_arrays(out)
 
-    def convert(self, stage: Path, description: str, report: Say) -> tuple[dict[str, Path], dict[str, Json]]:
+    def convert(self, stage: Path, description: str, say: Say) -> tuple[dict[str, Path], dict[str, Json]]:
         """Write the recipe's files into `stage`; they, and what the steps found out, by key."""
         task, wanted = self._run.task, self._recipe.keys
         needed = {*wanted, *(SOURCES[key] for key in wanted if key in SOURCES)}
         paths = {key: (stage if key in wanted else self._scratch) / task.file(key) for key in KEYS if key in needed}
         facts = {}
         for key, path in paths.items():
-            report(f"writing {path.name}")
+            say(f"writing {path.name}")
             facts[key] = self._step(key, path, paths.get(SOURCES.get(key, "")), description)
         return {key: paths[key] for key in wanted}, facts
 
@@ -186,31 +193,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink()
-
-
-@contextmanager
-def _staged(out: Path) -> Iterator[Path]:
-    """A copy of the directory to work in; it takes the directory's place at the end, or vanishes on an error."""
-    stage = out.with_name(f".{out.name}.new-{os.getpid()}")
-    old = out.with_name(f".{out.name}.old-{os.getpid()}")
-    try:
-        if out.is_dir():
-            shutil.copytree(out, stage)
-        else:
-            stage.mkdir(parents=True)
-        yield stage
-        try:
-            if out.exists():
-                out.rename(old)
-            stage.rename(out)
-        except BaseException:
-            # whatever came between the two, Ctrl-C too: the old bundle goes back
-            if old.exists() and not out.exists():
-                old.rename(out)
-            raise
-    except OSError as error:
-        raise ExportError(f"{out}: the bundle cannot be written ({error})") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-        if out.exists():
-            shutil.rmtree(old, ignore_errors=True)

@@ -7,8 +7,11 @@ converters' libraries. Whoever asks for steps (`facexp_export.steps`) needs neit
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from facexp.arrays import load_arrays
-from facexp.errors import FacexpError
+from facexp.errors import FacexpError, one_line
 from facexp_export.steps import ENDED, FAULT, Job
 from facexp_export.tasks import TASKS, Task
 
@@ -118,25 +121,40 @@ def _crops(job: Job, name: str) -> Any:
     return load_arrays(job.crops)[name]
 
 
-def _save(path: Path, arrays: dict[str, Any]) -> None:
-    np.savez(path, allow_pickle=False, **arrays)
+def _save(path: Path, arrays: Mapping[str, Any]) -> None:
+    np.savez(path, **arrays)
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process where the one that asks for steps is gone: nobody would take what a long step makes."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(FAULT)
 
 
 def main() -> int:
     """Do one job after the other, and write what each found out beside its file.
 
-    A fault of the user's files is the last line said, and ends the process.
+    A fault of the user's files or disk is the last line said, and ends the process.
     """
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     for line in sys.stdin:
         path = Path(json.loads(line))
         job = Job.read(path)
         try:
             task = TASKS[job.task]
             facts = STEPS[job.step](job, task.of(job.labels) if job.labels else task)
+            path.with_suffix(".facts.json").write_text(json.dumps(facts), encoding="utf-8")
         except FacexpError as error:
             print(error, file=sys.stderr)
             return FAULT
-        path.with_suffix(".facts.json").write_text(json.dumps(facts), encoding="utf-8")
+        except OSError as error:
+            print(
+                f"step {job.step}: {one_line(error)}; it writes {job.out}, and temporary files where TMPDIR says: make "
+                "room there, or name another place",
+                file=sys.stderr,
+            )
+            return FAULT
         # whatever a library left of a line
         print(f"\n{ENDED}", flush=True)
     return 0

@@ -10,9 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp_export.errors import ExportError, first_line
-from facexp_export.tasks import INPUT_NAME, Task
-
-Outputs = dict[str, NDArray[np.float32]]
+from facexp_export.tasks import INPUT_NAME, Outputs, Task
 
 
 def load_model(path: Path, task: Task) -> Any:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from facexp.arrays import read_arrays
 from facexp.bundle import MANIFEST, SCHEMA, digest
-from facexp.proof_device import GOLDEN
+from facexp.proof_device import GOLDEN, picture_answers
 from facexp_export.errors import ExportError
-from facexp_export.run import Json, Run, read_json
+from facexp_export.picture import drawn_picture
+from facexp_export.run import Json, Run, read_json, write_json
 from facexp_export.tasks import INPUT_NAME, Task
 
 REFERENCE = "reference.npz"
@@ -97,8 +98,7 @@ def write(directory: Path, name: str, models: dict[str, Any]) -> None:
         "terms": TERMS,
         "models": dict(sorted(models.items())),
     }
-    text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
-    (directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    write_json(directory / MANIFEST, manifest)
 
 
 def write_golden(
@@ -109,7 +109,15 @@ def write_golden(
     The arrays are TASK_input and TASK/KEY/OUTPUT.
     """
     named = {f"{task.name}/{key}/{output}": value for key, by in answers.items() for output, value in by.items()}
-    _add(directory / GOLDEN, task, {f"{task.name}_input": crops, **named})
+    _add(directory / GOLDEN, _of(task), {f"{task.name}_input": crops, **named})
+
+
+def write_picture(directory: Path) -> None:
+    """Put the drawn portrait, and what a whole bundle's most exact ONNX files make of it, into its golden.npz.
+
+    BundleError where they do not find its face.
+    """
+    _add(directory / GOLDEN, ("picture",), picture_answers(directory, drawn_picture()))
 
 
 def write_reference(directory: Path, task: Task, hashes: NDArray[np.uint8], outputs: Mapping[str, Any]) -> None:
@@ -118,14 +126,17 @@ def write_reference(directory: Path, task: Task, hashes: NDArray[np.uint8], outp
     The arrays are TASK_crops (N, 32) uint8, the SHA-256 of each crop's bytes, and TASK_OUTPUT (N, ...) float32.
     """
     named = {f"{task.name}_{output}": value for output, value in outputs.items()}
-    _add(directory / REFERENCE, task, {f"{task.name}_crops": hashes, **named})
+    _add(directory / REFERENCE, _of(task), {f"{task.name}_crops": hashes, **named})
 
 
-def _add(path: Path, task: Task, arrays: Mapping[str, Any]) -> None:
-    """Arrays of a task into an npz, in the place of its earlier ones; those of the other task stay."""
+def _of(task: Task) -> tuple[str, ...]:
+    return f"{task.name}_", f"{task.name}/"
+
+
+def _add(path: Path, prefixes: tuple[str, ...], arrays: Mapping[str, Any]) -> None:
+    """Arrays into an npz, in the place of those whose names begin with one of the prefixes; the others stay."""
     kept: dict[str, Any] = {}
     if path.exists():
-        old = read_arrays(path)
-        kept = {name: old[name] for name in old if not name.startswith((f"{task.name}_", f"{task.name}/"))}
+        kept = {name: values for name, values in read_arrays(path).items() if not name.startswith(prefixes)}
     with path.open("wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, **dict(sorted({**kept, **arrays}.items())))
+        np.savez_compressed(stream, **dict(sorted({**kept, **arrays}.items())))

@@ -7,40 +7,37 @@ face where the network saw it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from facexp.bundle import load_keypoints
 from facexp.detector import Box, Detector
 from facexp.errors import BundleError
 from facexp.geometry import MIRROR, invert, transform
 from facexp_export.errors import ExportError
-from facexp_export.tasks import TASKS
+from facexp_export.tasks import TASKS, Say
 from facexp_train.alignment import exact_finder
 from facexp_train.emotion_data import EmotionFaces
 from facexp_train.framing import move_points, square_matrices
 from facexp_train.keypoint_data import KeypointFaces
+from facexp_train.progress import progress_bar
 
 FACES = 2000
 _SEED = 20261120
 _LEAST = 50
 
-Report = Callable[[str], None]
 
-
-def measure(faces: KeypointFaces | EmotionFaces, heads: list[str], bundle: Path, report: Report) -> dict[str, Any]:
+def measure(faces: KeypointFaces | EmotionFaces, heads: list[str], bundle: Path, say: Say) -> dict[str, Any]:
     """What belongs in preprocessing.json: framing and mean_shape, or template and heads."""
     if isinstance(faces, KeypointFaces):
-        return measure_keypoints(faces, report)
-    return measure_emotion(faces, heads, bundle, report)
+        return measure_keypoints(faces, say)
+    return measure_emotion(faces, heads, bundle, say)
 
 
-def measure_keypoints(faces: KeypointFaces, report: Report) -> dict[str, Any]:
+def measure_keypoints(faces: KeypointFaces, say: Say) -> dict[str, Any]:
     """`framing` and `mean_shape` from the training faces; the framing is the median over those the detector finds.
 
     ExportError where it finds too few.
@@ -50,20 +47,22 @@ def measure_keypoints(faces: KeypointFaces, report: Report) -> dict[str, Any]:
     rows = np.sort(np.random.default_rng(_SEED).permutation(np.flatnonzero(whole))[:FACES])
     detector = Detector()
     found = []
-    for row in tqdm(rows, desc="framing", unit="face", disable=None):
-        x, y, side = part.squares[row]
-        boxes = [face.box for face in detector.detect(part.images[row])]
-        holding = [box for box in boxes if _holds(box, x, y)]
-        if holding:
-            left, top, width, height = holding[0]
-            size = float(np.sqrt(width * height))
-            found.append((side / size, (x - left - width / 2 + 0.5) / size, (y - top - height / 2 + 0.5) / size))
+    with progress_bar(len(rows), "framing", "face") as bar:
+        for row in rows:
+            x, y, side = part.squares[row]
+            boxes = [face.box for face in detector.detect(part.images[row])]
+            holding = [box for box in boxes if _holds(box, x, y)]
+            if holding:
+                left, top, width, height = holding[0]
+                size = float(np.sqrt(width * height))
+                found.append((side / size, (x - left - width / 2 + 0.5) / size, (y - top - height / 2 + 0.5) / size))
+            bar.update()
     if len(found) < _LEAST:
         raise ExportError(f"the detector finds {len(found)} of {len(rows)} training faces; {_LEAST} are needed")
     values = np.array(found)
     middle, spread = np.median(values, axis=0), np.percentile(values, [16, 84], axis=0)
     scale, dx, dy = map(float, middle)
-    report(
+    say(
         f"framing on {len(found)} of {len(rows)} training faces: scale {scale:.3f} ({_span(spread[:, 0])}), "
         f"dx {dx:+.3f} ({_span(spread[:, 1])}), dy {dy:+.3f} ({_span(spread[:, 2])}); in brackets the middle 68%"
     )
@@ -76,7 +75,7 @@ def measure_keypoints(faces: KeypointFaces, report: Report) -> dict[str, Any]:
     }
 
 
-def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, report: Report) -> dict[str, Any]:
+def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, say: Say) -> dict[str, Any]:
     """`template` from the training faces, through the keypoint network that `bundle` holds already.
 
     ExportError where it holds none.
@@ -91,13 +90,15 @@ def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, report:
     images = faces.part("train").images
     rows = np.sort(np.random.default_rng(_SEED).permutation(len(images))[:FACES])
     found = []
-    for start in tqdm(range(0, len(rows), 64), desc="template", unit="batch", disable=None):
-        looks = finder.find_in_crops([images[row] for row in rows[start : start + 64]])
-        found += [transform(p, invert(matrix)) for p, matrix in zip(looks.points, looks.placed, strict=True)]
+    with progress_bar(len(rows), "template", "face") as bar:
+        for start in range(0, len(rows), 64):
+            looks = finder.find_in_crops([images[row] for row in rows[start : start + 64]])
+            found += [transform(p, invert(matrix)) for p, matrix in zip(looks.points, looks.placed, strict=True)]
+            bar.update(len(looks.points))
     size = TASKS["emotion"].size
     # the median: the keypoints of some crops are wrong, and a few crops are not faces
     template = np.median(np.stack(found), axis=0)
-    report(f"template on {len(rows)} training faces")
+    say(f"template on {len(rows)} training faces")
     ranked = [name for name in TASKS["emotion"].outputs if name in heads]
     return {"template": _symmetric(template, size), "heads": ranked}
 

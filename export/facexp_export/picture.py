@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-from facexp.arrays import read_arrays
 from facexp.geometry import Image
-from facexp.proof_device import GOLDEN, picture_answers
 
 WIDTH, HEIGHT = 200, 240
 _FULL = 4
@@ -64,16 +59,3 @@ def drawn_picture() -> Image:
     small = cv2.resize(large, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
     light = np.linspace(0.85, 1.12, WIDTH, dtype=np.float32)[None, :, None]
     return np.asarray(np.clip(np.rint(small * light), 0, 255), np.uint8)
-
-
-def write_picture(directory: Path) -> None:
-    """Put the portrait, and what a whole bundle's most exact ONNX files make of it, into its golden.npz.
-
-    BundleError where they do not find its face.
-    """
-    arrays: dict[str, NDArray[np.generic]] = {
-        name: values for name, values in read_arrays(directory / GOLDEN).items() if not name.startswith("picture")
-    }
-    arrays |= picture_answers(directory, drawn_picture())
-    with (directory / GOLDEN).open("wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, **arrays)

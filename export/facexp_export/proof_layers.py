@@ -6,7 +6,6 @@ matched by their weights.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from onnxruntime.quantization.qdq_loss_debug import (
 
 from facexp.proof import Check
 from facexp_export.errors import ExportError
+from facexp_export.scratch import scratch, temporary_files
 from facexp_export.tasks import INPUT_NAME
 
 CROPS = 16
@@ -83,9 +83,10 @@ def _onnx_layers(path: Path, crops: NDArray[np.uint8]) -> list[Layer]:
             weights, scale = tensors[node.input[0]], tensors[node.input[1]]
             # weights are symmetric, with a scale for each output
             tensors[node.output[0]] = weights.astype(np.float32) * scale.reshape(-1, *[1] * (weights.ndim - 1))
-    with tempfile.TemporaryDirectory() as directory:
-        watched = str(Path(directory) / "watched.onnx")
-        modify_model_output_intermediate_tensors(str(path), watched, ["Conv"])
+    with scratch() as aside:
+        watched = str(aside / "watched.onnx")
+        with temporary_files():
+            modify_model_output_intermediate_tensors(str(path), watched, ["Conv"])
         kept = collect_activations(watched, _Singly(crops))
     return [
         Layer(node.output[0], np.asarray(tensors[node.input[1]], np.float32), np.concatenate(kept[node.output[0]]))

@@ -18,7 +18,7 @@ from facexp.arrays import expect, read_arrays
 from facexp.proof import Check, held
 from facexp_export.manifest import REFERENCE
 from facexp_export.recipe import PARITY_LEAST, Tolerances
-from facexp_export.tasks import Task
+from facexp_export.tasks import Outputs, Task
 
 # What the trained model itself must show on the faces, or agreeing with it would prove nothing.
 LARGEST_CLASS = 0.98
@@ -28,7 +28,6 @@ SINGLE = 32
 
 SPREAD = "spread across faces"
 UNITS = {"points": "px", "logits": "logit"}
-Outputs = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from scipy.special import log_softmax
 from facexp.geometry import KEYPOINTS
 from facexp.proof import Check, held
 from facexp_export.recipe import Margins
+from facexp_export.tasks import Outputs
 from facexp_train.metrics import Confusions, Figure, Floats, figure, keypoint_errors, ratio, resample_weights, rmse
 
-Outputs = Mapping[str, NDArray[np.float32]]
 Value = Callable[[Floats], Floats]
 
 

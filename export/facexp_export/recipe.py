@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tomllib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -13,8 +12,10 @@ from typing import Any
 
 from facexp.bundle import KEYS
 from facexp_export.errors import ExportError
+from facexp_train.errors import DataError
+from facexp_train.splits import SPLITS
+from facexp_train.stored import read_toml
 
-SPLITS = ("train", "val", "test")
 METHODS = ("MinMax", "Percentile", "Entropy")
 PRECISIONS = ("float32", "float16", "int8")
 CALIBRATION_LEAST = 512
@@ -61,7 +62,7 @@ class Tolerances:
 
 @dataclass(frozen=True, slots=True)
 class Margins:
-    """What a file may lose against Keras, as the pessimistic end of a 95% interval."""
+    """What a file may lose against the most exact file of the network, as the pessimistic end of a 95% interval."""
 
     accuracy_points: float
     rmse_px: float
@@ -111,9 +112,9 @@ def read_recipe(file: Path | None = None) -> Recipe:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ExportError(f"{file}: cannot be read as TOML: {error}") from error
+        return read_toml(file)
+    except DataError as error:
+        raise ExportError(str(error)) from error
 
 
 def _merge(values: dict[str, Any], changes: dict[str, Any], origin: str) -> None:
@@ -157,6 +158,11 @@ def _recipe(values: dict[str, Any], origin: str) -> Recipe:
     expect("calibration.method", lambda method: method in METHODS, f"one of {', '.join(METHODS)}")
     keys = values["files"]["keys"]
     expect("files.keys", lambda _: keys and all(key in KEYS for key in keys), f"some of {', '.join(KEYS)}")
+    if all(key.startswith("int8") for key in keys):
+        raise ExportError(
+            f"{origin}files.keys must hold a float32 or float16 file beside the int8 ones, which are judged against "
+            f"it, got {keys!r}"
+        )
     limits = [f"tolerances.{name}" for name in ("float32_spread", "float16_mean_spread", "rounded_mean_spread")]
     for limit in (*limits, "margins.accuracy_points", "margins.rmse_px"):
         expect(limit, _is_limit, "finite and more than 0")

@@ -9,9 +9,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from facexp_export.tasks import INPUT_NAME, Task
+from facexp_export.tasks import INPUT_NAME, Outputs, Task
 
-Outputs = dict[str, NDArray[np.float32]]
 VERSION = "1"
 
 

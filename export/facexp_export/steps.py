@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from facexp_export.errors import ExportError
+from facexp_export.scratch import scratch, temporary_files
 
 FAULT = 3
 """Exit status of a step that has told a fault of the run, its data or its model in its last line."""
@@ -72,7 +73,8 @@ def run_step(job: Job) -> dict[str, Any]:
         with shared_process():
             return run_step(job)
     file = job.crops.with_name(f"{job.step}.json")
-    job.write(file)
+    with temporary_files():
+        job.write(file)
     said, status = process.do(file)
     if status is None:
         facts: dict[str, Any] = json.loads(file.with_suffix(".facts.json").read_text(encoding="utf-8"))
@@ -105,10 +107,12 @@ class _Process:
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
+        self._aside = ExitStack()
 
     def do(self, job: Path) -> tuple[list[str], int | None]:
         """What it says meanwhile, and its exit status where it ended before the job did."""
-        child = self._child = self._child or _start()
+        # its libraries leave files in TMPDIR, which nobody removes where it is killed
+        child = self._child = self._child or _start(self._aside.enter_context(scratch()))
         assert child.stdin is not None
         assert child.stdout is not None
         # where it has ended already, what it said tells why
@@ -134,14 +138,15 @@ class _Process:
             # one that had ended did not read the last job
             with suppress(BrokenPipeError), child:
                 pass
+        self._aside.close()
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start(aside: Path) -> subprocess.Popen[bytes]:
     # the converters know TensorFlow's graphs only; what TensorFlow says all the same would bury the fault
-    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": _path()}
+    environment = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": _path()}
     return subprocess.Popen(
-        [sys.executable, "-m", "facexp_export.convert"],
-        env=environment,
+        [sys.executable, "-P", "-m", "facexp_export.convert"],
+        env=os.environ | environment | {"TMPDIR": str(aside)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from facexp.bundle import SAVEDMODEL
 from facexp.geometry import KEYPOINTS
@@ -12,6 +15,11 @@ from facexp.labels import SEVEN
 
 Kind = Literal["points", "logits"]
 """Points are coordinates in pixels of the crop; logits go through a softmax over their last axis."""
+
+Outputs = Mapping[str, NDArray[np.float32]]
+"""A network's answers by the outputs' names."""
+Say = Callable[[str], None]
+"""Takes a line about what is being done."""
 
 INPUT_NAME = "image"
 """The one input of every network: uint8 crops (batch, size, size, 1)."""

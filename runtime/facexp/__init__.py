@@ -19,6 +19,16 @@ from facexp.labels import FIVE, SEVEN
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
+    from facexp import benchmark as benchmark
+    from facexp import bundle as bundle
+    from facexp import detector as detector
+    from facexp import doctor as doctor
+    from facexp import geometry as geometry
+    from facexp import keypoints as keypoints
+    from facexp import many as many
+    from facexp import pipeline as pipeline
+    from facexp import reading as reading
+    from facexp import sources as sources
     from facexp.analyzer import Analyzer
     from facexp.geometry import KEYPOINTS
     from facexp.tracking import Tracker
@@ -46,6 +56,10 @@ else:
         found = getattr(importlib.import_module(f"facexp.{_HOMES[name]}"), name)
         globals()[name] = found
         return found
+
+    def __dir__() -> list[str]:
+        # what is not imported yet is there all the same, for help() and for who completes a name
+        return sorted({*globals(), *__all__})
 
 
 __all__ = [

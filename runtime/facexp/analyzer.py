@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 
 import cv2
@@ -17,7 +18,7 @@ from facexp.alignment import Alignment
 from facexp.bundle import Bundle, ModelSpec
 from facexp.detector import Box, Detection, Detector
 from facexp.errors import DeviceError
-from facexp.geometry import Image, Matrix, Points, compose, cut, invert, square_matrix, to_gray, transform
+from facexp.geometry import Image, Matrix, Picture, Points, compose, cut, invert, square_matrix, to_gray, transform
 from facexp.keypoints import MOST_DRIFT, Found, KeypointFinder
 from facexp.labels import EMOTIONS
 from facexp.session import BACKENDS, Session, candidates
@@ -34,6 +35,7 @@ _SETTLED = 2 * MOST_DRIFT
 _LOOKED_AT, _ROOM = 240, 1 / 3
 
 _PRECISION = {"cpu": "int8", "cuda": "exact"}
+_PRECISIONS = ("int8", "float16", "float32", "exact")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,16 @@ class Analyzer:
 
         Raises DeviceError, BundleError, DetectorError, or ValueError for an argument out of its range.
         """
-        if emotions is not None and emotions not in EMOTIONS:
-            raise ValueError(f"emotions must be one of {', '.join(EMOTIONS)}, got {emotions!r}")
-        if max_faces is not None and max_faces < 1:
-            raise ValueError(f"max_faces must be None or at least 1, got {max_faces}")
-        if backend not in BACKENDS:
-            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        for name, choice, choices in (
+            ("emotions", emotions, (*EMOTIONS, None)),
+            ("backend", backend, tuple(BACKENDS)),
+            ("precision", precision, (*_PRECISIONS, None)),
+        ):
+            if choice not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(filter(None, choices))}, got {choice!r}")
+        for name, number in (("max_faces", max_faces), ("threads", threads)):
+            if number is not None and not (isinstance(number, Integral) and number >= 1):
+                raise ValueError(f"{name} must be None or a whole number of at least 1, got {number}")
         if not 0 <= min_face < math.inf:
             raise ValueError(f"min_face must be 0 or more pixels, got {min_face}")
         self._max_faces = max_faces
@@ -142,14 +148,14 @@ class Analyzer:
         """How long the steps of this thread's last call took; zeros before the first."""
         return self._last.timings
 
-    def analyze(self, image: Image) -> list[Face]:
+    def analyze(self, image: Picture) -> list[Face]:
         """The faces of a uint8 image, largest box first; [] when there is none.
 
         The image is (H, W, 3) BGR, (H, W, 4) BGRA, (H, W) or (H, W, 1) gray. Raises ValueError for another array.
         """
         return self._analyze(image, 1, lambda _: image)
 
-    def analyze_reduced(self, image: Image, reduction: int, decode: Callable[[int], Image]) -> list[Face]:
+    def analyze_reduced(self, image: Picture, reduction: int, decode: Callable[[int], Picture]) -> list[Face]:
         """The faces of a photo of which `image` shows a copy, `reduction` times smaller; in pixels of the photo.
 
         The detector looks at the copy. Where a face has fewer pixels there than the keypoint network takes, the photo
@@ -157,7 +163,7 @@ class Analyzer:
         """
         return self._analyze(image, reduction, decode)
 
-    def _analyze(self, image: Image, reduction: int, decode: Callable[[int], Image]) -> list[Face]:
+    def _analyze(self, image: Picture, reduction: int, decode: Callable[[int], Picture]) -> list[Face]:
         start = time.perf_counter()
         candidates = self.detect(image, reduction)
         detected = time.perf_counter()
@@ -182,7 +188,7 @@ class Analyzer:
             reduction //= 2
         return reduction
 
-    def analyze_crops(self, crops: Sequence[Image]) -> list[Face]:
+    def analyze_crops(self, crops: Sequence[Picture]) -> list[Face]:
         """One face per uint8 image, in the same order, where each image shows one face that fills it.
 
         No detector runs: the box is the whole image and the score 1. The arrays are as for `analyze`, of any sizes.
@@ -197,7 +203,7 @@ class Analyzer:
         whole = [Detection((0.0, 0.0, float(gray.shape[1]), float(gray.shape[0])), 1.0) for gray in grays]
         return _faces(whole, found, emotions)
 
-    def shows_face(self, crops: Sequence[Image]) -> NDArray[np.bool_]:
+    def shows_face(self, crops: Sequence[Picture]) -> NDArray[np.bool_]:
         """(N,) bool: does each uint8 image, which one face should fill, show a face at all?
 
         False where the keypoint network cannot settle on points and the detector finds nothing either. The arrays are
@@ -216,7 +222,7 @@ class Analyzer:
         """How many faces of an image are kept; None is all."""
         return self._max_faces
 
-    def detect(self, image: Image, reduction: int = 1) -> list[Detection]:
+    def detect(self, image: Picture, reduction: int = 1) -> list[Detection]:
         """What the detector alone takes for faces, largest first.
 
         `reduction`: the image is a copy, so many times smaller, of the one whose pixels `min_face` counts.
@@ -243,7 +249,7 @@ class Analyzer:
         """The points, in the next frame, of faces found in the one before; a drift above MOST_DRIFT: it is gone."""
         return self._keypoints.follow(gray, last)
 
-    def frame(self, matrix: Matrix, points: Points, aspect: float) -> Box:
+    def box_of(self, matrix: Matrix, points: Points, aspect: float) -> Box:
         """The box that the detector would draw round a face, by its points: (15, 2) in the crop of the (2, 3) matrix.
 
         `aspect` is the width over the height of the box that the detector drew.
@@ -292,7 +298,7 @@ def _key(model: ModelSpec, device: str, form: str, precision: str | None) -> str
     return key
 
 
-def _crop_grays(crops: Sequence[Image]) -> list[Image]:
+def _crop_grays(crops: Sequence[Picture]) -> list[Image]:
     # the rows of an image would pass for images; an array of gray ones, (N, H, W), is a sequence
     if isinstance(crops, np.ndarray) and (crops.ndim == 2 or (crops.ndim == 3 and crops.shape[2] in (1, 3, 4))):
         raise ValueError(f"crops must be a sequence of images, got one image of {crops.shape}: put it into a list")
@@ -310,7 +316,8 @@ def _with_room(gray: Image) -> Image:
     height, width = (round(_ROOM * side) for side in gray.shape)
     framed = cv2.copyMakeBorder(gray, height, height, width, width, cv2.BORDER_REPLICATE)
     scale = _LOOKED_AT / max(framed.shape)
-    return np.asarray(cv2.resize(framed, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR), np.uint8)
+    rows, columns = (max(1, round(side * scale)) for side in framed.shape)
+    return np.asarray(cv2.resize(framed, (columns, rows), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -63,7 +63,7 @@ class Plan:
     rounds: int = 50
     starts: int = 5
     """How many processes are started for the cold start; 0 leaves it out."""
-    command: tuple[str, ...] = (sys.executable, "-c", _ONE_PHOTO)
+    command: tuple[str, ...] = (sys.executable, "-P", "-c", _ONE_PHOTO)
     """What is started for it, with the name of a photo behind."""
 
     def __post_init__(self) -> None:

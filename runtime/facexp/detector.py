@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from facexp.errors import DetectorError
-from facexp.geometry import Image, block_means, check_image
+from facexp.geometry import Image, Picture, block_means, checked_image
 from facexp.yunet import LEAST, YuNet, load
 
 Box = tuple[float, float, float, float]
@@ -69,20 +69,20 @@ class Detector:
             )
         self._network = load(weights, str(file), min_score, threads)
 
-    def detect(self, image: Image, min_face: float = 0) -> list[Detection]:
+    def detect(self, image: Picture, min_face: float = 0) -> list[Detection]:
         """The faces of a uint8 image (H, W) gray, (H, W, 1) gray, (H, W, 3) BGR or (H, W, 4) BGRA, largest first.
 
         Any size; faces smaller than about 3% of the longest side are not found. Those whose box has less than
         `min_face` pixels on its longer side are left out; the larger that is, the fewer pixels the network looks at.
         Raises ValueError for another array.
         """
-        check_image(image)
-        height, width = image.shape[:2]
+        checked = checked_image(image)
+        height, width = checked.shape[:2]
         # enlarged to _COARSE where smaller, else as it is up to _FINE
         longest = min(max(height, width, _COARSE), _FINE)
         if min_face:
             longest = max(min(longest, round(max(height, width) * _SEEN_AT / min_face)), min(longest, _COARSE))
-        fine = _seen(_resized(image, longest))
+        fine = _seen(_resized(checked, longest))
         found = _look(self._network, fine, width, height)
         if longest > _COARSE_ABOVE:
             found += _look(self._network, _resized(fine, _COARSE), width, height)
@@ -156,3 +156,10 @@ def shared(a: Box, b: Box) -> float:
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     return max(width, 0.0) * max(height, 0.0) / min(a[2] * a[3], b[2] * b[3])
+
+
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union."""
+    least, most = sorted((a[2] * a[3], b[2] * b[3]))
+    common = shared(a, b) * least
+    return common / (least + most - common)

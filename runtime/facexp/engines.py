@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import io
 import threading
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -108,7 +109,7 @@ class LiteRtEngine:
         return {key: np.concatenate(found) for key, found in rows.items()}
 
 
-ENGINES: dict[str, type[OnnxEngine | LiteRtEngine]] = {"onnx": OnnxEngine, "tflite": LiteRtEngine}
+ENGINES: dict[str, Callable[[bytes, str, str, int | None], Engine]] = {"onnx": OnnxEngine, "tflite": LiteRtEngine}
 """Format of a file -> what runs it."""
 
 
@@ -155,7 +156,8 @@ def onnx_session(model: bytes, name: str, device: str, threads: int | None, *, a
     options.log_severity_level = _LOG_FATAL
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = not any_size
-    # idle threads that spin take the cores from OpenCV's detector: on 2 cores, 55 ms of CPU a frame against 24
+    # idle threads that spin take the cores from whatever runs next: on 2 cores, with the detector in OpenCV, 55 ms of
+    # CPU a frame against 24
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads

@@ -24,7 +24,7 @@ class DetectorError(FacexpError):
 
 
 class SourceError(FacexpError):
-    """A photo or clip cannot be read."""
+    """A photo, clip, camera, stream or pipe cannot be read."""
 
 
 def one_line(error: BaseException) -> str:

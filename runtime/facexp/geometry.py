@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 Points = NDArray[np.float32]
 Image = NDArray[np.uint8]
+Picture = NDArray[np.integer[Any] | np.floating[Any]]
+"""What OpenCV gives, by its own types; only uint8 is taken."""
 
 KEYPOINTS: tuple[str, ...] = (
     "left_eye_center",
@@ -38,15 +41,9 @@ KEYPOINTS: tuple[str, ...] = (
 """Names and order of the 15 points, Kaggle's own; "left" is the person's left."""
 
 MIRROR: tuple[int, ...] = tuple(
-    KEYPOINTS.index(
-        name.replace("left", "#").replace("right", "left").replace("#", "right")
-        if "left" in name or "right" in name
-        else name
-    )
-    for name in KEYPOINTS
+    KEYPOINTS.index(name.replace("left", "#").replace("right", "left").replace("#", "right")) for name in KEYPOINTS
 )
 """For each point the index of the point that takes its place when the picture is reflected."""
-
 
 ALIGNMENT: tuple[int, ...] = tuple(
     KEYPOINTS.index(name)
@@ -107,26 +104,27 @@ class Framing:
         return float(x - width / 2), float(y - height / 2), float(width), float(height)
 
 
-def check_image(image: Image) -> None:
-    """ValueError unless the array is a uint8 image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not empty."""
+def checked_image(image: Picture) -> Image:
+    """The array; ValueError unless it is a uint8 image: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), not empty."""
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         raise ValueError(f"an image must be a uint8 array, got {getattr(image, 'dtype', type(image).__name__)}")
     if image.size == 0 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         raise ValueError(f"an image must be (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) and not empty, got {image.shape}")
+    return np.asarray(image, np.uint8)
 
 
-def to_gray(image: Image) -> Image:
+def to_gray(image: Picture) -> Image:
     """BGR (H, W, 3), BGRA (H, W, 4), gray (H, W) or (H, W, 1) uint8 -> gray (H, W) uint8.
 
     Raises ValueError for another dtype or shape, or for an empty image.
     """
-    check_image(image)
-    if image.ndim == 2:
-        return image
-    if image.shape[2] == 1:
-        return image[:, :, 0]
-    code = cv2.COLOR_BGR2GRAY if image.shape[2] == 3 else cv2.COLOR_BGRA2GRAY
-    return np.asarray(cv2.cvtColor(image, code), dtype=np.uint8)
+    checked = checked_image(image)
+    if checked.ndim == 2:
+        return checked
+    if checked.shape[2] == 1:
+        return checked[:, :, 0]
+    code = cv2.COLOR_BGR2GRAY if checked.shape[2] == 3 else cv2.COLOR_BGRA2GRAY
+    return np.asarray(cv2.cvtColor(checked, code), dtype=np.uint8)
 
 
 def square_matrix(square: Square, size: int) -> Matrix:

@@ -99,7 +99,7 @@ def expand(pattern: str, skip: Path | None = None) -> Iterator[Match]:
 
 def folders(path: Path, skip: Path | None = None) -> Iterator[Folder]:
     """A folder and those in it to their depths, each before those that it holds; hidden ones and `skip` left out."""
-    for each in _listings(path, PurePath(), skip):
+    for each in _listings(path, skip):
         yield Folder(each.path, each.inside, _shown(each.files), each.problem)
 
 
@@ -149,20 +149,39 @@ def _list(path: Path, inside: PurePath, real: Path) -> _Listing:
     return listing
 
 
-def _listings(path: Path, inside: PurePath, skip: Path | None, above: tuple[Path, ...] = ()) -> Iterator[_Listing]:
+def _listings(path: Path, skip: Path | None) -> Iterator[_Listing]:
     """As `folders`."""
-    real = real_path(path)
-    # a link may lead back to a folder above
-    if real == skip or real in above:
-        return
-    try:
-        listing = _list(path, inside, real)
-    except OSError as error:
-        yield _Listing(path, inside, real, [], [], set(), reason(error))
-        return
-    yield listing
+    # levels are kept here, because Python ends where a thousand calls wait for each other
+    levels = [iter([(path, PurePath(), real_path(path))])]
+    above: dict[Path, None] = {}
+    while levels:
+        place = next(levels[-1], None)
+        if place is None:
+            levels.pop()
+            if above:
+                above.popitem()
+            continue
+        path, inside, real = place
+        # a link may lead back to a folder above
+        if real == skip or real in above:
+            continue
+        try:
+            listing = _list(path, inside, real)
+        except OSError as error:
+            yield _Listing(path, inside, real, [], [], set(), reason(error))
+            continue
+        yield listing
+        levels.append(_below(listing))
+        above[real] = None
+
+
+def _below(listing: _Listing) -> Iterator[tuple[Path, PurePath, Path]]:
+    """Of each folder in one what `_list` takes."""
     for name in _shown(listing.folders):
-        yield from _listings(path / name, inside / name, skip, (*above, real))
+        path = listing.path / name
+        # to follow the whole path each time would take longer with each level
+        real = real_path(path) if name in listing.links else listing.real / name
+        yield path, listing.inside / name, real
 
 
 def _expand(start: Path, parts: Sequence[str], skip: Path | None, listing: _Listing | None = None) -> Iterator[Match]:
@@ -174,7 +193,7 @@ def _expand(start: Path, parts: Sequence[str], skip: Path | None, listing: _List
     elif part == _DEEP:
         if not is_folder(start):
             return
-        for each in _listings(start, PurePath(), skip):
+        for each in _listings(start, skip):
             # a link may lead to a folder deep inside
             if skip is not None and each.real.is_relative_to(skip):
                 continue

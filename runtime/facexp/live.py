@@ -22,6 +22,7 @@ import numpy as np
 
 from facexp import photo
 from facexp.address import printable, shown
+from facexp.aspect import pixel_aspect, squared
 from facexp.errors import SourceError
 from facexp.geometry import Image
 from facexp.reading import Pace, ReadOptions, sane_fps
@@ -108,6 +109,7 @@ class VideoCapture:
         # a clip behind an address knows its length, a stream does not
         self._length = self._capture.get(cv2.CAP_PROP_FRAME_COUNT) if "://" in name else 0
         self.finite = self._length > 0
+        self._aspect = pixel_aspect(self._capture)
         self._jpegs = "://" in name and not self.finite and _as_jpegs(self._capture)
         self._name, self._count = name, 0
 
@@ -136,7 +138,7 @@ class VideoCapture:
                 image = photo.decode(image.tobytes(), "JPEG")
         except (cv2.error, SourceError):
             return None
-        return np.asarray(image, dtype=np.uint8) if ok else None
+        return squared(np.asarray(image, dtype=np.uint8), self._aspect) if ok else None
 
     def close(self) -> None:
         """Give the source back."""
@@ -210,6 +212,8 @@ class _Reader:
         """`count` frames came before this capture was opened, the first of them at `first_s`."""
         self.count, self.first_s = count, first_s
         self.finite = False
+        # whether the frames have times of their own, as those of a clip behind an address
+        self._timed = False
         # when the capture was opened
         self._opened_s: float | None = None
         self._open, self._options, self._pace = open_capture, options, pace
@@ -228,7 +232,7 @@ class _Reader:
 
     def _end_s(self) -> float:
         """When the options let it end; a clip counts by its own times, before the first frame the waiting counts."""
-        if self.finite or self._opened_s is None:
+        if self._timed or self._opened_s is None:
             return math.inf
         return (self.first_s or self._opened_s) + self._options.end_s
 
@@ -276,7 +280,8 @@ class _Reader:
             self._changed.notify_all()
 
     def _read(self, capture: Capture) -> None:
-        self.finite, self._opened_s = capture.finite, time.monotonic()
+        self.finite, self._timed = capture.finite, capture.stamp_ms() is not None
+        self._opened_s = time.monotonic()
         latest = self._options.policy == "latest" or (self._options.policy is None and not capture.finite)
         while not self._stopped:
             before = time.monotonic()

@@ -78,7 +78,7 @@ class Motion:
     def _shrunk(self, gray: Image) -> NDArray[np.float32]:
         self._scale = min(1.0, _LONGEST / max(gray.shape))
         height, width = (max(1, round(side * self._scale)) for side in gray.shape)
-        # every so-manieth pixel first: four a side are enough for a mean, and a large frame costs no more than a small
+        # every N-th pixel first: four a side are enough for a mean, and a large frame costs no more than a small
         step = max(1, int(1 / self._scale) // 4)
         part = gray[::step, ::step]
         if max(part.shape) >= 4 * _LONGEST:

@@ -34,6 +34,8 @@ MAX_BYTES = 1 << 30
 """Larger photo files are refused, in bytes."""
 ANIMATION_WINDOW = 32_000_000
 """Pixels of an animation decoded at once; it bounds the memory of a long one."""
+# OpenCV refuses to decode more of an animation at once, four frames more than it is asked for counted with them
+_AT_ONCE, _MORE = 1 << 30, 4
 
 ANIMATION_FPS = 50.0
 """The rate at which an animation is worth saving: browsers show its frames for 20 ms or longer."""
@@ -160,8 +162,14 @@ def pages(path: Path, kind: str) -> int:
 def animation(path: Path, total: int) -> Iterator[tuple[Image, float]]:
     """The frames of an animated GIF, APNG, WebP or AVIF, each as BGR (H, W, 3) uint8 with how long it shows, in ms.
 
-    Raises SourceError (the reason alone) where the file is damaged.
+    Raises SourceError (the reason alone) where the file is damaged, and TooLargeError where a frame is too large.
     """
+    with path.open("rb") as file:
+        head = file.read(64)
+    try:
+        _refuse_by_header(head, sniff(head) or "", min(MAX_PIXELS, _AT_ONCE // (1 + _MORE)))
+    except TooLargeError as error:
+        raise TooLargeError(f"{error} of a frame of an animation") from None
     start, window = 0, 1
     while start < total:
         try:
@@ -176,7 +184,7 @@ def animation(path: Path, total: int) -> Iterator[tuple[Image, float]]:
         start += len(frames.frames)
         # every window is decoded from the file's beginning: few and large, but bounded
         height, width = frames.frames[0].shape[:2]
-        window = max(16, ANIMATION_WINDOW // (height * width))
+        window = min(max(16, ANIMATION_WINDOW // (height * width)), _AT_ONCE // (height * width) - _MORE)
 
 
 def opencv_name(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 from facexp.ahead import read_ahead
 from facexp.analyzer import Analyzer
@@ -36,7 +37,11 @@ def analyze_sources(
     many threads decode files ahead, and analyse photos, at most 8, None as many as there are cores; 0: nothing is read
     ahead. `share_threads` says how many suit the sources.
     A source that cannot be read gives a Frame whose `error` says why, without a picture, and the next one follows.
+    Raises ValueError as `Tracker`, before the first.
     """
+    new_tracker = partial(Tracker, analyzer, detect_every=detect_every, smooth=smooth)
+    # photos take none: what it refuses would come in the middle of a job
+    new_tracker()
     if face_crops:
         # such a picture is not looked at again
         options = replace(options, reduced=False)
@@ -51,12 +56,12 @@ def analyze_sources(
         try:
             for shot, frame in shots:
                 if frame is None:
-                    tracker = tracker or Tracker(analyzer, detect_every=detect_every, smooth=smooth)
+                    tracker = tracker or new_tracker()
                     frame = analyze_shot(analyzer, shot, tracker=tracker)
                 yield frame, shot
                 index = shot.index + options.every
         except SourceError as error:
-            yield Frame(source.name, index, 0.0, None, None, None, (), None, str(error)), None
+            yield Frame.unread(source.name, index, str(error)), None
 
 
 def share_threads(sources: Sequence[Source], threads: int | None = None) -> tuple[int | None, int | None]:

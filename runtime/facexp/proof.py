@@ -75,6 +75,8 @@ class Step:
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
     """What was left out, why, and what to do to have it."""
+    never: tuple[str, ...] = ()
+    """What the step does on no machine, and why: nothing is missing there."""
 
     @property
     def name(self) -> str:
@@ -123,20 +125,32 @@ class Report:
 
     @property
     def unproved(self) -> tuple[tuple[Step, str], ...]:
-        """The steps that judged nothing of one task although they were done: each with that task."""
-        tasks = dict.fromkeys(check.task for step in self.steps for check in step.checks if check.task)
-        return tuple(
-            (step, task)
-            for step in self.steps
-            if step.number in (2, 3) and step.checks
-            for task in tasks
-            if not any(check.task == task and check.passed is not None for check in step.checks)
-        )
+        """What steps 2 and 3 did not judge although they were done: each with the task, or with task and file."""
+        checks = [check for step in self.steps for check in step.checks]
+        tasks = dict.fromkeys(check.task for check in checks if check.task)
+        # step 1 names every file of the manifest
+        files = dict.fromkeys((check.task, check.file) for check in checks if check.file)
+        left: list[tuple[Step, str]] = []
+        for step in self.steps:
+            if step.number not in (2, 3) or not step.checks:
+                continue
+            judged = [check for check in step.checks if check.passed is not None]
+            done = {check.task for check in judged}
+            # the file that step 3 holds the others against has figures there and no verdict
+            seen = {(check.task, check.file) for check in (step.checks if step.number == 3 else judged)}
+            left += [(step, task) for task in tasks if task not in done]
+            left += [(step, f"{task} {file}") for task, file in files if task in done and (task, file) not in seen]
+        return tuple(left)
 
     @property
     def proved(self) -> bool:
-        """Whether no step failed, and all were done for all tasks."""
+        """Whether no step failed, and all were done for all files of all tasks."""
         return not (self.failed or self.skipped or self.unproved)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is proved, and the notes say of nothing that it was left out."""
+        return self.proved and not any(step.notes for step in self.steps if step.number < 5)
 
     def about(self, task: str) -> Report:
         """Only the checks of one task; notes stay."""
@@ -156,7 +170,8 @@ class Report:
                     "number": step.number,
                     "name": step.name,
                     "verdict": step.verdict,
-                    "notes": list(step.notes),
+                    "notes": [*step.notes, *step.never],
+                    "left_out": list(step.notes),
                     "checks": [_written(check) for check in step.checks],
                 }
                 for step in self.steps

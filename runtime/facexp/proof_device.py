@@ -6,10 +6,10 @@ library that reads planes in another order, cuts beside the face or rounds in it
 
 from __future__ import annotations
 
-import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from facexp.errors import BundleError, DeviceError, FacexpError, one_line
 from facexp.geometry import KEYPOINTS, Image, cut, square_matrix, to_gray
 from facexp.proof import SPEED_UP, Check, Step, held
 from facexp.session import Session, candidates
+from facexp.timing import in_turns
 
 GOLDEN = "golden.npz"
 # OpenCV turns colour to gray and samples the crop in whole gray levels, by other instructions on other machines: one
@@ -57,8 +58,9 @@ def device(directory: Path) -> Step:
         return Step(4, (Check("golden answers", passed=False, note=str(error)),))
     checks: list[Check] = []
     notes: list[str] = []
+    never: list[str] = []
     for model in models:
-        sessions = _sessions(directory, model, checks, notes)
+        sessions = _sessions(directory, model, checks, notes, never)
         try:
             crops = golden_crops(golden, model)
         except BundleError as error:
@@ -72,7 +74,7 @@ def device(directory: Path) -> Step:
         checks += _picture(directory, framed[0], golden)
     else:
         notes.append("picture: not compared, it takes float32.onnx or float16.onnx of both networks")
-    return Step(4, tuple(checks), tuple(notes))
+    return Step(4, tuple(checks), tuple(notes), tuple(never))
 
 
 def read_golden(directory: Path) -> dict[str, NDArray[np.generic]]:
@@ -134,7 +136,7 @@ def picture_answers(directory: Path, picture: Image) -> dict[str, NDArray[np.gen
     """What the whole product makes of a colour picture (H, W, 3) uint8 BGR with one face, as golden.npz keeps it.
 
     picture_box: float64 (4,) x, y, width and height. picture_crop: uint8 (S, S), what the keypoint network sees first.
-    picture_keypoints: float32 (15, 2) in pixels of the picture. picture_emotion: float64 (7,) probabilities.
+    picture_keypoints: float32 (15, 2) in pixels of the picture. picture_emotion: float64 (C,) probabilities.
     Raises BundleError where the bundle's most exact ONNX files find no face, or several.
     """
     analyzer = Analyzer("cpu", bundle=directory, precision="exact")
@@ -158,13 +160,13 @@ def _crop(picture: Image, box: NDArray[np.float64], spec: KeypointsSpec) -> Imag
 
 
 def _sessions(
-    directory: Path, model: ModelSpec, checks: list[Check], notes: list[str]
+    directory: Path, model: ModelSpec, checks: list[Check], notes: list[str], never: list[str]
 ) -> dict[tuple[FileSpec, str], Session]:
     """Every file that runs here, on every device that it really runs on."""
     found = {}
     for file in model.files.values():
         if file.format not in ENGINES:
-            notes.append(f"{file.file}: not compared, the runtime has nothing that runs a {file.format}")
+            never.append(f"{file.file}: not compared, the runtime has nothing that runs a {file.format}")
             continue
         for where in reversed(candidates("auto", "onnxruntime" if file.format == "onnx" else "litert")):
             try:
@@ -202,14 +204,8 @@ def _answers(
 def _speed(
     model: ModelSpec, sessions: Mapping[tuple[FileSpec, str], Session], one: NDArray[np.uint8]
 ) -> Iterator[Check]:
-    """Time for one crop, each file in turn, so that whatever else runs here slows all of them."""
-    taken: dict[tuple[str, str], list[float]] = {(file.key, where): [] for file, where in sessions}
-    for _ in range(_ROUNDS):
-        for (file, where), session in sessions.items():
-            start = time.perf_counter()
-            session.run(one)
-            taken[file.key, where].append(1e3 * (time.perf_counter() - start))
-    middle = {place: float(np.median(times)) for place, times in taken.items()}
+    calls = {(file.key, where): partial(session.run, one) for (file, where), session in sessions.items()}
+    middle = {place: spread.p50 for place, spread in in_turns(calls, _ROUNDS).items()}
     base = (model.exact() or "", "cpu")
     for (key, where), milliseconds in middle.items():
         yield Check("time for one crop", model.name, key, device=where, value=milliseconds, unit="ms")

@@ -30,7 +30,7 @@ def summary(report: Report) -> str:
         lines += [f"     {check.subject}: {said(check)}" for check in step.failures]
         if step.number == 3:
             lines += [f"     {c.subject}: {said(c)}" for c in step.checks if c.passed and c.value is not None]
-        lines += [f"     {note}" for note in step.notes]
+        lines += [f"     {note}" for note in (*step.notes, *step.never)]
         if step.number == 5:
             lines += [f"     {check.subject}: {said(check)}" for check in step.checks]
         for check in step.checks:
@@ -48,9 +48,9 @@ def verdict(report: Report) -> str:
     if report.skipped:
         return f"{name} passed what was checked; NOT PROVED, because skipped: {_steps(report.skipped)}"
     if report.unproved:
-        left = [f"step {step.number} ({step.name}) of {task}" for step, task in report.unproved]
+        left = [f"step {step.number} ({step.name}) of {subject}" for step, subject in report.unproved]
         return f"{name} passed what was checked; NOT PROVED: {_listed(left)}"
-    if any(step.notes for step in report.steps if step.number < 5):
+    if not report.whole:
         return f"{name} passed what was checked; the notes say what was left out"
     return f"{name} passed"
 
@@ -93,8 +93,7 @@ def write(report: Report, directory: Path) -> tuple[Path, Path]:
 
 def page(report: Report) -> str:
     """The report as one HTML page that needs nothing else."""
-    whole = not any(step.notes for step in report.steps if step.number < 5)
-    state: Verdict = "failed" if report.failed else "passed" if whole else "skipped"
+    state: Verdict = "failed" if report.failed else "passed" if report.whole else "skipped"
     machine = "".join(f"<dt>{_e(name)}</dt><dd>{_e(value)}</dd>" for name, value in report.machine.items())
     steps = "".join(_section(step) for step in report.steps)
     marks = "".join(
@@ -112,7 +111,7 @@ def page(report: Report) -> str:
 
 
 def _section(step: Step) -> str:
-    notes = "".join(f"<li>{_e(note)}</li>" for note in step.notes)
+    notes = "".join(f"<li>{_e(note)}</li>" for note in (*step.notes, *step.never))
     failures = "".join(f"<li>{_e(check.subject)}: {_e(said(check))}</li>" for check in step.failures)
     parts = [
         f'<section id="step{step.number}"><h2>{step.number} {step.name} <b class="{step.verdict}">{step.verdict}</b>'

@@ -41,12 +41,13 @@ def structure(directory: Path, tasks: Sequence[str] = TASKS) -> Step:
         return Step(1, (Check(what, passed=False, note=str(error)),))
     checks = [Check(what, passed=True)]
     notes: list[str] = []
+    never: list[str] = []
     entries = read_manifest(directory).child("models").value
     for model in models:
         checks += _preprocessing(model)
         for file in model.files.values():
-            checks += _file(directory, model, file, entries[model.name], notes)
-    return Step(1, tuple(checks), tuple(notes))
+            checks += _file(directory, model, file, entries[model.name], notes, never)
+    return Step(1, tuple(checks), tuple(notes), tuple(never))
 
 
 def _preprocessing(model: ModelSpec) -> Iterator[Check]:
@@ -83,7 +84,7 @@ def _shape(model: ModelSpec, key: str, points: Points) -> Check:
 
 
 def _file(
-    directory: Path, model: ModelSpec, file: FileSpec, entry: Mapping[str, Any], notes: list[str]
+    directory: Path, model: ModelSpec, file: FileSpec, entry: Mapping[str, Any], notes: list[str], never: list[str]
 ) -> Iterator[Check]:
     path = directory / file.file
     try:
@@ -105,7 +106,7 @@ def _file(
     if not same:
         return
     if file.format not in ENGINES:
-        notes.append(f"{file.file}: not opened, the runtime has nothing that runs a {file.format}")
+        never.append(f"{file.file}: not opened, the runtime has nothing that runs a {file.format}")
         return
     try:
         session = Session(path.read_bytes(), model, file.key)

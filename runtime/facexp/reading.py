@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 NOMINAL_FPS = 30.0
@@ -26,10 +27,10 @@ def sane_fps(rate: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How a source is read; photos take nothing from it. Raises ValueError for a value out of its range."""
+    """How a source is read; of a photo only `reduced` counts. Raises ValueError for a value out of its range."""
 
     every: int = 1
-    """Each so-manieth frame is taken, counted from the source's first."""
+    """Every N-th frame is taken, counted from the source's first."""
     max_fps: float | None = None
     """At most so many frames of a second of the source; None takes all."""
     start_s: float = 0.0
@@ -49,8 +50,8 @@ class ReadOptions:
     where a face would be too small: for analysis alone, not for who wants the picture itself."""
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, got {self.every}")
+        if not (isinstance(self.every, Integral) and self.every >= 1):
+            raise ValueError(f"every must be a whole number of at least 1, got {self.every}")
         for name, value in (("max_fps", self.max_fps), ("duration_s", self.duration_s), ("timeout_s", self.timeout_s)):
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be a number above 0, got {value}")
@@ -58,7 +59,7 @@ class ReadOptions:
             raise ValueError(f"start_s must be a number of at least 0, got {self.start_s}")
         if self.policy not in (None, "latest", "all"):
             raise ValueError(f"policy must be latest or all, got {self.policy!r}")
-        if self.raw is not None and min(self.raw) < 1:
+        if self.raw is not None and (len(self.raw) != 2 or min(self.raw) < 1):
             raise ValueError(f"raw must be a width and a height of at least 1, got {self.raw}")
 
     @property

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
@@ -40,14 +41,18 @@ class Listed(NamedTuple):
     """Why a list cannot be read; None for everything else."""
 
 
-def open_sources(names: Iterable[str | Listed], skip: Path | None = None) -> Iterator[Source]:
+Name = str | os.PathLike[str]
+
+
+def open_sources(names: Iterable[Name | Listed], skip: Path | None = None) -> Iterator[Source]:
     """Each photo and clip that the names stand for, in natural order (photo2 before photo10).
 
     A name is a file, a folder (searched to its depths for photos and clips by suffix, hidden ones left out), a glob
     (`**` searches to the depths; where it spells a suffix out, that is taken whatever it is), a camera (0,
     /dev/video0), the address of a stream (rtsp://..., http://...), "-" for standard input, or "@list.txt": a text file
     with such names, as `listed` reads it. Nothing inside the folder `skip` is taken from a folder or glob: it is where
-    results are written. A name without anything behind it gives one Source whose `problem` says so.
+    results are written. A name without anything behind it gives one Source whose `problem` says so. Raises ValueError
+    where `names` is one name, whose letters would pass for names.
     """
     skip = None if skip is None else real_path(skip)
     for name, trouble in listed(names):
@@ -74,17 +79,21 @@ def open_sources(names: Iterable[str | Listed], skip: Path | None = None) -> Ite
             yield from found
 
 
-def listed(names: Iterable[str | Listed]) -> Iterator[Listed]:
+def listed(names: Iterable[Name | Listed]) -> Iterator[Listed]:
     """Each name, or, for "@list.txt", each name in that file; with the reason where a list cannot be read.
 
     A list is UTF-8 text with one name a line, as it would be given by itself: a relative one starts at the current
-    directory. Blank lines and those that start with # are passed over. What was listed before is handed on as it is,
-    since a list that comes through a pipe can be read only once.
+    directory. Blank lines and those that start with # are passed over; blanks around a name are left out where it leads
+    to something only without them. What was listed before is handed on as it is, since a list that comes through a pipe
+    can be read only once. Raises ValueError where `names` is one name.
     """
-    for name in names:
-        if isinstance(name, Listed):
-            yield name
+    if isinstance(names, (str, bytes, os.PathLike)):
+        raise ValueError(f"names must be several names, got one: put {names!r} into a list")
+    for given in names:
+        if isinstance(given, Listed):
+            yield given
             continue
+        name = os.fspath(given)
         if not name.startswith("@"):
             yield Listed(name)
             continue
@@ -99,14 +108,24 @@ def listed(names: Iterable[str | Listed]) -> Iterator[Listed]:
                 empty = True
                 # the head may end inside a line, and a pipe cannot be turned back
                 for line in itertools.chain(io.StringIO(head + lines.readline()), lines):
-                    entry = line.strip()
-                    if entry and not entry.startswith("#"):
+                    if line.strip() and not line.strip().startswith("#"):
+                        entry = _entry(line.removesuffix("\n"))
                         yield Listed(entry, _no_entry(entry))
                         empty = False
                 if empty:
                     yield Listed(named, "this list names nothing")
         except OSError as error:
             yield Listed(named, f"this list cannot be read: {error.strerror or error} {hint}")
+
+
+def _entry(line: str) -> str:
+    """The name in a line of a list."""
+    name = line.strip()
+    # a file's name may begin or end with a blank, but most blanks were left by whoever wrote the list
+    if name == line or "\0" in line or path_problem(Path(line)) is None:
+        return line
+    leads = name == STDIN or name.startswith("@") or is_live(name) or is_pattern(name)
+    return name if leads or path_problem(Path(name)) is None else line
 
 
 def _no_entry(entry: str) -> str | None:

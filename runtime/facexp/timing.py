@@ -100,7 +100,7 @@ def in_turns(
 
 def run_process(command: Sequence[str]) -> Process:
     """Run a command to its end. RuntimeError with the last line that it says where its status is not 0."""
-    done = subprocess.run([sys.executable, "-c", _LAUNCH, *command], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", _LAUNCH, *command], capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)
     if told["status"] != 0:
         lines = str(told["said"]).splitlines() or ["it says nothing"]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facexp.analyzer import Analyzer
-from facexp.detector import SAME, Box, Detection, shared
-from facexp.geometry import Image, Matrix, Points, invert, to_gray, transform
+from facexp.detector import SAME, Box, Detection, overlap, shared
+from facexp.geometry import Image, Matrix, Picture, Points, invert, to_gray, transform
 from facexp.keypoints import MOST_DRIFT, Found
 from facexp.motion import Look, Motion, differ
 from facexp.smoothing import Smoother
@@ -75,14 +76,14 @@ class Tracker:
     def __init__(self, analyzer: Analyzer, *, detect_every: int | None = None, smooth: float = SMOOTH_S) -> None:
         """`analyzer` has the networks and the limits (`min_score`, `max_faces`); others may use it between two frames.
 
-        detect_every: the detector looks at each so-manieth frame; None: once a second. In both cases it also looks at
+        detect_every: the detector looks at every N-th frame; None: once a second. In both cases it also looks at
         once where a face is lost and soon where something moves that is no followed face.
         smooth: the time constant of the smoothing in seconds (`facexp.smoothing`); 0 is none.
 
         Raises ValueError for detect_every < 1, and where smooth is below 0 or not finite.
         """
-        if detect_every is not None and detect_every < 1:
-            raise ValueError(f"detect_every must be None or at least 1, got {detect_every}")
+        if detect_every is not None and not (isinstance(detect_every, Integral) and detect_every >= 1):
+            raise ValueError(f"detect_every must be None or a whole number of at least 1, got {detect_every}")
         if not 0 <= smooth < math.inf:
             raise ValueError(f"smooth must be 0 or more seconds, got {smooth}")
         self._analyzer = analyzer
@@ -103,7 +104,7 @@ class Tracker:
         """How long the steps of the last frame took; zeros before the first."""
         return self._timings
 
-    def track(self, image: Image, time_ms: float) -> list[Face]:
+    def track(self, image: Picture, time_ms: float) -> list[Face]:
         """The faces of the next frame, largest box first; [] when there is none.
 
         The image is as for `Analyzer.analyze`; `time_ms` is its time in the video, and grows from frame to frame.
@@ -145,7 +146,7 @@ class Tracker:
         strays: list[float] = []
         boxes = []
         for track, matrix, points in zip(self._tracks, found.placed, found.points, strict=True):
-            boxes.append(self._analyzer.frame(matrix, points, track.aspect))
+            boxes.append(self._analyzer.box_of(matrix, points, track.aspect))
             strays.append(_stray(track, boxes[-1], time_ms))
         kept: list[_Track] = []
         urgent = False
@@ -207,9 +208,9 @@ class Tracker:
     def _match(self, candidates: list[Detection]) -> list[Detection]:
         """Give each followed face the detector's score, and return what the detector found beside them."""
         rest, unseen = list(candidates), list(self._tracks)
-        pairs = [(_overlap(track.box, face.box), track, face) for track in self._tracks for face in candidates]
-        for overlap, track, face in sorted(pairs, key=lambda pair: -pair[0]):
-            if overlap >= _OVERLAP and face in rest and track in unseen:
+        pairs = [(overlap(track.box, face.box), track, face) for track in self._tracks for face in candidates]
+        for common, track, face in sorted(pairs, key=lambda pair: -pair[0]):
+            if common >= _OVERLAP and face in rest and track in unseen:
                 rest.remove(face)
                 unseen.remove(track)
                 track.score, track.aspect, track.misses = face.score, _aspect(face.box), 0
@@ -233,7 +234,7 @@ class Tracker:
         for face, matrix, points in zip(faces, found.placed, found.points, strict=True):
             aspect = _aspect(face.box)
             # not the detector's own box, which would jump in the next frame
-            box = self._analyzer.frame(matrix, points, aspect)
+            box = self._analyzer.box_of(matrix, points, aspect)
             track = _Track(0, face.score, aspect, box, matrix, points, time_ms, self._motion.look(box), None)
             pairs.append((_distance(box, face.box), track))
         new: list[_Track] = []
@@ -312,12 +313,6 @@ def _distance(a: Box, b: Box) -> float:
     small, large = sorted(float(np.sqrt(_area(box))) for box in (a, b))
     (ax, ay), (bx, by) = _centre(a), _centre(b)
     return float(np.hypot(ax - bx, ay - by)) / large if large <= 2 * small else float("inf")
-
-
-def _overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    common = shared(a, b) * min(_area(a), _area(b))
-    return common / (_area(a) + _area(b) - common)
 
 
 def _area(box: Box) -> float:

@@ -38,6 +38,10 @@ class Smoothed:
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[type[Smoothed], tuple[object, ...]]:
+        # a copy is made anew: numpy does not keep that an array is read-only
+        return Smoothed, (self.keypoints, self.emotion)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Face:
@@ -78,6 +82,10 @@ class Face:
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __reduce__(self) -> tuple[type[Face], tuple[object, ...]]:
+        # as for Smoothed
+        return Face, (self.box, self.score, self.keypoints, self.emotion, self.id, self.smoothed)
 
 
 def _frozen(keypoints: Points) -> Points:
@@ -123,3 +131,8 @@ class Frame:
     """Milliseconds from the arrival of a live source's frame to this record; None for what is not live."""
     dropped: int | None = None
     """How many frames of a live source newer ones replaced since the last record; None for what is not live."""
+
+    @classmethod
+    def unread(cls, source: str, index: int, error: str) -> Frame:
+        """The record of a frame that could not be read, or of a source that has no such frame."""
+        return cls(source, index, 0.0, None, None, None, (), None, error)

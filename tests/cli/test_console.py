@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from facexp.pictures import save_picture
+from facexp_cli.console import Signals, Stop
 
 COMMAND = [sys.executable, "-c", "from facexp_cli.main import infer_main; infer_main()"]
 
@@ -179,3 +180,28 @@ def drain(process: subprocess.Popen[bytes], *masters: int) -> dict[int, str]:
                 still_open.remove(master)
                 os.close(master)
     return {master: text.decode() for master, text in data.items()}
+
+
+def test_what_is_ignored_on_purpose_stays_ignored() -> None:
+    """Guards `nohup facexp-infer rtsp://... &`: a terminal that is closed does not end it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_signal_ends_what_is_stuck() -> None:
+    """Guards Ctrl-C where whoever reads our output does not: the first lets the line end, the second does not wait."""
+
+    def stuck(signals: Signals) -> None:
+        with signals.whole():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+            pytest.fail("the second signal was held up, too")
+
+    with Signals() as signals, pytest.raises(Stop) as caught:
+        stuck(signals)
+    assert caught.value.status == 130

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from facexp.clip_file import SinkError
 from facexp.labels import FIVE, SEVEN
 from facexp.pictures import save_picture
 from facexp_cli.infer import infer
@@ -343,7 +344,7 @@ def test_help_documents_every_option() -> None:
             "--min-face PIXELS",
             "--max-faces N",
             "--every N",
-            "--detector PATH",
+            "--detector FILE",
         ),
         *("--detect-every N", "--smooth SECONDS", "--labels [ferplus|fer2013]"),
         *("--max-fps N", "--start SECONDS", "--duration SECONDS", "--policy [latest|all]", "--timeout SECONDS"),
@@ -352,3 +353,26 @@ def test_help_documents_every_option() -> None:
     ):
         assert re.search(rf"^  .*{re.escape(flag)}.* {{2,}}\S", text, re.MULTILINE), flag
     assert all(getattr(parameter, "help", "") for parameter in infer.params[1:])
+
+
+def test_who_looks_at_pictures_gets_the_whole_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards pictures that are drawn on: faces in pixels of the photo, on a copy of half its size, would lie beside."""
+    jobs: list[Any] = []
+    monkeypatch.setattr("facexp_cli.infer.run", lambda job: jobs.append(job) or 0)
+    for more in ([], ["--save", "out"], ["--preview", "8000"]):
+        assert CliRunner().invoke(infer, ["photo.jpg", *more]).exit_code == 0
+    assert [job.read_options().reduced for job in jobs] == [True, False, False]
+
+
+def test_a_last_clip_that_cannot_be_finished_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards a disk that is full at the very end: status 1 and the reason, no traceback."""
+
+    def full(_: object) -> None:
+        raise SinkError("out/a.mp4: only 3 of 20 frames could be written: is the disk full?")
+
+    write_clip("a.mp4")
+    monkeypatch.setattr("facexp.clip_file.ClipFile.finish", full)
+    result = run("a.mp4", "--save", "out")
+    assert result.exit_code == 1
+    assert len(records(result.stdout)) == 20
+    assert result.stderr == "Error: out/a.mp4: only 3 of 20 frames could be written: is the disk full?\n"

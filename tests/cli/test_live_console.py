@@ -50,7 +50,7 @@ def test_a_signal_ends_a_camera_that_hangs(
     assert time.monotonic() - begun < 10
     assert process.stderr.read() == b""
     # the recording of a camera ends in no other way
-    assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".mp4"] * (frames > 0)
+    assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".mkv"] * (frames > 0)
 
 
 def test_a_stream_that_breaks_and_its_password(tmp_path: Path, tiny_bundle: Path, web_camera: Any) -> None:

@@ -131,7 +131,7 @@ def test_an_interrupted_job_says_how_it_goes_on(run: Run, monkeypatch: pytest.Mo
             ended.append(True)
 
     monkeypatch.setattr(many.ManyImages, "run", parts)
-    result = run("blank.png", "blank.png/.", "--out", "o")
+    result = run("blank.png", "gone.png", "--out", "o")
     assert (result.exit_code, ended) == (130, [True])
     assert result.stderr.splitlines() == [
         "Note: blank.png: is small",

@@ -89,6 +89,47 @@ def test_a_damaged_bundle_is_status_3_and_named(bundle: Path, tmp_path: Path) ->
     assert all(link.startswith("#step") for link in page.links)
 
 
+@pytest.mark.parametrize(
+    ("stdout", "message"),
+    [("/dev/full", "No space left on device"), ("| true", "Broken pipe")],
+)
+def test_a_failed_proof_that_nobody_reads_is_status_3_all_the_same(
+    bundle: Path, tmp_path: Path, stdout: str, message: str
+) -> None:
+    """Guards the CI that must stop although its log is full or its reader has gone, and the report it keeps."""
+    (bundle / "keypoints.int8.onnx").write_bytes(b"")
+    code = "from facexp_cli.main import main; main()"
+    command = [sys.executable, "-c", code, "verify", "--bundle", bundle, "--report", tmp_path / "out"]
+    if stdout == "/dev/full":
+        target = os.open(stdout, os.O_WRONLY)
+    else:
+        gone, target = os.pipe()
+        os.close(gone)
+    try:
+        done = subprocess.run(command, stdout=target, stderr=subprocess.PIPE, text=True, timeout=60)
+    finally:
+        os.close(target)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.splitlines() == [
+        f"report: {tmp_path / 'out' / 'report.html'}",
+        f"Error: standard output cannot be written: {message}",
+    ]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["passed"] is False
+
+
+def test_a_report_that_cannot_be_written_takes_no_verdict_along(bundle: Path) -> None:
+    """Guards the status of a proof that failed, which is not that of one that could not be told."""
+    place = bundle / "manifest.json" / "out"
+    message = f"Error: {place}: the report cannot be written (Not a directory)\n"
+    result = verify("--bundle", bundle, "--report", place)
+    assert (result.exit_code, result.stderr) == (1, message)
+    assert "NOT PROVED" in result.stdout.splitlines()[-1]
+    (bundle / "keypoints.int8.onnx").write_bytes(b"")
+    result = verify("--bundle", bundle, "--report", place)
+    assert (result.exit_code, result.stderr) == (3, message)
+    assert "FAILED in step 1 (structure)" in result.stdout.splitlines()[-1]
+
+
 def test_golden_answers_that_are_none_are_status_3_and_one_line(bundle: Path) -> None:
     """Guards the file that no hash of the manifest covers."""
     path = bundle / "golden.npz"

@@ -200,7 +200,7 @@ def write_run(directory: Path, task: str, data: Path, network: Any, preprocessin
 
 def draw_pattern(label: int, rng: np.random.Generator) -> np.ndarray:
     """48x48 gray: a bright bar at the label's angle on a ground of its own."""
-    ground = cv2.resize(rng.uniform(40, 130, (6, 6)), (48, 48), interpolation=cv2.INTER_LINEAR)
+    ground = cv2.resize(rng.uniform(10, 170, (16, 16)), (48, 48), interpolation=cv2.INTER_LINEAR)
     angle = np.pi * label / 7 + rng.normal(0, 0.05)
     reach = 20 * np.array([np.cos(angle), np.sin(angle)])
     centre = 23.5 + rng.normal(0, 2, 2)

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from facexp.bundle import shipped
+from facexp.bundle import KEYS, shipped
 from facexp.errors import BundleError
 from facexp.proof import Check, Report, Step, held
-from facexp.proof_report import verdict
+from facexp.proof_report import page, summary, verdict
+from facexp_cli.verify import verify_command
 from facexp_export import proof_numbers, proof_task
 from facexp_export.errors import ExportError
 from facexp_export.proof_numbers import Reference
 from facexp_export.proof_task import Labelled
 from facexp_export.recipe import Margins, read_recipe
 from facexp_export.tasks import TASKS
-from facexp_export.verify import Data, data_task, examine
+from facexp_export.verify import Data, data_task, examine, losses, verify
 
 TOLERANCES = read_recipe().tolerances
 MARGINS = Margins(accuracy_points=0.5, rmse_px=0.03)
@@ -148,9 +155,97 @@ def test_a_task_that_was_left_out_is_not_proved() -> None:
     assert verdict(half) == (
         "mine 1 passed what was checked; NOT PROVED: step 2 (numbers) of keypoints and step 3 (task) of keypoints"
     )
+    assert '<header class="skipped">' in page(half)
     whole = replace(half, steps=tuple(replace(both, number=number) for number in range(1, 5)))
     assert whole.to_dict()["proved"] is True
     assert verdict(whole) == "mine 1 passed"
+    assert '<header class="passed">' in page(whole)
+
+
+def test_a_file_that_was_left_out_is_not_proved() -> None:
+    """Guards a gate where LiteRT is not installed: the other files' figures prove nothing of the one that needs it."""
+    figure = held(Check("figure", "emotion", "float32.onnx", value=0.0, limit=1.0))
+    files = tuple(replace(figure, file=key) for key in ("float32.onnx", "int8.onnx", "int8.tflite"))
+    # the base of step 3 has figures and no verdict
+    base = Check("accuracy", "emotion", "float32.onnx", value=70.0)
+    note = "emotion.int8.tflite: not compared, ai-edge-litert cannot be imported"
+    second, third = Step(2, files[:2], (note,)), Step(3, (base, files[1]))
+    part = Report({"name": "mine", "version": "1"}, {}, (Step(1, files), second, third, Step(4, files[:2])))
+    assert part.passed
+    assert part.to_dict()["proved"] is False
+    assert verdict(part) == (
+        "mine 1 passed what was checked; NOT PROVED: step 2 (numbers) of emotion int8.tflite and step 3 (task) of "
+        "emotion int8.tflite"
+    )
+    whole = replace(part, steps=(Step(1, files), Step(2, files), Step(3, (base, *files[1:])), Step(4, files)))
+    assert whole.to_dict()["proved"] is True
+    # in step 2 a figure without a verdict proves nothing
+    reported = Step(2, (base, *files[1:]))
+    assert [what for _, what in replace(whole, steps=(whole.steps[0], reported)).unproved] == ["emotion float32.onnx"]
+
+
+def test_what_no_machine_does_is_no_gap() -> None:
+    """Guards the plain verdict on a bundle with a SavedModel, which the runtime never runs."""
+    figure = held(Check("figure", "emotion", "float32.onnx", value=0.0, limit=1.0))
+    steps = [Step(number, (figure,)) for number in range(1, 5)]
+    steps[0] = replace(steps[0], never=("emotion: not opened",))
+    report = Report({"name": "mine", "version": "1"}, {}, tuple(steps))
+    assert verdict(report) == "mine 1 passed"
+    assert '<header class="passed">' in page(report)
+    assert "<li>emotion: not opened</li>" in page(report)
+    assert "     emotion: not opened" in summary(report).splitlines()
+    (first, *_) = report.to_dict()["steps"]
+    assert (first["notes"], first["left_out"]) == (["emotion: not opened"], [])
+    left_out = replace(report, steps=(replace(steps[0], notes=("int8: not opened",)), *steps[1:]))
+    assert verdict(left_out) == "mine 1 passed what was checked; the notes say what was left out"
+    (first, *_) = left_out.to_dict()["steps"]
+    assert (first["notes"], first["left_out"]) == (["int8: not opened", "emotion: not opened"], ["int8: not opened"])
+
+
+@pytest.mark.usefixtures("replayed")
+def test_the_seven_files_are_proved_where_all_is_installed_and_only_there(
+    bundle: Any, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards the gate of a default bundle, on the machine of its export and on one without LiteRT."""
+    data = [workspace / "points", workspace / "emotions"]
+    whole = verify(bundle.directory, data)
+    assert whole.to_dict()["proved"] is True
+    assert verdict(whole) == f"bundle {whole.bundle['version']} passed"
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    part = verify(bundle.directory, data)
+    assert part.passed
+    assert part.to_dict()["proved"] is False
+    missing = [f"{task} {key}" for task in ("keypoints", "emotion") for key in KEYS if key.endswith(".tflite")]
+    assert [what for _, what in part.unproved] == 2 * missing
+
+
+def test_only_int8_is_held_against_nothing() -> None:
+    """Guards a bundle without anything to judge by; one whose float file does not run here is not at fault."""
+
+    def found(*keys: str) -> list[Check]:
+        files = {key: SimpleNamespace(precision=key.partition(".")[0]) for key in keys}
+        subject: Any = SimpleNamespace(model=SimpleNamespace(name="emotion", files=files), keys=("int8.onnx",))
+        return list(losses(subject, Labelled(np.zeros(0, np.uint8), {}, np.zeros(0), LABELS), read_recipe()))
+
+    (check,) = found("int8.onnx")
+    assert check.passed is False
+    assert check.note == "no float32 or float16 file to hold the others against; export one too"
+    assert found("float32.tflite", "int8.onnx") == []
+
+
+def test_a_manifest_that_is_refused_blames_no_data(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Guards the status of a CI: it is the bundle that is wrong, and its labels are needed to read the data."""
+    directory = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["models"]["emotion"]["labels"] = ["awake", "awake"]
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    data = tmp_path / "faces.csv"
+    data.write_text("emotion,pixels,Usage\n")
+    result = CliRunner().invoke(verify_command, ["--bundle", str(directory), "--data", str(data)])
+    assert (result.exit_code, result.stderr) == (3, "")
+    assert "labels must be two or more different names" in result.stdout
+    assert result.stdout.count("     nothing to compare: the models cannot be read, see step 1\n") == 2
+    assert "FAILED in step 1 (structure)" in result.stdout.splitlines()[-1]
 
 
 def test_data_finds_its_task(tmp_path: Path) -> None:

@@ -39,6 +39,17 @@ def test_any_words_are_saved_so_that_they_can_be_read(tmp_path: Path) -> None:
     assert read_recipe(tmp_path / "again.toml") == recipe
 
 
+def test_a_recipe_that_notepad_saved_is_read(tmp_path: Path) -> None:
+    """Guards a byte order mark, which the configurations may have as well."""
+    (tmp_path / "mine.toml").write_text("[margins]\nrmse_px = 0.5\n", encoding="utf-8-sig")
+    assert read_recipe(tmp_path / "mine.toml").margins.rmse_px == 0.5
+
+
+def test_a_savedmodel_alone_can_be_judged(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('[files]\nkeys = ["savedmodel"]\n')
+    assert read_recipe(tmp_path / "mine.toml").keys == ("savedmodel",)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -57,6 +68,10 @@ def test_any_words_are_saved_so_that_they_can_be_read(tmp_path: Path) -> None:
         ("files = 3", "files must be a table, got 3"),
         ("[files]\nkeys = ['int8']", "files.keys must be some of float32.onnx, .*, got \\['int8'\\]"),
         ("[files]\nkeys = []", "files.keys must be some of"),
+        (
+            "[files]\nkeys = ['int8.onnx', 'int8.tflite']",
+            r"files.keys must hold a float32 or float16 file beside the int8 ones, .*, got \['int8.onnx', 'int8.tfl",
+        ),
         ("[margins]\nrmse_px = '1'", "margins.rmse_px must be a number, got '1'"),
         ("[tolerances.golden]\nint8 = 0", "tolerances.golden.int8 must be finite and more than 0, got 0"),
         ("[margins]\naccuracy_points = inf", "margins.accuracy_points must be finite and more than 0, got inf"),

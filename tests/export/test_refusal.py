@@ -144,14 +144,6 @@ def test_without_float32_the_others_are_held_against_float16(bundle: Any, tmp_pa
 
 
 @pytest.mark.usefixtures("replayed")
-def test_only_int8_is_held_against_nothing(bundle: Any, tmp_path: Path) -> None:
-    recipe = tmp_path / "small.toml"
-    recipe.write_text(bundle.recipe.read_text() + '[files]\nkeys = ["int8.onnx"]\n')
-    with pytest.raises(ParityError, match="no float32 or float16 file to hold the others against; export one too"):
-        export_run(bundle.runs["emotion"], tmp_path / "bundle", recipe=recipe)
-
-
-@pytest.mark.usefixtures("replayed")
 def test_failed_first_export_leaves_nothing(bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards against a half-written new bundle."""
     after(monkeypatch, "int8.onnx", lose_a_range)
@@ -173,6 +165,46 @@ def test_crash_while_writing_leaves_the_old_bundle(bundle: Any, shipped: Path, m
         export_run(bundle.runs["emotion"], shipped, recipe=bundle.recipe, overwrite=True)
     assert contents(shipped) == before
     assert [path.name for path in shipped.parent.iterdir()] == ["bundle"]
+
+
+@pytest.mark.usefixtures("replayed")
+def test_two_exports_into_one_directory_are_not_one(
+    bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards the network whose export ends first: the other's began before, and knows nothing of it."""
+    out = tmp_path / "bundle"
+    after(monkeypatch, "float32.onnx", lambda _: shutil.copytree(bundle.directory, out))
+    with pytest.raises(ExportError, match=f"^{out}: was changed by another export meanwhile; export again$"):
+        export_run(bundle.runs["keypoints"], out, recipe=bundle.recipe)
+    assert contents(out) == contents(bundle.directory)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_no_place_for_temporary_files_is_one_line(
+    emotion_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards a container whose disk may only be read."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    result = CliRunner().invoke(export_command, [str(emotion_run), "--out", str(tmp_path / "bundle")])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[1:] == [
+        f"Error: {tmp_path / 'nowhere'}: a temporary file cannot be written (No such file or directory); name a "
+        "directory that has room with TMPDIR"
+    ]
+
+
+@pytest.mark.usefixtures("replayed")
+def test_a_run_that_may_only_be_read_is_one_line(bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards runs on a share: the first export keeps there how its faces are framed."""
+    run = tmp_path / "run"
+    shutil.copytree(bundle.runs["keypoints"], run)
+    (run / "preprocessing.json").unlink()
+    # in the way of what is written beside, also for root
+    (run / "preprocessing.json.part").mkdir()
+    monkeypatch.setattr(bundle_writer, "measure", lambda *_: {})
+    message = r"preprocessing\.json: cannot be written \(Is a directory\); let the run's directory be written, or"
+    with pytest.raises(ExportError, match=message):
+        export_run(run, tmp_path / "bundle")
 
 
 @pytest.mark.usefixtures("replayed")

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
 
+from facexp.bundle import shipped
 from facexp_export import steps
 from facexp_export.errors import ExportError
 from facexp_export.steps import Job
 
+SHIPPED = shipped() / "keypoints.float32.onnx"
 DONE = """job=$(echo "$line" | tr -d '"'); echo '{}' > "${job%.json}.facts.json"; echo; echo 'facexp step ended'"""
 """What a shell script says and leaves when it has done the job whose line it read."""
 
@@ -74,3 +80,62 @@ def test_one_process_is_there_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
         os.kill(number, 0)
         with steps.shared_process(), pytest.raises(ProcessLookupError):
             os.kill(number, 0)
+
+
+def test_what_its_libraries_leave_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards TMPDIR: TensorFlow writes code there, and removes it only where it is not killed."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.chdir(tmp_path)
+    leave = 'read line; echo "$TMPDIR" > place; echo > "$TMPDIR/left"'
+    job = stand_in(monkeypatch, tmp_path, f"{leave}; {DONE}; {leave}; exit 1")
+    with steps.shared_process():
+        steps.run_step(job)
+        place = Path((tmp_path / "place").read_text().strip())
+        assert [path.name for path in place.iterdir()] == ["left"]
+        assert place.parent == scratch
+        with pytest.raises(ExportError):
+            steps.run_step(job)
+        assert not list(scratch.iterdir())
+        steps.run_step(job)
+    assert not list(scratch.iterdir())
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    """Guards the place of temporary files, for what a step is told and for what it makes."""
+    job = Job("float16.onnx", "keypoints", tmp_path, tmp_path / "crops.npz", Path("/dev/full"), SHIPPED)
+    with pytest.raises(ExportError, match=r"^step float16\.onnx: .*No space left on device; it writes /dev/full, .*$"):
+        steps.run_step(job)
+    (tmp_path / "float16.onnx.json").unlink()
+    (tmp_path / "float16.onnx.json").symlink_to("/dev/full")
+    message = r": a temporary file cannot be written \(No space left on device\); name a directory .* with TMPDIR$"
+    with pytest.raises(ExportError, match=message):
+        steps.run_step(job)
+
+
+def test_a_step_ends_with_the_export_that_asked_for_it(tmp_path: Path) -> None:
+    """Guards the memory and the cores of a machine whose export was killed in the middle of a long step."""
+    source = tmp_path / "source"
+    os.mkfifo(source)
+    job = Job("float16.onnx", "keypoints", tmp_path, tmp_path / "crops.npz", tmp_path / "out", source)
+    job.write(tmp_path / "job.json")
+    code = (
+        "import sys; from pathlib import Path; from facexp_export.steps import Job, run_step; "
+        f"run_step(Job.read(Path({str(tmp_path / 'job.json')!r})))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)}) as export:
+        # opens when the step does
+        waiting = os.open(source, os.O_WRONLY)
+        export.kill()
+
+    def write_on() -> None:
+        for _ in range(200):
+            os.write(waiting, b" ")
+            time.sleep(0.05)
+
+    try:
+        with pytest.raises(BrokenPipeError):
+            write_on()
+    finally:
+        os.close(waiting)

@@ -55,6 +55,13 @@ def test_a_process_is_measured_alone() -> None:
         run_process([sys.executable, "-c", "1 / 0"])
 
 
+def test_no_file_of_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards folders of photos that hold Python files with the names of modules."""
+    (tmp_path / "json.py").write_text("raise SystemExit('was run')")
+    monkeypatch.chdir(tmp_path)
+    assert run_process([*Plan().command[:-1], "import json"]).seconds > 0
+
+
 def test_the_report_has_every_part(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards the JSON schema; nothing asked for is left out, and what cannot run is said; no source is needed."""
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)

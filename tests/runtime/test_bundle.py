@@ -194,3 +194,14 @@ def test_what_is_wrong_is_named_by_file_and_key(
     assert "\n" not in str(caught.value)
     # whatever was in the file, a terminal and a report can show it
     str(caught.value).encode()
+
+
+def test_a_bundle_without_int8_runs_what_it_has(own_bundle: Path, astronaut: Any) -> None:
+    # guards: an export of float32 alone, which needs no `precision`
+    manifest = json.loads((own_bundle / "manifest.json").read_text())
+    for model in manifest["models"].values():
+        model["files"] = {"float32.onnx": model["files"]["float32.onnx"]}
+    (own_bundle / "manifest.json").write_text(json.dumps(manifest))
+    (face,) = facexp.Analyzer("cpu", bundle=own_bundle).analyze(astronaut)
+    (same,) = facexp.Analyzer("cpu", bundle=own_bundle, precision="float32").analyze(astronaut)
+    assert face == same

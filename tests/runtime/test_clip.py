@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from facexp import clip
+from facexp import clip, clip_health
 from facexp.clip import Clip
 from facexp.errors import SourceError
 from facexp.reading import ReadOptions
@@ -24,10 +24,10 @@ def gray(index: int) -> int:
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with x.mp4, x.avi, x.mkv: 120 frames of 64x48 at 25 a second, a little noisy, each of its own gray."""
+    """A folder with x.mp4, x.avi, x.mkv, x.ts: 120 noisy frames of 64x48 at 25 a second, each of its own gray."""
     folder = tmp_path_factory.mktemp("clips")
     noise = np.random.default_rng(0).integers(0, 20, (48, 64, 3), np.uint8)
-    for suffix, codec in ((".mp4", "mp4v"), (".avi", "MJPG"), (".mkv", "mp4v")):
+    for suffix, codec in ((".mp4", "mp4v"), (".avi", "MJPG"), (".mkv", "mp4v"), (".ts", "mp4v")):
         fourcc = cv2.VideoWriter.fourcc(*codec)
         writer = cv2.VideoWriter(str(folder / f"x{suffix}"), cv2.CAP_FFMPEG, fourcc, 25.0, (64, 48))
         assert writer.isOpened()
@@ -107,6 +107,38 @@ class Unsought:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.capture, name)
+
+
+@pytest.mark.parametrize("kind", ["MPEG-TS", "MPEG", "raw H.264"])
+def test_what_has_no_index_is_never_sought(clips: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Guards --start where OpenCV only guesses at which frame a seek has landed."""
+    opened = Clip(clips / "x.mp4", kind)
+    whole = opened._capture
+    monkeypatch.setattr(opened, "_capture", Misled(whole))
+    assert [index for index, _, _ in opened.frames(ReadOptions(start_s=4.0))] == list(range(100, 120))
+
+
+class Misled:
+    """A capture that has sought, and then is a frame off."""
+
+    def __init__(self, capture: cv2.VideoCapture) -> None:
+        self.capture = capture
+
+    def get(self, what: int) -> float:
+        return self.capture.get(what) - (what == cv2.CAP_PROP_POS_FRAMES)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.capture, name)
+
+
+def test_a_part_of_joined_recordings(clips: Path, tmp_path: Path) -> None:
+    """Guards transport streams put one behind the other, whose times begin anew: a seek would lead nowhere."""
+    path = tmp_path / "twice.ts"
+    path.write_bytes(2 * (clips / "x.ts").read_bytes())
+    frames = list(open_clip(path).frames(ReadOptions(start_s=6.0)))
+    assert [index for index, _, _ in frames] == list(range(150, 240))
+    assert frames[0][1] == pytest.approx(6000, abs=0.6)
+    assert brightness(frames[0][2]) == pytest.approx(gray(150 - 120), abs=3)
 
 
 def test_rotation_is_applied(clips: Path, tmp_path: Path) -> None:
@@ -209,13 +241,13 @@ def test_sizes_that_headers_promise(tmp_path: Path) -> None:
         ),
     ):
         mp4.write_bytes(struct.pack(">I4s8s", 16, b"ftyp", b"isom\0\0\0\0") + tail)
-        said = clip._cut_short(mp4, "MP4")
+        said = clip_health.cut_short(mp4, "MP4")
         assert said is None if promised is None else said is not None and f"promises {promised:,} bytes" in said
     start = b"\x1a\x45\xdf\xa3\x84" + bytes(4) + b"\x18\x53\x80\x67"
-    assert clip._matroska_end(start + b"\x01" + (1000).to_bytes(7, "big")) == len(start) + 8 + 1000
-    assert clip._matroska_end(start + b"\x01" + b"\xff" * 7) == 0
-    assert clip._matroska_end(start + b"\x8a") == len(start) + 1 + 10
-    assert clip._matroska_end(start[:7]) == 0
+    assert clip_health._matroska_end(start + b"\x01" + (1000).to_bytes(7, "big")) == len(start) + 8 + 1000
+    assert clip_health._matroska_end(start + b"\x01" + b"\xff" * 7) == 0
+    assert clip_health._matroska_end(start + b"\x8a") == len(start) + 1 + 10
+    assert clip_health._matroska_end(start[:7]) == 0
 
 
 @pytest.mark.data
@@ -258,3 +290,23 @@ def test_a_real_clip_with_a_hole_breaks_off(data_dir: Path, tmp_path: Path) -> N
     got, said = until_it_breaks(open_clip(path))
     assert 20 < len(got) < 60
     assert said.startswith(f"breaks off after frame {got[-1]} of 78")
+
+
+class Untimed:
+    """A capture of a raw stream, whose frames carry no times."""
+
+    def __init__(self, capture: cv2.VideoCapture) -> None:
+        self.capture = capture
+
+    def get(self, what: int) -> float:
+        return 0.0 if what == cv2.CAP_PROP_POS_MSEC else self.capture.get(what)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.capture, name)
+
+
+def test_a_raw_stream_is_timed_by_its_rate(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards .h264 files: OpenCV says 0 ms of each of their frames, and --max-fps and --duration go by times."""
+    opened = open_clip(clips / "x.mp4")
+    monkeypatch.setattr(opened, "_capture", Untimed(opened._capture))
+    assert [time_ms for _, time_ms, _ in opened.frames()] == pytest.approx([40 * index for index in range(120)])

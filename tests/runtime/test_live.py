@@ -236,10 +236,19 @@ def test_duration_ends_a_source_that_hangs() -> None:
     assert 0.3 <= time.monotonic() - start < PATIENCE_S / 2
 
 
+def test_a_pipe_that_pauses_ends_by_the_clock() -> None:
+    """Guards --duration with --policy latest for a pipe, whose end is the end, but whose frames carry no times."""
+    script = Script(True, threading.Event())
+    script.finite = True
+    options = ReadOptions(duration_s=0.3, timeout_s=PATIENCE_S, policy="latest")
+    assert [frame.index for frame in live_frames(opening(script), "-", options)] == [0]
+
+
 def test_a_clip_that_is_slow_to_open_is_read_for_its_duration() -> None:
     """Guards --duration of a clip behind an address: by the clip's own times, however long opening takes."""
     script = Script(*[True] * 3, False)
     script.finite = True
+    script.stamp_ms = lambda: 40.0 * (script.asked - 1)  # type: ignore[method-assign]
 
     def slowly() -> Script:
         time.sleep(0.5)
@@ -247,3 +256,59 @@ def test_a_clip_that_is_slow_to_open_is_read_for_its_duration() -> None:
 
     frames = live_frames(slowly, "x", ReadOptions(duration_s=0.2, timeout_s=PATIENCE_S))
     assert [frame.index for frame in frames] == [0, 1, 2]
+
+
+def test_times_and_numbers_go_on_after_a_gap(quick: None) -> None:
+    """Guards the records of a camera that was lost: they count from its first frame, not from when it came back."""
+    captures = [Script(True, False), Script(True, False), Script(True)]
+    frames = live_frames(opening(*captures), "cam", ReadOptions(policy="all", timeout_s=PATIENCE_S))
+    found = read(frames, 3)
+    frames.close()  # type: ignore[attr-defined]
+    for frame in found:
+        assert frame.time_ms == pytest.approx(1000 * (frame.captured_s - found[0].captured_s))
+
+
+def test_frames_that_are_left_out_are_a_sign_of_life() -> None:
+    """Guards --start and --max-fps beyond --timeout: a camera whose frames are not wanted yet is not silent."""
+
+    class Steady(Script):
+        def grab(self) -> bool:
+            time.sleep(0.02)
+            return not self.closed.is_set()
+
+    options = ReadOptions(start_s=2.0, timeout_s=1.0, policy="all")
+    frames = live_frames(opening(Steady()), "x", options)
+    assert next(frames).time_ms >= 2000
+    frames.close()  # type: ignore[attr-defined]
+    Script.made[-1].closed.set()
+
+
+def test_who_stops_early_gives_the_source_back() -> None:
+    """Guards the camera of whoever breaks off under --policy all: a frame that nobody takes must not keep it open."""
+    script = Script(*[True] * 5)
+    frames = live_frames(opening(script), "x", ReadOptions(policy="all", timeout_s=PATIENCE_S))
+    next(frames)
+    script.wait_until_asked(3)
+    frames.close()  # type: ignore[attr-defined]
+    assert script.closed.wait(5)
+
+
+def test_an_analysis_that_takes_longer_than_the_patience() -> None:
+    """Guards --policy all with a slow network: it is the source that waits, and is not called silent for it."""
+    script = Script(*[True] * 6)
+    frames = live_frames(opening(script), "x", ReadOptions(policy="all", timeout_s=1.0))
+    found = read(frames, 1)
+    time.sleep(1.5)
+    found += read(frames, 3)
+    assert [frame.index for frame in found] == [0, 1, 2, 3]
+    frames.close()  # type: ignore[attr-defined]
+
+
+def test_a_clip_behind_an_address_that_hangs_is_an_error() -> None:
+    """Guards a clip against being read from its beginning again, its frames given twice."""
+    script = Script(True, threading.Event())
+    script.finite = True
+    frames = live_frames(opening(script), "x", ReadOptions(timeout_s=0.3))
+    assert next(frames).index == 0
+    with pytest.raises(SourceError, match=r"^gave no picture for 0.3 s$"):
+        next(frames)

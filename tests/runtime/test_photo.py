@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -279,9 +280,80 @@ def test_animations_give_every_frame_in_time(tmp_path: Path, suffix: str, monkey
     assert [duration for _, duration in frames] == [200 if i == 3 else 40 for i in range(20)]
 
 
+@pytest.mark.parametrize("suffix", [".gif", ".png", ".webp"])
+def test_a_large_animation_is_refused_by_its_header(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards the reason: OpenCV refuses it, too, but says nothing, and it would be called damaged."""
+    animation = cv2.Animation()
+    animation.frames = [np.full((60, 80, 4), (50 * i, 0, 0, 255), np.uint8) for i in range(3)]
+    animation.durations = np.array([40, 40, 40], np.int32)  # type: ignore[assignment]
+    path = tmp_path / f"x{suffix}"
+    assert cv2.imwriteanimation(str(path), animation)
+    monkeypatch.setattr(photo, "MAX_PIXELS", 80 * 60)
+    assert len(list(photo.animation(path, 3))) == 3
+    monkeypatch.setattr(photo, "MAX_PIXELS", 80 * 60 - 1)
+    with pytest.raises(photo.TooLargeError, match=r"too large, 80x60 pixels: at most 0\.004799 megapixels"):
+        next(photo.animation(path, 3))
+
+
+def test_an_animation_that_opencv_finds_too_large_is_called_so(tmp_path: Path) -> None:
+    """Guards sizes that a photo may have and an animation may not: 89 bytes that claim 675 megapixels."""
+    frame = b"\x21\xf9\x04\0\x0a\0\0\0,\0\0\0\0\x01\0\x01\0\0\x02\x02\x44\x01\0"
+    screen = b"GIF89a" + struct.pack("<HH", 15000, 15000) + b"\x80\0\0\0\0\0\xff\xff\xff"
+    path = tmp_path / "x.gif"
+    path.write_bytes(screen + 3 * frame + b";")
+    assert photo.pages(path, "GIF") == 3
+    with pytest.raises(photo.TooLargeError) as caught:
+        next(photo.animation(path, 3))
+    assert str(caught.value) == (
+        "is too large, 15000x15000 pixels: at most 214.7 megapixels are read of a frame of an animation"
+    )
+
+
+def test_large_frames_are_decoded_in_windows_that_opencv_accepts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards the second window of frames of 64 megapixels, which was too large for OpenCV with 16 of them."""
+    frame = np.broadcast_to(np.uint8(7), (8000, 8000, 3))
+    counts = []
+
+    def read(_: str, start: int, count: int) -> tuple[bool, SimpleNamespace]:
+        counts.append(count)
+        number = min(count, 20 - start)
+        return 8000 * 8000 * (number + 4) <= 1 << 30, SimpleNamespace(frames=[frame] * number, durations=[40] * number)
+
+    path = tmp_path / "x.gif"
+    path.touch()
+    monkeypatch.setattr(cv2, "imreadanimation", read)
+    assert len(list(photo.animation(path, 20))) == 20
+    assert counts == [1, 12, 12]
+
+
 def test_damaged_animation_is_refused(tmp_path: Path) -> None:
     """Guards against an endless loop on an animation whose frames cannot be read."""
     path = tmp_path / "x.gif"
     path.write_bytes(b"GIF89a" + bytes(50))
     with pytest.raises(SourceError, match="breaks off"):
         list(photo.animation(path, 3))
+
+
+def test_a_cut_jpeg_with_a_thumbnail_is_called_so(astronaut: NDArray[np.uint8]) -> None:
+    """Guards the photos of cameras: the end of the thumbnail in the header is not the end of the picture."""
+    thumbnail = encode(".jpg", astronaut[::8, ::8])
+    data = encode(".jpg", astronaut)
+    data = data[:2] + b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + data[2:]
+    assert decode(data).shape == astronaut.shape
+    for cut in (data[:-2], data[: len(data) * 2 // 3], data[: len(data) * 2 // 3] + bytes(len(data) // 3)):
+        with pytest.raises(SourceError, match="is cut short"):
+            decode(cut)
+
+
+@pytest.mark.parametrize(("claimed", "shown"), [(10, 100), (20, 20)])
+def test_an_animation_in_a_hurry_shows_as_in_a_browser(tmp_path: Path, claimed: int, shown: int) -> None:
+    """Guards the pace of GIFs that claim 10 ms a frame, as many do: browsers show these for 100."""
+    animation = cv2.Animation()
+    animation.frames = [np.full((24, 32, 4), (80 * i, 80 * i, 80 * i, 255), np.uint8) for i in range(3)]
+    animation.durations = np.full(3, claimed, np.int32)  # type: ignore[assignment]
+    assert cv2.imwriteanimation(str(tmp_path / "x.gif"), animation)
+    assert [duration for _, duration in photo.animation(tmp_path / "x.gif", 3)] == [shown] * 3

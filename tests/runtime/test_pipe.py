@@ -260,3 +260,13 @@ def test_a_pipe_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "stdin", file)
         (source,) = open_sources(["-"])
         assert [value_of(shot) for shot in source.shots()] == [20, 60, 100]
+
+
+def test_filling_before_a_marker_is_passed_over(standard_input: Any) -> None:
+    """Guards cameras that fill up: any number of 0xFF may stand before a marker."""
+    filled = [data[:2] + b"\xff" * count + data[2:] for count, data in ((1, jpeg(20)), (2, jpeg(60)), (3, jpeg(100)))]
+    stream = JpegStream(Pipe(Trickle(b"".join(filled), 1 << 20)))
+    got = []
+    while stream.grab():
+        got.append(stream._grabbed)
+    assert got == filled

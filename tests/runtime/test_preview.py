@@ -96,7 +96,7 @@ def test_the_newest_frame_with_its_record(preview: Preview) -> None:
     assert picture is not None
     assert picture.shape == (LONGEST_SIDE // 2, LONGEST_SIDE, 3)
     assert (np.abs(picture.astype(int) - 120) > 30).any()
-    preview.write(Frame("gone.jpg", 0, 0.0, None, None, None, (), None, "gone.jpg: is empty"), None)
+    preview.write(Frame.unread("gone.jpg", 0, "gone.jpg: is empty"), None)
     reply = newest(preview, 5)
     assert reply["record"]["error"] == "gone.jpg: is empty"
     assert "jpeg" not in reply

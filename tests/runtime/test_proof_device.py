@@ -138,3 +138,17 @@ def test_a_recipe_without_tolerances_is_one_line(tmp_path: Path, content: str | 
     (check,) = device(bundle).checks
     assert check.passed is False
     assert re.search(words, check.note)
+
+
+def test_answers_that_are_alike_prove_nothing(tmp_path: Path) -> None:
+    """Guards a golden.npz whose answers say the same of every crop, which a dead network would give as well."""
+    bundle = Path(shutil.copytree(shipped(), tmp_path / "bundle"))
+    golden = read_golden(bundle)
+    golden["emotion_input"] = np.repeat(golden["emotion_input"][:1], len(golden["emotion_input"]), axis=0)
+    for name in golden:
+        if name.startswith("emotion/"):
+            golden[name] = np.repeat(golden[name][:1], len(golden[name]), axis=0)
+    np.savez(bundle / GOLDEN, **golden)
+    failures = device(bundle).failures
+    assert {check.task for check in failures} == {"emotion"}
+    assert all(check.note.endswith("alike for every crop: they prove nothing") for check in failures)

@@ -122,3 +122,17 @@ def test_only_what_is_large_and_jpeg_is_reduced(tmp_path: Path, astronaut: Any) 
     (source,) = open_sources([str(tmp_path / "a.png")])
     (shot,) = source.shots(ReadOptions(reduced=True))
     assert (shot.reduction, shot.size) == (1, (4000, 100))
+
+
+def test_a_face_too_small_for_half_a_photo_is_seen_in_full(analyzer: Analyzer, astronaut: Any, tmp_path: Path) -> None:
+    """Guards: the size of a face that counts is the one in the copy, not the one in the photo."""
+    canvas = np.full((2600, 4000, 3), 90, np.uint8)
+    canvas[1000:1512, 600:1112] = astronaut
+    write(tmp_path / "a.jpg", canvas, 1)
+    _, shot = look(analyzer, tmp_path / "a.jpg", True)
+    (face,) = analyzer.detect(shot.image, shot.reduction)
+    side = analyzer.bundle.keypoints.framing.square(face.box).side
+    assert side < analyzer.bundle.keypoints.size < shot.reduction * side
+    asked: list[int] = []
+    analyzer.analyze_reduced(shot.image, shot.reduction, lambda n: asked.append(n) or shot.decode(n))
+    assert asked == [1]

@@ -30,7 +30,7 @@ def frame(*faces: Face, source: str = "photo.jpg", index: int = 0, time_ms: floa
     return Frame(source, index, time_ms, 640, 480, "cpu", faces, Timings(5.12345, 0.4, 0.3))
 
 
-BROKEN = Frame("bad.jpg", 7, 0.0, None, None, None, (), None, "bad.jpg: is empty (0 bytes)")
+BROKEN = Frame.unread("bad.jpg", 7, "bad.jpg: is empty (0 bytes)")
 
 
 def test_the_record_is_the_schema() -> None:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import sys
 from pathlib import Path, PurePath
+from unittest.mock import patch
 
 import cv2
 import numpy as np
 import pytest
 
 from facexp.address import printable
+from facexp.clip_file import SinkError
 from facexp.errors import SourceError
-from facexp.pictures import PictureSink, SinkError
+from facexp.globs import folders, real_path
+from facexp.pictures import PictureSink
 from facexp.reading import ReadOptions
 from facexp.shots import Source
 from facexp.sources import MEDIA, listed, open_sources
@@ -122,6 +126,20 @@ def test_lists(tree: Path) -> None:
     assert next(next(open_sources(["./@x.png"])).shots()).image.shape == (8, 10, 3)
 
 
+def test_blanks_around_the_names_of_a_list(tree: Path) -> None:
+    """Guards photos whose own names begin or end with a blank, and lists that were indented by hand."""
+    own = [" own.png", "own.png ", "\u3000own.png", " 0", "\t*.jpg"]
+    for name in own:
+        put(Path("x.png")).rename(name)
+    typed = [" rtsp://cam/1 ", " 7", " - ", "\talbum/sub/*.bmp ", " @more.txt", "album/P1.png ", " # none", " gone.jpg"]
+    Path("x.txt").write_bytes("\r\n".join([*own, *typed]).encode())
+    found = list(open_sources(["@x.txt"]))
+    names = ["rtsp://cam/1", "7", "-", "album/sub/p3.bmp", "@more.txt", "album/P1.png", " gone.jpg"]
+    assert [source.name for source in found] == [*own, *names]
+    assert [source.address for source in found if source.address] == names[:3]
+    assert all(next(source.shots()).image.shape == (8, 10, 3) for source in found[: len(own)])
+
+
 @pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="pipes have no names here")
 def test_a_list_from_a_pipe(tree: Path) -> None:
     """Guards `find | facexp-infer @/dev/stdin`: nothing is read twice, and what was listed is handed on as it is."""
@@ -163,6 +181,39 @@ def test_links_are_followed_but_not_in_circles(tree: Path) -> None:
     # hidden names are found where they are written out
     assert [source.name for source in open_sources(["alb*/**/.cache/*"])] == ["album/.cache/p5.jpg"]
     assert [source.name for source in open_sources(["**/.*.jpg"])] == ["album/.hidden.jpg"]
+
+
+def test_folders_deeper_than_python_calls_itself(tree: Path) -> None:
+    """Guards the other photos of a run where folders are many levels deep, and then longer than what can be opened."""
+    names, limit = [*"d" * 300, *["n" * 250] * 15], sys.getrecursionlimit()
+    os.chdir("album/sub/deep")
+    for name in names:
+        os.mkdir(name)  # noqa: PTH102
+        os.chdir(name)
+    os.chdir(tree)
+    sys.setrecursionlimit(280)
+    try:
+        for pattern in ("album", "alb*/**"):
+            *found, last = open_sources([pattern])
+            assert [source.name for source in found] == [f"album/{name}" for name in _ALL]
+            assert last.problem == "cannot be read: File name too long"
+            assert last.name.startswith(f"album/sub/deep{'/d' * 300}/nnn")
+    finally:
+        sys.setrecursionlimit(limit)
+        # pytest's own way to remove them calls itself
+        for name in ("album/sub/deep", *names):
+            os.chdir(name)
+        for name in reversed(names):
+            os.chdir("..")
+            os.rmdir(name)  # noqa: PTH106
+
+
+def test_a_long_way_is_followed_once(tree: Path) -> None:
+    """Guards the time that a deep tree takes: only links are followed from the root, not each folder."""
+    Path("album/linked").symlink_to(put(tree / "other" / "p9.png").parent)
+    with patch("facexp.globs.real_path", wraps=real_path) as follow:
+        assert len(list(folders(Path("album")))) == 4
+    assert [str(call.args[0]) for call in follow.call_args_list] == ["album", "album/linked"]
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no symbolic links")
@@ -284,8 +335,22 @@ def test_pages_and_animations(tree: Path, caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.WARNING, "facexp"):
         assert list(Source("x.gif", PurePath("x")).shots(ReadOptions(start_s=5))) == []
     assert caplog.messages == ["x.gif: no frame to read: reading starts at 5 s"]
-    with pytest.raises(ValueError, match="every must be at least 1"):
+    with pytest.raises(ValueError, match="every must be a whole number of at least 1, got 0"):
         ReadOptions(every=0)
+    with pytest.raises(ValueError, match=r"every must be a whole number of at least 1, got 1.5"):
+        ReadOptions(every=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="raw must be a width and a height"):
+        ReadOptions(raw=(4,))  # type: ignore[arg-type]
+
+
+def test_one_name_is_no_list_of_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards a text in the place of a list, whose letters would be the current folder and cameras; paths are names."""
+    monkeypatch.chdir(tmp_path)
+    Path("clip0.mp4").touch()
+    for one in ("clip0.mp4", Path("clip0.mp4")):
+        with pytest.raises(ValueError, match="names must be several names, got one"):
+            list(open_sources(one))  # type: ignore[arg-type]
+    assert [(source.name, source.problem) for source in open_sources([Path("clip0.mp4")])] == [("clip0.mp4", None)]
 
 
 def test_media_names() -> None:

@@ -57,3 +57,14 @@ def test_detectors_of_several_threads(kind: Any, astronaut: Any) -> None:
     pictures = [np.ascontiguousarray(astronaut[:side, 80 : 80 + side]) for side in (256, 288, 320)]
     assert all(len(network(picture)) for picture in pictures)
     agree(network, pictures)
+
+
+def test_timings_are_those_of_the_thread_that_asks(analyzer: facexp.Analyzer, astronaut: Any) -> None:
+    # guards: "ms" of photos that are analysed at once: another thread's crops take no time to detect
+    analyzer.analyze(astronaut)
+    before = analyzer.timings
+    assert before.detect_ms > 0
+    other = threading.Thread(target=analyzer.analyze_crops, args=([astronaut],))
+    other.start()
+    other.join()
+    assert analyzer.timings == before

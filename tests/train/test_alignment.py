@@ -3,13 +3,17 @@
 import json
 import shutil
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 import facexp
 from facexp.geometry import KEYPOINTS, compose, square_matrix, to_gray, transform, warp
+from facexp_cli.main import cli
+from facexp_train import alignment
 from facexp_train.alignment import Shown, aligned_crops, shown
 from facexp_train.batches import EmotionBatches
 from facexp_train.config import Augmentation, TrainConfig
@@ -69,6 +73,29 @@ def test_another_bundle_aligns_by_its_own_shape(
     assert np.abs(own[:, 15:35].astype(float) - ours[:, 10:30]).mean() < 1
     with pytest.raises(DataError, match=r"keypoint network of .*nowhere"):
         aligned_crops(crops, quiet=True, bundle=tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("file", "points"), [("int8.onnx", "int8.onnx"), ("float32.onnx", "float32.onnx"), ("float16.onnx", "float32.onnx")]
+)
+def test_a_file_is_scored_on_crops_of_its_own_precision(
+    tiny_bundle: Path, tmp_path: Path, drawn: ModuleType, monkeypatch: pytest.MonkeyPatch, file: str, points: str
+) -> None:
+    """Guards "as the product cuts faces": on a CPU it runs both networks in int8, and not the points' exact file."""
+    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    files = manifest["models"]["emotion"]["files"]
+    # the keypoints have no such file
+    files["float16.onnx"] = files["float32.onnx"] | {"file": "emotion.float16.onnx"}
+    shutil.copy(bundle / "emotion.float32.onnx", bundle / "emotion.float16.onnx")
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    read: list[str] = []
+    found = alignment.read_model
+    monkeypatch.setattr(alignment, "read_model", lambda *what: read.append(what[2]) or found(*what))
+    drawn.write_fer2013(tmp_path / "fer2013.csv", 20, 5)
+    done = CliRunner().invoke(cli, ["evaluate", str(bundle / f"emotion.{file}"), str(tmp_path / "fer2013.csv"), "-q"])
+    assert (done.exit_code, read) == (0, [points]), done.stderr
+    assert "aligned, as the product cuts faces" in done.stdout
 
 
 def test_unlabelled_faces_are_drawn_and_keep_their_surroundings(

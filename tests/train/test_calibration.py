@@ -39,3 +39,13 @@ def test_a_curve_holds_the_bins_that_hold_a_face() -> None:
     assert found.confidence == pytest.approx([0.6, 0.9])
     assert found.accuracy == pytest.approx([1 / 9, 0.9])
     assert found.faces.tolist() == [9, 10]
+
+
+def test_the_interval_of_the_calibration_error_holds_its_value() -> None:
+    # resampling adds to a gap: of faces that are exactly as right as they are said to be, every draw has one
+    logits = np.log(np.array([[0.9, 0.1]] * 100 + [[0.6, 0.4]] * 100)).astype(np.float32)
+    truth = np.array([0] * 90 + [1] * 10 + [0] * 60 + [1] * 40)
+    figures, _ = emotion_figures(logits, truth, np.arange(200).astype(str), ("a", "b"), "val")
+    (error,) = (figure for figure in figures if figure.metric == "calibration_error")
+    assert error.value == pytest.approx(0, abs=1e-6)
+    assert error.low <= error.value < error.high

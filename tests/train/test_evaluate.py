@@ -192,8 +192,18 @@ def test_the_report_keeps_other_splits(tmp_path: Path) -> None:
     found = evaluate.evaluate_emotion(
         lambda crops: {"fer2013": np.eye(7, dtype=np.float32)[faces.labels]}, faces, "test"
     )
-    evaluation_page.write_figures(found, tmp_path)
+    data = tmp_path / "faces.csv"
+    evaluation_page.write_figures(found, data, tmp_path)
     other = evaluate.Evaluation("val", (evaluate.Figure("val", "m", 1, 1, 1, 1),))
-    evaluation_page.write_figures(other, tmp_path)
-    stored = json.loads((tmp_path / "evaluation.json").read_text())
-    assert {f["split"] for f in stored["figures"]} == {"test", "val", *(f"test/{name}" for name in SHIFTS)}
+    path = evaluation_page.write_figures(other, data, tmp_path)
+
+    def splits() -> set[str]:
+        return {figure["split"] for figure in json.loads(path.read_text())["figures"]}
+
+    assert splits() == {"test", "val", *(f"test/{name}" for name in SHIFTS)}
+    # what was measured on other faces does not stand beside it
+    evaluation_page.write_figures(other, tmp_path / "others.csv", tmp_path)
+    assert splits() == {"val"}
+    path.write_text("{")
+    with pytest.raises(DataError, match=r"evaluation\.json: cannot be read .*; delete it"):
+        evaluation_page.write_figures(other, data, tmp_path)

@@ -118,3 +118,14 @@ def test_the_area_of_cumulative_errors_is_that_under_their_curve() -> None:
     curve = (errors.face[:, None] <= thresholds).mean(axis=0)
     assert value(figures, "ced_auc_10") == pytest.approx(curve.mean(), abs=1e-4)
     assert value(figures, "mse_px") == pytest.approx(value(figures, "rmse_px") ** 2)
+
+
+def test_the_interval_of_the_median_is_that_of_the_median() -> None:
+    # the median of 400 even errors of 0 to 0.2: its standard deviation is 0.5 / sqrt(400) of the range
+    target = truth(400)
+    off = np.stack([np.linspace(0, 8, 400), np.zeros(400)], -1)[:, None].astype(np.float32)
+    errors = metrics.keypoint_errors(target + off, target)
+    (median,) = (f for f in metrics.keypoint_figures(errors, np.arange(400), "t") if f.metric.endswith("_median"))
+    assert median.value == pytest.approx(0.1, abs=1e-3)
+    assert median.low < median.value < median.high
+    assert median.high - median.low == pytest.approx(2 * 1.96 * 0.2 * 0.5 / 20, rel=0.2)

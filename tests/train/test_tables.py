@@ -139,16 +139,6 @@ def test_a_wrong_pixel_is_named(cells: list[str], message: str) -> None:
     assert str(error.value).startswith("faces.csv: row 1")
 
 
-@pytest.mark.parametrize("cell", ["7", "-1", "1.0", "x", ""])
-def test_a_wrong_whole_number_is_named(cell: str) -> None:
-    """Guards the codes: only whole numbers of the range pass."""
-    assert tables.integers(["0", "6"], range(7), HERE, 1, "emotion").tolist() == [0, 6]
-    found = repr(cell) if cell else "an empty field"
-    with pytest.raises(DataError) as error:
-        tables.integers(["0", cell], range(7), HERE, 5, "emotion")
-    assert str(error.value) == f"faces.csv: row 6, column emotion: expected a whole number from 0 to 6, found {found}"
-
-
 def test_numbers_and_missing_numbers() -> None:
     """Guards that an empty field is a missing number only where one may be missing, and that no text passes."""
     values = tables.numbers(["1.5", "", "nan", "-2"], HERE, 1, "x", missing=True)

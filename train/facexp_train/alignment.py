@@ -27,18 +27,24 @@ _ROOM = 12
 
 
 def alignments(
-    images: NDArray[np.uint8], squares: NDArray[np.float64], quiet: bool = False, bundle: Path | None = None
+    images: NDArray[np.uint8],
+    squares: NDArray[np.float64],
+    quiet: bool = False,
+    bundle: Path | None = None,
+    precision: str | None = None,
 ) -> Matrices:
     """(N, 2, 3) matrices from uint8 (N, C, C) images to the emotion network's crops.
 
     `squares` (N, 3) are centre x, centre y and side of the squares that frame the faces, in pixels. `bundle`: directory
-    of the bundle whose keypoint network aligns them, None for the shipped one. DataError where that does not run, for
-    want of onnxruntime above all.
+    of the bundle whose keypoint network aligns them, None for the shipped one. `precision`: that of its ONNX file; the
+    most exact one where it has no such file, and for None. DataError where that does not run, for want of onnxruntime
+    above all.
     """
     try:
         loaded = Bundle.load(bundle)
         spec = loaded.keypoints
-        finder = exact_finder(loaded.path, spec)
+        key = f"{precision}.onnx"
+        finder = _finder(loaded.path, spec, key) if key in spec.files else exact_finder(loaded.path, spec)
     except FacexpError as error:
         whose = "shipped keypoint network" if bundle is None else f"keypoint network of {bundle}"
         raise DataError(f"faces are aligned by the {whose}: {error}") from error
@@ -55,13 +61,18 @@ def alignments(
 
 def exact_finder(directory: Path, spec: KeypointsSpec) -> KeypointFinder:
     """The keypoint network of a bundle's directory, in its most exact ONNX file; BundleError, DeviceError."""
-    key = spec.exact() or "float32.onnx"
+    return _finder(directory, spec, spec.exact() or "float32.onnx")
+
+
+def _finder(directory: Path, spec: KeypointsSpec, key: str) -> KeypointFinder:
     return KeypointFinder(Session(read_model(directory, spec, key), spec, key), spec)
 
 
-def aligned_crops(images: NDArray[np.uint8], quiet: bool = False, bundle: Path | None = None) -> NDArray[np.uint8]:
+def aligned_crops(
+    images: NDArray[np.uint8], quiet: bool = False, bundle: Path | None = None, precision: str | None = None
+) -> NDArray[np.uint8]:
     """uint8 (N, 48, 48) crops as the runtime cuts them, of images (N, S, S) that a face fills; see `alignments`."""
-    return cut(list(images), list(alignments(images, _whole(images), quiet, bundle)), SIZE)[..., 0]
+    return cut(list(images), list(alignments(images, _whole(images), quiet, bundle, precision)), SIZE)[..., 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,7 @@ class Shown:
     Attributes:
         images: uint8 (N, C, C), the dataset's own crop of `size` pixels in the middle of each.
         size: side of a crop.
-        targets: for each head a distribution (N, 7), all zero where a face has no label.
+        targets: for each head a distribution (N, C), all zero where a face has no label.
         aligned: (N, 2, 3) matrices from the dataset's crop to the runtime's; None where these are not wanted.
     """
 

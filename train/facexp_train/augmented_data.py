@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -85,10 +86,12 @@ def augment(
     chosen = [name for name in CHANGES if name in only]
     changes = [draw_change(name, len(faces.images), faces.images.shape[1], seed) for name in chosen]
     writer = _write_csv if place.is_file() else _write_classes if task == "emotion" else _write_labels
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # beside, under a name that nobody has
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        part = Path(scratch) / out.name
+        part.mkdir()
         with progress_bar(len(faces.taught) * len(changes), "writing copies", "image", quiet=quiet) as bar:
             writer(place, part, faces, changes, bar.update)
         labels = place / NAME if place.is_dir() else place.with_suffix(f".{NAME}")
@@ -101,9 +104,6 @@ def augment(
         if out.exists():
             out.rmdir()
         part.replace(out)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return Augmented(out / place.name if place.is_file() else out, len(faces.images), copies)
 
 
@@ -231,6 +231,8 @@ def _write_labels(
     """A folder of images with labels.csv."""
     inside = "images" if (place / "images").is_dir() else "."
     for name in faces.names.tolist():
+        if not (place / inside / name).resolve().is_relative_to(place.resolve()):
+            raise DataError(f"{place / 'labels.csv'}: {name} lies outside of the folder; move it into the folder first")
         target = part / inside / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(place / inside / name, target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from facexp.labels import FIVE, SEVEN
 from facexp_train import tables
 from facexp_train.errors import DataError
+from facexp_train.stored import read_toml
 
 NAME = "labels.toml"
 """The file's name in a folder of images; beside faces.csv it is faces.labels.toml."""
@@ -63,10 +63,7 @@ def read_classes(data: Path) -> Classes | None:
     path = data / NAME if data.is_dir() else data.with_suffix(f".{NAME}")
     if not path.is_file():
         return None
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as TOML: {error}") from error
+    values = read_toml(path)
     if unknown := [key for key in values if key not in _KEYS]:
         raise DataError(f"{path}: {unknown[0]} is unknown; expected {', '.join(_KEYS)}")
     classes = checked(values.get("classes", list(SEVEN)), f"{path}: classes")

@@ -11,7 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from facexp_train.config import TrainConfig, read_toml
+from facexp_train.config import TrainConfig
+from facexp_train.stored import read_toml
 
 CONFIGS = Path(str(files("facexp_train"))) / "configs"
 """The configurations that come with facexp, TASK.toml the default."""
@@ -50,8 +51,18 @@ def _changes(before: dict[str, Any], after: dict[str, Any], place: str = "") -> 
         if key in ("augmentation", "settled"):
             changes += _changes(before[key], value, f"{key}.")
         else:
-            if key == "start_from" and value is not None:
-                value = str(Path(value).resolve())
+            value = _absolute({key: value})[key]
             plain = isinstance(value, str) and parsed(value) == value
             changes.append(f"{place}{key}={value if plain else json.dumps(value)}")
     return changes
+
+
+def _absolute(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings, and those of the teachers among them, with paths that mean the same from everywhere."""
+    found = dict(values)
+    for key, value in values.items():
+        if key in ("start_from", "unlabelled") and value is not None:
+            found[key] = str(Path(value).resolve())
+        elif key == "teachers":
+            found[key] = [_absolute(teacher) for teacher in value]
+    return found

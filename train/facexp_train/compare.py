@@ -8,12 +8,10 @@ from functools import partial
 
 import numpy as np
 
+from facexp_train.answered import short
 from facexp_train.errors import DataError
 from facexp_train.evaluate import Evaluation
-from facexp_train.metrics import Figure, Floats, Metric, figure, keypoint_metrics, resample_weights
-
-SHARES = "%"
-"""The unit of figures that are shares; those in pixels have theirs."""
+from facexp_train.metrics import Figure, Floats, Metric, figure, keypoint_metrics, resample_weights, unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +30,6 @@ class Difference:
     def clear(self) -> bool:
         """Whether the interval leaves out zero."""
         return not self.difference.low <= 0 <= self.difference.high
-
-
-def unit(metric: str) -> str:
-    """The unit that a metric is shown in."""
-    return {"rmse_px": "px", "mse_px": "px\u00b2"}.get(metric.rpartition("/")[2], SHARES)
 
 
 def compare(first: Evaluation, second: Evaluation) -> list[Difference]:
@@ -77,17 +70,11 @@ def _less(first: Metric, second: Metric, weights: Floats) -> Floats:
 def comparison_table(differences: Sequence[Difference], names: Sequence[str]) -> str:
     """Both models' figures and the difference, as text; "*" marks an interval that leaves out zero."""
     width = max(len(each.metric) for each in differences) + 6
-    first, second = (name if len(name) <= 24 else f"...{name[-21:]}" for name in names)
+    first, second = map(short, names)
     lines = [f"{'metric':<{width}}{'faces':>7}{first:>26}{second:>26}{'difference':>28}"]
     for each in differences:
-        cells = [_cell(figure) for figure in (each.first, each.second, each.difference)]
+        cells = [figure.said() for figure in (each.first, each.second, each.difference)]
         name = f"{each.metric}, {unit(each.metric)}"
         mark = " *" if each.clear else ""
         lines.append(f"{name:<{width}}{each.first.n:>7}{cells[0]:>26}{cells[1]:>26}{cells[2]:>28}{mark}")
     return "\n".join([*lines, "", "difference: second less first, on the same faces; * its 95% interval leaves out 0"])
-
-
-def _cell(figure: Figure) -> str:
-    factor, digits = (100, 1) if unit(figure.metric) == SHARES else (1, 2)
-    value, low, high = (f"{factor * v:.{digits}f}" for v in (figure.value, figure.low, figure.high))
-    return f"{value} [{low}, {high}]"

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import sys
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -244,12 +243,3 @@ def _wanted(hint: Any, value: object) -> str:
         good = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
         return "" if good else "a whole number" if kind is int else "a number"
     return "" if isinstance(value, kind) else {str: "a text", bool: "true or false", dict: "a table"}[kind]
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The keys of a configuration file; DataError where it is not TOML."""
-    try:
-        # Windows' Notepad begins a file with a byte order mark
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as TOML: {error}") from error

@@ -117,9 +117,10 @@ class EmotionJob:
 
     def build(self) -> keras.Model:
         """A new network under the current dtype policy, with a head for each labelling that the data has."""
-        return self._network(self.config)
+        return self.network(self.config)
 
-    def _network(self, config: TrainConfig) -> keras.Model:
+    def network(self, config: TrainConfig) -> keras.Model:
+        """A new network of another configuration, a teacher's, for the same heads and classes."""
         made = {"heads": tuple(self.targets), "classes": len(self.faces.classes)}
         return build_network("emotion", config.network, **made)
 
@@ -128,7 +129,7 @@ class EmotionJob:
 
         What they say of each face, where it is asked for once, is kept in `out`/taught.npz.
         """
-        models = load_teachers(teachers, self.config, self._network)
+        models = load_teachers(teachers, self.config, self.network)
         self.elder = models[0]
         teach = mean_of(models, tuple(self.targets))
         if not self.config.teacher_views:
@@ -142,7 +143,11 @@ class EmotionJob:
     def begin(self, model: keras.Model) -> None:
         """Start with the first teacher's weights, where the configuration says so."""
         if self.config.grow:
-            inherit(self.elder, model, self.held.images[:_LOOKED_AT, ..., None])
+            self.begin_with(self.elder, model)
+
+    def begin_with(self, elder: keras.Model, model: keras.Model) -> None:
+        """Give a network the weights of another one; DataError where it cannot take them (see `inherit`)."""
+        inherit(elder, model, self.held.images[:_LOOKED_AT, ..., None])
 
     def validate(self, model: keras.Model) -> fit.Validation:
         """Accuracy per head over its rated faces, cut as the data and, where it is trained so, as the runtime cuts

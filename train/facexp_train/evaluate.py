@@ -33,7 +33,7 @@ from facexp_train.shifts import SHIFTS, shifted
 Predict = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 """uint8 crops (N, S, S, 1) -> arrays by output name, whatever runs the model."""
 
-Faces = TypeVar("Faces", KeypointFaces, EmotionFaces)
+Faces = TypeVar("Faces", KeypointFaces, EmotionFaces, KeypointFaces | EmotionFaces)
 
 Locate = Callable[[NDArray[np.uint8], tuple[float, float]], NDArray[np.float32] | None]
 """A gray uint8 image (H, W) and a point (x, y) inside a face -> that face's (15, 2) points, None where not found."""
@@ -129,7 +129,7 @@ def evaluate_keypoints(predict: Predict, faces: KeypointFaces, split: str) -> Ev
 
     DataError where the split is empty.
     """
-    part = _part(faces, split)
+    part = part_of(faces, split)
     crops, points = jittered_crops(part)
     located = Located(crops[..., 0], points, predict(crops)["keypoints"], part.names, part.group)
     errors = located.errors()
@@ -146,7 +146,7 @@ def evaluate_detected(locate: Locate, faces: KeypointFaces, split: str, quiet: b
     `detected_missed` of those not found; the errors are over the faces that were found. DataError where the split is
     empty.
     """
-    part = _part(faces, split)
+    part = part_of(faces, split)
     found = np.full(part.points.shape, np.nan, np.float32)
     with progress_bar(len(part), f"locating {split}", "face", quiet=quiet) as bar:
         for row, image in enumerate(part.images):
@@ -189,9 +189,10 @@ def _between(values: NDArray[np.float64], low: float, high: float) -> list[NDArr
     return [values <= low, (values > low) & (values <= high), values > high]
 
 
-def _part(faces: Faces, split: str) -> Faces:
+def part_of(faces: Faces, split: str) -> Faces:
+    """The faces of a split; DataError where it has none."""
     part = faces.part(split)
-    if not len(part.images):
+    if not len(part):
         raise DataError(f"the data has no faces in split {split!r}; it has {', '.join(np.unique(faces.split))}")
     return part
 
@@ -215,7 +216,7 @@ def evaluate_emotion(
     split "SPLIT/aligned"), and all classes under each of `shifts.SHIFTS` ("SPLIT/NAME"). `temperatures` are those that
     the graph divides a head's logits by, for the curves without them. DataError where the split is empty.
     """
-    part = _part(faces, split)
+    part = part_of(faces, split)
     truth_of = {head: (head, truth) for head, truth in truths(part).items()}
     if part.votes is not None:
         truth_of["ferplus_clear"] = "ferplus", part.clear_majority()
@@ -288,12 +289,12 @@ def keypoint_table(evaluation: Evaluation) -> str:
     splits = list(dict.fromkeys(figure.split for figure in evaluation.figures))
     for split in splits:
         row = {f.metric: f for f in evaluation.figures if f.split == split}
-        cells = "".join(f"{_cell(row[c], 'px' not in c) if c in row else '-':>22}" for c in columns)
+        cells = "".join(f"{row[c].said() if c in row else '-':>22}" for c in columns)
         lines.append(f"{split:<24}{max(figure.n for figure in row.values()):>6}{cells}")
     found = {figure.metric: figure for figure in evaluation.figures if figure.split == evaluation.split}
     if "ced_auc_10" in found:
-        lines += ["", f"{evaluation.split}: MSE {_cell(found['mse_px'], False)} square px, area under the cumulative "]
-        lines[-1] += f"errors up to 10%: {_cell(found['ced_auc_10'], True)}"
+        lines += ["", f"{evaluation.split}: MSE {found['mse_px'].said()} square px, area under the cumulative "]
+        lines[-1] += f"errors up to 10%: {found['ced_auc_10'].said()}"
     by_point = [
         (name, figure)
         for name in KEYPOINTS
@@ -302,7 +303,7 @@ def keypoint_table(evaluation: Evaluation) -> str:
     ]
     if by_point:
         lines += ["", f"{'point':<28}{'error/ocular':>22}"]
-        lines += [f"{name:<28}{_cell(figure, True):>22}" for name, figure in by_point]
+        lines += [f"{name:<28}{figure.said():>22}" for name, figure in by_point]
     return "\n".join(lines)
 
 
@@ -317,16 +318,16 @@ def emotion_table(evaluation: Evaluation) -> str:
             if split == evaluation.split and metric.startswith(confusion.name + "/")
         }
         lines += [
-            f"{evaluation.split} {confusion.name}: accuracy {_cell(row['accuracy'], True)}, "
-            f"macro-F1 {_cell(row['macro_f1'], True)}, "
-            f"calibration error {_cell(row['calibration_error'], True)}, {row['accuracy'].n} faces",
+            f"{evaluation.split} {confusion.name}: accuracy {row['accuracy'].said()}, "
+            f"macro-F1 {row['macro_f1'].said()}, "
+            f"calibration error {row['calibration_error'].said()}, {row['accuracy'].n} faces",
             *_aligned_line(found, evaluation.split, confusion.name),
             f"  {'class':<10}{'faces':>6}{'recall':>22}{'precision':>22}{'F1':>22}{'ROC area':>22}",
         ]
         for index, label in enumerate(confusion.labels):
             if f"recall/{label}" in row:
                 named = [row.get(f"{metric}/{label}") for metric in ("recall", "precision", "f1", "auc")]
-                cells = "".join(f"{'-' if figure is None else _cell(figure, True):>22}" for figure in named)
+                cells = "".join(f"{'-' if figure is None else figure.said():>22}" for figure in named)
                 lines.append(f"  {label:<10}{confusion.table[index].sum():>6}{cells}")
         lines.append("")
     labellings = [
@@ -336,19 +337,13 @@ def emotion_table(evaluation: Evaluation) -> str:
     ]
     lines.append(f"{'accuracy':<24}" + "".join(f"{name:>22}" for name in labellings))
     for title, split in (("as they are", evaluation.split), *((name, f"{evaluation.split}/{name}") for name in SHIFTS)):
-        cells = "".join(f"{_cell(found[split, f'{name}/accuracy'], True):>22}" for name in labellings)
+        cells = "".join(f"{found[split, f'{name}/accuracy'].said():>22}" for name in labellings)
         lines.append(f"{title:<24}{cells}")
     return "\n".join(lines)
 
 
 def _aligned_line(found: Mapping[tuple[str, str], Figure], split: str, labelling: str) -> Iterator[str]:
     row = [found.get((f"{split}/{ALIGNED}", f"{labelling}/{name}")) for name in ("accuracy", "macro_f1")]
-    cells = [_cell(figure, True) for figure in row if figure is not None]
+    cells = [figure.said() for figure in row if figure is not None]
     if cells:
         yield f"  aligned, as the product cuts faces: accuracy {cells[0]}, macro-F1 {cells[1]}"
-
-
-def _cell(figure: Figure, percent: bool) -> str:
-    factor, digits = (100, 1) if percent else (1, 2)
-    value, low, high = (f"{factor * v:.{digits}f}" for v in (figure.value, figure.low, figure.high))
-    return f"{value} [{low}, {high}]"

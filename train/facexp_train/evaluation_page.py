@@ -14,24 +14,31 @@ from facexp.files import write_atomically
 from facexp.geometry import KEYPOINTS
 from facexp_train import page, report, sheets
 from facexp_train.answered import LABELLINGS, AnsweredEmotions, AnsweredPoints
-from facexp_train.compare import SHARES, Difference, compare, unit
+from facexp_train.compare import Difference, compare
 from facexp_train.evaluate import Evaluation, View
-from facexp_train.metrics import Figure
+from facexp_train.metrics import Figure, unit
 from facexp_train.page import Picture, Section, Table
+from facexp_train.stored import read_facts
 
 _INTERVAL = ("value", "95% from", "95% to")
 
 
-def write_figures(evaluation: Evaluation, out: Path) -> Path:
-    """evaluation.json with every figure and the worst faces; figures of other splits stay."""
+def write_figures(evaluation: Evaluation, data: Path, out: Path) -> Path:
+    """evaluation.json with every figure and the worst faces; figures of other splits of the same data stay.
+
+    DataError where there is one that cannot be read.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    path = out / "evaluation.json"
-    measured = {f.split for f in evaluation.figures}
-    stored = json.loads(path.read_text()) if path.is_file() else {"figures": [], "worst": {}}
-    figures = [f for f in stored["figures"] if f["split"] not in measured]
+    path, place = out / "evaluation.json", str(data.resolve())
+    stored = read_facts(path, "delete it") if path.is_file() else {}
+    # versions before 0.9.2 did not say what they had measured on
+    if stored.get("data", place) != place:
+        stored = {}
+    figures = [f for f in stored.get("figures", []) if f["split"].partition("/")[0] != evaluation.split]
     figures += [f.to_dict() for f in evaluation.figures]
-    worst = stored["worst"] | ({evaluation.split: evaluation.worst} if evaluation.worst else {})
-    write_atomically(path, (json.dumps({"figures": figures, "worst": worst}, indent=1) + "\n").encode())
+    worst = stored.get("worst", {}) | ({evaluation.split: evaluation.worst} if evaluation.worst else {})
+    content = {"data": place, "figures": figures, "worst": worst}
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
     return path
 
 
@@ -60,17 +67,8 @@ def write_report(models: Mapping[str, Evaluation], data: str, out: Path) -> Path
     return page.write(about, out, numbers)
 
 
-def _scaled(figure: Figure) -> tuple[float, float, float]:
-    factor = 100 if unit(figure.metric) == SHARES else 1
-    return factor * figure.value, factor * figure.low, factor * figure.high
-
-
 def _said(figure: Figure | None) -> str:
-    if figure is None:
-        return ""
-    digits = 1 if unit(figure.metric) == SHARES else 2
-    value, low, high = (f"{each:.{digits}f}" for each in _scaled(figure))
-    return f"{value} [{low}, {high}]"
+    return "" if figure is None else figure.said()
 
 
 def _overview(parts: _Parts, differences: Sequence[Difference]) -> Section:
@@ -87,8 +85,8 @@ def _overview(parts: _Parts, differences: Sequence[Difference]) -> Section:
         shown = sum(not detail(each) for each in differences)
         rows = [
             (
-                *(each.metric, unit(each.metric), each.first.n, _scaled(each.first)[0], _scaled(each.second)[0]),
-                *(*_scaled(each.difference), "yes" if each.clear else "no"),
+                *(each.metric, unit(each.metric), each.first.n, each.first.scaled()[0], each.second.scaled()[0]),
+                *(*each.difference.scaled(), "yes" if each.clear else "no"),
             )
             for each in differences
         ]
@@ -98,7 +96,7 @@ def _overview(parts: _Parts, differences: Sequence[Difference]) -> Section:
     (evaluation,) = parts.models.values()
     figures = [figure for figure in evaluation.figures if figure.split == evaluation.split]
     figures.sort(key=detail)
-    rows = [(figure.metric, unit(figure.metric), *_scaled(figure), figure.n) for figure in figures]
+    rows = [(figure.metric, unit(figure.metric), *figure.scaled(), figure.n) for figure in figures]
     shown = sum(not detail(figure) for figure in figures)
     columns = ("metric", "unit", *_INTERVAL, "faces")
     return Section("Figures", (Table(f"figures_{parts.split}", f"All of {parts.split}", columns, rows, shown),))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from facexp.geometry import KEYPOINTS
 from facexp_train import explore_figures as figures
+from facexp_train.errors import DataError
 from facexp_train.findings import Finding, contrast, find, wholes
 from facexp_train.page import Cell, Page, Part, Picture, Section, Table, write
 from facexp_train.progress import progress_bar
@@ -47,9 +48,12 @@ def explore(
 
     index.html, which needs no other file; its pictures as PNG; classes.csv, points.csv, light.csv and findings.csv (a
     line for each thing found in a row); numbers.json. `judge` is asked whether each picture shows a face. `seed` draws
-    the samples and the split of a file that names none, as in training. DataError where the dataset cannot be read,
-    OSError where `out` cannot be written.
+    the samples and the split of a file that names none, as in training. DataError where the dataset cannot be read or
+    the report would lie among its files, OSError where `out` cannot be written.
     """
+    place, folder = Path(data).resolve(), out.resolve()
+    if folder in (place, place.parent) or place in folder.parents:
+        raise DataError(f"{out}: the report would lie among the files of the data; name another folder for it")
     faces = survey(data, votes, seed=seed, quiet=quiet)
     seen = None if judge is None else _judged(faces, judge, quiet)
     found = find(faces, seen)

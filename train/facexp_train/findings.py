@@ -65,9 +65,11 @@ def find(survey: Survey, seen: NDArray[np.bool_] | None = None) -> list[Finding]
 
     `seen`, bool (N,): does each picture show a face, in the opinion of the runtime's networks? None: nobody asked.
     """
-    found = [*_same(survey), *_pixels(survey)]
+    spread = contrast(survey.images)
+    found = [*_same(survey, spread == 0), *_pixels(survey, spread)]
     if seen is not None:
-        found.append(_faceless(survey, seen))
+        # a flat picture is told once
+        found.append(_faceless(~seen & (spread > 0)))
     found += _labels(survey) if survey.labels is not None else _points(survey)
     return [finding for finding in found if len(finding.faces)]
 
@@ -84,8 +86,7 @@ def _finding(
     return Finding(kind, text, harm, chosen, [details] * len(chosen) if isinstance(details, str) else details)
 
 
-def _pixels(survey: Survey) -> list[Finding]:
-    spread = contrast(survey.images)
+def _pixels(survey: Survey, spread: NDArray[np.float64]) -> list[Finding]:
     flat = spread == 0
     faint = np.flatnonzero((spread < FAINT) & ~flat)
     faint = faint[np.argsort(spread[faint])]
@@ -103,14 +104,13 @@ def _pixels(survey: Survey) -> list[Finding]:
     ]
 
 
-def _faceless(survey: Survey, seen: NDArray[np.bool_]) -> Finding:
+def _faceless(faces: NDArray[np.bool_]) -> Finding:
     return _finding(
         "no face seen",
         "pictures in which facexp's own networks see no face: no detection, and points that do not settle",
         "About half of all pictures without a face are found this way, and some faces that are hidden, turned or odd: "
         "look at them.",
-        # a flat picture is told once
-        np.asarray(~seen & (contrast(survey.images) > 0)),
+        faces,
     )
 
 
@@ -122,10 +122,10 @@ def _members(groups: NDArray[np.str_]) -> list[NDArray[np.int64]]:
     return sorted((part for part in parts if len(part) > 1), key=lambda part: int(part[0]))
 
 
-def _same(survey: Survey) -> list[Finding]:
-    """Copies, those across splits, and those that contradict each other."""
+def _same(survey: Survey, without: NDArray[np.bool_]) -> list[Finding]:
+    """Copies, those across splits, and those that contradict each other; `without` any contrast are copies of none."""
     exact, near = _members(survey.pixels), _members(survey.copies)
-    flat = {int(face) for face in np.flatnonzero(contrast(survey.images) == 0)}
+    flat = {int(face) for face in np.flatnonzero(without)}
     first = {int(face): str(survey.rows[group[0]]) for group in exact for face in group[1:]}
     like = {int(face): str(survey.rows[group[0]]) for group in near for face in group[1:] if int(face) not in first}
     leaks: dict[int, int] = {}

@@ -23,7 +23,6 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from facexp.files import write_atomically
 from facexp_train.config import TrainConfig
@@ -31,6 +30,7 @@ from facexp_train.errors import DataError, TrainingError
 from facexp_train.interrupts import held_interrupts
 from facexp_train.milestones import answers_path, drop_answers, milestones
 from facexp_train.muon import ConvolutionMuon
+from facexp_train.progress import progress_bar
 from facexp_train.report import draw_curves
 from facexp_train.run_directory import best_weights
 from facexp_train.stored import damaged, read_arrays, write_arrays
@@ -374,7 +374,7 @@ class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __init__(self, title: str, steps: int, quiet: bool) -> None:
         super().__init__()
-        self.bar = tqdm(total=steps, desc=title, unit="batch", disable=True if quiet else None)
+        self.bar = progress_bar(steps, title, "batch", quiet=quiet)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Show the running loss."""

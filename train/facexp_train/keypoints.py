@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.geometry import KEYPOINTS
+from facexp.geometry import KEYPOINTS, interocular
 from facexp_train import fit
 from facexp_train.batches import KeypointBatches
 from facexp_train.builders import build_network
@@ -36,9 +36,11 @@ class KeypointJob:
         self.faces = faces.chosen((faces.split != "train") | ~np.isin(faces.names, config.leave_out))
         part = self.faces.part("train")
         held = faces.part("val")
-        if not len(part.images) or not held.complete().any():
+        # an error is over the distance of the eyes
+        rated = held.complete() & (interocular(held.points) > 0)
+        if not len(part.images) or not rated.any():
             raise DataError(
-                f"{config.data}: {len(part.images)} training faces and {int(held.complete().sum())} validation faces "
+                f"{config.data}: {len(part.images)} training faces and {int(rated.sum())} validation faces "
                 "with all 15 points; at least one of each is needed"
             )
         labelled = np.asarray(np.isfinite(part.points).any(axis=(0, 2)))
@@ -48,7 +50,7 @@ class KeypointJob:
             )
         self.batches = KeypointBatches(part, SIZE, config)
         crops, points = jittered_crops(held)
-        self.held = crops[held.complete()], points[held.complete()], held.source[held.complete()]
+        self.held = crops[rated], points[rated], held.source[rated]
 
     def build(self) -> keras.Model:
         """A new network under the current dtype policy."""

@@ -22,6 +22,8 @@ Floats = NDArray[np.float64]
 Metric = Callable[[Floats], Floats]
 """(B, N) weights of N faces -> (B,) values."""
 RESAMPLES = 1000
+SHARES = "%"
+"""The unit of figures that are shares; those in pixels have theirs."""
 FAILURE = 0.10
 """A face whose error over the inter-ocular distance is larger counts as a failure."""
 
@@ -40,6 +42,22 @@ class Figure:
     def to_dict(self) -> dict[str, Any]:
         """As it stands in evaluation.json and in a manifest."""
         return asdict(self)
+
+    def scaled(self) -> tuple[float, float, float]:
+        """Value, low and high in the metric's unit."""
+        factor = 100 if unit(self.metric) == SHARES else 1
+        return factor * self.value, factor * self.low, factor * self.high
+
+    def said(self) -> str:
+        """The value with its interval, in the metric's unit, as text: shares with one digit behind the point."""
+        digits = 1 if unit(self.metric) == SHARES else 2
+        value, low, high = (f"{each:.{digits}f}" for each in self.scaled())
+        return f"{value} [{low}, {high}]"
+
+
+def unit(metric: str) -> str:
+    """The unit that a metric is shown in."""
+    return {"rmse_px": "px", "mse_px": "px\u00b2"}.get(metric.rpartition("/")[2], SHARES)
 
 
 def resample_weights(groups: Sequence[Any] | NDArray[Any], seed: int = 0) -> Floats:
@@ -99,9 +117,13 @@ class KeypointErrors:
 
 
 def keypoint_errors(prediction: NDArray[np.float32], truth: NDArray[np.float32]) -> KeypointErrors:
-    """(N, 15, 2) predicted and true points in crop pixels (truth NaN where missing) -> their errors."""
+    """(N, 15, 2) predicted and true points in crop pixels (truth NaN where missing) -> their errors.
+
+    A face whose two eyes are labelled at one place has no unit, and so no error.
+    """
     pixels = np.linalg.norm(prediction.astype(np.float64) - truth, axis=2)
-    relative = pixels / interocular(truth)[:, None]
+    unit = interocular(truth)
+    relative = pixels / np.where(unit > 0, unit, np.nan)[:, None]
     known = np.isfinite(relative)
     face = np.where(known, relative, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
     return KeypointErrors(pixels, relative, np.where(known.any(axis=1), face, np.nan))

@@ -83,14 +83,6 @@ def ask_product(analyzer: Analyzer, faces: Faces, quiet: bool = False) -> Answer
     return Answers(crops, points, truth, {"emotion": chances}, tuple(analyzer.labels))
 
 
-def part_of(faces: Faces, split: str) -> Faces:
-    """The faces of a split; DataError where it has none."""
-    part = faces.part(split)
-    if not len(part):
-        raise DataError(f"the data has no faces in split {split!r}; it has {', '.join(np.unique(faces.split))}")
-    return part
-
-
 def answers_beside(sheet: Path) -> Path:
     """The CSV file that goes with a sheet; DataError where either would replace what is no older one of these."""
     path = sheet.with_suffix(".csv")

@@ -1,4 +1,4 @@
-"""The one way to show progress: a bar on stderr, and only where a person watches."""
+"""How training and export show progress: a bar on stderr, and only where a person watches."""
 
 from __future__ import annotations
 

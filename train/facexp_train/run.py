@@ -12,17 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp_train import fit
+from facexp_train.builders import DEFAULT
 from facexp_train.command import CONFIGS, parsed
-from facexp_train.config import Task, TrainConfig, read_toml
+from facexp_train.config import Task, TrainConfig
 from facexp_train.emotion import EmotionJob
 from facexp_train.emotion_data import EmotionFaces, read_emotion
 from facexp_train.errors import DataError
 from facexp_train.evaluate import Predict
 from facexp_train.keypoint_data import KeypointFaces, read_keypoints
 from facexp_train.keypoints import KeypointJob
-from facexp_train.run_directory import taken
+from facexp_train.run_directory import expect_faces, taken
 from facexp_train.run_page import draw_answers, draw_samples, write_page
-from facexp_train.stored import damaged, read_facts
+from facexp_train.stored import damaged, read_facts, read_toml
 
 
 def configure(
@@ -45,7 +46,11 @@ def configure(
             place = place.setdefault(name, {})
             if not isinstance(place, dict):
                 raise DataError(f"--set {change}: {name} is a value, not a table")
-        place[last] = parsed(text.strip())
+        value = parsed(text.strip())
+        if (path, last) == (["network"], "kind") and value != place.get("kind", DEFAULT):
+            # another kind of network has settings of its own
+            place.clear()
+        place[last] = value
     values = _with_teachers(task, values, (file,)) | {"task": task, "data": data, "votes": votes}
     return TrainConfig.from_dict(values, str(file))
 
@@ -55,19 +60,21 @@ def recipes(task: Task) -> list[str]:
     return sorted(file.stem for file in CONFIGS.glob(f"{task}*.toml"))
 
 
-def _find(task: Task, name: str) -> Path:
+def _find(task: Task, name: str, named_in: Path | None = None) -> Path:
+    """A configuration by its name, or by its file's, which begins where the file lies that names it."""
     if name in recipes(task):
         return CONFIGS / f"{name}.toml"
-    if Path(name).is_file():
-        return Path(name)
+    file = Path(name) if named_in is None else named_in.parent / name
+    if file.is_file():
+        return file
     raise DataError(f"{name}: no such file, and no configuration of that name; there are {', '.join(recipes(task))}")
 
 
-def _over_base(task: Task, values: dict[str, Any], within: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _over_base(task: Task, values: dict[str, Any], within: tuple[Path, ...]) -> dict[str, Any]:
     """The keys of a configuration laid over those of the one that it names; the files `within` are made of it."""
     if "config" not in values:
         return values
-    file = _find(task, str(values["config"]))
+    file = _find(task, str(values["config"]), within[-1])
     if file in within:
         raise DataError(f"{within[0]}: config: {file.stem} cannot be made of itself")
     own = {key: value for key, value in values.items() if key != "config"}
@@ -75,6 +82,9 @@ def _over_base(task: Task, values: dict[str, Any], within: tuple[Path, ...] = ()
 
 
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    if own.get("kind", base.get("kind", DEFAULT)) != base.get("kind", DEFAULT):
+        # another kind of network has settings of its own
+        return own
     both = {
         key: _merged(base[key], own[key])
         for key in base.keys() & own.keys()
@@ -97,12 +107,12 @@ def _with_teachers(task: Task, values: dict[str, Any], within: tuple[Path, ...])
         files = within
         # one with teachers of its own has none of that configuration's
         if isinstance(teacher, dict) and "config" in teacher and "teachers" not in teacher:
-            file = _find(task, str(teacher["config"]))
+            file = _find(task, str(teacher["config"]), within[-1])
             if file in within:
                 raise DataError(f"{within[0]}: teachers: {file.stem} cannot be among its own teachers")
             files = (*within, file)
         teachers.append(
-            _with_teachers(task, _over_base(task, teacher), files) if isinstance(teacher, dict) else teacher
+            _with_teachers(task, _over_base(task, teacher, within), files) if isinstance(teacher, dict) else teacher
         )
     return values | {"teachers": teachers}
 
@@ -149,6 +159,8 @@ def start(config: TrainConfig, out: Path, resume: bool = False, quiet: bool = Fa
         config = replace(config, classes=list(faces.classes))
     if config.start_from and not resume:
         before = TrainConfig.from_run(Path(config.start_from))
+        if before.task != config.task:
+            raise DataError(f"start_from: {config.start_from} was trained for {before.task}, this is for {config.task}")
         if Path(before.data).resolve() == Path(config.data).resolve():
             check_splits(faces, config, replace(config, seed=before.seed), quiet)
     return _train(faces, config, out, resume, quiet, tensorboard, {})
@@ -165,11 +177,16 @@ def _train(
 ) -> Path:
     """`runs`: by configuration, as JSON, the directories of the teachers met so far."""
     job = KeypointJob(faces, config, quiet) if isinstance(faces, KeypointFaces) else EmotionJob(faces, config, quiet)
-    # a network that cannot be built leaves no run directory behind
-    job.build()
+    # a network that cannot be built, or begun with what it is to begin with, leaves no run directory behind
+    model = job.build()
+    if config.start_from and not resume:
+        fit.load_best(Path(config.start_from), model)
+    elif config.grow and not resume and isinstance(job, EmotionJob):
+        job.begin_with(job.network(config.teacher(0)), model)
     wanted = [config.teacher(number) for number in range(len(config.teachers))]
     teachers = [runs.setdefault(each.to_json(), out / f"teacher{number}") for number, each in enumerate(wanted, 1)]
     with taken(config, out, resume):
+        expect_faces(faces, config.data, out)
         for each, run in zip(wanted, teachers, strict=True):
             if not (run / "model.keras").is_file():
                 _train(faces, each, run, (run / "config.json").is_file(), quiet, tensorboard, runs)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 from facexp.files import write_atomically
 from facexp_train.command import repeating
 from facexp_train.config import TrainConfig
+from facexp_train.emotion_data import EmotionFaces
 from facexp_train.errors import DataError, TrainingError
+from facexp_train.keypoint_data import KeypointFaces
+from facexp_train.stored import read_facts
 
 _KEPT = ("checkpoint.npz", "model.keras", "teacher1")
 """One of these lies in the directory of a run that was worth something."""
@@ -29,6 +35,27 @@ def taken(config: TrainConfig, out: Path, resume: bool) -> Iterator[None]:
         if not any((out / name).exists() for name in _KEPT):
             (out / "config.json").unlink(missing_ok=True)
         raise
+
+
+def expect_faces(faces: KeypointFaces | EmotionFaces, data: str, out: Path) -> None:
+    """Note down which faces a run has begun with; DataError where it is to go on with others.
+
+    What teachers said of each face, and what was answered to each, is kept by its number.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name in ("images", "split", "labels", "votes", "points"):
+        values = getattr(faces, name, None)
+        if values is not None:
+            digest.update(np.ascontiguousarray(values).tobytes())
+    path, now = out / "faces.json", {"faces": len(faces), "digest": digest.hexdigest()}
+    # runs of versions before 0.9.2 have no such file
+    before = read_facts(path, "delete it") if path.is_file() else now
+    if before != now:
+        raise DataError(
+            f"{data}: has changed since the run was started: {before['faces']} faces then and {len(faces)} now, or "
+            "others; start another one, with another --out"
+        )
+    write_atomically(path, (json.dumps(now) + "\n").encode())
 
 
 def best_weights(run: Path) -> Path:

@@ -1,9 +1,10 @@
-"""Files of a run directory: arrays and facts, written whole, and one line about those that something has damaged."""
+"""Files of a run directory and of its configuration: written whole, and one line about those that cannot be read."""
 
 from __future__ import annotations
 
 import io
 import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,15 @@ def read_facts(path: Path, mend: str) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise damaged(path, "not an object", mend)
     return facts
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The keys of a file that a person wrote; DataError where it is not TOML."""
+    try:
+        # Windows' Notepad begins a file with a byte order mark
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as TOML: {error}") from error
 
 
 def damaged(path: Path, reason: object, mend: str) -> DataError:

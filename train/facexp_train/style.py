@@ -6,6 +6,7 @@ are drawn at `DPI` pixels an inch, twice what a page shows, so that they are sha
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import get_font_names
+
+from facexp.files import write_atomically
 
 COLOURS: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's palette ("Color Universal Design", 2008) without its yellow, which white paper swallows: a colour for
@@ -71,7 +74,7 @@ def drawing(path: Path, height: float = 3.2, width: float = WIDTH) -> Iterator[F
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield figure
-        part = path.with_name(path.name + ".part")
+        content = io.BytesIO()
         # no version of matplotlib inside: the same numbers give the same file
-        FigureCanvasAgg(figure).print_png(str(part), metadata={"Software": None})  # type: ignore[no-untyped-call]
-        part.replace(path)
+        FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})  # type: ignore[no-untyped-call]
+        write_atomically(path, content.getvalue())

@@ -13,6 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -29,7 +30,7 @@ Arrays = dict[str, NDArray[np.generic]]
 Texts = list[str]
 
 # raise it when what the readers put into a cache changes, so that older caches are read no more
-READER_VERSION = 6
+READER_VERSION = 7
 _CHUNK_ROWS = 2000
 
 
@@ -125,19 +126,6 @@ def pixels(texts: Texts, size: int, path: Path, row: int, column: str) -> NDArra
             [_row_of_pixels(text, count, f"{path}: row {row + i}, column {column}") for i, text in enumerate(texts)]
         )
     return values.astype(np.uint8).reshape(-1, size, size)
-
-
-def integers(texts: Texts, allowed: range, path: Path, row: int, column: str) -> NDArray[np.int64]:
-    """(N,) int64 out of N texts, each a whole number in `allowed`; DataError names the first that is not."""
-    values = np.empty(len(texts), dtype=np.int64)
-    for index, text in enumerate(texts):
-        if not text.isdecimal() or int(text) not in allowed:
-            raise DataError(
-                f"{path}: row {row + index}, column {column}: expected a whole number from {allowed[0]} to "
-                f"{allowed[-1]}, found {_shown(text)}"
-            )
-        values[index] = int(text)
-    return values
 
 
 def numbers(texts: Texts, path: Path, row: int, column: str, *, missing: bool = False) -> NDArray[np.float64]:
@@ -243,10 +231,11 @@ def _load(file: Path, key: str) -> Arrays | None:
 
 def _save(file: Path, arrays: Arrays, key: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
+    named: dict[str, Any] = {"key": np.array(key), **arrays}
     handle, beside = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, allow_pickle=False, key=np.array(key), **arrays)
+            np.savez(stream, **named)
         Path(beside).replace(file)
     except BaseException:
         Path(beside).unlink(missing_ok=True)

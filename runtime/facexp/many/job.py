@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from facexp.address import as_utf8, printable, shown
 from facexp.bundle import MANIFEST, Bundle
 from facexp.cores import cores
 from facexp.errors import one_line
-from facexp.many.plan import Plan
+from facexp.many.plan import Plan, is_relative, one_name, whole
 from facexp.many.schema import about, frameless
 from facexp.many.stores import NOT_UTF8, ManyError, Store
-from facexp.many.worker import SHARED, Part, Settings, Worker, part_name
+from facexp.many.worker import SHARED, Part, Settings, Worker, is_begun, is_part, part_name
 
 DONE = "_SUCCESS"
 """An empty file of this name says that the job was finished, as after other jobs that write such folders."""
@@ -40,6 +40,19 @@ _MEMORY = 256 << 20
 _CLUSTER = "the command runs on one of the cluster's machines, with its token where it has one"
 # for a head to take a connection
 _PATIENCE_S = 10.0
+
+
+@dataclass(slots=True)
+class _Begun:
+    """What a folder of results holds already."""
+
+    files: set[str] = field(default_factory=set)
+    done: set[str] = field(default_factory=set)
+    """The sources that have rows, or need none, by the one name of each."""
+    unread: set[str] = field(default_factory=set)
+    """Those of them that could not be read."""
+    starts: set[str] = field(default_factory=set)
+    """The directories where the jobs that wrote it were started, those with relative names."""
 
 
 class ManyImages:
@@ -55,7 +68,7 @@ class ManyImages:
         """Look for the sources, as `plan.Plan.of` does, and with `resume` for what is already in the folder `out`.
 
         Raises ManyError where there is something at `out` that must not be written over, or that another job with other
-        settings has written; BundleError for the bundle.
+        settings, or with relative names from another directory, has written; BundleError for the bundle.
         """
         how = settings.analyzer
         bundle = Bundle.load(how.bundle)
@@ -66,16 +79,24 @@ class ManyImages:
         bundle_at, detector = (path and Path(path).absolute() for path in (how.bundle, how.detector))
         self._settings = replace(settings, analyzer=replace(how, bundle=bundle_at, detector=detector))
         digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
-        self._about = settings.about(f"{bundle.name} {bundle.version} {digest[:16]}")
+        start = os.getcwd()  # noqa: PTH109
+        self._about = settings.about(f"{bundle.name} {bundle.version} {digest[:16]}", start)
         store, folder = Store.of(str(out))
         self._out = (store, os.path.abspath(folder) if store.local else folder)  # noqa: PTH100
         # a worker of a run that was interrupted may still be writing: it must not write over this run's files
         self._token = secrets.token_hex(4)
-        done, unread, self._before = self._begun(shown(str(out)), resume)
+        begun = self._begun(shown(str(out)), resume, start)
+        self._before = begun.files
         self._plan = Plan.of(names, Path(folder) if store.local else None)
-        names = [as_utf8(item.name(self._plan.stores)) for item in self._plan.items]
-        self._todo = [item for item, name in zip(self._plan.items, names, strict=True) if name not in done]
-        self._unread = sum(name in unread for name in names)
+        others = begun.starts - {start}
+        if others and self._plan.relative:
+            raise ManyError(
+                f"{shown(str(out))}: was written from {printable(min(others))}: "
+                "start it there, or name the sources absolutely"
+            )
+        names = [one_name(as_utf8(item.name(self._plan.stores)), start) for item in self._plan.items]
+        self._todo = [item for item, name in zip(self._plan.items, names, strict=True) if name not in begun.done]
+        self._unread = sum(name in begun.unread for name in names)
 
     @property
     def total(self) -> int:
@@ -176,59 +197,74 @@ class ManyImages:
         """See that the files of this run are there, and remove what workers of a run before have written meanwhile."""
         store, folder = self._out
         names = {info.base_name for info in store.filesystem.get_file_info(fs.FileSelector(folder))}
-        there = {name for name in names if _is_part(name)}
-        if not written <= there:
+        if not written <= names:
             raise ManyError(f"{store.name(folder)}: not all parts are here: {SHARED}")
-        for name in there - written - self._before:
-            store.filesystem.delete_file(f"{folder}/{name}")
+        for name in names - written - self._before:
+            if is_part(name):
+                store.filesystem.delete_file(f"{folder}/{name}")
 
-    def _begun(self, called: str, resume: bool) -> tuple[set[str], set[str], set[str]]:
-        """The sources that have rows already, those of them that could not be read, and the files that hold them."""
+    def _begun(self, called: str, resume: bool, start: str) -> _Begun:
+        """What is in the folder, which is called so."""
         store, folder = self._out
+        begun = _Begun()
         try:
             info = store.filesystem.get_file_info(folder)
             if info.type == fs.FileType.NotFound:
-                return set(), set(), set()
+                return begun
             if info.type == fs.FileType.File:
                 raise ManyError(f"{called}: is a file; the results are a folder of files")
             names = [each.base_name for each in store.filesystem.get_file_info(fs.FileSelector(folder))]
-            parts = {name for name in names if _is_part(name)}
+            begun.files = {name for name in names if name.endswith(".parquet") and not name.startswith(".")}
             if names and not resume:
                 raise ManyError(f"{called}: is there already: go on with it (--resume), or name another folder")
-            done: set[str] = set()
-            unread: set[str] = set()
-            for name in parts:
-                metadata = pq.read_metadata(f"{folder}/{name}", filesystem=store.filesystem).metadata
-                self._expect_same(f"{called}/{name}", about(metadata))
-                table = pq.read_table(f"{folder}/{name}", columns=["source", "error"], filesystem=store.filesystem)
-                done.update(table.column("source").to_pylist(), frameless(metadata))
-                failed = table.filter(pc.is_valid(table.column("error")))
-                unread.update(failed.column("source").to_pylist())
         except UnicodeError:
             raise ManyError(f"{printable(called)}: cannot be written: {NOT_UTF8}") from None
         except (OSError, pa.ArrowException) as error:
             raise ManyError(f"{called}: what is there cannot be read: {one_line(error)}") from None
-        return done, unread, parts
+        for name in sorted(begun.files):
+            try:
+                self._add(begun, name, f"{called}/{name}", start)
+            # Arrow's error for a damaged file is a ValueError or an OSError
+            except (OSError, ValueError, pa.ArrowException) as error:
+                raise ManyError(
+                    f"{called}/{name}: cannot be read ({one_line(error)}); "
+                    "if it is damaged, remove it: --resume does its sources again"
+                ) from None
+        return begun
 
-    def _expect_same(self, called: str, found: str | None) -> None:
+    def _add(self, begun: _Begun, name: str, called: str, start: str) -> None:
+        """Take what a file of the folder holds."""
+        store, folder = self._out
+        metadata = pq.read_metadata(f"{folder}/{name}", filesystem=store.filesystem).metadata
+        # older versions did not write where they were started
+        began = self._expect_same(called, about(metadata)) or start
+        table = pq.read_table(f"{folder}/{name}", columns=["source", "error"], filesystem=store.filesystem)
+        sources = [*table.column("source").to_pylist(), *frameless(metadata)]
+        failed = table.filter(pc.is_valid(table.column("error"))).column("source").to_pylist()
+        for known, names in ((begun.done, sources), (begun.unread, failed)):
+            known.update(one_name(name if began == start else whole(name, began), start) for name in names)
+        if any(is_relative(source) for source in sources):
+            begun.starts.add(began)
+
+    def _expect_same(self, called: str, found: str | None) -> str | None:
+        """Where the job that wrote a file was started, where the file tells."""
         if found is None:
             raise ManyError(f"{called}: is not of facexp")
         before, now = json.loads(found), json.loads(self._about)
+        start = before.pop("start", None)
+        del now["start"]
         # 40 and 40.0 are the same setting
         if before != now:
             changed = ", ".join(f"{key} was {before.get(key)}" for key in now if before.get(key) != now[key])
             raise ManyError(f"{called}: was written with other settings ({changed})")
+        return None if start is None else str(start)
 
     def _clear(self, keep_done: bool) -> None:
         """Remove what dead workers left half-written, and the mark of an end that is one no longer."""
         store, folder = self._out
         for info in store.filesystem.get_file_info(fs.FileSelector(folder)):
-            if info.base_name.startswith(".part-") or (info.base_name == DONE and not keep_done):
+            if is_begun(info.base_name) or (info.base_name == DONE and not keep_done):
                 store.filesystem.delete_file(info.path)
-
-
-def _is_part(name: str) -> bool:
-    return name.endswith(".parquet") and not name.startswith(".")
 
 
 @contextlib.contextmanager

@@ -77,8 +77,17 @@ class Plan:
         plan, skip = cls(), None if skip is None else real_path(skip)
         found = itertools.chain.from_iterable(plan._find(name, trouble, skip) for name, trouble in listed(names))
         # a source that is named twice is one row, so that a row belongs to one source
-        plan.items = list(dict.fromkeys(found))
+        once: dict[Item, Item] = {}
+        here = os.getcwd()  # noqa: PTH109
+        for item in found:
+            once.setdefault(plan._key(item, here), item)
+        plan.items = list(once.values())
         return plan
+
+    @property
+    def relative(self) -> bool:
+        """Whether a source has a name that begins where the job is started."""
+        return any(is_relative(item.name(self.stores)) for item in self.items)
 
     def parts(self, items: list[Item], workers: int, first: int) -> list[pa.Table]:
         """The items as tables of ITEMS, one a part, numbered from `first`."""
@@ -160,11 +169,43 @@ class Plan:
         if empty:
             yield Item(named, number, problem="has no rows" if files else _NOTHING)
 
+    def _key(self, item: Item, here: str) -> Item:
+        """The same item for all names of a file, but those that lead there by links."""
+        if item.store is not None and self.stores[item.store].scheme:
+            return item
+        path = one_name(item.path, here)
+        return item if path == item.path else Item(path, item.store, item.row, item.problem)
+
     def _number(self, store: Store) -> int:
         # stores are few: one for each address that is named
         if store not in self.stores:
             self.stores.append(store)
         return self.stores.index(store)
+
+
+def one_name(name: str, here: str) -> str:
+    """The name of a source that all names share which lead there without links: ./a.jpg and a.jpg are a.jpg.
+
+    `here` is the current directory, as `os.getcwd` has it. Addresses stay as they are.
+    """
+    # a million names are plain already, and take no memory twice
+    odd = "/." in name or "//" in name or name.startswith(".") or name.endswith("/")
+    return (whole(name, here) if odd else name).removeprefix(here.rstrip("/") + "/")
+
+
+def whole(name: str, start: str) -> str:
+    """The name of a source from the root on, where relative ones begin at `start`; an address as it is."""
+    if is_address(name):
+        return name
+    path = os.path.join(start, name)  # noqa: PTH118
+    plain = os.path.normpath(path)
+    # the folder above one that is a link lies elsewhere
+    return path if "/../" in name.lstrip("./") and real_path(path) != real_path(plain) else plain
+
+
+def is_relative(name: str) -> bool:
+    """Whether the name of a source begins where the job is started."""
+    return not is_address(name) and not os.path.isabs(name)  # noqa: PTH117
 
 
 def items(table: pa.Table) -> list[Item]:

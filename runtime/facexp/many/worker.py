@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import tempfile
 import time
@@ -37,6 +38,8 @@ from facexp.types import Frame
 # a record of two faces takes 22 kB on its way into the table
 _ROWS = 2000
 
+_PART_NAME = r"part-\d{6,}-[0-9a-f]{8}\.parquet"
+
 SHARED = "files must lie on a disk that all machines share, or in an object store"
 
 
@@ -51,15 +54,18 @@ class Settings:
     detect_every: int | None = None
     smooth: float = SMOOTH_S
 
-    def about(self, models: str) -> str:
-        """The settings and the models as a JSON text, which stands in each file and must be the same in all of them."""
+    def about(self, models: str, start: str) -> str:
+        """The settings and the models as a JSON text, which stands in each file and must be the same in all of them.
+
+        But for `start`, the directory where the job was started, at which relative names begin.
+        """
         values = asdict(self)
         how = values.pop("analyzer")
         for elsewhere in ("device", "threads", "bundle"):
             del how[elsewhere]
         if how["detector"] is not None:
             how["detector"] = Path(how["detector"]).name
-        return json.dumps({"models": models, **how, **values}, sort_keys=True)
+        return json.dumps({"models": models, "start": start, **how, **values}, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +203,9 @@ class Worker:
                 file.write_table(to_table(waiting, analyzer.labels, self._about))
                 file.add_key_value_metadata(with_frameless(written.frameless))
             if store.local:
+                # a power cut may keep the new name and lose the content
+                with Path(beside).open("rb+") as rows:
+                    os.fsync(rows.fileno())
                 here.move(beside, f"{folder}/{name}")
             else:
                 with Path(beside).open("rb") as rows, store.filesystem.open_output_stream(f"{folder}/{name}") as out:
@@ -221,7 +230,7 @@ class Worker:
         # whatever a picture does to the libraries, the others must not suffer from it
         except Exception as error:
             reason = f"{source.name}: cannot be analysed ({type(error).__name__}: {one_line(error)})"
-            yield frame_record(Frame(source.name, number, 0.0, None, None, None, (), None, reason))
+            yield frame_record(Frame.unread(source.name, number, reason))
 
 
 def _analyzer(settings: Settings, device: str) -> Analyzer:
@@ -233,6 +242,16 @@ def _analyzer(settings: Settings, device: str) -> Analyzer:
 def part_name(number: int, run: str) -> str:
     """The file of a part; files in the order of their names are rows in the order of the sources."""
     return f"part-{number:06d}-{run}.parquet"
+
+
+def is_part(name: str) -> bool:
+    """Whether `part_name` gives such names: of files with other names in a folder of results none is ever removed."""
+    return re.fullmatch(_PART_NAME, name) is not None
+
+
+def is_begun(name: str) -> bool:
+    """Whether a worker writes files of such names on the way to a part: they are removed, too."""
+    return re.fullmatch(rf"\.{_PART_NAME}-(\d+|tries)", name) is not None
 
 
 class _Notes(logging.Handler):

@@ -29,7 +29,8 @@ from facexp.shots import Shot
 from facexp.sinks import frame_record
 from facexp.types import Frame
 
-KEYPOINTS, EMOTION, FACES = NAMES = ("keypoints", "emotion", "faces")
+FACES = "faces"
+NAMES = ("keypoints", "emotion", FACES)
 """The models' names."""
 DEFAULT_SIGNATURE = "serving_default"
 ENCODED_SIGNATURE = "serving_encoded"
@@ -115,7 +116,7 @@ class Network:
 
 
 class Faces:
-    """Photos in, facexp-infer's records out. Photos wait for each other: the detector takes one at a time."""
+    """Photos in, facexp-infer's records out, one photo at a time: one has the cores to itself, and is done sooner."""
 
     def __init__(self, analyzer: Analyzer, limits: Limits, on_batch: Callable[[int], object]) -> None:
         self.signatures: Mapping[str, Signature] = {DEFAULT_SIGNATURE: Signature(_ENCODED, (_RECORD,))}
@@ -141,7 +142,7 @@ class Faces:
         except TooLargeError as error:
             raise TooLarge(f"picture {number} {error}") from None
         except SourceError as error:
-            frame = Frame(SOURCE, 0, 0.0, None, None, None, (), None, f"{SOURCE}: {error}")
+            frame = Frame.unread(SOURCE, 0, f"{SOURCE}: {error}")
         return [json.dumps(frame_record(frame)).encode()]
 
 

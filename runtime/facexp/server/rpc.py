@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from facexp.bundle import TensorSpec
 from facexp.server.access import Access
 from facexp.server.errors import BadRequest, Code, NotFound, RequestError, TooLate
 from facexp.server.messages import PACKAGE, message
@@ -161,7 +162,7 @@ def _spec(name: str, version: int, signature: str = "") -> Any:
     return made
 
 
-def _info(spec: Any, signature: str) -> Any:
+def _info(spec: TensorSpec, signature: str) -> Any:
     info = _TensorInfo(name=tensor_name(spec, signature), dtype=DTYPES[spec.dtype][1])
     for size in (-1, *spec.row):
         info.tensor_shape.dim.add(size=size)

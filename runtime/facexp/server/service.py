@@ -86,7 +86,8 @@ class Service:
         """
         start = time.perf_counter()
         code = Code.CANCELLED.name
-        running = Running(min(self.limits.timeout_s, patience_s or self.limits.timeout_s))
+        limit_s = self.limits.timeout_s
+        running = Running(limit_s if patience_s is None else min(limit_s, patience_s))
         self._running.add(running)
         try:
             async with running.deadline:
@@ -107,7 +108,7 @@ class Service:
             self._running.discard(running)
             self.metrics.request(protocol, model, code, time.perf_counter() - start)
 
-    def model(self, target: Target) -> tuple[int, Model, Signature]:
+    def _model(self, target: Target) -> tuple[int, Model, Signature]:
         """The version that answers, with the model and the signature that are named. Raises RequestError."""
         if self._stopping:
             raise Stopping("the server is stopping")
@@ -123,7 +124,7 @@ class Service:
 
         Raises RequestError.
         """
-        number, model, signature = self.model(target)
+        number, model, signature = self._model(target)
         with model.gate.holding(1):
             return number, signature, await model.predict(target.signature, read(signature))
 

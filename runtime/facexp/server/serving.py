@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -171,7 +172,7 @@ def _add_port(server: Any, address: str, tls: Tls | None) -> int:
         raise ServerError(f"nothing can be served on {address}: is the port taken?") from None
 
 
-def _listen(settings: Settings) -> Any:
+def _listen(settings: Settings) -> socket.socket:
     host, port = settings.host, settings.rest_port
     try:
         opened = listen(host, port)

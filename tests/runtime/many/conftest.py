@@ -1,4 +1,4 @@
-"""What the tests of many images share: face crops, what the plain run says of them, and the rows of the others."""
+"""What the tests of many images share: crops, an album, what the plain run says, and the rows of the others."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from facexp.analyzer import AnalyzerOptions
+from facexp.pictures import save_picture
 from facexp_cli.infer import infer
 
 COUNT = 128
@@ -55,6 +57,37 @@ def read_rows() -> Callable[..., list[dict[str, Any]]]:
         return [_without_times(_bare(row)) for table in tables for row in table.to_pylist()]
 
     return read
+
+
+@pytest.fixture
+def album(tmp_path: Path, astronaut: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current directory, with a folder `album` of everything that a folder may hold."""
+    monkeypatch.chdir(tmp_path)
+    small = np.ascontiguousarray(astronaut[::2, ::2])
+    save_picture(Path("album/photo2.png"), small)
+    save_picture(Path("album/photo10.jpg"), astronaut)
+    save_picture(Path("album/sub/gray.bmp"), np.full((40, 50, 3), 90, np.uint8))
+    Path("album/bad.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(20))
+    Path("album/empty.png").touch()
+    Path("album/.hidden.png").touch()
+    assert cv2.imwritemulti("album/pages.tif", [np.full((8, 10), 90, np.uint8)] * 2)
+    animation = cv2.Animation()
+    animation.frames, animation.durations = [small, 255 - small, small], [100, 100, 100]
+    assert cv2.imwriteanimation("album/moving.png", animation)
+    writer = cv2.VideoWriter("album/clip.mp4", cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10, (256, 256))
+    for _ in range(4):
+        writer.write(small)
+    writer.release()
+    return tmp_path
+
+
+@pytest.fixture
+def settings(tiny_bundle: Path) -> Iterator[Any]:
+    """For the tiny bundle. OpenCV gets back the threads that a worker takes from it."""
+    many = pytest.importorskip("facexp.many")
+    threads = cv2.getNumThreads()
+    yield many.Settings(AnalyzerOptions(bundle=tiny_bundle))
+    cv2.setNumThreads(threads)
 
 
 class OneProcess:

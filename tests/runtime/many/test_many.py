@@ -5,19 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 from facexp.analyzer import AnalyzerOptions
 from facexp.geometry import KEYPOINTS
 from facexp.labels import EMOTIONS
-from facexp.pictures import save_picture
 from facexp.pipeline import analyze_sources
 from facexp.reading import ReadOptions
 from facexp.sinks import frame_record
@@ -33,36 +30,6 @@ from facexp.many.plan import Plan, image_column  # noqa: E402
 from facexp.many.schema import to_table  # noqa: E402
 from facexp.many.stores import Store  # noqa: E402
 from facexp.many.worker import Part, Worker  # noqa: E402
-
-
-@pytest.fixture
-def album(tmp_path: Path, astronaut: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, with a folder `album` of everything that a folder may hold."""
-    monkeypatch.chdir(tmp_path)
-    small = np.ascontiguousarray(astronaut[::2, ::2])
-    save_picture(Path("album/photo2.png"), small)
-    save_picture(Path("album/photo10.jpg"), astronaut)
-    save_picture(Path("album/sub/gray.bmp"), np.full((40, 50, 3), 90, np.uint8))
-    Path("album/bad.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(20))
-    Path("album/empty.png").touch()
-    Path("album/.hidden.png").touch()
-    assert cv2.imwritemulti("album/pages.tif", [np.full((8, 10), 90, np.uint8)] * 2)
-    animation = cv2.Animation()
-    animation.frames, animation.durations = [small, 255 - small, small], [100, 100, 100]
-    assert cv2.imwriteanimation("album/moving.png", animation)
-    writer = cv2.VideoWriter("album/clip.mp4", cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10, (256, 256))
-    for _ in range(4):
-        writer.write(small)
-    writer.release()
-    return tmp_path
-
-
-@pytest.fixture
-def settings(tiny_bundle: Path) -> Iterator[Settings]:
-    """For the tiny bundle. OpenCV gets back the threads that a worker takes from it."""
-    threads = cv2.getNumThreads()
-    yield Settings(AnalyzerOptions(bundle=tiny_bundle))
-    cv2.setNumThreads(threads)
 
 
 def plain_rows(names: list[str], settings: Settings) -> list[dict[str, Any]]:
@@ -110,7 +77,7 @@ def test_the_schema_holds_all_of_a_record(emotions: str) -> None:
     face = Face((1.23456, 2.0, 30.5, 40.25), 0.934567, points, emotion)
     followed = replace(face, id=3, smoothed=Smoothed(points + 1, emotion))
     photo = Frame("photo.jpg", 0, 0.0, 640, 480, "cpu", (face, followed), Timings(5.12345, 0.4, 0.3))
-    broken = Frame("b\udcff.jpg", 7, 0.0, None, None, None, (), None, "b\udcff.jpg: is empty (0 bytes)")
+    broken = Frame.unread("b\udcff.jpg", 7, "b\udcff.jpg: is empty (0 bytes)")
     records = [frame_record(photo), frame_record(replace(photo, faces=())), frame_record(broken)]
     table = to_table(records, labels, "{}")
     # as JSON lines have it, a name that is no text is escaped
@@ -309,7 +276,7 @@ def test_an_interrupted_job_goes_on_with_what_is_missing(album: Path, settings: 
         next(running)
     running.close()
     done = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
-    (out / ".part-000099.parquet-1").write_bytes(b"PAR1")
+    (out / ".part-000099-0a1b2c3d.parquet-1").write_bytes(b"PAR1")
     # a hole in the middle, too
     lost = sorted(done)[1]
     lost.unlink()

@@ -147,7 +147,7 @@ def test_an_interrupted_job_goes_on_with_what_is_missing(
         next(running)
     running.close()
     done = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
-    (out / ".part-000099.parquet-1").write_bytes(b"PAR1")
+    (out / ".part-000099-0a1b2c3d.parquet-1").write_bytes(b"PAR1")
     # one part is lost, so that something is missing in the middle, too
     lost = sorted(done)[1]
     lost.unlink()

@@ -169,3 +169,13 @@ def test_values_out_of_range(how: dict[str, Any]) -> None:
     """Guards the settings."""
     with pytest.raises(ValueError, match=f"^{next(iter(how))} must be"):
         Batching(**how)
+
+
+def test_the_wait_is_in_milliseconds() -> None:
+    """Guards --batch-wait: a lonely request waits a moment, not a thousand times as long."""
+
+    async def test(work: Work, make: Any) -> None:
+        work.allowed.release(100)
+        assert await asyncio.wait_for(make(size=3, wait_ms=100).submit(4), 20) == 8
+
+    run(test)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -16,10 +17,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from facexp.analyzer import AnalyzerOptions
 from facexp.server.access import Access
 from facexp.server.batching import Batching
+from facexp.server.errors import TooLate
 from facexp.server.limits import Limits
 from facexp.server.messages import message
+from facexp.server.service import Service
 from facexp.session import Session
 
 PATIENCE_S = 60.0
@@ -207,6 +211,18 @@ def test_deadlines(start: Callable[..., Any], held: Held) -> None:
     connection.endheaders(b"{")
     assert connection.getresponse().status == 504
     connection.close()
+
+
+def test_no_time_left_is_none() -> None:
+    """Guards a call whose deadline is over when it comes: it does not get the server's own instead."""
+    service = Service(None, AnalyzerOptions(), Limits(timeout_s=PATIENCE_S), Batching())
+
+    async def asked() -> None:
+        async with service.request("grpc", "emotion", 0.0):
+            await asyncio.sleep(PATIENCE_S)
+
+    with pytest.raises(TooLate):
+        asyncio.run(asked())
 
 
 def test_slow_clients_hold_nothing(start: Callable[..., Any]) -> None:

@@ -1,0 +1,34 @@
+"""Files that are needed for a while only, in the place that TMPDIR names."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from facexp.errors import one_line
+from facexp_export.errors import ExportError
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A directory that vanishes at the end; ExportError where none can be made."""
+    with temporary_files():
+        directory = tempfile.TemporaryDirectory(prefix="facexp-export-", ignore_cleanup_errors=True)
+    with directory as name:
+        yield Path(name)
+
+
+@contextmanager
+def temporary_files() -> Iterator[None]:
+    """What is written inside is a temporary file: ExportError, with what to do, where it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        place = tempfile.tempdir or os.environ.get("TMPDIR", "TMPDIR")
+        why = error.strerror or one_line(error)
+        raise ExportError(
+            f"{place}: a temporary file cannot be written ({why}); name a directory that has room with TMPDIR"
+        ) from error

@@ -1,0 +1,128 @@
+"""What a job finds in its folder: results to go on with, damaged ones, those of other names, and files of others."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from facexp.reading import ReadOptions
+
+pa = pytest.importorskip("pyarrow", reason='MANY IMAGES NOT TESTED: pip install "facexp[ray]"')
+pq = pytest.importorskip("pyarrow.parquet")
+
+from facexp.many import ManyError, ManyImages, Settings  # noqa: E402
+from facexp.many.plan import Plan  # noqa: E402
+
+
+def test_no_file_but_its_own_is_removed(album: Path, settings: Settings, one_process: None) -> None:
+    """Guards what a person puts into the folder of results while a job is going on, tables as well."""
+    mine = {
+        "mine.parquet",
+        "part-1.parquet",
+        "part-000001-mine.parquet",
+        "part-000001-0a1b2c3d.parquet.old",
+        ".part-list",
+    }
+    late = {"part-000099-0a1b2c3d.parquet", ".part-000099-0a1b2c3d.parquet-77", ".part-000099-0a1b2c3d.parquet-tries"}
+    parts = ManyImages(["album"], "out", settings).run()
+    next(parts)
+    for name in mine | late:
+        Path("out", name).write_text("a letter")
+    assert list(parts)
+    left = {path.name for path in Path("out").iterdir()}
+    assert mine <= left
+    assert not late & left
+
+
+def test_relative_names_are_those_of_one_directory(
+    album: Path, settings: Settings, one_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards --resume from elsewhere, where other photos have the same names, and from older versions' results."""
+    out = str(album / "out")
+    late = replace(settings, options=ReadOptions(start_s=1000.0))
+    names = ["album/sub", "album/empty.png", "album/clip.mp4"]
+    total = sum(part.sources for part in ManyImages(names, out, late).run())
+    for same in (names, [f"./album/../{name}" for name in names], [str(album / name) for name in names]):
+        again = ManyImages(same, out, late, resume=True)
+        assert (again.left, again.unread, again.total) == (0, 1, total)
+    shutil.copytree("album", "other/album")
+    monkeypatch.chdir("other")
+    with pytest.raises(ManyError) as caught:
+        ManyImages(names, out, late, resume=True)
+    assert str(caught.value) == (f"{out}: was written from {album}: start it there, or name the sources absolutely")
+    assert ManyImages([str(album / name) for name in names], out, late, resume=True).left == 0
+    # what is written from here with whole names hinders nobody
+    assert list(ManyImages([str(album / "album/photo2.png")], out, late, resume=True).run())
+    monkeypatch.chdir(album)
+    assert ManyImages([*names, "album/photo2.png"], out, late, resume=True).left == 0
+    for path in Path(out).glob("*.parquet"):
+        table, metadata = pq.read_table(path), pq.read_metadata(path).metadata
+        about = json.loads(metadata[b"facexp"])
+        assert about.pop("start") in (str(album), str(album / "other"))
+        pq.write_table(table.replace_schema_metadata({**metadata, b"facexp": json.dumps(about)}), path)
+    monkeypatch.chdir("other")
+    assert ManyImages(names, out, late, resume=True).left == 0
+
+
+def test_names_of_one_file_are_one_source(album: Path) -> None:
+    """Guards against a photo that is two rows, by names that a shell and a person write; records have the first."""
+    pq.write_table(pa.table({"bytes": [b"1"]}), "t.parquet")
+    photo = "album/sub/gray.bmp"
+    for first in (f"./{photo}", photo, str(album / photo), f"../{album.name}/{photo}"):
+        same = [first, photo, f".//{photo}", f"album/../{photo}", str(album / photo), "album/sub", "./album/s*"]
+        assert [item.path for item in Plan.of(same).items] == [first]
+    tables = ["album/../t.parquet", "t.parquet", str(album / "*.parquet")]
+    assert [(item.path, item.row) for item in Plan.of(tables).items] == [("album/../t.parquet", 0)]
+    # what lies above a link is another folder
+    shutil.copytree("album", "other/album")
+    Path("link").symlink_to("other/album")
+    photos = ["link/../album/photo2.png", "album/photo2.png", "album/sub/../photo2.png"]
+    assert [item.path for item in Plan.of(photos).items] == photos[:2]
+    addresses = [f"file://{album}/{photo}", photo]
+    assert len(Plan.of(addresses).items) == 2
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "footer", "rows"])
+def test_a_damaged_part_is_named(album: Path, settings: Settings, one_process: None, damage: str) -> None:
+    """Guards --resume after a full disk or a power cut: which file it is, and what helps."""
+    names = ["album/photo2.png", "album/sub"]
+    assert sum(part.sources for part in ManyImages(names, "out", settings).run()) == 2
+    path = min(Path("out").glob("*.parquet"))
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    damaged = {
+        "empty": b"",
+        "cut": data[: len(data) // 2],
+        "footer": data[:footer] + bytes(40) + data[footer + 40 :],
+        "rows": bytes(200) + data[200:],
+    }
+    path.write_bytes(damaged[damage])
+    with pytest.raises(ManyError) as caught:
+        ManyImages(names, "out", settings, resume=True)
+    said = str(caught.value)
+    assert said.startswith(f"out/{path.name}: cannot be read (")
+    assert said.endswith("); if it is damaged, remove it: --resume does its sources again")
+    assert "\n" not in said
+    path.unlink()
+    again = ManyImages(names, "out", settings, resume=True)
+    assert (again.left, sum(part.sources for part in again.run())) == (1, 1)
+
+
+def test_a_part_is_on_the_disk_before_it_has_its_name(
+    album: Path, settings: Settings, one_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against files of parts that a power cut has left empty."""
+    kept = []
+
+    def sync(file: int) -> None:
+        assert not list(Path("out").glob("*.parquet"))
+        kept.append(os.fstat(file).st_ino)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    assert [part.rows for part in ManyImages(["album/sub"], "out", settings).run()] == [1]
+    assert kept == [path.stat().st_ino for path in Path("out").glob("*.parquet")]

@@ -1,0 +1,170 @@
+"""What is wrong with clips, and what is not: counts that are guesses, sizes that are open, pictures never converted."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from facexp import clip, clip_health
+from facexp.clip import Clip
+from facexp.clip_health import Converted, Frame
+from facexp.errors import SourceError
+from facexp.reading import ReadOptions
+
+INTERLACED = "is interlaced, which OpenCV cannot convert: read the copy that ffmpeg -i FILE -vf yadif COPY.mp4 makes"
+
+
+def write(path: Path, frames: int = 60) -> Path:
+    """A clip of so many frames of 64x48 at 25 a second, each of its own gray."""
+    codec = "MJPG" if path.suffix == ".avi" else "mp4v"
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 25.0, (64, 48))
+    assert writer.isOpened()
+    for i in range(frames):
+        writer.write(np.full((48, 64, 3), 20 + 3 * (i % 60), np.uint8))
+    writer.release()
+    return path
+
+
+def write_y4m(path: Path, luma: list[int], interlacing: str) -> Path:
+    """An uncompressed clip whose frames have these brightnesses: the one format that takes no encoder."""
+    head = f"YUV4MPEG2 W64 H48 F25:1 I{interlacing} A1:1 C420jpeg\n".encode()
+    path.write_bytes(head + b"".join(b"FRAME\n" + bytes([y]) * (64 * 48) + bytes([128]) * (64 * 24) for y in luma))
+    return path
+
+
+def open_clip(path: Path) -> Clip:
+    kind = clip.sniff(path.read_bytes()[:256])
+    assert kind is not None
+    return Clip(path, kind)
+
+
+def test_sound_may_outlast_the_picture(tmp_path: Path) -> None:
+    """Guards Matroska, where OpenCV takes the length of the longest track for that of the picture."""
+    path = write(tmp_path / "x.mkv")
+    data = bytearray(path.read_bytes())
+    duration = data.index(b"\x44\x89\x88") + 3
+    assert struct.unpack_from(">d", data, duration) == (2400,)
+    struct.pack_into(">d", data, duration, 4800)
+    path.write_bytes(data)
+    opened = open_clip(path)
+    assert opened.count == 120
+    assert len(list(opened.frames())) == 60
+
+
+def test_nobody_has_counted_what_is_in_fragments(tmp_path: Path) -> None:
+    """Guards MP4 that was piped or recorded in pieces, where the count is such a guess too."""
+    path = write(tmp_path / "x.mp4", 120)
+    assert clip_health.ends_early(path, "MP4", 120, 25.0, 60, 2400.0) is not None
+    with path.open("ab") as file:
+        file.write(struct.pack(">I4s", 8, b"moof"))
+    assert clip_health.ends_early(path, "MP4", 120, 25.0, 60, 2400.0) is None
+
+
+def test_an_avi_that_was_piped(tmp_path: Path) -> None:
+    """Guards what FFmpeg writes where it cannot go back: sizes and a count that say only that it did not know."""
+    path = write(tmp_path / "x.avi")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<I", data, 4, 0xFFFFFFFF)
+    stream = data.index(b"strh") + 8
+    assert struct.unpack_from("<I", data, stream + 32) == (60,)
+    struct.pack_into("<I", data, stream + 32, 1 << 30)
+    path.write_bytes(data)
+    opened = open_clip(path)
+    assert opened.count is None
+    assert len(list(opened.frames())) == 60
+
+
+def test_an_interlaced_clip_is_refused(tmp_path: Path) -> None:
+    """Guards DV and DVB: FFmpeg converts none of it, and OpenCV hands out whatever lay in its memory."""
+    with pytest.raises(SourceError) as caught:
+        next(open_clip(write_y4m(tmp_path / "x.y4m", [40, 80, 120], "t")).frames())
+    assert str(caught.value) == INTERLACED
+
+
+def test_one_picture_of_an_interlaced_clip_is_refused(tmp_path: Path) -> None:
+    """Guards --every, which may leave nothing to compare the first picture with."""
+    with pytest.raises(SourceError) as caught:
+        list(open_clip(write_y4m(tmp_path / "x.y4m", [40, 80, 120], "b")).frames(ReadOptions(every=100)))
+    assert str(caught.value) == INTERLACED
+
+
+def test_a_still_clip_is_asked_once_and_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards recordings of a screen, which are alike for minutes."""
+    asked, real = [], clip_health.interlaced
+
+    def spy(path: Path, start_ms: float, frames: int) -> bool:
+        asked.append((start_ms, frames))
+        return real(path, start_ms, frames)
+
+    monkeypatch.setattr(clip, "interlaced", spy)
+    frames = list(open_clip(write_y4m(tmp_path / "x.y4m", [80] * 30, "p")).frames())
+    assert [(index, time_ms) for index, time_ms, _ in frames] == [(index, 40.0 * index) for index in range(30)]
+    assert asked == [(0.0, 2)]
+
+
+@pytest.mark.parametrize(("suffix", "asked"), [(".mkv", (1200.0, 75)), (".ts", (0.0, 81))])
+def test_a_late_part_is_asked_about_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, asked: tuple[float, int]
+) -> None:
+    """Guards against decoding hours again because of two pictures: only where nothing can be sought, all is read."""
+    got: list[tuple[float, int]] = []
+    monkeypatch.setattr(clip, "interlaced", lambda _, *where: got.append(where))
+    list(open_clip(write(tmp_path / f"x{suffix}", 81)).frames(ReadOptions(start_s=3.2)))
+    assert got == [pytest.approx(asked)]
+
+
+def frame(index: int, gray: int) -> Frame:
+    return index, 40.0 * index, np.full((48, 64, 3), gray, np.uint8)
+
+
+class Answers:
+    """Stands for the process that is asked, and notes what about."""
+
+    def __init__(self, answer: bool) -> None:
+        self.answer = answer
+        self.asked: list[tuple[int, float]] = []
+
+    def __call__(self, index: int, time_ms: float) -> bool:
+        self.asked.append((index, time_ms))
+        return self.answer
+
+
+def numbers(frames: Iterator[Frame]) -> list[int]:
+    return [index for index, _, _ in frames]
+
+
+def test_the_first_picture_waits_for_another() -> None:
+    """Guards against what lay in memory: only a second picture that differs shows that the first is one."""
+    answers = Answers(True)
+    converted = Converted(answers)
+    assert numbers(converted.passed(frame(0, 10))) == []
+    assert numbers(converted.passed(frame(1, 20))) == [0, 1]
+    assert numbers(converted.passed(frame(2, 30))) == [2]
+    assert numbers(converted.rest()) == []
+    assert answers.asked == []
+
+
+def test_pictures_before_the_interlaced_ones_are_given() -> None:
+    """Guards clips that were joined: what is left of the first repeats where the second cannot be converted."""
+    answers = Answers(True)
+    converted = Converted(answers)
+    list(converted.passed(frame(0, 10)))
+    assert numbers(converted.passed(frame(1, 20))) == [0, 1]
+    with pytest.raises(SourceError, match="is interlaced"):
+        list(converted.passed(frame(2, 20)))
+    assert answers.asked == [(2, 80.0)]
+
+
+def test_a_process_that_cannot_be_asked_makes_no_clip_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards still clips where no process can be started, or where one takes too long."""
+    path = write_y4m(tmp_path / "x.y4m", [40, 80], "t")
+    monkeypatch.setattr("sys.executable", str(tmp_path / "gone"))
+    assert not clip_health.interlaced(path, 0.0, 2)
+    monkeypatch.undo()
+    monkeypatch.setattr(clip_health, "_PATIENCE_S", 0.001)
+    assert not clip_health.interlaced(path, 0.0, 2)

@@ -1,0 +1,100 @@
+"""What is said of followed faces: order, scores, smoothed values; the film is that of tests/film.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import facexp
+from facexp.detector import Detection
+from facexp.tracking import Tracker
+
+
+def test_smoothing_stands_beside_the_raw_values(film: Callable[..., Any]) -> None:
+    # guards: --smooth and --smooth 0, and that a face that was lost for a moment goes on where it was
+    with_it, without = film(smooth=0.3), film(smooth=0)
+    for frame in range(30):
+        place = (100.0 + 4 * (frame > 20), 100.0)
+        (smooth,), (raw,) = with_it.show(place), without.show(place)
+        assert raw.smoothed is None
+        assert raw.shown.emotion == raw.emotion
+        assert smooth.smoothed is not None
+        assert np.array_equal(smooth.keypoints, raw.keypoints)
+        assert smooth.emotion == raw.emotion
+        if frame == 21:
+            assert 100 < smooth.smoothed.keypoints[10, 0] - (raw.keypoints[10, 0] - 104) < 104
+        assert tuple(smooth.smoothed.emotion.probabilities) == facexp.SEVEN
+
+
+def test_five_emotions(film: Callable[..., Any]) -> None:
+    # guards: smoothing over the labels that are in use
+    run = film(smooth=0.3, emotions="five")
+    for _ in range(3):
+        (face,) = run.show((100, 100))
+    assert face.smoothed is not None
+    assert tuple(face.smoothed.emotion.probabilities) == facexp.FIVE
+
+
+def test_wrong_settings_are_refused(analyzer: facexp.Analyzer) -> None:
+    # guards: settings that make no sense
+    with pytest.raises(ValueError, match="detect_every must be None or a whole number of at least 1, got 0"):
+        Tracker(analyzer, detect_every=0)
+    with pytest.raises(ValueError, match="smooth must be 0 or more seconds, got -1"):
+        Tracker(analyzer, smooth=-1)
+    with pytest.raises(ValueError, match="time_ms must be finite, got nan"):
+        Tracker(analyzer).track(np.zeros((48, 64), np.uint8), float("nan"))
+
+
+@pytest.mark.parametrize("shape", [(2000, 1), (1, 70000), (20, 30000)])
+def test_very_thin_pictures(analyzer: facexp.Analyzer, shape: tuple[int, int]) -> None:
+    # guards: a flat animation or raw frames, which would end the run and all that stands behind them
+    tracker = Tracker(analyzer)
+    for time_ms in (0, 40):
+        assert tracker.track(np.zeros(shape, np.uint8), time_ms) == []
+
+
+def test_the_largest_face_comes_first(film: Callable[..., Any]) -> None:
+    # guards: the promise of the order where somebody comes nearer than the one in front
+    run = film()
+    for places in (((100, 120, 50.0), (300, 120, 70.0)), ((100, 120, 50.0), (300, 120, 70.0), (200, 120, 60.0))):
+        for _ in range(3):
+            sizes = [face.box[2] for face in run.show(*places)]
+        assert len(sizes) == len(places)
+        assert sizes == sorted(sizes, reverse=True)
+
+
+def test_the_score_is_that_of_the_last_look(film: Callable[..., Any]) -> None:
+    # guards: "score" and the shape of the box: at each look, and of a face that comes back under its id
+    run, seen = film(detect_every=1), {"score": 0.9}
+    run.analyzer._detector = SimpleNamespace(  # type: ignore[assignment]
+        detect=lambda image, min_face: [Detection(each.box, seen["score"]) for each in run._detect(image)]
+    )
+    assert [face.score for face in run.show((100, 100))] == [0.9]
+    seen["score"] = 0.6
+    assert [face.score for face in run.show((100, 100))] == [0.6]
+    assert run.show() == []
+    seen["score"] = 0.8
+    assert [(face.id, face.score) for face in run.show((100, 100))] == [(1, 0.8)]
+
+
+def test_a_clock_that_goes_back_is_no_reason_to_look_away(film: Callable[..., Any]) -> None:
+    # guards: a clip that starts over: the detector looks at once, and not when the old time has come again
+    run = film()
+    for _ in range(60):
+        run.show((100, 100))
+    run.looks.clear()
+    run.frame = 0
+    run.show((100, 100))
+    assert run.looks == [1]
+
+
+def test_another_size_forgets_who_was_where(film: Callable[..., Any]) -> None:
+    # guards: ids of a stream that changes its size, where the same place is another one
+    run = film()
+    assert run.ids((100, 100)) == {0: 1}
+    assert run.show() == []
+    assert run.ids((100, 100), ground=np.zeros((480, 640), np.uint8)) == {0: 2}
