@@ -56,7 +56,7 @@ def test_what_the_container_of_facexp_copies_is_made_by_its_own_commands() -> No
     """Guards each COPY: from the build stage, or what the command at the file's head makes; and who runs it."""
     path = DEPLOY / "facexp-serve.Containerfile"
     (command,) = re.findall(
-        r"^#   (python -m build .*) && docker build -f (\S+) .* \.$", path.read_text(), re.MULTILINE
+        r"^#   rm -rf dist && (python -m build .*) && docker build -f (\S+) .* \.$", path.read_text(), re.MULTILINE
     )
     assert command == ("python -m build --wheel", "deploy/facexp-serve.Containerfile")
     stages = re.findall(r"AS (\S+)", "\n".join(given(path, "FROM")))

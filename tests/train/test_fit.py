@@ -45,7 +45,9 @@ def faces_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images.append(" ".join(map(str, np.clip(image, 0, 255).astype(int).ravel())))
     columns = [f"{name}_{axis}" for name in KEYPOINTS for axis in "xy"]
     path = tmp_path_factory.mktemp("kaggle") / "training.csv"
-    pd.DataFrame(rows, columns=columns).round(3).assign(Image=images).to_csv(path, index=False)
+    # one drawing, moved and stretched, is one picture to the reader unless it is told otherwise
+    table = pd.DataFrame(rows, columns=columns).round(3).assign(group=range(len(rows)), Image=images)
+    table.to_csv(path, index=False)
     return path
 
 
@@ -94,7 +96,7 @@ def test_training_learns_and_leaves_a_whole_run(faces_csv: Path, tmp_path: Path)
     assert {p.name for p in path.parent.iterdir()} == {
         *("index.html", "numbers.json", "validation.csv", "settings.csv", "facts.csv"),
         *("samples.png", "samples_settled.png", "best.png", "worst.png"),
-        *("answers", "followed.png", "epochs_best.png", "epochs_worst.png"),
+        *("answers", "faces.json", "followed.png", "epochs_best.png", "epochs_worst.png"),
         "config.json",
         "command.txt",
         "summary.json",
