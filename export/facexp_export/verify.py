@@ -111,7 +111,7 @@ def examine(
             third.notes.append(f"{task}: not compared, its recipe cannot be read")
             continue
         faces = data[task].faces
-        crops[task] = real_faces(faces, data[task].place, recipe).parity
+        crops[task] = _as_exported(subject, faces, real_faces(faces, data[task].place, recipe).parity, recipe)
         say(f"{task}: numbers of {len(subject.keys)} files on {len(crops[task])} faces")
         second.checks += numbers(subject, crops[task], recipe)
         held_out = labelled(faces, recipe.verification.split, subject.model)
@@ -121,6 +121,24 @@ def examine(
     fourth = device(directory)
     steps = [first, second.step(), third.step(), fourth]
     return report(directory, [*steps, _layers(subjects, failing(steps[1:]), crops)])
+
+
+def _as_exported(subject: Subject, faces: Faces, drawn: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.uint8]:
+    """The crops that the export saw, found by their hashes where they are whole faces; else those drawn now.
+
+    What is drawn depends on how many faces train, which another rule for copies changes.
+    """
+    if isinstance(faces, KeypointFaces):
+        return drawn
+    try:
+        wanted = Reference.read(subject.directory, subject.task).hashes
+    except BundleError:
+        # step 2 says so
+        return drawn
+    held = faces.part(recipe.verification.split).images[..., None]
+    places = {digest.tobytes(): place for place, digest in enumerate(proof_numbers.crop_hashes(held))}
+    found = [places.get(digest.tobytes(), -1) for digest in wanted]
+    return drawn if -1 in found else held[found]
 
 
 def labelled(faces: Faces, split: str, model: ModelSpec) -> Labelled:
