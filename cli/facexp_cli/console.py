@@ -117,9 +117,14 @@ def above_bars(file: TextIO) -> contextlib.AbstractContextManager[None]:
 
 def say(kind: str, text: str) -> None:
     """One line on stderr, above a progress bar where there is one."""
+    tell(f"{kind}: {text}")
+
+
+def tell(line: str) -> None:
+    """As `say`, of no kind."""
     # whether or not it can be told, the work goes on
     with contextlib.suppress(OSError), above_bars(sys.stderr):
-        print(f"{kind}: {text}", file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
 
 
 class Notes(logging.Handler):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from facexp_cli.console import quiet_libraries, say, unwritten
+from facexp_cli.console import quiet_libraries, say, tell, unwritten
 from facexp_cli.extras import require
 from facexp_cli.options import PathName
 
@@ -84,12 +83,6 @@ def _with_data(directory: Path, data: tuple[Path, ...]) -> Report:
     from facexp_train.errors import DataError
 
     try:
-        return verify(directory, data, say=_tell)
+        return verify(directory, data, say=tell)
     except DataError as error:
         raise ExportError(str(error)) from error
-
-
-def _tell(line: str) -> None:
-    # whether or not it can be told, the proof goes on
-    with suppress(OSError):
-        click.echo(line, err=True)

@@ -111,7 +111,7 @@ def examine(
             third.notes.append(f"{task}: not compared, its recipe cannot be read")
             continue
         faces = data[task].faces
-        crops[task] = _as_exported(subject, faces, real_faces(faces, data[task].place, recipe).parity, recipe)
+        crops[task] = as_exported(subject, faces, real_faces(faces, data[task].place, recipe).parity, recipe)
         say(f"{task}: numbers of {len(subject.keys)} files on {len(crops[task])} faces")
         second.checks += numbers(subject, crops[task], recipe)
         held_out = labelled(faces, recipe.verification.split, subject.model)
@@ -123,7 +123,7 @@ def examine(
     return report(directory, [*steps, _layers(subjects, failing(steps[1:]), crops)])
 
 
-def _as_exported(subject: Subject, faces: Faces, drawn: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.uint8]:
+def as_exported(subject: Subject, faces: Faces, drawn: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.uint8]:
     """The crops that the export saw, found by their hashes where they are whole faces; else those drawn now.
 
     What is drawn depends on how many faces train, which another rule for copies changes.

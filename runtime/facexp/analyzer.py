@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Integral
 from pathlib import Path
 
 import cv2
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from facexp.alignment import Alignment
 from facexp.bundle import Bundle, ModelSpec
+from facexp.checks import expect_count
 from facexp.detector import Box, Detection, Detector
 from facexp.errors import DeviceError
 from facexp.geometry import Image, Matrix, Picture, Points, compose, cut, invert, square_matrix, to_gray, transform
@@ -104,9 +104,8 @@ class Analyzer:
         ):
             if choice not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(filter(None, choices))}, got {choice!r}")
-        for name, number in (("max_faces", max_faces), ("threads", threads)):
-            if number is not None and not (isinstance(number, Integral) and number >= 1):
-                raise ValueError(f"{name} must be None or a whole number of at least 1, got {number}")
+        expect_count("max_faces", max_faces, optional=True)
+        expect_count("threads", threads, optional=True)
         if not 0 <= min_face < math.inf:
             raise ValueError(f"min_face must be 0 or more pixels, got {min_face}")
         self._max_faces = max_faces

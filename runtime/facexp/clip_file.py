@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
@@ -21,6 +22,8 @@ LONGEST_PAUSE_S = 10.0
 """A saved clip shows no frame for longer: a broken time stamp must not fill the disk."""
 LEAST_FREE = 64 << 20
 """A recording ends where the disk has fewer bytes left, for the machine's sake and for the recording's own end."""
+
+_logger = logging.getLogger("facexp")
 
 _LOOK_S = 1.0
 # of a machine's time for one source, what its recording may take: the rest is for the faces
@@ -216,6 +219,14 @@ class Recording(ClipFile):
             self._writer.release()
             # the number of frames is not in the file, but is made from its length
             self._expect_all(spare=1)
+
+    def abandon(self) -> None:
+        """Close the file and keep it."""
+        # what goes up is the reason to stop, not how the recording fared
+        try:
+            self.finish()
+        except SinkError as trouble:
+            _logger.error(str(trouble))
 
 
 def claimed(path: Path) -> bool:

@@ -5,7 +5,6 @@ Files are written beside and then renamed, so that a half-written one never show
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,9 +24,6 @@ from facexp.types import Frame
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 """An annotated photo keeps its name where it ends in one of these; else ".png" is added."""
-
-
-_logger = logging.getLogger("facexp")
 
 
 class PictureSink:
@@ -69,7 +65,6 @@ class PictureSink:
         self._used: dict[str, int] = {}
         self._clip: ClipFile | None = None
         self._last: tuple[str, int] | None = None
-        self._endless = False
 
     def __enter__(self) -> Self:
         return self
@@ -79,12 +74,6 @@ class PictureSink:
     ) -> None:
         if kind is None:
             self.finish()
-        elif self._clip is not None and self._endless:
-            # what goes up is the reason to stop, not how the last clip fared
-            try:
-                self.finish()
-            except SinkError as trouble:
-                _logger.error(str(trouble))
         elif self._clip is not None:
             self._clip.abandon()
 
@@ -101,12 +90,11 @@ class PictureSink:
             save_picture(self._target(shot), annotate(shot.image, frame.faces))
             return
         new = self._last is None
-        self._endless = shot.captured_s is not None or (shot.source == STDIN and shot.total is None)
         self._last = (shot.source, shot.index)
         if new:
-            if self._endless:
-                path = self._target(shot, Recording.suffix, again=False)
-                self._clip = Recording(path, shot.fps, live=shot.captured_s is not None)
+            live = shot.captured_s is not None
+            if live or (shot.source == STDIN and shot.total is None):
+                self._clip = Recording(self._target(shot, Recording.suffix, again=False), shot.fps, live)
             else:
                 self._clip = ClipFile(self._target(shot, ClipFile.suffix), shot.fps)
         if self._clip is not None:

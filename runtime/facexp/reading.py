@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Literal
+
+from facexp.checks import expect_count
 
 NOMINAL_FPS = 30.0
 """The rate that is assumed where a stream names none."""
@@ -50,8 +51,7 @@ class ReadOptions:
     where a face would be too small: for analysis alone, not for who wants the picture itself."""
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.every, Integral) and self.every >= 1):
-            raise ValueError(f"every must be a whole number of at least 1, got {self.every}")
+        expect_count("every", self.every)
         for name, value in (("max_fps", self.max_fps), ("duration_s", self.duration_s), ("timeout_s", self.timeout_s)):
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be a number above 0, got {value}")

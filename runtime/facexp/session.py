@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.bundle import ModelSpec, TensorSpec
+from facexp.checks import expect_count
 from facexp.engines import ENGINES, has_cuda
 from facexp.errors import BundleError, DeviceError, EngineError, one_line
 
@@ -49,8 +50,7 @@ class Session:
         """
         if device not in DEVICES[1:]:
             raise ValueError(f"a session runs on one of {', '.join(DEVICES[1:])}, got {device!r}")
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads must be None or at least 1, got {threads}")
+        expect_count("threads", threads, optional=True)
         form = key.rpartition(".")[2]
         if form not in ENGINES:
             raise ValueError(f"a session runs files of {', '.join(ENGINES)}, got {key!r}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
 
 from facexp.analyzer import Analyzer
+from facexp.checks import expect_count
 from facexp.detector import SAME, Box, Detection, overlap, shared
 from facexp.geometry import Image, Matrix, Picture, Points, invert, to_gray, transform
 from facexp.keypoints import MOST_DRIFT, Found
@@ -82,8 +82,7 @@ class Tracker:
 
         Raises ValueError for detect_every < 1, and where smooth is below 0 or not finite.
         """
-        if detect_every is not None and not (isinstance(detect_every, Integral) and detect_every >= 1):
-            raise ValueError(f"detect_every must be None or a whole number of at least 1, got {detect_every}")
+        expect_count("detect_every", detect_every, optional=True)
         if not 0 <= smooth < math.inf:
             raise ValueError(f"smooth must be 0 or more seconds, got {smooth}")
         self._analyzer = analyzer

@@ -21,11 +21,12 @@ from facexp.proof_report import page, summary, verdict
 from facexp_cli.verify import verify_command
 from facexp_export import proof_numbers, proof_task
 from facexp_export.errors import ExportError
+from facexp_export.manifest import write_reference
 from facexp_export.proof_numbers import Reference
 from facexp_export.proof_task import Labelled
 from facexp_export.recipe import Margins, read_recipe
 from facexp_export.tasks import TASKS
-from facexp_export.verify import Data, data_task, examine, losses, verify
+from facexp_export.verify import Data, as_exported, data_task, examine, losses, verify
 
 TOLERANCES = read_recipe().tolerances
 MARGINS = Margins(accuracy_points=0.5, rmse_px=0.03)
@@ -246,6 +247,25 @@ def test_a_manifest_that_is_refused_blames_no_data(tiny_bundle: Path, tmp_path: 
     assert "labels must be two or more different names" in result.stdout
     assert result.stdout.count("     nothing to compare: the models cannot be read, see step 1\n") == 2
     assert "FAILED in step 1 (structure)" in result.stdout.splitlines()[-1]
+
+
+def test_the_faces_of_an_export_are_found_whatever_trains_now(tmp_path: Path) -> None:
+    """Guards bundles of before: a rule for copies that leaves more faces out of training draws others to judge on."""
+    pictures = np.random.default_rng(0).integers(0, 256, (9, 48, 48), np.uint8)
+    seen, drawn = pictures[[7, 2, 5]][..., None], pictures[:3, ..., None]
+    task = TASKS["emotion"]
+    subject: Any = SimpleNamespace(directory=tmp_path, task=task)
+    faces: Any = SimpleNamespace(
+        part=lambda split: SimpleNamespace(images=pictures if split == "val" else pictures[:0])
+    )
+    answers = {"ferplus": np.zeros((3, 7), np.float32)}
+    # without the export's own, step 2 fails by itself
+    assert as_exported(subject, faces, drawn, read_recipe()) is drawn
+    write_reference(tmp_path, task, proof_numbers.crop_hashes(seen), answers)
+    assert np.array_equal(as_exported(subject, faces, drawn, read_recipe()), seen)
+    # other faces are not taken for the export's
+    write_reference(tmp_path, task, proof_numbers.crop_hashes(seen + 1), answers)
+    assert as_exported(subject, faces, drawn, read_recipe()) is drawn
 
 
 def test_data_finds_its_task(tmp_path: Path) -> None:
