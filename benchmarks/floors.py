@@ -245,18 +245,15 @@ def processes(bench: Bench) -> Iterator[Line]:
 def installed(bench: Bench) -> Iterator[Line]:
     """The wheel with its extra `cpu`, without Python and pip."""
     folder = bench.folder
-    quiet = {
-        "check": True,
-        "stdout": subprocess.DEVNULL,
-        "env": {k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
-    }
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)], **quiet)  # type: ignore[call-overload]
+    alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = functools.partial(subprocess.run, check=True, stdout=subprocess.DEVNULL, env=alone)
+    run([sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)])
     (wheel,) = folder.glob("*.whl")
     home = folder / "environment"
-    subprocess.run([sys.executable, "-m", "venv", str(home)], **quiet)  # type: ignore[call-overload]
+    run([sys.executable, "-m", "venv", str(home)])
     (packages,) = home.glob("lib/python*/site-packages")
     before = size_mib(packages)
-    subprocess.run([home / "bin" / "python", "-m", "pip", "install", "-q", f"{wheel}[cpu]"], **quiet)  # type: ignore[call-overload]
+    run([home / "bin" / "python", "-m", "pip", "install", "-q", f"{wheel}[cpu]"])
     parts = {path.name: size_mib(path) for path in packages.iterdir() if path.is_dir()}
     largest = sorted(parts.items(), key=lambda part: -part[1])[:8]
     beside = ", ".join(f"{name} {megabytes:.0f}" for name, megabytes in largest)

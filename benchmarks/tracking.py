@@ -19,7 +19,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from steadiness import trembling
+from steadiness import STRETCH, trembling
 
 import facexp
 from facexp.detector import SAME, overlap, shared
@@ -28,7 +28,6 @@ from facexp.tracking import SMOOTH_S, Tracker
 
 Image = NDArray[np.uint8]
 FPS = 25
-STRETCH = 25
 
 
 def frames(path: Path) -> Iterator[tuple[float, Image]]:

@@ -42,12 +42,12 @@ def shown(key: str) -> str:
     return key.partition(".")[0]
 
 
-def cell(model: Json, split: str, metric: str, key: str = INT8, percent: bool = True) -> str:
-    """A figure as "6.1 [5.8, 6.3]", or a dash."""
+def cell(model: Json, split: str, metric: str, key: str = INT8) -> str:
+    """A figure as "6.1 [5.8, 6.3]", in % where it is not in pixels, or a dash."""
     for figure in model["figures"]:
         if (figure["split"], figure["metric"], figure["model"]) == (split, metric, key):
-            factor, digits = (100, 1) if percent else (1, 2)
-            value, low, high = (f"{factor * figure[key]:.{digits}f}" for key in ("value", "low", "high"))
+            factor, digits = (1, 2) if metric.endswith("_px") else (100, 1)
+            value, low, high = (f"{factor * figure[name]:.{digits}f}" for name in ("value", "low", "high"))
             return f"{value} [{low}, {high}]"
     return "-"
 
@@ -97,17 +97,17 @@ def keypoints(models: Json) -> str:
     """Errors by source, then by point."""
     model = models["keypoints"]
     columns = {
-        "error, %": ("error_interocular", True),
-        "median, %": ("error_interocular_median", True),
-        "RMSE at 96 px": ("rmse_px", False),
-        "faces above 10%, %": ("faces_above_10", True),
-        "points within 5%, %": ("points_within_5", True),
-        "points within 10%, %": ("points_within_10", True),
+        "error_interocular": "error, %",
+        "error_interocular_median": "median, %",
+        "rmse_px": "RMSE at 96 px",
+        "faces_above_10": "faces above 10%, %",
+        "points_within_5": "points within 5%, %",
+        "points_within_10": "points within 10%, %",
     }
     rows = []
     for key in (INT8, exact(model)):
         for split in ("test", "test/face21", "test/ytfaces"):
-            cells = [cell(model, split, metric, key, percent) for metric, percent in columns.values()]
+            cells = [cell(model, split, metric, key) for metric in columns]
             rows.append([split, shown(key), count(model, split, "error_interocular"), *cells])
     by_group = [
         [name, count(model, f"test/{name}", "error_interocular"), *(cell(model, f"test/{name}", m) for m in GROUPED)]
@@ -116,7 +116,7 @@ def keypoints(models: Json) -> str:
     by_point = [[name, cell(model, "test", f"error_interocular/{name}")] for name in model["labels"]]
     return "\n\n".join(
         [
-            table(["split", "file", "faces", *columns], rows),
+            table(["split", "file", "faces", *columns.values()], rows),
             table(["pose or size (int8, `test`)", "faces", *GROUPED.values()], by_group),
             table(["point (int8, `test`)", "error, %"], by_point),
         ]

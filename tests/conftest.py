@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
+import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,23 +14,16 @@ import pytest
 from numpy.typing import NDArray
 from xdist.scheduler import LoadScopeScheduling
 
+import tiny_bundle as tiny
+from facexp.bundle import shipped
+from film import Film
+from rtsp_camera import RtspCamera
+from web_camera import WebCamera
+
 _ROOT = Path(__file__).resolve().parent.parent
 
 # one test may hold threads of gRPC that have their say in the children of another, before these are other programs
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
-
-
-def _helper(name: str) -> ModuleType:
-    # tests are not on sys.path under --import-mode=importlib
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # dataclasses look their module up
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
 
 _TOGETHER = ("export", "runtime/many", "runtime/server")
 """Folders whose tests share what is dear to make: a bundle exported, a cluster started, a server loaded."""
@@ -62,50 +53,42 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: _group(item.nodeid) not in slow)
 
 
-@pytest.fixture(scope="session")
-def tiny() -> ModuleType:
-    """The module tests/tiny_bundle.py: MEAN_SHAPE, TEMPLATE, build(directory, answer, framing) ..."""
-    return _helper("tiny_bundle")
-
-
-@pytest.fixture(scope="session")
-def drawn() -> ModuleType:
-    """The module tests/drawn.py: face(expression, rng), write_training(path, count) ..."""
-    return _helper("drawn")
-
-
 @pytest.fixture
 def web_camera() -> Iterator[Any]:
     """A running `WebCamera` of tests/web_camera.py."""
-    with _helper("web_camera").WebCamera() as camera:
+    with WebCamera() as camera:
         yield camera
 
 
 @pytest.fixture
 def rtsp_camera() -> Iterator[Any]:
     """A running `RtspCamera` of tests/rtsp_camera.py, whose first stream ends after 20 frames."""
-    with _helper("rtsp_camera").RtspCamera(first=20) as camera:
+    with RtspCamera(first=20) as camera:
         yield camera
 
 
 @pytest.fixture(scope="session")
-def serving() -> Callable[..., Any]:
-    """`with serving(arguments, **environment) as process:` of tests/serving_process.py."""
-    start: Callable[..., Any] = _helper("serving_process").serving
-    return start
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the bundle of tests/tiny_bundle.py, shared by all tests: copy it before damaging it."""
+    return tiny.build(tmp_path_factory.mktemp("tiny_bundle"))
 
 
-@pytest.fixture(scope="session")
-def tiny_bundle(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a tiny valid bundle, shared by all tests: copy it before damaging it."""
-    build: Callable[[Path], Path] = tiny.build
-    return build(tmp_path_factory.mktemp("tiny_bundle"))
+@pytest.fixture
+def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle that a test may damage."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def own_shipped(tmp_path: Path) -> Path:
+    """A copy of the bundle that ships."""
+    return Path(shutil.copytree(shipped(), tmp_path / "bundle"))
 
 
 @pytest.fixture
 def film(tiny_bundle: Path) -> Callable[..., Any]:
     """Makes the `Film` of tests/film.py."""
-    return partial(_helper("film").Film, tiny_bundle)
+    return partial(Film, tiny_bundle)
 
 
 @pytest.fixture(scope="session")

@@ -139,6 +139,12 @@ _SIDES = (("left", 1), ("right", -1))
 """The person's left is on the right of the picture."""
 
 
+def smooth(count: int, seed: int = 0, size: int = 48) -> Image:
+    """(count, size, size) gray pictures with large shapes, all different, as photos of faces are."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 6)).astype(np.uint8)
+    return np.array([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in coarse])
+
+
 def _clouds(size: int, rng: np.random.Generator) -> NDArray[np.float32]:
     """A ground of large light and dark shapes: without it the readers would take the faces for copies of each other."""
     coarse = rng.uniform(0, 255, (6, 6)).astype(np.float32)

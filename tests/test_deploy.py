@@ -7,14 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
 
 from facexp_cli.serve import serve_command
+from serving_process import serving
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -88,7 +87,7 @@ def test_what_the_container_of_tensorflow_serving_copies_is_made_by_the_export()
 
 
 @pytest.mark.slow
-def test_the_container_of_facexp_without_a_container(serving: Callable[..., Any], tiny_bundle: Path) -> None:
+def test_the_container_of_facexp_without_a_container(tiny_bundle: Path) -> None:
     """Guards the start and the health check: the entry point's own options, and the check's own command against it."""
     path = DEPLOY / "facexp-serve.Containerfile"
     program, command, *options = json.loads(given(path, "ENTRYPOINT")[0])

@@ -7,13 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
+import drawn
 from facexp.geometry import KEYPOINTS
 
 README = Path(__file__).parents[1] / "README.md"
@@ -160,7 +160,7 @@ def test_training_to_a_bundle_that_runs(home: Path) -> None:
     shutil.rmtree(home / "runs")
 
 
-def test_looking_at_the_data(tmp_path: Path, drawn: ModuleType) -> None:
+def test_looking_at_the_data(tmp_path: Path) -> None:
     drawn.write_training(tmp_path / "training.csv", 20)
     drawn.write_fer2013(tmp_path / "fer2013.csv", 14, 7)
     (commands,) = examples("look")

@@ -9,13 +9,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pytest
 
+import drawn
 from facexp_cli.main import COMMANDS
 
 TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.md"
@@ -55,7 +55,7 @@ def test_every_command_of_the_tutorial_exists() -> None:
 
 
 @pytest.mark.slow
-def test_the_way_from_the_download_to_a_bundle_of_ones_own(tmp_path: Path, drawn: ModuleType) -> None:
+def test_the_way_from_the_download_to_a_bundle_of_ones_own(tmp_path: Path) -> None:
     """Guards the whole way: Kaggle's files as they are, each command as it stands, labels of one's own at the end."""
     drawn.write_training(tmp_path / "training.csv", 680)
     drawn.write_fer2013(tmp_path / "fer2013.csv", 700, 520)

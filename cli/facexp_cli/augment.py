@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from facexp_cli.console import quiet_libraries
+from facexp_cli.console import quiet_libraries, tell
 from facexp_cli.extras import require
 from facexp_cli.options import PathName, quiet_option
 
@@ -21,7 +21,7 @@ from facexp_cli.options import PathName, quiet_option
     "--only",
     multiple=True,
     metavar="NAME",
-    help="Only this change, more than once for several: flip, vertical-flip, brighter, darker, rotated, scaled.",
+    help="Make only this change; repeat for several: flip, vertical-flip, brighter, darker, rotated, scaled.",
 )
 @quiet_option
 def augment_command(data: Path, out: Path, seed: int, only: tuple[str, ...], quiet: bool) -> None:
@@ -43,5 +43,5 @@ def augment_command(data: Path, out: Path, seed: int, only: tuple[str, ...], qui
             raise click.ClickException(str(error)) from error
         except OSError as error:
             raise click.ClickException(f"the dataset cannot be written: {error}") from error
-    click.echo(f"{made.faces:,} faces and {made.copies:,} changed copies", err=True)
+    tell(f"{made.faces:,} faces and {made.copies:,} changed copies")
     click.echo(made.path)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
-from facexp_cli.console import quiet_libraries
+from facexp_cli.console import quiet_libraries, say
 from facexp_cli.extras import require
 from facexp_cli.options import DEVICE, MOST_THREADS, bundle_option
 
@@ -51,9 +50,11 @@ def _numbers(most: int) -> Callable[[click.Context, click.Parameter, str], tuple
     callback=_numbers(4096),
     help="Crops at once, up to 4096.",
 )
-@click.option("--rounds", type=click.IntRange(1), default=50, show_default=True, help="How often all is measured.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=50, show_default=True, help="How many times everything is measured."
+)
 @click.option("--starts", type=click.IntRange(0), default=5, show_default=True, help="Processes for the cold start.")
-@click.option("--device", type=DEVICE, default="auto", show_default=True)
+@click.option("--device", type=DEVICE, default="auto", show_default=True, help="Where the networks run.")
 @bundle_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of the table.")
 def benchmark(
@@ -86,12 +87,12 @@ def benchmark(
         except FacexpError as error:
             raise click.ClickException(str(error)) from None
     for reason in report.skipped:
-        click.echo(f"Note: not measured: {reason}", err=True)
+        say("Note", f"not measured: {reason}")
     click.echo(json.dumps(report.as_json(), indent=1) if as_json else table(report))
 
 
 @contextlib.contextmanager
-def _bar() -> Any:
+def _bar() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on a terminal's standard error."""
     from tqdm import tqdm
 

@@ -134,7 +134,7 @@ class Notes(logging.Handler):
         """Print one line, and under a fault of our own where it was."""
         say("Error" if record.levelno >= logging.ERROR else "Note", record.getMessage())
         if record.exc_info:
-            print(logging.Formatter().formatException(record.exc_info), file=sys.stderr, flush=True)
+            tell(logging.Formatter().formatException(record.exc_info))
 
 
 @contextlib.contextmanager

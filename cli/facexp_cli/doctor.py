@@ -22,10 +22,10 @@ _AT_FAULT = 3
 @click.option("--bundle", type=PathName(), metavar="DIR", help="Another model bundle: the folder of its manifest.json.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def doctor(bundle: Path | None, as_json: bool) -> None:
-    """Say what is installed, what is wrong with it, and what to type to mend that.
+    """Check this installation, and print the command that fixes each fault.
 
     Looks at packages, models and their hashes, devices that really run them, and cameras, which are not opened. Changes
-    nothing. The exit status is 3 where something is at fault.
+    nothing. The exit status is 3 if there is a fault.
     """
     with quiet_libraries():
         from facexp.doctor import examine

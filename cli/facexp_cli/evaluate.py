@@ -39,7 +39,7 @@ def evaluate_command(
     """Score MODEL on DATA, with 95% bootstrap intervals; with MODEL2, both and their difference.
 
     A model is a run directory, or an ONNX file of a bundle. Prints a table and writes evaluation.json, pictures, CSV
-    files and a page of them all, index.html: of a run in its directory, of a bundle's file only where --out says. Two
+    files and a page of them all, index.html: for a run in its directory, for a bundle's file only with --out. Two
     models are scored on the same faces. Emotions are scored on the faces as the data has them, and on the same faces
     aligned by their keypoints, as the product shows them to the network. Choose models on val; score test once, for
     what ships.
@@ -58,7 +58,7 @@ def evaluate_command(
             raise click.ClickException(f"{place}: cannot be written ({error.strerror or error})") from error
     click.echo(table)
     if page is not None:
-        click.echo(f"report: {page}", err=True)
+        say("report", str(page))
 
 
 def _evaluate(
@@ -90,7 +90,7 @@ def _evaluate(
         return table, None if out is None else write_report(both, data, out)
     if record and model.bundled:
         model.bundled.record(evaluation, framing)
-        click.echo(f"figures: {path.parent / MANIFEST}", err=True)
+        say("figures", str(path.parent / MANIFEST))
     table = ev.keypoint_table(evaluation) if evaluation.located is not None else ev.emotion_table(evaluation)
     if out is None and model.bundled:
         return table, None

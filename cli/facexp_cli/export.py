@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from facexp_cli.console import Signals, Stop, quiet_libraries
+from facexp_cli.console import Signals, Stop, quiet_libraries, tell
 from facexp_cli.extras import require
 from facexp_cli.options import PathName
 
@@ -41,7 +41,7 @@ def export_command(run: Path, out: Path, data: Path | None, recipe: Path | None,
         try:
             # what is half written is cleared away on the way out, also when the export is told to end
             with Signals():
-                exported = export_run(run, out, data, recipe, overwrite, say=lambda line: click.echo(line, err=True))
+                exported = export_run(run, out, data, recipe, overwrite, say=tell)
         except Stop as stop:
             click.get_current_context().exit(stop.status)
         except (FacexpError, DataError) as error:

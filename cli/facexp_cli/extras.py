@@ -13,7 +13,12 @@ def require(extra: str, *modules: str) -> None:
     Looks for the modules without importing them. Raises click.ClickException (exit status 1).
     """
     for module in modules:
-        if importlib.util.find_spec(module) is None:
+        try:
+            found = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            # the package that it is in
+            found = None
+        if found is None:
             raise missing(extra, module)
 
 

@@ -58,7 +58,8 @@ _SECONDS = Finite(0, 1e6, min_open=True)
     type=PathName(file_okay=False),
     metavar="DIR",
     callback=_no_flag,
-    help="Also save annotated pictures, and clips as MP4, in DIR.",
+    help="Also save annotated pictures and clips in DIR: clips as MP4, recordings of cameras, streams and pipes as "
+    "Matroska (.mkv).",
 )
 @click.option(
     "--preview",
@@ -93,20 +94,20 @@ _SECONDS = Finite(0, 1e6, min_open=True)
     show_default=True,
     help="What runs the networks; litert takes the models' TFLite files, on the CPU.",
 )
-@click.option("--threads", type=THREADS, metavar="N", help="Most CPU threads.  [default: all cores]")
+@click.option("--threads", type=THREADS, metavar="N", help="Use at most N CPU threads.  [default: all cores]")
 @click.option(
     "--min-score",
     type=Finite(0, 1),
     default=0.5,
     show_default=True,
-    help="Leave out faces of which the detector is less sure; below 0.8 the keypoints must confirm them, too.",
+    help="Leave out faces that the detector is less sure of; below 0.8 the keypoints must also confirm them.",
 )
 @click.option(
     "--min-face",
     type=Finite(0),
     default=0.0,
     metavar="PIXELS",
-    help="Leave out faces smaller than that; from about a twentieth of the picture on this saves time.  [default: 0]",
+    help="Leave out smaller faces; saves time from about a twentieth of the picture on.  [default: 0]",
 )
 @click.option("--max-faces", type=click.IntRange(1), metavar="N", help="Keep the N largest faces of a picture.")
 @click.option(
@@ -115,20 +116,20 @@ _SECONDS = Finite(0, 1e6, min_open=True)
     default=1,
     show_default=True,
     metavar="N",
-    help="Analyse each N-th frame of a clip, camera or stream.",
+    help="Analyse every N-th frame of a clip, camera or stream.",
 )
 @click.option(
     "--max-fps",
     type=Finite(0, 1000, min_open=True),
     metavar="N",
-    help="Analyse at most N frames of a second of the clip, camera or stream.",
+    help="Analyse at most N frames per second of the clip, camera or stream.",
 )
 @click.option("--start", type=Finite(0, 1e6), default=0.0, metavar="SECONDS", help="Leave out the first SECONDS.")
 @click.option("--duration", type=_SECONDS, metavar="SECONDS", help="Stop after SECONDS of the clip, camera or stream.")
 @click.option(
     "--policy",
     type=click.Choice(["latest", "all"]),
-    help="Frames that come while others are analysed: latest leaves out all but the newest, all lets the source wait; "
+    help="When frames come faster than they are analysed: latest drops all but the newest, all makes the source wait; "
     "files always give all.  [default: latest for cameras and streams, all for -]",
 )
 @click.option(
@@ -137,7 +138,7 @@ _SECONDS = Finite(0, 1e6, min_open=True)
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="Open a camera or stream again that shows nothing for so long.",
+    help="Reopen a camera or stream that shows nothing for SECONDS.",
 )
 @click.option(
     "--raw", metavar="WxH", callback=_size, help="Standard input is raw frames of this size, 3 bytes a pixel (BGR24)."
@@ -146,7 +147,7 @@ _SECONDS = Finite(0, 1e6, min_open=True)
     "--detect-every",
     type=click.IntRange(1),
     metavar="N",
-    help="In clips run the detector at each N-th frame, and whenever something new moves.  [default: once a second]",
+    help="In clips run the detector at every N-th frame, and whenever something new moves.  [default: once a second]",
 )
 @click.option(
     "--smooth",
@@ -154,7 +155,7 @@ _SECONDS = Finite(0, 1e6, min_open=True)
     default=0.3,
     show_default=True,
     metavar="SECONDS",
-    help="In clips smooth points and emotions over so long a time, beside the raw ones; 0 is off.",
+    help="In clips also give points and emotions smoothed over SECONDS; 0 turns it off.",
 )
 @click.option(
     "--detector",
@@ -171,14 +172,16 @@ _SECONDS = Finite(0, 1e6, min_open=True)
     help="ray: many photos and clips by many workers of Ray Data, on this machine or a cluster, into Parquet files.",
 )
 @click.option("--out", metavar="DIR", callback=_no_flag, help="With ray: the folder of Parquet files for the results.")
-@click.option("--resume", is_flag=True, help="With ray: do what is missing in --out.")
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="With ray: so many workers.  [default: all cores]")
+@click.option("--resume", is_flag=True, help="With ray: continue an interrupted job.")
+@click.option(
+    "--workers", type=click.IntRange(1), metavar="N", help="With ray: number of workers.  [default: all cores]"
+)
 @click.option(
     "--gpus-per-worker",
     type=Finite(0),
     default=0.0,
     metavar="N",
-    help="With ray: so many GPUs for each worker; 0.25 lets four share one.  [default: 0, the CPU]",
+    help="With ray: GPUs for each worker; 0.25 lets four share one.  [default: 0, the CPU]",
 )
 @click.option(
     "--ray-address",
@@ -186,7 +189,7 @@ _SECONDS = Finite(0, 1e6, min_open=True)
     help="With ray: the head of the cluster to use, from one of its machines; auto finds it.  [default: this machine "
     "alone]",
 )
-@click.option("-q", "--quiet", is_flag=True, help="On standard error only what went wrong: no notes, no progress bar.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only errors on standard error: no notes, no progress bar.")
 @click.option("-v", "--verbose", is_flag=True, help="Also say which models and device are used and how fast it went.")
 @click.version_option(package_name="facexp", message="facexp %(version)s")
 @click.pass_context
@@ -201,7 +204,8 @@ def infer(ctx: click.Context, /, **options: object) -> None:
     Results go to standard output, one record per photo or frame, as soon as it is there; everything else goes to
     standard error. A source that cannot be read gives a record with an error, and the others still run.
 
-    Exit status: 0 all read, 1 something could not be read or saved, 2 wrong usage, 130 Ctrl-C.
+    Exit status: 0 all read, 1 something could not be read or saved, 2 wrong usage, 130 Ctrl-C, 143
+    SIGTERM, 129 closed terminal.
     """
     job = Job(**options)  # type: ignore[arg-type]
     _expect_engine(ctx, job)

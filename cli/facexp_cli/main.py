@@ -59,7 +59,7 @@ def _unavailable(name: str, extra: str, module: str) -> click.Command:
 @click.group("facexp", cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="facexp", message="facexp %(version)s")
 def cli() -> None:
-    """Faces, 15 keypoints and an emotion from photos and clips; and the training of the networks that find them."""
+    """Find faces, 15 keypoints and an emotion in photos and clips, and train the networks that do it."""
 
 
 def main() -> None:
@@ -107,7 +107,9 @@ def _end(load: Callable[[], click.Command], name: str) -> None:
 
 
 def _show(error: click.ClickException) -> int:
-    error.show()
+    # whether or not it can be told, the status is its own
+    with contextlib.suppress(OSError):
+        error.show()
     return error.exit_code
 
 

@@ -19,7 +19,7 @@ from facexp_cli.options import SPLIT, PathName, quiet_option
 @click.option("--split", type=SPLIT, default="val", show_default=True, help="Faces of which split.")
 @quiet_option
 def predict_command(model: Path, data: str, out: Path, count: int, split: str, quiet: bool) -> None:
-    """Draw what MODEL answers to faces of DATA, with the truth beside it, and write all answers as CSV.
+    """Draw what MODEL answers to faces of DATA, next to the truth, and write all answers as CSV.
 
     MODEL is a run directory, or an ONNX file of a bundle: then both of its networks answer, points and emotion. The CSV
     file, beside the picture, has a row for every face of the split. Prints both paths.

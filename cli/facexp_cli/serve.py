@@ -47,28 +47,36 @@ _FILE = PathName(dir_okay=False)
     type=click.Choice(["int8", "float16", "float32", "exact"]),
     help="Which of the models' files; exact: the most exact of each.  [default: int8 on the CPU, exact on CUDA]",
 )
-@click.option("--threads", type=THREADS, metavar="N", help="Most CPU threads a network.  [default: all cores]")
 @click.option(
-    "--emotions", type=EMOTIONS, help="Of the model faces.  [default: the bundle's labels, the seven in ours]"
+    "--threads", type=THREADS, metavar="N", help="Use at most N CPU threads for each network.  [default: all cores]"
 )
-@click.option("--labels", type=LABELS, help="Of the model faces.  [default: the bundle's first]")
-@click.option("--min-score", type=Finite(0, 1), default=0.5, help="Of the model faces: what the detector must reach.")
-@click.option("--min-face", type=Finite(0), default=0.0, metavar="PIXELS", help="Of the model faces: none smaller.")
-@click.option("--max-faces", type=click.IntRange(1), metavar="N", help="Of the model faces: the N largest of a photo.")
+@click.option(
+    "--emotions", type=EMOTIONS, help="For the model faces.  [default: the bundle's labels, the seven in ours]"
+)
+@click.option("--labels", type=LABELS, help="For the model faces.  [default: the bundle's first]")
+@click.option(
+    "--min-score", type=Finite(0, 1), default=0.5, help="For the model faces: the least score of the detector."
+)
+@click.option(
+    "--min-face", type=Finite(0), default=0.0, metavar="PIXELS", help="For the model faces: leave out smaller ones."
+)
+@click.option(
+    "--max-faces", type=click.IntRange(1), metavar="N", help="For the model faces: keep the N largest of a photo."
+)
 @click.option("--batch-size", type=click.IntRange(1), default=32, metavar="N", help="Most crops in a batch; 1 is off.")
 @click.option(
     "--batch-wait",
     type=Finite(0, 10_000),
     default=0.0,
     metavar="MS",
-    help="A batch that is not full waits so many milliseconds for more; with 0 only what came while the network ran.",
+    help="Wait up to MS for more crops when a batch is not full; 0 takes only what came while the network ran.",
 )
 @click.option(
     "--queue",
     type=click.IntRange(1, 1_000_000),
     default=256,
     metavar="N",
-    help="Requests under way to a model; the next is refused.",
+    help="Accept at most N open requests for each model; refuse the next.",
 )
 @click.option(
     "--max-request", type=click.IntRange(1, 1024), default=16, metavar="MIB", help="A larger request is refused."
@@ -92,13 +100,13 @@ _FILE = PathName(dir_okay=False)
     type=Finite(0, 3600, min_open=True),
     default=30.0,
     metavar="SECONDS",
-    help="At the end, how long to wait for the answers to what was taken.",
+    help="After SIGTERM or Ctrl-C, wait so long to answer the accepted requests.",
 )
 def serve_command(**given: Any) -> None:
     """Serve the models keypoints, emotion and faces to TensorFlow Serving's clients, and a page at /.
 
-    faces takes photos and answers with the records of facexp infer. SIGTERM and Ctrl-C answer what was taken, and end.
-    Exit status: 0 ended on request, 1 could not start, 2 wrong usage.
+    faces takes photos and answers with the records of facexp infer. On SIGTERM or Ctrl-C it answers the requests it has
+    accepted, then ends. Exit status: 0 ended on request, 1 could not start, 2 wrong usage.
     """
     require("serve", "starlette", "uvicorn", "grpc", "google.protobuf", "prometheus_client")
     from facexp.errors import FacexpError

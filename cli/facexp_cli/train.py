@@ -21,7 +21,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--config",
             metavar="NAME|FILE",
             help="A configuration that comes with facexp, such as keypoints-resnet or emotion-cnn, or a TOML file.  "
-            "[default: the one called like the task]",
+            "[default: the one named after the task]",
         ),
         click.option(
             "--set",
@@ -66,7 +66,7 @@ def _train(
 def train_command() -> None:
     """Train a network from a dataset file or folder; prints the path of the trained model.
 
-    The run directory's index.html shows how training went; its command.txt repeats it.
+    The run directory's index.html shows how training went; its command.txt holds the command to repeat it.
     """
 
 

@@ -43,7 +43,7 @@ def verify_command(bundle: Path | None, data: tuple[Path, ...], place: Path | No
 
     Files and manifest (1), numbers against the trained model (2) and loss at the task (3) on real faces, the answers
     of this machine (4), and, for what failed, the layers that differ most (5). Steps 1 and 4 need no data and take
-    seconds. Exit status: 0 passed, 3 failed, 1 no proof could be made or told.
+    seconds. Exit status: 0 passed, 3 failed, 1 no proof could be made or reported.
     """
     with quiet_libraries():
         from facexp.bundle import MANIFEST, shipped

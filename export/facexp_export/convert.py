@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def reference(job: Job, task: Task) -> Facts:
     """What the trained model answers to the parity crops, as an npz of its outputs."""
     from facexp_export.keras_model import predict
 
-    _save(job.out, predict(_keras(job, task), _crops(job, "parity")))
+    _save(job.out, predict(_trained(job.model, task), _crops(job, "parity")))
     return {}
 
 
@@ -38,7 +39,7 @@ def onnx_float32(job: Job, task: Task) -> Facts:
     """float32.onnx."""
     from facexp_export.onnx_float import write_float32
 
-    write_float32(_keras(job, task), task, job.out, job.description)
+    write_float32(_trained(job.model, task), task, job.out, job.description)
     return {}
 
 
@@ -62,7 +63,7 @@ def tflite_float32(job: Job, task: Task) -> Facts:
     """float32.tflite."""
     from facexp_export.tflite import write_float32
 
-    write_float32(_keras(job, task), task, job.out, job.description)
+    write_float32(_trained(job.model, task), task, job.out, job.description)
     return {}
 
 
@@ -86,7 +87,7 @@ def savedmodel(job: Job, task: Task) -> Facts:
     """The SavedModel."""
     from facexp_export.savedmodel import write_savedmodel
 
-    write_savedmodel(_keras(job, task), task, job.out)
+    write_savedmodel(_trained(job.model, task), task, job.out)
     return {}
 
 
@@ -111,10 +112,12 @@ STEPS: dict[str, Callable[[Job, Task], Facts]] = {
 }
 
 
-def _keras(job: Job, task: Task) -> Any:
+@lru_cache(maxsize=1)
+def _trained(model: Path, task: Task) -> Any:
+    """The trained model, loaded once for all steps: the names in a TFLite file count how often it was loaded before."""
     from facexp_export.keras_model import load_model
 
-    return load_model(job.model, task)
+    return load_model(model, task)
 
 
 def _crops(job: Job, name: str) -> Any:

@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
-from onnxruntime.quantization import CalibrationDataReader
 from onnxruntime.quantization.qdq_loss_debug import (
     collect_activations,
     compute_signal_to_quantization_noice_ratio,
@@ -23,8 +22,8 @@ from onnxruntime.quantization.qdq_loss_debug import (
 
 from facexp.proof import Check
 from facexp_export.errors import ExportError
+from facexp_export.quantize import Crops
 from facexp_export.scratch import scratch, temporary_files
-from facexp_export.tasks import INPUT_NAME
 
 CROPS = 16
 SHOWN = 8
@@ -87,7 +86,8 @@ def _onnx_layers(path: Path, crops: NDArray[np.uint8]) -> list[Layer]:
         watched = str(aside / "watched.onnx")
         with temporary_files():
             modify_model_output_intermediate_tensors(str(path), watched, ["Conv"])
-        kept = collect_activations(watched, _Singly(crops))
+        # one at a time, as TFLite files take them: a network may join crops with their mirror images inside
+        kept = collect_activations(watched, Crops(crops, 1))
     return [
         Layer(node.output[0], np.asarray(tensors[node.input[1]], np.float32), np.concatenate(kept[node.output[0]]))
         for node in graph.node
@@ -129,16 +129,6 @@ def _tflite_layers(path: Path, crops: NDArray[np.uint8]) -> list[Layer]:
         Layer(known[output]["name"].split(";")[0], read(weights), np.concatenate(maps[output]))
         for weights, output in convolutions
     ]
-
-
-class _Singly(CalibrationDataReader):  # type: ignore[misc]
-    """One crop at a time, as TFLite files take them: a network may join crops with their mirror images inside."""
-
-    def __init__(self, crops: NDArray[np.uint8]) -> None:
-        self._left = [{INPUT_NAME: crop[None]} for crop in crops[::-1]]
-
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        return self._left.pop() if self._left else None
 
 
 _READERS: dict[str, Callable[[Path, NDArray[np.uint8]], list[Layer]]] = {

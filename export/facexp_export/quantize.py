@@ -54,7 +54,7 @@ def write_int8(
         quantize_static(
             prepared,
             int8,
-            _Crops(crops),
+            Crops(crops, _BATCH),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
@@ -116,11 +116,14 @@ def _convolutions(graph: Any) -> tuple[int, int]:
     return len(convolutions), sum(all(value in dequantized for value in node.input) for node in convolutions)
 
 
-class _Crops(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, crops: NDArray[np.uint8]) -> None:
-        self._batches: Iterator[NDArray[np.uint8]] = iter(np.split(crops, range(_BATCH, len(crops), _BATCH)))
+class Crops(CalibrationDataReader):  # type: ignore[misc]
+    """uint8 crops (N, size, size, 1) as onnxruntime's tools ask for them, `batch` at a time."""
+
+    def __init__(self, crops: NDArray[np.uint8], batch: int) -> None:
+        self._batches: Iterator[NDArray[np.uint8]] = iter(np.split(crops, range(batch, len(crops), batch)))
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        """The next batch as a session's input; None after the last."""
         batch = next(self._batches, None)
         return None if batch is None else {INPUT_NAME: batch}
 

@@ -35,8 +35,9 @@ from facexp_export.steps import Job, run_step, shared_process
 from facexp_export.tasks import TASKS, Outputs, Say
 from facexp_train.emotion_data import EmotionFaces, truths
 from facexp_train.framing import jittered_crops
-from facexp_train.keypoint_data import COORDINATES, KeypointFaces
+from facexp_train.keypoint_data import KeypointFaces
 from facexp_train.splits import pixel_hash
+from facexp_train.survey import task_of
 
 Faces = KeypointFaces | EmotionFaces
 
@@ -58,7 +59,9 @@ def verify(directory: Path, data: Sequence[Path] = (), say: Say = lambda line: N
     """
     places: dict[str, Path] = {}
     for path in data:
-        task = data_task(path)
+        if not path.exists():
+            raise ExportError(f"{path}: no such data")
+        task: str = task_of(path)
         if task in places:
             raise ExportError(f"{path} and {places[task]} both hold faces for {task}; give one of them")
         places[task] = path
@@ -74,17 +77,6 @@ def verify(directory: Path, data: Sequence[Path] = (), say: Say = lambda line: N
         faces[task] = Data(path, read_faces(TASKS[task].of(model.labels), path, seed))
     with shared_process():
         return examine(directory, faces, say=say)
-
-
-def data_task(path: Path) -> str:
-    """Which task's faces lie at a path: "keypoints" where its table has coordinates, else "emotion"."""
-    if not path.exists():
-        raise ExportError(f"{path}: no such data")
-    table = path / "labels.csv" if path.is_dir() else path
-    if not table.is_file():
-        return "emotion"
-    with table.open(encoding="utf-8", errors="replace") as stream:
-        return "keypoints" if COORDINATES[0] in stream.readline() else "emotion"
 
 
 def examine(

@@ -21,7 +21,7 @@ from facexp.errors import DeviceError
 from facexp.geometry import Image, Matrix, Picture, Points, compose, cut, invert, square_matrix, to_gray, transform
 from facexp.keypoints import MOST_DRIFT, Found, KeypointFinder
 from facexp.labels import EMOTIONS
-from facexp.session import BACKENDS, Session, candidates
+from facexp.session import BACKENDS, Session, devices_to_try
 from facexp.types import Emotion, Face, Timings
 
 # A detector that is not sure is asked twice: a face keeps its points when it is framed anew, anything else does not.
@@ -279,7 +279,7 @@ def open_networks(
         )
         return keypoints, emotion
 
-    *hopes, last = candidates(device, backend)
+    *hopes, last = devices_to_try(device, backend)
     for hope in hopes:
         try:
             return open_on(hope)

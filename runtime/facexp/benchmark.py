@@ -29,7 +29,7 @@ from facexp.geometry import Image, to_gray
 from facexp.pictures import save_picture
 from facexp.pipeline import analyze_sources
 from facexp.proof_device import read_golden
-from facexp.session import Session, candidates
+from facexp.session import Session, devices_to_try
 from facexp.shots import Shot, Source
 from facexp.sinks import JsonlSink
 from facexp.sources import open_sources
@@ -144,7 +144,6 @@ def run(plan: Plan, progress: Callable[[str, int, int], None] = lambda what, don
         if plan.starts:
             starts = _cold(plan, Path(folder), shot, told, skipped)
     if starts:
-        # the first has to read files that the others find in memory
         spread = Spread.of([1e3 * start.seconds for start in starts])
         rows.append(Row("process", "cold start", None, "cpu", None, 1, spread))
     peaks = [start.peak_mb for start in starts if start.peak_mb is not None]
@@ -294,14 +293,16 @@ def _sessions(plan: Plan, bundle: Bundle, model: ModelSpec, skipped: list[str]) 
         if spec.format not in ENGINES:
             skipped.append(f"{model.name}.{spec.key}: the runtime has nothing that runs a {spec.format}")
             continue
-        devices = candidates(plan.device, "onnxruntime") if spec.format == "onnx" else ("cpu",)
+        devices = devices_to_try(plan.device, "onnxruntime") if spec.format == "onnx" else ("cpu",)
         for threads in plan.threads:
             for device in devices:
                 try:
                     session = Session(bundle.read(model, spec.key), model, spec.key, device=device, threads=threads)
                 except (DeviceError, BundleError) as error:
                     reason = f"{model.name}.{spec.key} on {device}: {error}"
-                    skipped.extend([reason] if reason not in skipped else [])
+                    # it is the same with each number of threads
+                    if reason not in skipped:
+                        skipped.append(reason)
                     continue
                 yield session, spec.key, threads
 
@@ -310,15 +311,15 @@ def _cold(plan: Plan, folder: Path, shot: Shot, told: Callable[[str, int], _Told
     photo = folder / "cold.jpg"
     save_picture(photo, shot.image)
     step, found = told("cold start", plan.starts), []
-    for number in range(plan.starts + 1):
+    for _ in range(plan.starts + 1):
         try:
-            process = run_process((*plan.command, str(photo)))
+            found.append(run_process((*plan.command, str(photo))))
         except RuntimeError as error:
             skipped.append(f"cold start: {error}")
             return []
-        found += [process] if number else []
         step()
-    return found
+    # the first has to read files that the others find in memory
+    return found[1:]
 
 
 def _machine() -> dict[str, str | int]:

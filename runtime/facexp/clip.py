@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from facexp.aspect import pixel_aspect, squared
-from facexp.clip_health import Converted, Frame, cut_short, ends_early, interlaced
+from facexp.clip_health import ClipFrame, Converted, cut_short, ends_early, interlaced
 from facexp.errors import SourceError
 from facexp.photo import opencv_name
 from facexp.reading import DEFAULTS, Pace, ReadOptions, sane_fps
@@ -64,8 +64,8 @@ class Clip:
         """
         self._aspect = pixel_aspect(self._capture)
 
-    def frames(self, options: ReadOptions = DEFAULTS) -> Iterator[Frame]:
-        """Number, time in ms and BGR (H, W, 3) uint8 pixels of each wanted frame; the file is closed at the end.
+    def frames(self, options: ReadOptions = DEFAULTS) -> Iterator[ClipFrame]:
+        """Each wanted frame; the file is closed at the end.
 
         The pixels are square: a picture is as wide as players show it. Where reading starts later and the rate varies,
         the number is an estimate; the time is always the clip's own. A clip that breaks off, or is interlaced, gives
@@ -87,7 +87,7 @@ class Clip:
                     if not ok:
                         break
                     pixels = squared(np.asarray(image, dtype=np.uint8), self._aspect)
-                    yield from converted.passed((index, time_ms, pixels))
+                    yield from converted.passed(ClipFrame(index, time_ms, pixels))
                 index += 1
             yield from converted.rest()
         finally:

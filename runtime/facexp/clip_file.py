@@ -15,6 +15,7 @@ import numpy as np
 
 from facexp.address import printable
 from facexp.errors import FacexpError, SourceError
+from facexp.files import discard
 from facexp.geometry import Image
 from facexp.photo import opencv_name
 
@@ -110,7 +111,7 @@ class ClipFile:
             raise unwritten(self._path, error) from None
         writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, codec, self._fps, self._size)
         if not writer.isOpened():
-            file.unlink(missing_ok=True)
+            discard(file)
             width, height = self._size
             what = f"a clip of {width}x{height} at {self._fps:.4g} frames/s"
             raise failed(self._path, f"OpenCV cannot write {what} here")
@@ -130,21 +131,21 @@ class ClipFile:
         except OSError as error:
             raise unwritten(self._path, error) from None
         finally:
-            self._file.unlink(missing_ok=True)
+            discard(self._file)
 
     def _expect_all(self, spare: int = 0) -> None:
         """SinkError where more frames than `spare` are missing: the writer reports no error, not even a full disk."""
         reader = cv2.VideoCapture(opencv_name(self._file), cv2.CAP_FFMPEG)
         count = int(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
         reader.release()
-        if not self._written - spare <= count:
+        if count < self._written - spare:
             raise failed(self._path, f"only {count} of {self._written} frames could be written: is the disk full?")
 
     def abandon(self) -> None:
         """Close the file and remove it."""
         if self._writer is not None:
             self._writer.release()
-        self._file.unlink(missing_ok=True)
+        discard(self._file)
 
 
 class Recording(ClipFile):
@@ -168,21 +169,29 @@ class Recording(ClipFile):
         return self._path
 
     def write(self, image: Image, time_ms: float, shown_ms: float | None = None) -> None:
-        """As of any clip. Raises SinkError, with the file closed and kept, where the disk is nearly full."""
+        """As of any clip. Raises SinkError, with the file closed and kept, where the disk is nearly full or gone."""
         now = time.monotonic()
         if now >= self._look_s + _LOOK_S:
             self._look_s = now
-            if shutil.disk_usage(self._path.parent).free < LEAST_FREE:
-                if self._writer is None:
-                    self._path.unlink(missing_ok=True)
-                else:
-                    self._writer.release()
-                least = f"fewer than {LEAST_FREE >> 20} MB are left on the disk"
-                raise failed(self._path, f"nothing more is recorded: {least}")
+            self._expect_room()
         before, begin = self._written, time.perf_counter()
         super().write(image, time_ms, shown_ms)
         if self._written > before > 0:
             self._cost_s = (time.perf_counter() - begin) / (self._written - before)
+
+    def _expect_room(self) -> None:
+        try:
+            free = shutil.disk_usage(self._path.parent).free
+        except OSError as error:
+            raise unwritten(self._path, error) from None
+        if free >= LEAST_FREE:
+            return
+        if self._writer is None:
+            discard(self._path)
+        else:
+            self._writer.release()
+        least = f"fewer than {LEAST_FREE >> 20} MB are left on the disk"
+        raise failed(self._path, f"nothing more is recorded: {least}")
 
     def _most(self, since_ms: float) -> int:
         # half of the time since the last picture; on a machine that has become slower than that the clip loses time
@@ -196,7 +205,7 @@ class Recording(ClipFile):
             return super()._opened(first)
         except SinkError:
             # an empty file would stand for a recording
-            self._path.unlink(missing_ok=True)
+            discard(self._path)
             raise
 
     def _affordable_fps(self, first: Image) -> float:
@@ -209,16 +218,19 @@ class Recording(ClipFile):
                 times.append(time.perf_counter() - begin)
             writer.release()
         finally:
-            trial.unlink(missing_ok=True)
+            discard(trial)
         # the first frame is another kind than those that follow
         return round(max(min(self._fps, _SHARE / min(times[1:])), 1.0), 3)
 
     def finish(self) -> None:
         """Close the file. Raises SinkError where not every frame arrived in it; those that did are kept."""
-        if self._writer is not None:
-            self._writer.release()
-            # the number of frames is not in the file, but is made from its length
-            self._expect_all(spare=1)
+        if self._writer is None:
+            # its name was claimed, and nothing recorded
+            discard(self._path)
+            return
+        self._writer.release()
+        # the number of frames is not in the file, but is made from its length
+        self._expect_all(spare=1)
 
     def abandon(self) -> None:
         """Close the file and keep it."""

@@ -7,7 +7,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from facexp.errors import SourceError
 from facexp.geometry import Image
@@ -34,8 +34,15 @@ for _ in range(int(sys.argv[3])):
     capture.retrieve()
 """
 
-Frame = tuple[int, float, Image]
-"""Number, time in ms and BGR (H, W, 3) uint8 pixels."""
+
+class ClipFrame(NamedTuple):
+    """One frame of a clip."""
+
+    number: int
+    """Of those in the clip, from 0."""
+    time_ms: float
+    image: Image
+    """BGR (H, W, 3) uint8."""
 
 
 class Converted:
@@ -49,15 +56,15 @@ class Converted:
 
     def __init__(self, interlaced: Callable[[int, float], bool]) -> None:
         self._interlaced: Callable[[int, float], bool] | None = interlaced
-        self._held: Frame | None = None
+        self._held: ClipFrame | None = None
         self._sample: bytes | None = None
 
-    def passed(self, frame: Frame) -> Iterator[Frame]:
+    def passed(self, frame: ClipFrame) -> Iterator[ClipFrame]:
         """The frames that may go now that this one has come. Raises SourceError, with the reason alone."""
         if self._interlaced is None:
             yield frame
             return
-        before, self._sample = self._sample, frame[2][::_APART].tobytes()
+        before, self._sample = self._sample, frame.image[::_APART].tobytes()
         if before is None:
             self._held = frame
             return
@@ -66,20 +73,20 @@ class Converted:
         yield from self._given_back()
         yield frame
 
-    def rest(self) -> Iterator[Frame]:
+    def rest(self) -> Iterator[ClipFrame]:
         """The first frame, where no other has come. Raises SourceError, with the reason alone."""
         if self._held is not None:
             self._ask(self._held)
         yield from self._given_back()
 
-    def _given_back(self) -> Iterator[Frame]:
+    def _given_back(self) -> Iterator[ClipFrame]:
         held, self._held = self._held, None
         if held is not None:
             yield held
 
-    def _ask(self, frame: Frame) -> None:
+    def _ask(self, frame: ClipFrame) -> None:
         assert self._interlaced is not None
-        if self._interlaced(frame[0], frame[1]):
+        if self._interlaced(frame.number, frame.time_ms):
             how = "ffmpeg -i FILE -vf yadif COPY.mp4"
             raise SourceError(f"is interlaced, which OpenCV cannot convert: read the copy that {how} makes")
         self._interlaced = None
@@ -158,6 +165,8 @@ def _mp4_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
         length, kind = struct.unpack_from(">I4s", head)
         start = position + 8
         if length == 1:
+            if len(head) < 16:
+                return
             (length,) = struct.unpack_from(">Q", head, 8)
             start += 8
         # 0 means "to the end of the file"

@@ -81,7 +81,7 @@ class Detector:
         # enlarged to _COARSE where smaller, else as it is up to _FINE
         longest = min(max(height, width, _COARSE), _FINE)
         if min_face:
-            longest = max(min(longest, round(max(height, width) * _SEEN_AT / min_face)), min(longest, _COARSE))
+            longest = max(round(min(longest, max(height, width) * _SEEN_AT / min_face)), _COARSE)
         fine = _seen(_resized(checked, longest))
         found = _look(self._network, fine, width, height)
         if longest > _COARSE_ABOVE:

@@ -12,7 +12,7 @@ import contextlib
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import Distribution
 from pathlib import Path
@@ -140,7 +140,7 @@ def _numpy() -> Finding:
 
 def _opencv(found: Mapping[str, Distribution]) -> Iterator[Finding]:
     wheels = providers(found, "opencv-", "cv2")
-    again = then([*([pip("uninstall", "-y", *wheels)] if wheels else []), pip("install", _OPENCV)])
+    again = _instead(wheels, _OPENCV)
     yield from _overwritten("OpenCV wheels", wheels, again)
     try:
         cv2 = load("cv2", "FaceDetectorYN")
@@ -166,8 +166,7 @@ def _opencv(found: Mapping[str, Distribution]) -> Iterator[Finding]:
 
 def _onnxruntime(found: Mapping[str, Distribution]) -> Iterator[Finding]:
     wheels = providers(found, "onnxruntime", "onnxruntime")
-    install = pip("install", _CUDA if _has_driver() else "onnxruntime")
-    again = then([*([pip("uninstall", "-y", *wheels)] if wheels else []), install])
+    again = _instead(wheels, _CUDA if _has_driver() else "onnxruntime")
     yield from _overwritten("onnxruntime wheels", wheels, again)
     try:
         runtime = load(*_LIBRARIES["onnxruntime"])
@@ -273,8 +272,8 @@ def _devices(
 def _not_claimed(name: str) -> Finding:
     if not _has_driver():
         return Finding(name, "note", "not in this onnxruntime, and no NVIDIA driver is here")
-    swap = then([pip("uninstall", "-y", "onnxruntime"), pip("install", _CUDA)])
-    return Finding(name, "note", "not in this onnxruntime, but an NVIDIA driver is here", swap)
+    what = "not in this onnxruntime, but an NVIDIA driver is here"
+    return Finding(name, "note", what, _instead(["onnxruntime"], _CUDA))
 
 
 def _cuda_fault(error: FacexpError) -> Finding:
@@ -290,8 +289,8 @@ def _cuda_fault(error: FacexpError) -> Finding:
     if _DRIVER not in lost:
         return Finding("CUDA", "fault", what, pip("install", _CUDA))
     if not _has_nvidia_gpu():
-        swap = then([pip("uninstall", "-y", "onnxruntime-gpu"), pip("install", "onnxruntime")])
-        return Finding("CUDA", "fault", f"{what}, and no NVIDIA GPU is here", swap)
+        mend = _instead(["onnxruntime-gpu"], "onnxruntime")
+        return Finding("CUDA", "fault", f"{what}, and no NVIDIA GPU is here", mend)
     driver = "sudo ubuntu-drivers install"
     others = [pip("install", _CUDA)] if set(lost) != {_DRIVER} else []
     return Finding("CUDA", "fault", f"{what}; {_DRIVER} is NVIDIA's driver", then([*others, driver]))
@@ -327,6 +326,12 @@ def _let_in(path: Path) -> str:
     except (KeyError, OSError):
         group = "video"
     return f"sudo usermod -aG {group} $USER, then log in again"
+
+
+def _instead(wheels: Collection[str], wheel: str) -> str:
+    """The commands that put one wheel in the place of those that are installed, if any."""
+    away = [pip("uninstall", "-y", *wheels)] if wheels else []
+    return then([*away, pip("install", wheel)])
 
 
 def _bundle_again(directory: str | Path | None, own: Distribution | None) -> str:

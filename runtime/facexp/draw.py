@@ -31,6 +31,8 @@ COLOURS: dict[str, Colour] = {
 """BGR of each of the seven emotions."""
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
+# pixels of a capital letter at the font's own scale
+_CAPITAL = cv2.getTextSize("H", _FONT, 1.0, 1)[0][1]
 # fractional bits of the coordinates of a point, so that it stays on its feature in a small face
 _SHIFT = 4
 
@@ -109,10 +111,11 @@ def _points(canvas: Image, face: Face, grow: int) -> None:
     side = grow * float(np.sqrt(face.box[2] * face.box[3]))
     radius = max(1.0, side / 90)
     places = (np.asarray(face.shown.keypoints, np.float64) + 0.5) * grow - 0.5
+    colour = _colour(face)
     for x, y in np.round(places * 2**_SHIFT).astype(int).tolist():
         if radius >= 1.5:
             cv2.circle(canvas, (x, y), round((radius + 1) * 2**_SHIFT), (0, 0, 0), -1, cv2.LINE_AA, _SHIFT)
-        cv2.circle(canvas, (x, y), round(radius * 2**_SHIFT), _colour(face), -1, cv2.LINE_AA, _SHIFT)
+        cv2.circle(canvas, (x, y), round(radius * 2**_SHIFT), colour, -1, cv2.LINE_AA, _SHIFT)
 
 
 def _label(canvas: Image, face: Face, grow: int, longer: int, taken: Sequence[Rectangle]) -> Rectangle:
@@ -122,13 +125,12 @@ def _label(canvas: Image, face: Face, grow: int, longer: int, taken: Sequence[Re
     left, top, right, bottom = _corners(face, grow)
     height, width = canvas.shape[:2]
     letter = _letter(face, grow, longer)
-    unit = cv2.getTextSize("H", _FONT, 1.0, 1)[0][1]
-    plate, pad, thick, base = _plate(text, letter, unit)
+    plate, pad, thick, base = _plate(text, letter)
     fit = min(width / plate[0], height / plate[1])
     if fit < 1:
         # a little less, because strokes and margins are whole pixels
         letter *= 0.9 * fit
-        plate, pad, thick, base = _plate(text, letter, unit)
+        plate, pad, thick, base = _plate(text, letter)
         if plate[0] > width or plate[1] > height:
             # a strip of a few pixels has no room that anybody could read
             return 0, 0, 0, 0
@@ -137,14 +139,14 @@ def _label(canvas: Image, face: Face, grow: int, longer: int, taken: Sequence[Re
     cv2.rectangle(canvas, (x, y), (x + plate[0] - 1, y + plate[1] - 1), colour, -1)
     dark = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2] < 128
     ink = (255, 255, 255) if dark else (0, 0, 0)
-    cv2.putText(canvas, text, (x + pad, y + base), _FONT, letter / unit, ink, thick, cv2.LINE_AA)
+    cv2.putText(canvas, text, (x + pad, y + base), _FONT, letter / _CAPITAL, ink, thick, cv2.LINE_AA)
     return x, y, x + plate[0], y + plate[1]
 
 
-def _plate(text: str, letter: float, unit: int) -> tuple[tuple[int, int], int, int, int]:
+def _plate(text: str, letter: float) -> tuple[tuple[int, int], int, int, int]:
     """Size of the plate behind a text, its margin, the thickness of a stroke, and how far down the text stands."""
     thick = max(1, round(letter / 9))
-    (width, height), under = cv2.getTextSize(text, _FONT, letter / unit, thick)
+    (width, height), under = cv2.getTextSize(text, _FONT, letter / _CAPITAL, thick)
     pad = round(letter / 4)
     return (width + 2 * pad, height + under + 2 * pad), pad, thick, pad + height
 
@@ -174,9 +176,8 @@ def _bars(canvas: Image, face: Face, grow: int, longer: int, taken: Sequence[Rec
     shares = list(face.shown.emotion.probabilities.items())
     inks = colours(face.shown.emotion.probabilities)
     letter = max(0.012 * longer, 9.0)
-    unit = cv2.getTextSize("H", _FONT, 1.0, 1)[0][1]
     thick = max(1, round(letter / 10))
-    names = max(cv2.getTextSize(name, _FONT, letter / unit, thick)[0][0] for name, _ in shares)
+    names = max(cv2.getTextSize(name, _FONT, letter / _CAPITAL, thick)[0][0] for name, _ in shares)
     pad, row, longest = round(0.6 * letter), round(1.7 * letter), round(4 * letter)
     width = names + longest + 3 * pad
     height, across = canvas.shape[:2]
@@ -196,7 +197,7 @@ def _bars(canvas: Image, face: Face, grow: int, longer: int, taken: Sequence[Rec
             for number, (name, share) in enumerate(chosen):
                 base = y + pad + number * row
                 end = (x + pad, base + round(letter))
-                cv2.putText(canvas, name, end, _FONT, letter / unit, (255, 255, 255), thick, cv2.LINE_AA)
+                cv2.putText(canvas, name, end, _FONT, letter / _CAPITAL, (255, 255, 255), thick, cv2.LINE_AA)
                 start = x + 2 * pad + names
                 cv2.rectangle(canvas, (start, base), (start + longest - 1, end[1]), (90, 90, 90), -1)
                 if filled := round(share * longest):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 
@@ -12,6 +13,13 @@ def write_atomically(path: Path, content: bytes) -> None:
         beside.write_bytes(content)
         beside.replace(path)
     except OSError as error:
-        # half a file fills a full disk for nothing; and a write, unlike an open, does not say which file it was
-        beside.unlink(missing_ok=True)
+        # half a file fills a full disk for nothing
+        discard(beside)
+        # a write, unlike an open, does not say which file it was
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def discard(path: Path) -> None:
+    """Remove a file that may be gone, or lie on a disk that nothing can be removed from: no error of its own."""
+    with contextlib.suppress(OSError):
+        path.unlink()

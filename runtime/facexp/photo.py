@@ -112,16 +112,17 @@ def decode(data: bytes, kind: str, reduction: int = 1, most: int = MAX_PIXELS) -
     image, turn = _raw(data, kind, _COLOUR[reduction])
     if image.shape[0] * image.shape[1] > most:
         raise _too_large(image.shape[1], image.shape[0], most)
+    tags = _tiff_tags(data) if kind == "TIFF" else {}
     premultiplied = False
     if kind == "TIFF" and image.ndim == 3 and image.shape[2] == 4:
         # 0 is data without a meaning, 1 alpha that is multiplied in, 2 alpha that is not; OpenCV writes no tag with its
-        extra = _tiff_tags(data).get(_EXTRA_TAG, 2)
+        extra = tags.get(_EXTRA_TAG, 2)
         if extra == 0:
             image = image[:, :, :3]
         # libtiff multiplies 8-bit colours by the alpha that the tag declares
-        premultiplied = extra == 1 or (_EXTRA_TAG in _tiff_tags(data) and image.dtype == np.uint8)
+        premultiplied = extra == 1 or (_EXTRA_TAG in tags and image.dtype == np.uint8)
     shown = _shown(image, premultiplied)
-    if kind == "TIFF" and image.dtype == np.uint16 and _tiff_tags(data).get(_PHOTOMETRIC_TAG) == _MIN_IS_WHITE:
+    if image.dtype == np.uint16 and tags.get(_PHOTOMETRIC_TAG) == _MIN_IS_WHITE:
         # with 8 bits libtiff does it
         shown = np.asarray(cv2.bitwise_not(shown), dtype=np.uint8)
     return _turned(shown, turn)

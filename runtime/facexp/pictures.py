@@ -5,7 +5,6 @@ Files are written beside and then renamed, so that a half-written one never show
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +15,9 @@ import cv2
 from facexp.address import STDIN, is_live, printable
 from facexp.clip_file import ClipFile, Recording, SinkError, claimed, failed, part_file, unwritten
 from facexp.draw import annotate
+from facexp.files import discard
 from facexp.geometry import Image
-from facexp.globs import real_path, root
+from facexp.globs import is_folder, real_path, root
 from facexp.shots import Shot
 from facexp.sources import Listed, listed
 from facexp.types import Frame
@@ -49,9 +49,7 @@ class PictureSink:
             fixed = root(name)
             source = real_path(fixed)
             # what lies beside a photo is not of an earlier run, and a folder's results lie in a folder of its name
-            # pathlib's own refuses names that are too long
-            folder_named = os.path.isdir(source)  # noqa: PTH112
-            beside = {source.parent} if folder_named else {source.parent, real_path(fixed.parent)}
+            beside = {source.parent} if is_folder(source) else {source.parent, real_path(fixed.parent)}
             if real == source or (fixed == Path(name) and real in beside):
                 mixed = f"results would mix with the pictures in {printable(str(real))}: name another folder"
                 raise failed(folder, mixed)
@@ -161,4 +159,4 @@ def save_picture(path: Path, image: Image) -> None:
     except OSError as error:
         raise unwritten(path, error) from None
     finally:
-        part.unlink(missing_ok=True)
+        discard(part)

@@ -23,7 +23,7 @@ from facexp.engines import ENGINES
 from facexp.errors import BundleError, DeviceError, FacexpError, one_line
 from facexp.geometry import KEYPOINTS, Image, cut, square_matrix, to_gray
 from facexp.proof import SPEED_UP, Check, Step, held
-from facexp.session import Session, candidates
+from facexp.session import Session, devices_to_try
 from facexp.timing import in_turns
 
 GOLDEN = "golden.npz"
@@ -168,7 +168,7 @@ def _sessions(
         if file.format not in ENGINES:
             never.append(f"{file.file}: not compared, the runtime has nothing that runs a {file.format}")
             continue
-        for where in reversed(candidates("auto", "onnxruntime" if file.format == "onnx" else "litert")):
+        for where in reversed(devices_to_try("auto", "onnxruntime" if file.format == "onnx" else "litert")):
             try:
                 content = read_model(directory, model, file.key)
                 found[file, where] = Session(content, model, file.key, device=where, threads=cores())

@@ -93,18 +93,14 @@ def _file(
         note = f"{file.file} cannot be read ({error.strerror or error}); export or install the bundle again"
         yield Check("sha256", model.name, file.key, passed=False, note=note)
         return
-    same = (sha256, size) == (file.sha256, file.bytes)
-    note = (
-        ""
-        if same
-        else (
+    if (sha256, size) != (file.sha256, file.bytes):
+        note = (
             f"{file.file} has {size:,} bytes and sha256 {sha256[:12]}..., the manifest says {file.bytes:,} and "
             f"{file.sha256[:12]}...; the file is damaged or was replaced, export or install the bundle again"
         )
-    )
-    yield Check("sha256", model.name, file.key, passed=same, note=note)
-    if not same:
+        yield Check("sha256", model.name, file.key, passed=False, note=note)
         return
+    yield Check("sha256", model.name, file.key, passed=True)
     if file.format not in ENGINES:
         never.append(f"{file.file}: not opened, the runtime has nothing that runs a {file.format}")
         return

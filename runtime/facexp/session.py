@@ -22,7 +22,7 @@ BACKENDS: dict[str, str] = {"onnxruntime": "onnx", "litert": "tflite"}
 _CHUNK = 64
 
 
-def candidates(device: str, backend: str = "onnxruntime") -> tuple[str, ...]:
+def devices_to_try(device: str, backend: str = "onnxruntime") -> tuple[str, ...]:
     """The devices to try for what was asked, best first; "auto" tries CUDA where onnxruntime was built for it.
 
     Being in this list promises nothing: only a live `Session` tells. Raises ValueError for an unknown device.

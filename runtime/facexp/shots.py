@@ -143,9 +143,9 @@ class Source:
         kind = clip.sniff(head)
         if kind is None:
             raise SourceError(_UNKNOWN)
-        frames = clip.Clip(path, kind)
-        for index, time_ms, image in frames.frames(options):
-            yield Shot(self.name, self.save_as, index, time_ms, image, options.taken_fps(frames.fps), frames.count)
+        video = clip.Clip(path, kind)
+        for frame in video.frames(options):
+            yield Shot(self.name, self.save_as, *frame, options.taken_fps(video.fps), video.count)
 
     def _photo(self, path: Path, kind: str, options: ReadOptions) -> Iterator[Shot]:
         pages = photo.pages(path, kind)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from facexp.address import printable
+from facexp.address import as_utf8, printable
 from facexp.geometry import KEYPOINTS, Points
 from facexp.shots import Shot
 from facexp.types import Emotion, Face, Frame
@@ -94,10 +94,10 @@ class JsonlSink(_LineSink):
 
     def write(self, frame: Frame, shot: Shot | None = None) -> None:
         """Write the frame's line."""
-        record = frame_record(frame)
+        names = frame.source + (frame.error or "")
         # a name that is not valid UTF-8 cannot be printed as it is, but escaped it still leads back to the file
-        valid = not any("\ud800" <= letter <= "\udfff" for letter in frame.source + (frame.error or ""))
-        self._put(json.dumps(record, ensure_ascii=not valid, allow_nan=False) + "\n")
+        escaped = as_utf8(names) != names
+        self._put(json.dumps(frame_record(frame), ensure_ascii=escaped, allow_nan=False) + "\n")
 
 
 class CsvSink(_LineSink):

@@ -22,10 +22,11 @@ SMOOTH_S = 0.3
 """Time constant of the smoothing, in seconds, where none is given."""
 
 # With nothing new the detector looks once in this time. While something moves or a face is missing it looks at once,
-# then, as long as it finds nothing new, after pauses that double from the first to the last.
+# then, as long as it finds nothing new, after pauses that double from the first up to this time, in an empty picture,
+# where whoever comes is not to wait, up to a shorter one.
 _INTERVAL_MS = 1000.0
 _FIRST_PAUSE_MS = 40.0
-_LAST_PAUSE_MS = {True: _INTERVAL_MS, False: 200.0}
+_EMPTY_PAUSE_MS = 200.0
 # so many looks in a row may miss a face that its points still confirm
 _MISSES = 3
 # a face that was lost is waited for so long, where it was and where it was going
@@ -201,7 +202,7 @@ class Tracker:
         if new:
             self._pause_ms = 0.0
         else:
-            last = _LAST_PAUSE_MS[bool(self._tracks)]
+            last = _INTERVAL_MS if self._tracks else _EMPTY_PAUSE_MS
             self._pause_ms = min(max(2 * self._pause_ms, _FIRST_PAUSE_MS), last)
 
     def _match(self, candidates: list[Detection]) -> list[Detection]:
@@ -303,15 +304,13 @@ def _off_way(lost: _Track, face: _Track) -> float:
 
 def _stray(track: _Track, box: Box, time_ms: float) -> float:
     """How far a box lies from where the face was on its way to, in sides of the box."""
-    away = np.subtract(_centre(box), _centre(_ahead(track, time_ms)))
-    return float(np.hypot(*away) / np.sqrt(_area(track.box)))
+    return math.dist(_centre(box), _centre(_ahead(track, time_ms))) / math.sqrt(_area(track.box))
 
 
 def _distance(a: Box, b: Box) -> float:
     """Between the centres of two boxes, in sides of the larger; infinite where one is more than twice as large."""
-    small, large = sorted(float(np.sqrt(_area(box))) for box in (a, b))
-    (ax, ay), (bx, by) = _centre(a), _centre(b)
-    return float(np.hypot(ax - bx, ay - by)) / large if large <= 2 * small else float("inf")
+    small, large = sorted(math.sqrt(_area(box)) for box in (a, b))
+    return math.dist(_centre(a), _centre(b)) / large if large <= 2 * small else math.inf
 
 
 def _area(box: Box) -> float:

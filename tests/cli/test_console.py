@@ -10,7 +10,6 @@ import select
 import signal
 import struct
 import subprocess
-import sys
 import termios
 import time
 from pathlib import Path
@@ -22,32 +21,7 @@ import pytest
 
 from facexp.pictures import save_picture
 from facexp_cli.console import Signals, Stop
-
-COMMAND = [sys.executable, "-c", "from facexp_cli.main import infer_main; infer_main()"]
-
-
-def records(text: str) -> list[dict[str, Any]]:
-    """The JSON lines; anything else on standard output fails here."""
-    assert text.endswith("\n")
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def write_clip(path: str, frames: int = 20) -> None:
-    writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
-    for i in range(frames):
-        writer.write(np.full((48, 64, 3), 20 + 10 * (i % 20), np.uint8))
-    writer.release()
-
-
-def start(*arguments: str, cwd: Path, **streams: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [*COMMAND, *arguments],
-        cwd=cwd,
-        stdout=streams.get("stdout", subprocess.PIPE),
-        stderr=streams.get("stderr", subprocess.PIPE),
-        # a test run in the background would hand down a SIGINT that is ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+from infer_command import COMMAND, records, start, write_clip
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])

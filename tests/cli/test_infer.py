@@ -6,7 +6,6 @@ import csv
 import gc
 import importlib.util
 import io
-import json
 import os
 import re
 import shutil
@@ -14,7 +13,6 @@ import socket
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -22,10 +20,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+import tiny_bundle as tiny
 from facexp.clip_file import SinkError
 from facexp.labels import FIVE, SEVEN
 from facexp.pictures import save_picture
 from facexp_cli.infer import infer
+from infer_command import records, write_clip
 
 Run = Callable[..., Result]
 
@@ -44,19 +44,6 @@ def run(tmp_path: Path, tiny_bundle: Path, astronaut: Any, monkeypatch: pytest.M
         return result
 
     return invoke
-
-
-def records(text: str) -> list[dict[str, Any]]:
-    """The JSON lines; anything else on standard output fails here."""
-    assert text.endswith("\n")
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def write_clip(path: str, frames: int = 20) -> None:
-    writer = cv2.VideoWriter(path, cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
-    for i in range(frames):
-        writer.write(np.full((48, 64, 3), 20 + 10 * (i % 20), np.uint8))
-    writer.release()
 
 
 def test_piped_output_is_json_lines_and_nothing_else(run: Run) -> None:
@@ -167,7 +154,7 @@ def test_csv_and_text(run: Run) -> None:
     )
 
 
-def test_own_labels(run: Run, tiny: ModuleType, tmp_path: Path) -> None:
+def test_own_labels(run: Run, tmp_path: Path) -> None:
     """Guards a bundle with other labels: its own columns, and one line for emotions that it does not know."""
     bundle = str(tiny.build(tmp_path / "own", labels=("calm", "tired")))
     result = CliRunner().invoke(infer, ["photo.png", "--format", "csv", "--bundle", bundle])

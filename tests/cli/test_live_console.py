@@ -6,7 +6,6 @@ import itertools
 import json
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -16,19 +15,7 @@ import cv2
 import numpy as np
 import pytest
 
-COMMAND = [sys.executable, "-c", "from facexp_cli.main import infer_main; infer_main()"]
-
-
-def start(*arguments: str, cwd: Path, **streams: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [*COMMAND, *arguments],
-        cwd=cwd,
-        stdin=streams.get("stdin", subprocess.DEVNULL),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # a test run in the background would hand down a SIGINT that is ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+from infer_command import COMMAND, start
 
 
 @pytest.mark.parametrize(("number", "status", "frames"), [(signal.SIGINT, 130, 3), (signal.SIGTERM, 143, 0)])

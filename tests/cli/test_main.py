@@ -106,6 +106,9 @@ def test_require_names_the_extra() -> None:
     with pytest.raises(click.ClickException) as caught:
         extras.require("train", "numpy", "no_such_module")
     assert caught.value.message == 'no_such_module is not installed: pip install "facexp[train]"'
+    # find_spec raises where the package is missing that the module is in
+    with pytest.raises(click.ClickException, match=r"no_such_package\.module is not installed"):
+        extras.require("serve", "no_such_package.module")
 
 
 @pytest.mark.parametrize(
@@ -177,6 +180,26 @@ def test_a_full_disk_behind_standard_output_is_one_line(command: list[str]) -> N
         1,
         "Error: standard output cannot be written: No space left on device\n",
     )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        ("import sys; sys.argv[1:] = ['--every', 'x', 'y']; from facexp_cli.main import infer_main; infer_main()", 2),
+        (
+            "import logging; from facexp_cli.console import notes\n"
+            "with notes(logging.INFO): logging.getLogger('facexp').error('of a request', exc_info=ValueError())\n"
+            "raise SystemExit(7)",
+            7,
+        ),
+    ],
+)
+def test_a_full_disk_behind_standard_error_changes_nothing(code: str, status: int) -> None:
+    """Guards the exit status, and a server whose log has no room left, against what cannot be told."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stderr=full, timeout=60)
+    assert done.returncode == status
 
 
 @pytest.mark.skipif(os.name != "posix", reason="closes descriptors")

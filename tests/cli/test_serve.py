@@ -11,7 +11,6 @@ import signal
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from click.testing import CliRunner
 pytest.importorskip("grpc", reason="NO SERVER TESTED: it comes with the extra `serve`")
 
 from facexp_cli.serve import serve_command
+from serving_process import serving
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "correct-horse-battery"
@@ -48,7 +48,7 @@ def refuse(*arguments: str, **environment: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_until_a_signal(serving: Callable[..., Any], tiny_bundle: Path, number: int) -> None:
+def test_it_serves_until_a_signal(tiny_bundle: Path, number: int) -> None:
     """Guards the program's start and end: one line each, status 0, no port left."""
     with serving(["--bundle", str(tiny_bundle)]) as process:
         status = get(f"{process.rest}/v1/models/faces")["model_version_status"][0]
@@ -63,7 +63,7 @@ def test_it_serves_until_a_signal(serving: Callable[..., Any], tiny_bundle: Path
             socket.create_connection((host, int(port)), timeout=60)
 
 
-def test_it_ends_without_a_thread_that_hangs(serving: Callable[..., Any], tiny_bundle: Path, tmp_path: Path) -> None:
+def test_it_ends_without_a_thread_that_hangs(tiny_bundle: Path, tmp_path: Path) -> None:
     """Guards the end: --drain holds for the process too, whatever a thread is still doing, and the status is 0."""
     hang = "lambda *_: (time.sleep(20), print('it was waited for', file=sys.stderr))"
     code = f"import sys, time\nimport facexp.server.models\nfacexp.server.models.read_picture = {hang}\n"
@@ -83,7 +83,7 @@ def test_it_ends_without_a_thread_that_hangs(serving: Callable[..., Any], tiny_b
             asked.result(60)
 
 
-def test_a_token_from_the_environment(serving: Callable[..., Any], tiny_bundle: Path) -> None:
+def test_a_token_from_the_environment(tiny_bundle: Path) -> None:
     """Guards the token: asked for, and never on the command line or in what is said; plain text is warned of."""
     with serving(["--bundle", str(tiny_bundle), "--host", "0.0.0.0"], FACEXP_TOKEN=TOKEN) as process:
         address = f"{process.rest.replace('0.0.0.0', '127.0.0.1')}/v1/models/faces"

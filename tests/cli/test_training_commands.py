@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
+from typing import NoReturn
 
 import click
 import pytest
 from click.testing import CliRunner
 
+import drawn
+import facexp
+from facexp.errors import DeviceError
 from facexp_cli.main import COMMANDS, cli
 from facexp_cli.models import Model, same_task
 
@@ -90,7 +93,7 @@ def test_models_that_cannot_be_asked_the_same_are_not_compared() -> None:
     same_task(first, first)
 
 
-def test_explore_prints_what_will_hurt(tmp_path: Path, drawn: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explore_prints_what_will_hurt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards the summary and the path on stdout, the default folder, and the networks' opinion."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
@@ -108,7 +111,19 @@ def test_explore_prints_what_will_hurt(tmp_path: Path, drawn: ModuleType, monkey
     assert not (tmp_path / "report").exists()
 
 
-def test_augment_prints_what_to_train_on(tmp_path: Path, drawn: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explore_names_a_broken_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a traceback where it is installed and cannot be imported."""
+
+    def broken(device: str) -> NoReturn:
+        raise DeviceError("onnxruntime cannot be imported")
+
+    monkeypatch.setattr(facexp, "Analyzer", broken)
+    (tmp_path / "faces.csv").write_text("emotion,pixels\n")
+    status, out, err = run("explore", str(tmp_path / "faces.csv"), "--out", str(tmp_path / "report"))
+    assert (status, out, err) == (1, "", "Error: onnxruntime cannot be imported\n")
+
+
+def test_augment_prints_what_to_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards the path on stdout and that --only and --seed arrive."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     drawn.write_fer2013(tmp_path / "fer2013.csv", 14, 7)

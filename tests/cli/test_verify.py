@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from facexp.bundle import shipped
 from facexp_cli import main
 
 pytest.importorskip("onnxruntime", reason="the proof runs the networks")
@@ -22,11 +20,6 @@ pytest.importorskip("onnxruntime", reason="the proof runs the networks")
 
 def verify(*arguments: object) -> Result:
     return CliRunner().invoke(main.cli, ["verify", *map(str, arguments)])
-
-
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(shipped(), tmp_path / "bundle"))
 
 
 class Page(HTMLParser):
@@ -73,11 +66,11 @@ main()
     assert str(tmp_path) not in (tmp_path / "out" / "report.json").read_text()
 
 
-def test_a_damaged_bundle_is_status_3_and_named(bundle: Path, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_status_3_and_named(own_shipped: Path, tmp_path: Path) -> None:
     """Guards the CI that must stop."""
-    path = bundle / "keypoints.int8.onnx"
+    path = own_shipped / "keypoints.int8.onnx"
     path.write_bytes(path.read_bytes()[:-1])
-    result = verify("--bundle", bundle, "--report", tmp_path / "out")
+    result = verify("--bundle", own_shipped, "--report", tmp_path / "out")
     assert result.exit_code == 3
     assert "keypoints int8.onnx: sha256" in result.stdout
     assert "FAILED in step 1 (structure)" in result.stdout.splitlines()[-1]
@@ -94,12 +87,12 @@ def test_a_damaged_bundle_is_status_3_and_named(bundle: Path, tmp_path: Path) ->
     [("/dev/full", "No space left on device"), ("| true", "Broken pipe")],
 )
 def test_a_failed_proof_that_nobody_reads_is_status_3_all_the_same(
-    bundle: Path, tmp_path: Path, stdout: str, message: str
+    own_shipped: Path, tmp_path: Path, stdout: str, message: str
 ) -> None:
     """Guards the CI that must stop although its log is full or its reader has gone, and the report it keeps."""
-    (bundle / "keypoints.int8.onnx").write_bytes(b"")
+    (own_shipped / "keypoints.int8.onnx").write_bytes(b"")
     code = "from facexp_cli.main import main; main()"
-    command = [sys.executable, "-c", code, "verify", "--bundle", bundle, "--report", tmp_path / "out"]
+    command = [sys.executable, "-c", code, "verify", "--bundle", own_shipped, "--report", tmp_path / "out"]
     if stdout == "/dev/full":
         target = os.open(stdout, os.O_WRONLY)
     else:
@@ -117,25 +110,25 @@ def test_a_failed_proof_that_nobody_reads_is_status_3_all_the_same(
     assert json.loads((tmp_path / "out" / "report.json").read_text())["passed"] is False
 
 
-def test_a_report_that_cannot_be_written_takes_no_verdict_along(bundle: Path) -> None:
+def test_a_report_that_cannot_be_written_takes_no_verdict_along(own_shipped: Path) -> None:
     """Guards the status of a proof that failed, which is not that of one that could not be told."""
-    place = bundle / "manifest.json" / "out"
+    place = own_shipped / "manifest.json" / "out"
     message = f"Error: {place}: the report cannot be written (Not a directory)\n"
-    result = verify("--bundle", bundle, "--report", place)
+    result = verify("--bundle", own_shipped, "--report", place)
     assert (result.exit_code, result.stderr) == (1, message)
     assert "NOT PROVED" in result.stdout.splitlines()[-1]
-    (bundle / "keypoints.int8.onnx").write_bytes(b"")
-    result = verify("--bundle", bundle, "--report", place)
+    (own_shipped / "keypoints.int8.onnx").write_bytes(b"")
+    result = verify("--bundle", own_shipped, "--report", place)
     assert (result.exit_code, result.stderr) == (3, message)
     assert "FAILED in step 1 (structure)" in result.stdout.splitlines()[-1]
 
 
-def test_golden_answers_that_are_none_are_status_3_and_one_line(bundle: Path) -> None:
+def test_golden_answers_that_are_none_are_status_3_and_one_line(own_shipped: Path) -> None:
     """Guards the file that no hash of the manifest covers."""
-    path = bundle / "golden.npz"
+    path = own_shipped / "golden.npz"
     with path.open("wb") as stream:
         np.save(stream, np.zeros(3))
-    result = verify("--bundle", bundle)
+    result = verify("--bundle", own_shipped)
     assert (result.exit_code, result.stderr) == (3, "")
     assert f"golden answers: {path}: cannot be read" in result.stdout
     assert "FAILED in step 4 (device)" in result.stdout.splitlines()[-1]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import drawn
 from facexp.bundle import Bundle
 from facexp.errors import BundleError
 from facexp_cli.main import cli
@@ -21,67 +20,62 @@ from facexp_train.evaluate import Evaluation
 from facexp_train.metrics import Figure
 
 
-@pytest.fixture
-def bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-
-
 def evaluation(split: str, value: float) -> Evaluation:
     return Evaluation(split, (Figure(split, "accuracy", value, value - 0.1, value + 0.1, 30),))
 
 
-def test_the_file_says_task_and_precision(bundle: Path) -> None:
-    model = BundleModel.open(bundle / "emotion.int8.onnx")
+def test_the_file_says_task_and_precision(own_bundle: Path) -> None:
+    model = BundleModel.open(own_bundle / "emotion.int8.onnx")
     assert (model.task, model.key) == ("emotion", "int8.onnx")
     outputs = model.predict(np.zeros((3, 48, 48, 1), np.uint8))
     assert {name: values.shape for name, values in outputs.items()} == {"fer2013": (3, 7), "ferplus": (3, 7)}
 
 
-def test_new_figures_take_the_place_of_old_ones(bundle: Path) -> None:
-    int8, float32 = (BundleModel.open(bundle / f"emotion.{p}.onnx") for p in ("int8", "float32"))
+def test_new_figures_take_the_place_of_old_ones(own_bundle: Path) -> None:
+    int8, float32 = (BundleModel.open(own_bundle / f"emotion.{p}.onnx") for p in ("int8", "float32"))
     int8.record(evaluation("val", 0.5))
     float32.record(evaluation("val", 0.6))
     int8.record(evaluation("test", 0.7))
     int8.record(evaluation("val", 0.8))
-    figures = Bundle.load(bundle).emotion.figures
+    figures = Bundle.load(own_bundle).emotion.figures
     found = {(f["model"], f["split"]): f["value"] for f in figures}
     assert found == {("float32.onnx", "val"): 0.6, ("int8.onnx", "test"): 0.7, ("int8.onnx", "val"): 0.8}
     assert len(figures) == 3
     assert figures[-1]["command"] == "facexp evaluate emotion.int8.onnx DATA --split val"
-    assert not list(bundle.glob("*.part"))
+    assert not list(own_bundle.glob("*.part"))
 
 
-def test_a_bundle_takes_figures_only_when_told(bundle: Path, drawn: ModuleType, tmp_path: Path) -> None:
+def test_a_bundle_takes_figures_only_when_told(own_bundle: Path, tmp_path: Path) -> None:
     """Guards the manifest that came with the package against the figures of anybody's own data."""
     drawn.write_fer2013(tmp_path / "fer2013.csv", 60, 20)
-    words = ["evaluate", str(bundle / "emotion.int8.onnx"), str(tmp_path / "fer2013.csv"), "-q"]
-    before = (bundle / "manifest.json").read_bytes()
+    words = ["evaluate", str(own_bundle / "emotion.int8.onnx"), str(tmp_path / "fer2013.csv"), "-q"]
+    before = (own_bundle / "manifest.json").read_bytes()
     done = CliRunner().invoke(cli, words)
     assert (done.exit_code, "fer2013" in done.stdout) == (0, True), done.stderr
-    assert (bundle / "manifest.json").read_bytes() == before
+    assert (own_bundle / "manifest.json").read_bytes() == before
     assert CliRunner().invoke(cli, [*words, "--record"]).exit_code == 0
-    figures = Bundle.load(bundle).emotion.figures
+    figures = Bundle.load(own_bundle).emotion.figures
     found = {(f["model"], f["split"], f["metric"]) for f in figures}
     assert {("int8.onnx", split, "fer2013/accuracy") for split in ("val", "val/aligned")} <= found
 
 
-def test_each_framing_keeps_its_own_figures(bundle: Path) -> None:
-    model = BundleModel.open(bundle / "keypoints.int8.onnx")
+def test_each_framing_keeps_its_own_figures(own_bundle: Path) -> None:
+    model = BundleModel.open(own_bundle / "keypoints.int8.onnx")
     model.record(evaluation("val", 0.5))
     model.record(evaluation("val", 0.6), framing="detector")
     model.record(evaluation("val", 0.7), framing="detector")
-    figures = Bundle.load(bundle).keypoints.figures
+    figures = Bundle.load(own_bundle).keypoints.figures
     assert [(f["command"].split("DATA ")[1], f["value"]) for f in figures] == [
         ("--split val", 0.5),
         ("--split val --framing detector", 0.7),
     ]
 
 
-def test_the_face_is_located_that_holds_the_point(bundle: Path, astronaut: np.ndarray) -> None:
+def test_the_face_is_located_that_holds_the_point(own_bundle: Path, astronaut: np.ndarray) -> None:
     canvas = np.zeros((512, 800), np.uint8)
     canvas[:256, :256] = astronaut[::2, ::2, 1]
     canvas[:, 288:] = astronaut[:, :, 1]
-    locate = BundleModel.open(bundle / "keypoints.float32.onnx").locate()
+    locate = BundleModel.open(own_bundle / "keypoints.float32.onnx").locate()
     small, large = locate(canvas, (110, 60)), locate(canvas, (508, 120))
     assert small is not None
     assert large is not None
@@ -90,36 +84,36 @@ def test_the_face_is_located_that_holds_the_point(bundle: Path, astronaut: np.nd
 
 
 def test_points_are_located_in_a_bundle_whose_other_network_has_no_such_file(
-    bundle: Path, astronaut: np.ndarray
+    own_bundle: Path, astronaut: np.ndarray
 ) -> None:
-    path = bundle / "manifest.json"
+    path = own_bundle / "manifest.json"
     manifest = json.loads(path.read_text())
     del manifest["models"]["emotion"]["files"]["float32.onnx"]
     path.write_text(json.dumps(manifest))
     gray = astronaut[:, :, 1].copy()
-    exact, small = (BundleModel.open(bundle / f"keypoints.{key}.onnx").locate() for key in ("float32", "int8"))
+    exact, small = (BundleModel.open(own_bundle / f"keypoints.{key}.onnx").locate() for key in ("float32", "int8"))
     points, moved = exact(gray, (220, 120)), small(gray, (220, 120))
     assert points is not None
     assert moved is not None
     assert np.abs(points - moved).max() > 0.1
 
 
-def test_another_file_than_the_manifests_is_refused(bundle: Path) -> None:
-    path = bundle / "emotion.int8.onnx"
+def test_another_file_than_the_manifests_is_refused(own_bundle: Path) -> None:
+    path = own_bundle / "emotion.int8.onnx"
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(ExportError, match=r"is not the file that .*manifest.json describes"):
         BundleModel.open(path)
-    stray = bundle / "other.onnx"
+    stray = own_bundle / "other.onnx"
     stray.write_bytes(b"")
     with pytest.raises(ExportError, match=r"names no file other\.onnx"):
         BundleModel.open(stray)
-    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest = json.loads((own_bundle / "manifest.json").read_text())
     assert manifest["models"]["emotion"]["figures"] == []
 
 
-def test_a_manifest_that_lacks_something_is_one_line(bundle: Path) -> None:
+def test_a_manifest_that_lacks_something_is_one_line(own_bundle: Path) -> None:
     """Guards a manifest of somebody else's making: figures may be missing, what is asked for by name may not."""
-    path, file = bundle / "manifest.json", bundle / "emotion.int8.onnx"
+    path, file = own_bundle / "manifest.json", own_bundle / "emotion.int8.onnx"
     whole = json.loads(path.read_text())
     for key in ("files", "labels"):
         manifest = copy.deepcopy(whole)
@@ -131,7 +125,7 @@ def test_a_manifest_that_lacks_something_is_one_line(bundle: Path) -> None:
         del entry["figures"]
     path.write_text(json.dumps(whole))
     BundleModel.open(file).record(evaluation("val", 0.5))
-    assert [figure["value"] for figure in Bundle.load(bundle).emotion.figures] == [0.5]
+    assert [figure["value"] for figure in Bundle.load(own_bundle).emotion.figures] == [0.5]
     whole["models"]["emotion"]["training"] = {"config": ["seed"]}
     path.write_text(json.dumps(whole))
     with pytest.raises(ExportError, match=r"manifest\.json: the training's config must have a whole number"):

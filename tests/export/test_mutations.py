@@ -8,7 +8,6 @@ a good bundle afterwards is for steps 1 (damage) and 4 (a machine that computes 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -223,33 +222,27 @@ def test_the_layers_name_the_culprit(points: Subject, tmp_path: Path) -> None:
     assert found[0].what.endswith(culprit.output[0])
 
 
-@pytest.fixture
-def bundle(tmp_path: Path) -> Path:
-    """A copy of the shipped bundle to damage."""
-    return Path(shutil.copytree(shipped(), tmp_path / "bundle"))
-
-
 def failed(step: Step) -> list[Check]:
     assert step.verdict in ("passed", "failed")
     return list(step.failures)
 
 
-def test_the_shipped_bundle_is_whole_and_runs_here(bundle: Path) -> None:
-    assert failed(structure(bundle)) == []
-    assert failed(proof_device.device(bundle)) == []
+def test_the_shipped_bundle_is_whole_and_runs_here(own_shipped: Path) -> None:
+    assert failed(structure(own_shipped)) == []
+    assert failed(proof_device.device(own_shipped)) == []
 
 
-def test_a_truncated_file_fails_the_structure(bundle: Path) -> None:
-    path = bundle / "emotion.int8.onnx"
+def test_a_truncated_file_fails_the_structure(own_shipped: Path) -> None:
+    path = own_shipped / "emotion.int8.onnx"
     path.write_bytes(path.read_bytes()[:-1000])
-    (check,) = failed(structure(bundle))
+    (check,) = failed(structure(own_shipped))
     assert (check.subject, check.what) == ("emotion int8.onnx", "sha256")
 
 
-def test_corrupt_weights_fail_the_structure(bundle: Path) -> None:
-    path = bundle / "keypoints.float32.onnx"
+def test_corrupt_weights_fail_the_structure(own_shipped: Path) -> None:
+    path = own_shipped / "keypoints.float32.onnx"
     onnx.save(corrupt_weights(onnx.load(path)), path)
-    assert [(check.subject, check.what) for check in failed(structure(bundle))] == [
+    assert [(check.subject, check.what) for check in failed(structure(own_shipped))] == [
         ("keypoints float32.onnx", "sha256")
     ]
 
@@ -269,8 +262,8 @@ def test_corrupt_weights_fail_the_structure(bundle: Path) -> None:
         ("keypoints", ["files", "int8.onnx", "sha256"], "0" * 64),
     ],
 )
-def test_an_edited_manifest_fails_the_structure(bundle: Path, task: str, place: list[Any], value: object) -> None:
-    path = bundle / "manifest.json"
+def test_an_edited_manifest_fails_the_structure(own_shipped: Path, task: str, place: list[Any], value: object) -> None:
+    path = own_shipped / "manifest.json"
     manifest = json.loads(path.read_text())
     node = manifest["models"][task]
     for key in place[:-1]:
@@ -278,17 +271,17 @@ def test_an_edited_manifest_fails_the_structure(bundle: Path, task: str, place: 
     assert node[place[-1]] != value
     node[place[-1]] = value
     path.write_text(json.dumps(manifest))
-    assert failed(structure(bundle))
+    assert failed(structure(own_shipped))
 
 
-def test_a_manifest_that_was_edited_with_its_files_in_mind_fails_too(bundle: Path) -> None:
+def test_a_manifest_that_was_edited_with_its_files_in_mind_fails_too(own_shipped: Path) -> None:
     # left and right exchanged in manifest and file alike: only the sense of the numbers is wrong
-    path = bundle / "manifest.json"
+    path = own_shipped / "manifest.json"
     manifest = json.loads(path.read_text())
     shape = manifest["models"]["keypoints"]["preprocessing"]["mean_shape"]
     manifest["models"]["keypoints"]["preprocessing"]["mean_shape"] = [[95 - x, y] for x, y in shape]
     path.write_text(json.dumps(manifest))
-    assert "mean_shape is a face" in [check.what for check in failed(structure(bundle))]
+    assert "mean_shape is a face" in [check.what for check in failed(structure(own_shipped))]
 
 
 def test_exchanged_planes_fail_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,14 +328,14 @@ def test_a_processor_that_answers_otherwise_fails_the_device(monkeypatch: pytest
     assert {"keypoints float32.onnx keypoints", "emotion int8.onnx ferplus"} <= found
 
 
-def test_golden_answers_that_are_all_alike_prove_nothing(bundle: Path) -> None:
-    with np.load(bundle / "golden.npz") as arrays:
+def test_golden_answers_that_are_all_alike_prove_nothing(own_shipped: Path) -> None:
+    with np.load(own_shipped / "golden.npz") as arrays:
         golden = {name: arrays[name] for name in arrays.files}
     golden["emotion_input"] = np.repeat(golden["emotion_input"][:1], 4, axis=0)
     for name in [name for name in golden if name.startswith("emotion/")]:
         golden[name] = np.repeat(golden[name][:1], 4, axis=0)
-    np.savez_compressed(bundle / "golden.npz", **golden)
-    assert {check.task for check in failed(proof_device.device(bundle))} == {"emotion"}
+    np.savez_compressed(own_shipped / "golden.npz", **golden)
+    assert {check.task for check in failed(proof_device.device(own_shipped))} == {"emotion"}
 
 
 def test_a_reference_that_says_one_thing_proves_nothing() -> None:

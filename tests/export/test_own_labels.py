@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import tiny_bundle as tiny
 from facexp.labels import SEVEN
 from facexp_export.errors import ExportError
 from facexp_export.figures import BundleModel
@@ -56,8 +57,8 @@ def test_the_names_reach_the_steps(tmp_path: Path) -> None:
     assert Job.read(tmp_path / "job.json") == job
 
 
-def test_a_bundle_is_scored_on_its_own_classes(tiny: object, tmp_path: Path) -> None:
+def test_a_bundle_is_scored_on_its_own_classes(tmp_path: Path) -> None:
     """Guards `facexp evaluate FILE DATA`, which must read the data's faces of these classes, in this order."""
-    bundle = tiny.build(tmp_path / "own", labels=OWN)  # type: ignore[attr-defined]
+    bundle = tiny.build(tmp_path / "own", labels=OWN)
     assert BundleModel.open(bundle / "emotion.float32.onnx").classes == list(OWN)
     assert BundleModel.open(bundle / "keypoints.float32.onnx").classes == []

@@ -9,7 +9,7 @@ import base64
 import json
 import re
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -34,6 +34,7 @@ from facexp.server.errors import Code
 from facexp.server.tensors import DTYPES
 from facexp.server.versions import State
 from facexp_export.faces import drawn_faces
+from serving_process import serving
 
 TASKS = {"keypoints": 96, "emotion": 48}
 NEAR = 1e-4
@@ -88,7 +89,7 @@ def test_the_messages_are_the_official_ones(name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def process(serving: Callable[..., Any], bundle: Any) -> Iterator[Any]:
+def process(bundle: Any) -> Iterator[Any]:
     with serving(["--bundle", str(bundle.directory), "--precision", "float32", "--device", "cpu"]) as started:
         yield started
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from facexp.bundle import shipped
-from facexp_export import steps
+from facexp_export import convert, keras_model, steps
 from facexp_export.errors import ExportError
 from facexp_export.steps import Job
+from facexp_export.tasks import TASKS
 
 SHIPPED = shipped() / "keypoints.float32.onnx"
 DONE = """job=$(echo "$line" | tr -d '"'); echo '{}' > "${job%.json}.facts.json"; echo; echo 'facexp step ended'"""
@@ -139,3 +140,14 @@ def test_a_step_ends_with_the_export_that_asked_for_it(tmp_path: Path) -> None:
             write_on()
     finally:
         os.close(waiting)
+
+
+def test_the_trained_model_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the same TFLite bytes whatever was exported before: names in the file count how often it was loaded."""
+    loaded: list[Path] = []
+    monkeypatch.setattr(keras_model, "load_model", lambda path, task: loaded.append(path))
+    convert._trained.cache_clear()
+    for path in (tmp_path / "one", tmp_path / "one", tmp_path / "another"):
+        convert._trained(path, TASKS["emotion"])
+    convert._trained.cache_clear()
+    assert loaded == [tmp_path / "one", tmp_path / "another"]

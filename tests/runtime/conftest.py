@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +15,6 @@ import facexp
 def analyzer(tiny_bundle: Path) -> facexp.Analyzer:
     """On the tiny bundle's float32 files, one thread."""
     return facexp.Analyzer("cpu", 1, precision="float32", bundle=tiny_bundle)
-
-
-@pytest.fixture
-def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A copy of the tiny bundle that a test may damage."""
-    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture(scope="session")

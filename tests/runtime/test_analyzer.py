@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 import facexp
+import tiny_bundle as tiny
 from facexp.detector import Box, Detection
 from facexp.geometry import ALIGNMENT
 
@@ -58,7 +59,7 @@ def shares(emotion: facexp.Emotion) -> list[float]:
     return list(emotion.probabilities.values())
 
 
-def test_points_lie_on_what_the_image_shows(make: Make, tiny: ModuleType) -> None:
+def test_points_lie_on_what_the_image_shows(make: Make) -> None:
     # guards: box -> square -> crop -> points -> image, for small, large and overhanging boxes of one image at once
     boxes = [
         (300.0, 200.0, 480.0, 480.0),
@@ -81,7 +82,7 @@ def test_points_lie_on_what_the_image_shows(make: Make, tiny: ModuleType) -> Non
         assert np.abs(face.keypoints - wanted).max() < 0.05 * max(1, side / 96)
 
 
-def test_the_framing_of_the_bundle_is_used(make: Make, tiny: ModuleType, tmp_path: Path) -> None:
+def test_the_framing_of_the_bundle_is_used(make: Make, tmp_path: Path) -> None:
     # guards: the square measured on the training photos, not the detector's box itself
     bundle = tiny.build(tmp_path / "framed", framing=(1.25, 0.0, 0.1))
     (face,) = make((100.0, 100.0, 80.0, 80.0), bundle=bundle).analyze(np.full((300, 300), 90, np.uint8))
@@ -91,9 +92,7 @@ def test_the_framing_of_the_bundle_is_used(make: Make, tiny: ModuleType, tmp_pat
 
 @pytest.mark.parametrize("turn", [0.0, 17.0, -40.0])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_the_emotion_crop_is_aligned_by_the_points(
-    make: Make, tiny: ModuleType, tmp_path: Path, turn: float, axis: int
-) -> None:
+def test_the_emotion_crop_is_aligned_by_the_points(make: Make, tmp_path: Path, turn: float, axis: int) -> None:
     # guards: what the picture shows at a point is what the crop shows at the template's point
     cos, sin = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
     answer = 47.5 + 0.9 * (tiny.MEAN_SHAPE - 47.5) @ np.array([[cos, sin], [-sin, cos]])
@@ -111,7 +110,7 @@ def test_the_emotion_crop_is_aligned_by_the_points(
 
 
 @pytest.mark.parametrize("gray", [0, 43, 99, 170, 255])
-def test_probabilities_are_the_softmax_of_the_first_head(make: Make, tiny: ModuleType, gray: int) -> None:
+def test_probabilities_are_the_softmax_of_the_first_head(make: Make, gray: int) -> None:
     # guards: the formula, the labels' order, and five as the seven renormalised
     box, image = (50.0, 50.0, 80.0, 80.0), np.full((200, 200, 3), gray, np.uint8)
     wanted = tiny.emotion_probabilities(gray, "ferplus")
@@ -127,7 +126,7 @@ def test_probabilities_are_the_softmax_of_the_first_head(make: Make, tiny: Modul
     assert sum(shares(five.emotion)) == pytest.approx(1)
 
 
-def test_the_labels_asked_for_are_foretold(make: Make, tiny: ModuleType, own_bundle: Path) -> None:
+def test_the_labels_asked_for_are_foretold(make: Make, own_bundle: Path) -> None:
     # guards: labels=, and that a bundle lists what may be asked for
     image = np.full((200, 200), 99, np.uint8)
     for labels in ("fer2013", "ferplus"):
@@ -143,7 +142,7 @@ def test_the_labels_asked_for_are_foretold(make: Make, tiny: ModuleType, own_bun
         facexp.Analyzer("cpu", bundle=own_bundle, labels="ferplus")
 
 
-def test_a_bundle_has_labels_of_its_own(make: Make, tiny: ModuleType, tmp_path: Path) -> None:
+def test_a_bundle_has_labels_of_its_own(make: Make, tmp_path: Path) -> None:
     # guards: the manifest as the one place that labels come from, and what cannot be had of them
     own = ("calm", "tired", "laughing out loud")
     bundle = tiny.build(tmp_path / "own", labels=own)
@@ -161,7 +160,7 @@ def test_a_bundle_has_labels_of_its_own(make: Make, tiny: ModuleType, tmp_path: 
     assert (face.emotion.label, tuple(face.emotion.probabilities)) == ("angry", facexp.FIVE)
 
 
-def test_the_cpu_takes_int8_unless_told_otherwise(make: Make, tiny: ModuleType) -> None:
+def test_the_cpu_takes_int8_unless_told_otherwise(make: Make) -> None:
     # guards: precision=None
     box, image = (50.0, 50.0, 96.0, 96.0), np.full((200, 200), 90, np.uint8)
     (exact,), (small,), (asked,) = (
@@ -173,9 +172,7 @@ def test_the_cpu_takes_int8_unless_told_otherwise(make: Make, tiny: ModuleType) 
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.2, 4.0, float("nan")])
-def test_failed_points_fall_back_to_the_average_face(
-    make: Make, tiny: ModuleType, tmp_path: Path, scale: float
-) -> None:
+def test_failed_points_fall_back_to_the_average_face(make: Make, tmp_path: Path, scale: float) -> None:
     # guards: points that collapse, explode or are no numbers crash nothing and leave a usable emotion crop
     answer = 47.5 + scale * (tiny.MEAN_SHAPE - 47.5)
     bundle = tiny.build(tmp_path / "failed", answer=answer)
@@ -256,7 +253,7 @@ def test_an_astronaut_end_to_end(analyzer: facexp.Analyzer, astronaut: Image) ->
         analyzer.analyze(astronaut / 255)
 
 
-def test_crops_are_faces_in_their_order(analyzer: facexp.Analyzer, tiny: ModuleType) -> None:
+def test_crops_are_faces_in_their_order(analyzer: facexp.Analyzer) -> None:
     # guards: no detector, one face an image, any size and kind of image, one batch a step
     grays = (43, 255, 99, 0, 170)
     shapes = ((48, 48), (97, 60, 3), (300, 250), (1, 1), (64, 64, 4))
@@ -283,7 +280,7 @@ def to_gray_level(crop: Image) -> float:
     return float(crop.reshape(-1)[0])
 
 
-def test_a_crop_is_framed_anew_by_its_first_points(make: Make, tiny: ModuleType) -> None:
+def test_a_crop_is_framed_anew_by_its_first_points(make: Make) -> None:
     # guards: the second look: what the first points found off-centre is centred, and the points still return to it
     analyzer = make()
     seen = spy(analyzer._keypoints._session)
@@ -299,7 +296,7 @@ def test_a_crop_is_framed_anew_by_its_first_points(make: Make, tiny: ModuleType)
     assert np.abs(face.keypoints - (np.array([61, 40]) + tiny.MEAN_SHAPE - 47.5)).max() < 0.1
 
 
-def test_an_unsure_face_must_keep_its_points(make: Make, tiny: ModuleType, tmp_path: Path) -> None:
+def test_an_unsure_face_must_keep_its_points(make: Make, tmp_path: Path) -> None:
     # guards: alarms of the detector, whose points turn with every frame, and --max-faces, which counts real faces
     cos, sin = np.cos(0.5), np.sin(0.5)
     turning = tiny.build(

@@ -6,20 +6,20 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
 import facexp
+import tiny_bundle as tiny
 from facexp.bundle import Bundle
 from facexp.geometry import Framing
 
 Manifest = dict[str, Any]
 
 
-def test_a_bundle_says_what_its_manifest_says(tiny_bundle: Path, tiny: ModuleType) -> None:
+def test_a_bundle_says_what_its_manifest_says(tiny_bundle: Path) -> None:
     # guards: every field lands where the runtime looks for it
     bundle = Bundle.load(tiny_bundle)
     assert (bundle.name, bundle.version, bundle.created, bundle.terms) == ("tiny", "0.0.1", "2026-11-20", "for tests")

@@ -12,7 +12,7 @@ import pytest
 
 from facexp import clip, clip_health
 from facexp.clip import Clip
-from facexp.clip_health import Converted, Frame
+from facexp.clip_health import ClipFrame, Converted
 from facexp.errors import SourceError
 from facexp.reading import ReadOptions
 
@@ -63,6 +63,15 @@ def test_nobody_has_counted_what_is_in_fragments(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(struct.pack(">I4s", 8, b"moof"))
     assert clip_health.ends_early(path, "MP4", 120, 25.0, 60, 2400.0) is None
+
+
+def test_the_head_of_a_box_is_cut(tmp_path: Path) -> None:
+    """Guards MP4 whose last bytes announce a length in eight bytes that are not there."""
+    path = write(tmp_path / "x.mp4", 120)
+    with path.open("ab") as file:
+        file.write(struct.pack(">I4s", 1, b"free"))
+    assert clip_health.cut_short(path, "MP4") is None
+    assert clip_health.ends_early(path, "MP4", 120, 25.0, 60, 2400.0) is not None
 
 
 def test_an_avi_that_was_piped(tmp_path: Path) -> None:
@@ -118,8 +127,8 @@ def test_a_late_part_is_asked_about_where_it_is(
     assert got == [pytest.approx(asked)]
 
 
-def frame(index: int, gray: int) -> Frame:
-    return index, 40.0 * index, np.full((48, 64, 3), gray, np.uint8)
+def frame(index: int, gray: int) -> ClipFrame:
+    return ClipFrame(index, 40.0 * index, np.full((48, 64, 3), gray, np.uint8))
 
 
 class Answers:
@@ -134,7 +143,7 @@ class Answers:
         return self.answer
 
 
-def numbers(frames: Iterator[Frame]) -> list[int]:
+def numbers(frames: Iterator[ClipFrame]) -> list[int]:
     return [index for index, _, _ in frames]
 
 

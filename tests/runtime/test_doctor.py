@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -16,7 +15,6 @@ import onnxruntime
 import pytest
 
 from facexp import doctor, installation
-from facexp.bundle import shipped
 from facexp.doctor import Finding, examine
 
 Elf = Callable[[list[str]], bytes]
@@ -168,16 +166,15 @@ def test_a_file_that_onnxruntime_cannot_run(own_bundle: Path) -> None:
     assert names["CPU"].mend == installation.pip("install", "--upgrade", "onnxruntime")
 
 
-def test_a_manifest_that_contradicts_its_files(tmp_path: Path) -> None:
+def test_a_manifest_that_contradicts_its_files(own_shipped: Path) -> None:
     """Guards a manifest changed by hand: its files are whole, and no other library would mend it."""
-    bundle = Path(shutil.copytree(shipped(), tmp_path / "bundle"))
-    path = bundle / "manifest.json"
+    path = own_shipped / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["models"]["keypoints"]["preprocessing"]["framing"]["scale"] += 0.1
     path.write_text(json.dumps(manifest))
-    fault = found(bundle)["CPU"]
+    fault = found(own_shipped)["CPU"]
     assert "metadata has another preprocessing than the manifest" in fault.what
-    assert fault.mend == f"facexp export RUN --out {bundle} --overwrite"
+    assert fault.mend == f"facexp export RUN --out {own_shipped} --overwrite"
 
 
 def test_tflite_files_are_run_by_litert(own_bundle: Path) -> None:

@@ -105,18 +105,17 @@ def test_an_array_of_another_kind_is_named(
         read_golden(directory)
 
 
-def test_crops_of_another_size_are_one_failure(tmp_path: Path) -> None:
+def test_crops_of_another_size_are_one_failure(own_shipped: Path) -> None:
     """Guards crops that the network cannot take, in its answers as in its speed; the other network is compared."""
-    bundle = Path(shutil.copytree(shipped(), tmp_path / "bundle"))
-    golden = read_golden(bundle)
+    golden = read_golden(own_shipped)
     golden["emotion_input"] = np.zeros((4, 96, 96, 1), np.uint8)
-    np.savez(bundle / GOLDEN, **golden)
-    step = device(bundle)
+    np.savez(own_shipped / GOLDEN, **golden)
+    step = device(own_shipped)
     assert [(check.task, check.note) for check in step.failures] == [
         ("emotion", "golden.npz has no crops of 48 px for emotion; export the bundle again")
     ]
     assert {check.task for check in step.checks if check.what == "time for one crop"} == {"keypoints"}
-    keypoints = next(model for model in load_models(bundle) if model.name == "keypoints")
+    keypoints = next(model for model in load_models(own_shipped) if model.name == "keypoints")
     assert golden_crops(golden, keypoints).shape == (4, 96, 96, 1)
 
 
@@ -128,27 +127,25 @@ def test_crops_of_another_size_are_one_failure(tmp_path: Path) -> None:
         (f"[tolerances.golden]\nfloat32 = 1{'0' * 400}", "no tolerances.golden to read .*too large"),
     ],
 )
-def test_a_recipe_without_tolerances_is_one_line(tmp_path: Path, content: str | None, words: str) -> None:
+def test_a_recipe_without_tolerances_is_one_line(own_shipped: Path, content: str | None, words: str) -> None:
     """Guards what answers are held to: said as people say it, whatever is wrong with the file."""
-    bundle = Path(shutil.copytree(shipped(), tmp_path / "bundle"))
-    recipe = bundle / "emotion.recipe.toml"
+    recipe = own_shipped / "emotion.recipe.toml"
     recipe.unlink()
     if content is not None:
         recipe.write_text(content)
-    (check,) = device(bundle).checks
+    (check,) = device(own_shipped).checks
     assert check.passed is False
     assert re.search(words, check.note)
 
 
-def test_answers_that_are_alike_prove_nothing(tmp_path: Path) -> None:
+def test_answers_that_are_alike_prove_nothing(own_shipped: Path) -> None:
     """Guards a golden.npz whose answers say the same of every crop, which a dead network would give as well."""
-    bundle = Path(shutil.copytree(shipped(), tmp_path / "bundle"))
-    golden = read_golden(bundle)
+    golden = read_golden(own_shipped)
     golden["emotion_input"] = np.repeat(golden["emotion_input"][:1], len(golden["emotion_input"]), axis=0)
     for name in golden:
         if name.startswith("emotion/"):
             golden[name] = np.repeat(golden[name][:1], len(golden[name]), axis=0)
-    np.savez(bundle / GOLDEN, **golden)
-    failures = device(bundle).failures
+    np.savez(own_shipped / GOLDEN, **golden)
+    failures = device(own_shipped).failures
     assert {check.task for check in failures} == {"emotion"}
     assert all(check.note.endswith("alike for every crop: they prove nothing") for check in failures)

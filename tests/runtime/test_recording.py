@@ -121,6 +121,11 @@ def test_a_recording_outlives_everything(monkeypatch: pytest.MonkeyPatch) -> Non
     Interrupted.left = 10_000
     unplugged()
     assert read_clip("out/now.mkv")[1] > 100
+    # before the first frame is in it there is nothing to keep
+    Interrupted.left = 2
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert files("out") == ["camera0-2.mkv", "camera0.mkv", "now.mkv"]
 
 
 def test_a_full_disk_is_told_when_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,6 +142,19 @@ def test_a_full_disk_is_told_when_it_is(monkeypatch: pytest.MonkeyPatch) -> None
         later = replace(shot, index=4, time_ms=160.0)
         sink.write(frame(later), later)
     assert read_clip("out/camera0.mkv")[1] == 3
+
+
+def test_a_disk_that_goes_is_told_of_its_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the one line, and the other sources of the run, against a folder that is removed or unplugged."""
+    monkeypatch.setattr(clip_file, "_LOOK_S", 0.0)
+    with PictureSink(Path("out")) as sink:
+        recorded(sink, [0, 40, 80])
+        shutil.rmtree("out")
+        shot = Shot("0", PurePath("camera0"), 3, 120.0, np.zeros((360, 480, 3), np.uint8), 25.0, captured_s=0.0)
+        with pytest.raises(SinkError, match=r"^out/camera0\.mkv: cannot be written: No such file or directory$"):
+            sink.write(frame(shot), shot)
+        later = replace(shot, index=4, time_ms=160.0)
+        sink.write(frame(later), later)
 
 
 def test_a_slow_machine_records_at_its_own_pace(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import facexp
 from facexp.bundle import Bundle, TensorSpec
-from facexp.session import Session, candidates
+from facexp.session import Session, devices_to_try
 
 CUDA = "CUDAExecutionProvider"
 
@@ -199,9 +199,9 @@ def test_auto_takes_cuda_where_it_runs(monkeypatch: pytest.MonkeyPatch, bundle: 
     assert read == ["float32.onnx"] * 2
     assert facexp.Analyzer("cpu", bundle=tiny_bundle).device == "cpu"
     assert read[2:] == ["int8.onnx"] * 2
-    assert candidates("auto") == ("cuda", "cpu")
+    assert devices_to_try("auto") == ("cuda", "cpu")
     with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda, got 'gpu'"):
-        candidates("gpu")
+        devices_to_try("gpu")
 
 
 def test_a_missing_onnxruntime_is_one_line(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from types import ModuleType
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import tiny_bundle as tiny
 from facexp.geometry import interocular
 from facexp.smoothing import Smoother
 from facexp.types import Emotion
@@ -22,7 +22,7 @@ def emotion(happy: float) -> Emotion:
 
 
 @pytest.mark.parametrize("fps", [5, 25, 120])
-def test_a_step_takes_the_time_constant_at_any_frame_rate(tiny: ModuleType, fps: int) -> None:
+def test_a_step_takes_the_time_constant_at_any_frame_rate(fps: int) -> None:
     # guards: seconds, not frames
     smoother = Smoother(0.4)
     assert smoother(tiny.MEAN_SHAPE, emotion(0.0), 0.0).emotion == emotion(0.0)
@@ -36,7 +36,7 @@ def test_a_step_takes_the_time_constant_at_any_frame_rate(tiny: ModuleType, fps:
         assert happy == pytest.approx(1 - math.exp(-seconds / 0.4), abs=1e-9)
 
 
-def test_a_pause_counts_as_the_time_that_passed(tiny: ModuleType) -> None:
+def test_a_pause_counts_as_the_time_that_passed() -> None:
     # guards: --every N and lost frames
     steady, gappy = Smoother(0.4), Smoother(0.4)
     for smoother, times in ((steady, range(0, 1001, 40)), (gappy, (0, 40, 600, 1000))):
@@ -59,13 +59,13 @@ def filmed(shape: Points, fps: float, speed: float, tremble: float, seconds: flo
     return np.stack(raw), np.stack(smooth)
 
 
-def test_a_still_face_trembles_less(tiny: ModuleType) -> None:
+def test_a_still_face_trembles_less() -> None:
     # guards: what the filter is for
     raw, smooth = filmed(tiny.MEAN_SHAPE, 25, speed=0.0, tremble=0.004)
     assert smooth[25:].std(axis=0).mean() < 0.5 * raw[25:].std(axis=0).mean()
 
 
-def test_a_moving_face_is_not_left_behind(tiny: ModuleType) -> None:
+def test_a_moving_face_is_not_left_behind() -> None:
     # guards: the cutoff opens with the speed; a plain low-pass of this time constant would lag by speed * time
     for speed in (1.0, 4.0):
         raw, smooth = filmed(tiny.MEAN_SHAPE, 25, speed=speed, tremble=0.0)
@@ -73,7 +73,7 @@ def test_a_moving_face_is_not_left_behind(tiny: ModuleType) -> None:
         assert 0 < behind < 0.25 * speed * STILL
 
 
-def test_size_and_frame_rate_do_not_matter(tiny: ModuleType) -> None:
+def test_size_and_frame_rate_do_not_matter() -> None:
     # guards: units of the inter-ocular distance, and filters that know how much time has passed
     _, small = filmed(tiny.MEAN_SHAPE, 25, speed=2.0, tremble=0.003)
     _, large = filmed(tiny.MEAN_SHAPE * 8, 25, speed=2.0, tremble=0.003)
@@ -84,7 +84,7 @@ def test_size_and_frame_rate_do_not_matter(tiny: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("times", [(0, 0, 0), (1000, 900, 980), (0, 1e9, 1e9 + 40)])
-def test_broken_time_stamps_do_no_harm(tiny: ModuleType, times: tuple[float, ...]) -> None:
+def test_broken_time_stamps_do_no_harm(times: tuple[float, ...]) -> None:
     # guards: no division by zero, no value beyond the raw ones, where a stream's clock stands still or jumps
     smoother = Smoother(0.3)
     for step, time_ms in enumerate(times):
@@ -102,7 +102,7 @@ def test_a_time_constant_is_above_0(seconds: float) -> None:
         Smoother(seconds)
 
 
-def test_points_that_collapse_do_no_harm(tiny: ModuleType) -> None:
+def test_points_that_collapse_do_no_harm() -> None:
     # guards: eyes that lie on each other, as in full profile
     smoother = Smoother(0.3)
     for step in range(3):

@@ -3,13 +3,13 @@
 import json
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 
+import drawn
 import facexp
 from facexp.geometry import KEYPOINTS, compose, square_matrix, to_gray, transform, warp
 from facexp_cli.main import cli
@@ -79,21 +79,22 @@ def test_another_bundle_aligns_by_its_own_shape(
     ("file", "points"), [("int8.onnx", "int8.onnx"), ("float32.onnx", "float32.onnx"), ("float16.onnx", "float32.onnx")]
 )
 def test_a_file_is_scored_on_crops_of_its_own_precision(
-    tiny_bundle: Path, tmp_path: Path, drawn: ModuleType, monkeypatch: pytest.MonkeyPatch, file: str, points: str
+    own_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, points: str
 ) -> None:
     """Guards "as the product cuts faces": on a CPU it runs both networks in int8, and not the points' exact file."""
-    bundle = Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
-    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest = json.loads((own_bundle / "manifest.json").read_text())
     files = manifest["models"]["emotion"]["files"]
     # the keypoints have no such file
     files["float16.onnx"] = files["float32.onnx"] | {"file": "emotion.float16.onnx"}
-    shutil.copy(bundle / "emotion.float32.onnx", bundle / "emotion.float16.onnx")
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    shutil.copy(own_bundle / "emotion.float32.onnx", own_bundle / "emotion.float16.onnx")
+    (own_bundle / "manifest.json").write_text(json.dumps(manifest))
     read: list[str] = []
     found = alignment.read_model
     monkeypatch.setattr(alignment, "read_model", lambda *what: read.append(what[2]) or found(*what))
     drawn.write_fer2013(tmp_path / "fer2013.csv", 20, 5)
-    done = CliRunner().invoke(cli, ["evaluate", str(bundle / f"emotion.{file}"), str(tmp_path / "fer2013.csv"), "-q"])
+    done = CliRunner().invoke(
+        cli, ["evaluate", str(own_bundle / f"emotion.{file}"), str(tmp_path / "fer2013.csv"), "-q"]
+    )
     assert (done.exit_code, read) == (0, [points]), done.stderr
     assert "aligned, as the product cuts faces" in done.stdout
 

@@ -4,28 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
 
+import drawn
+from facexp.geometry import KEYPOINTS
 from facexp_train import answer_sheets, sheets
+from facexp_train.config import TrainConfig
 from facexp_train.emotion_data import EmotionFaces, read_emotion
 from facexp_train.framing import jittered_crops
 from facexp_train.keypoint_data import KeypointFaces, read_keypoints
+from facexp_train.keypoints import KeypointJob
 
 Rows = dict[str, list[sheets.Cell]]
 
 
 @pytest.fixture
-def points(tmp_path: Path, drawn: ModuleType) -> KeypointFaces:
+def points(tmp_path: Path) -> KeypointFaces:
     drawn.write_training(tmp_path / "training.csv", 120)
     return read_keypoints(tmp_path / "training.csv", cache=tmp_path / "cache", quiet=True)
 
 
 @pytest.fixture
-def emotions(tmp_path: Path, drawn: ModuleType) -> EmotionFaces:
+def emotions(tmp_path: Path) -> EmotionFaces:
     drawn.write_fer2013(tmp_path / "fer2013.csv", 14, 14)
     return read_emotion(tmp_path / "fer2013.csv", cache=tmp_path / "cache", quiet=True)
 
@@ -69,6 +72,16 @@ def test_faces_are_followed_and_each_epoch_has_its_own_best(
     )
     assert best == [names[-1], names[0]]
     assert worst == [names[0], names[-1]]
+
+
+def test_what_is_answered_in_an_epoch_is_to_the_faces_of_the_sheets(points: KeypointFaces) -> None:
+    """Guards a run's last page where a validation face has both eyes at one place, and so no error."""
+    whole = np.flatnonzero((points.split == "val") & points.complete())
+    left, right = (KEYPOINTS.index(f"{side}_eye_center") for side in ("left", "right"))
+    points.points[whole[1], left] = points.points[whole[1], right]
+    answered = KeypointJob(points, TrainConfig("keypoints", "", batch_size=8), quiet=True).held[0]
+    assert len(answered) == len(whole) - 1
+    assert np.array_equal(answered, answer_sheets.held_out(points).crops)
 
 
 def test_an_epoch_without_mistakes_leaves_its_row_out(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import drawn
 from facexp.geometry import KEYPOINTS
 from facexp_train.augmented_data import augment
 from facexp_train.changes import CHANGES, draw_change
@@ -82,7 +82,7 @@ def test_points_stay_on_what_they_name(name: str) -> None:
         assert len(set(brightness)) == 4
 
 
-def test_kaggles_file(tmp_path: Path, drawn: ModuleType) -> None:
+def test_kaggles_file(tmp_path: Path) -> None:
     """Guards rows, columns and splits of training.csv, missing points, and that the same seed gives the same bytes."""
     path, names = tmp_path / "training.csv", ["flip", "brighter", "rotated"]
     drawn.write_training(path, 20)
@@ -118,7 +118,7 @@ def test_kaggles_file(tmp_path: Path, drawn: ModuleType) -> None:
     assert cv2.imread(str(tmp_path / "part" / "augmentation.png")) is not None
 
 
-def test_fer2013(tmp_path: Path, drawn: ModuleType) -> None:
+def test_fer2013(tmp_path: Path) -> None:
     """Guards Usage and votes; and that no changed copy of a test face, which nobody would know again, gets to train."""
     drawn.write_fer2013(tmp_path / "fer2013.csv", 20, 5, seed=7)  # no two of these are copies
     table = pd.read_csv(tmp_path / "fer2013.csv")
@@ -143,7 +143,7 @@ def test_fer2013(tmp_path: Path, drawn: ModuleType) -> None:
     assert [*pd.read_csv(made.path, nrows=1).columns] == ["emotion", "pixels", "Usage", "group"]
 
 
-def test_what_training_reads_is_augmented(tmp_path: Path, drawn: ModuleType) -> None:
+def test_what_training_reads_is_augmented(tmp_path: Path) -> None:
     """Guards quotes behind a space, and the rows of two readers against each other where a line holds but spaces."""
     drawn.write_fer2013(tmp_path / "plain.csv", 14, 4)
     lines = ['"' + line.replace(",", '", "') + '"' for line in (tmp_path / "plain.csv").read_text().splitlines()]
@@ -161,7 +161,7 @@ def test_what_training_reads_is_augmented(tmp_path: Path, drawn: ModuleType) -> 
     assert [*pd.read_csv(made.path, nrows=1).columns] == ["emotion", " pixels", " Usage", "group"]
 
 
-def test_the_five_class_set_keeps_its_codes_and_splits(tmp_path: Path, drawn: ModuleType) -> None:
+def test_the_five_class_set_keeps_its_codes_and_splits(tmp_path: Path) -> None:
     """Guards a file that names no splits: with copies in it, it would be divided anew."""
     path = tmp_path / "emotion.csv"
     drawn.write_five(path, 40)
@@ -174,7 +174,7 @@ def test_the_five_class_set_keeps_its_codes_and_splits(tmp_path: Path, drawn: Mo
     assert [len(after.part(name)) for name in SPLITS] == [3 * len(before.part("train")), 4, 4]
 
 
-def test_folders_of_classes(tmp_path: Path, drawn: ModuleType) -> None:
+def test_folders_of_classes(tmp_path: Path) -> None:
     """Guards images that are copied as they are, under the splits that the reader made, and labels of one's own."""
     # of these no two are copies
     drawn.write_folders(tmp_path / "own", {"calm": "neutral", "glad": "happy"}, 8, 4, seed=5)
@@ -193,7 +193,7 @@ def test_folders_of_classes(tmp_path: Path, drawn: ModuleType) -> None:
             assert copies[f"{name}.darker.png"].mean() < 0.85 * image.mean()
 
 
-def test_a_folder_with_labels(tmp_path: Path, drawn: ModuleType) -> None:
+def test_a_folder_with_labels(tmp_path: Path) -> None:
     """Guards a copy's image and square: read back, it is the changed canvas itself, pixel for pixel."""
     folder = tmp_path / "faces"
     (folder / "images" / "a").mkdir(parents=True)
@@ -219,7 +219,7 @@ def test_a_folder_with_labels(tmp_path: Path, drawn: ModuleType) -> None:
             assert np.abs(after.points[row] - expected[face]).max() < 1e-3
 
 
-def test_several_faces_of_one_photo_keep_their_copies_apart(tmp_path: Path, drawn: ModuleType) -> None:
+def test_several_faces_of_one_photo_keep_their_copies_apart(tmp_path: Path) -> None:
     """Guards a photo of two people, and a copy that bears the name which one of them would be given."""
     rng, halves, rows = np.random.default_rng(0), [], []
     for number in range(2):
@@ -243,7 +243,7 @@ def test_several_faces_of_one_photo_keep_their_copies_apart(tmp_path: Path, draw
         assert np.array_equal(after.images[4 + face], change.image(before.images[face], face))
 
 
-def test_votes_that_belong_to_another_file_stay_where_they_are(tmp_path: Path, drawn: ModuleType) -> None:
+def test_votes_that_belong_to_another_file_stay_where_they_are(tmp_path: Path) -> None:
     """Guards the five-class file, beside which lie the votes of FER2013's faces, and a header's last empty names."""
     path = tmp_path / "emotion.csv"
     drawn.write_five(path, 40)
@@ -255,7 +255,7 @@ def test_votes_that_belong_to_another_file_stay_where_they_are(tmp_path: Path, d
     assert not (tmp_path / "more" / "fer2013new.csv").exists()
 
 
-def test_nothing_is_half_written(tmp_path: Path, drawn: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards a folder that has something in it, a change that is none, and a disk that is full."""
     path = tmp_path / "training.csv"
     drawn.write_training(path, 12)

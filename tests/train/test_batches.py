@@ -50,6 +50,23 @@ def test_an_epoch_repeats_a_source_and_draws_from_the_partly_labelled() -> None:
     assert drawn == {5, 6, 7, 8, 9}
 
 
+def test_no_batch_is_changed_by_the_numbers_that_shuffle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards independent draws: numpy takes a 0 at the end of a seed for nothing."""
+    batches, drawn = KeypointBatches(faces(), 96, config()), []
+
+    def note(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        drawn.append(rng.random())
+        return rows
+
+    monkeypatch.setattr(batches, "order", lambda rng: note(np.arange(10), rng))
+    monkeypatch.setattr(batches, "batch", note)
+    for batches.epoch, index in ((0, 0), (0, 1), (1, 0)):
+        batches[index]
+    # the order is drawn anew for each batch of an epoch
+    assert drawn[0] == drawn[2]
+    assert len(set(drawn)) == 5
+
+
 def test_a_point_weighs_one_over_the_inter_ocular_distance() -> None:
     batches = KeypointBatches(faces(), 96, config())
     crops, target = batches.batch(np.arange(10), np.random.default_rng(0))

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import drawn
 from facexp.geometry import KEYPOINTS
-from facexp_train import augmented_data, explore, metrics, run
+from facexp_train import alignment, augmented_data, explore, metrics, run
 from facexp_train.command import repeating
-from facexp_train.errors import DataError
-from facexp_train.run_directory import expect_faces
+from facexp_train.emotion import EmotionJob
+from facexp_train.errors import DataError, TrainingError
+from facexp_train.run_directory import expect_faces, taken
 
 
 def keypoints_csv(path: Path, count: int = 30) -> Path:
@@ -30,12 +39,121 @@ def test_a_run_does_not_go_on_with_other_faces(tmp_path: Path) -> None:
     """Guards what teachers said of each face, and the answers to each, which are kept by its number."""
     config = run.configure("keypoints", str(keypoints_csv(tmp_path / "training.csv")))
     faces = run.read_faces(config, quiet=True)
-    expect_faces(faces, config.data, tmp_path)
-    expect_faces(faces, config.data, tmp_path)
+    expect_faces(faces, config, tmp_path)
+    expect_faces(faces, config, tmp_path)
     table = pd.read_csv(config.data).iloc[2:]
     table.to_csv(config.data, index=False)
     with pytest.raises(DataError, match=r"training\.csv: has changed since the run was started: 30 faces then and 28"):
-        expect_faces(run.read_faces(config, quiet=True), config.data, tmp_path)
+        expect_faces(run.read_faces(config, quiet=True), config, tmp_path)
+
+
+def test_a_run_does_not_go_on_with_other_unlabelled_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards what teachers said of them, which lies behind what they said of the labelled ones, by number too."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(alignment, "alignments", lambda images, *_: np.tile(np.eye(2, 3), (len(images), 1, 1)))
+    monkeypatch.setattr(run, "EmotionJob", Untrained)
+    monkeypatch.setattr(run, "load_predict", lambda out: None)
+    for module, name in ((run, "draw_samples"), (run, "draw_answers"), (run, "write_page"), (run.fit, "train")):
+        monkeypatch.setattr(module, name, lambda *_: None)
+    drawn.write_fer2013(tmp_path / "fer2013.csv", 20, 5)
+    points = keypoints_csv(tmp_path / "training.csv")
+    changes = [f"unlabelled={points}", "grow=false", 'teachers=[{"epochs": 1}]', "aligned=0"]
+    config = run.configure("emotion", str(tmp_path / "fer2013.csv"), changes=changes)
+    out = tmp_path / "run"
+    (out / "teacher1").mkdir(parents=True)
+    (out / "teacher1" / "model.keras").touch()
+    run.start(config, out, quiet=True)
+    run.start(config, out, resume=True, quiet=True)
+    # as many as before
+    pd.read_csv(points).iloc[::-1].to_csv(points, index=False)
+    with pytest.raises(DataError, match=r"unlabelled: .*training\.csv has changed since the run was started"):
+        run.start(config, out, resume=True, quiet=True)
+
+
+def test_a_run_does_not_start_with_the_weights_of_another_order_of_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards outputs that would stand for each other's classes: the arrays fit."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    named = {"awake": "neutral", "drowsy": "sad", "yawning": "surprise"}
+    drawn.write_folders(tmp_path / "drivers", named, 9, 6)
+    labels = tmp_path / "drivers" / "labels.toml"
+    labels.write_text(f"classes = {list(named)}")
+    config = run.configure("emotion", str(tmp_path / "drivers"), changes=["teachers=[]", "grow=false"])
+    before = tmp_path / "before"
+    before.mkdir()
+    (before / "config.json").write_text(replace(config, classes=list(named)).to_json())
+    labels.write_text(f"classes = {list(named)[::-1]}")
+    with pytest.raises(DataError, match="was trained for awake, drowsy, yawning, this is for yawning, drowsy, awake"):
+        run.start(replace(config, start_from=str(before)), tmp_path / "run", quiet=True)
+
+
+def test_a_run_that_would_show_no_face_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the advice to lower the rate, where nothing is learnt from."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    data = keypoints_csv(tmp_path / "training.csv")
+    config = run.configure("keypoints", str(data), changes=['repeat={"training": 0}'])
+    with pytest.raises(DataError, match=r"training\.csv: an epoch would show no face"):
+        run.start(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+class Untrained(EmotionJob):
+    """A task whose network and teachers are nobody."""
+
+    def build(self) -> None:
+        """None is needed."""
+
+    def learn_from(self, teachers: Sequence[Path], out: Path) -> None:
+        """They say nothing."""
+
+
+def test_a_full_disk_in_the_first_epoch_leaves_a_run_to_resume(tmp_path: Path) -> None:
+    """Guards the command that the message tells to go on with."""
+    config = run.configure("keypoints", "training.csv")
+    with (
+        pytest.raises(TrainingError, match="no epoch was kept: start with --resume"),
+        taken(config, tmp_path, resume=False),
+        run.fit.writing(tmp_path, 0),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device", "best.weights.npz")
+    with taken(config, tmp_path, resume=True):
+        pass
+
+
+def test_what_was_no_run_leaves_its_place_to_other_faces(tmp_path: Path) -> None:
+    """Guards a run whose first loss is no number, and a second one on mended data."""
+    config = run.configure("keypoints", str(keypoints_csv(tmp_path / "training.csv")))
+    faces, out = run.read_faces(config, quiet=True), tmp_path / "run"
+
+    def fail() -> None:
+        with taken(config, out, resume=False):
+            expect_faces(faces, config, out)
+            raise TrainingError("the loss is no number")
+
+    with pytest.raises(TrainingError):
+        fail()
+    with taken(config, out, resume=False):
+        expect_faces(faces.part("train"), config, out)
+
+
+def test_what_keras_is_told_for_other_networks_changes_nothing(tmp_path: Path) -> None:
+    """Guards a keras.json with channels first, or with another type of numbers, which ended in a traceback."""
+    told = {"backend": "tensorflow", "floatx": "float16", "image_data_format": "channels_first"}
+    (tmp_path / "keras.json").write_text(json.dumps(told))
+    code = """
+import keras
+from facexp_train.builders import build_network
+small = {"stem": 4, "stages": [8, 8], "blocks": 1}
+points = build_network("keypoints", {**small, "head": 8}, size=96)
+emotion = build_network("emotion", small, heads=("own",), classes=3)
+assert (points.output.shape, points.output.dtype) == ((None, 15, 2), "float32"), points.output
+assert emotion.get_layer("stage1_block1_out").output.shape == (None, 22, 22, 8)
+assert keras.losses.MeanSquaredError().dtype == "float32"
+"""
+    environment = os.environ | {"KERAS_HOME": str(tmp_path), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_configuration_is_found_beside_the_one_that_names_it(tmp_path: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 
+import drawn
+from drawn import smooth
 from facexp.labels import SEVEN
 from facexp_train.emotion_data import EmotionFaces, EmotionReport, read_emotion
 from facexp_train.errors import DataError
@@ -21,12 +22,6 @@ from facexp_train.votes import VOTES
 
 ROOT = Path(__file__).parents[2]
 USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
-
-
-def smooth(count: int, seed: int = 0, size: int = 48) -> np.ndarray:
-    """Pictures with large shapes, all different, as faces are."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 6)).astype(np.uint8)
-    return np.array([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in coarse])
 
 
 def write_csv(path: Path, header: str, images: np.ndarray, codes: Sequence[int], splits: Sequence[str] = ()) -> Path:
@@ -281,7 +276,7 @@ def test_a_wrong_file_is_named(tmp_path: Path, change: tuple[str, str], message:
         assert str(error.value) == f"{path}: {message}"
 
 
-def test_a_file_that_was_read_for_points_is_still_no_emotions(tmp_path: Path, drawn: ModuleType) -> None:
+def test_a_file_that_was_read_for_points_is_still_no_emotions(tmp_path: Path) -> None:
     """Guards one reader's cache from the other."""
     drawn.write_training(tmp_path / "training.csv", 3)
     read_keypoints(tmp_path / "training.csv", cache=tmp_path / "cache", quiet=True)

@@ -10,15 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
+from drawn import smooth
 from facexp.labels import SEVEN
 from facexp_train.emotion_data import EmotionFaces, read_emotion
 from facexp_train.errors import DataError
-
-
-def smooth(count: int, seed: int = 0, size: int = 48) -> np.ndarray:
-    """Pictures with large shapes, all different, as faces are."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 6)).astype(np.uint8)
-    return np.array([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in coarse])
 
 
 def read(path: Path, tmp_path: Path, **options: Any) -> EmotionFaces:

@@ -6,13 +6,13 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
+import drawn
 from facexp.geometry import KEYPOINTS, MIRROR
 from facexp_train import shapes
 from facexp_train.errors import DataError
@@ -56,7 +56,22 @@ def findings_csv(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_keypoint_faces_worth_a_look(tmp_path: Path, drawn: ModuleType) -> None:
+def test_data_finds_its_task(tmp_path: Path) -> None:
+    """Guards the commands that do not ask whose faces they are given, `facexp verify --data` among them."""
+    for name, header, task in (
+        ("training.csv", "left_eye_center_x,left_eye_center_y,Image", "keypoints"),
+        ("fer2013.csv", "emotion,pixels,Usage", "emotion"),
+    ):
+        (tmp_path / name).write_text(f"{header}\n")
+        assert task_of(tmp_path / name) == task
+    assert task_of(tmp_path) == "emotion"
+    # a table of something else makes no keypoints of a folder
+    for column, task in (("emotion", "emotion"), (COORDINATES[3], "keypoints")):
+        (tmp_path / "labels.csv").write_text(f"file,{column}\n0.png,3\n")
+        assert task_of(tmp_path) == task
+
+
+def test_keypoint_faces_worth_a_look(tmp_path: Path) -> None:
     """Guards every kind of finding of keypoint data, and that whole faces are left in peace."""
     rng = np.random.default_rng(0)
     images, points = map(list, zip(*(drawn.face("neutral", rng) for _ in range(120)), strict=True))
@@ -86,7 +101,7 @@ def test_keypoint_faces_worth_a_look(tmp_path: Path, drawn: ModuleType) -> None:
     }
 
 
-def test_emotion_faces_worth_a_look(tmp_path: Path, drawn: ModuleType) -> None:
+def test_emotion_faces_worth_a_look(tmp_path: Path) -> None:
     """Guards copies across splits, contradictions, flat faces and what FER+'s voters say, each in its row."""
     rng = np.random.default_rng(0)
     names = ["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"]
@@ -130,7 +145,7 @@ def test_emotion_faces_worth_a_look(tmp_path: Path, drawn: ModuleType) -> None:
     assert told["22", "outvoted"] == "angry, voted happy"
 
 
-def test_the_report_is_whole(tmp_path: Path, drawn: ModuleType) -> None:
+def test_the_report_is_whole(tmp_path: Path) -> None:
     """Guards the page, its files and the numbers; and that the networks' opinion is asked for every picture once."""
     path = tmp_path / "training.csv"
     drawn.write_training(path, 30)
@@ -165,7 +180,7 @@ def test_the_report_is_whole(tmp_path: Path, drawn: ModuleType) -> None:
     assert all(warning in done.summary for warning in done.warnings)
 
 
-def test_rows_of_folders_are_files(tmp_path: Path, drawn: ModuleType) -> None:
+def test_rows_of_folders_are_files(tmp_path: Path) -> None:
     """Guards that a finding in a folder of images names the image, and that a class of one's own is counted."""
     rng = np.random.default_rng(0)
     for split in ("train", "val"):

@@ -12,18 +12,13 @@ import cv2
 import numpy as np
 import pytest
 
+from drawn import smooth
 from facexp.geometry import KEYPOINTS
 from facexp_train.errors import DataError
 from facexp_train.keypoint_data import COORDINATES, KeypointFaces, read_keypoints
 
 ROOT = Path(__file__).parents[2]
 HEADER = ["file", "source", "group", "split", "crop_x", "crop_y", "crop_side", "upscale", *COORDINATES]
-
-
-def smooth(count: int, seed: int = 0, size: int = 96) -> np.ndarray:
-    """Pictures with large shapes, all different, as faces are."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 6)).astype(np.uint8)
-    return np.array([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in coarse])
 
 
 def some_points(count: int) -> np.ndarray:
@@ -67,7 +62,7 @@ def test_the_coordinates_are_kaggles() -> None:
 )
 def test_kaggles_files(tmp_path: Path, arrange: Callable[[list[str]], list[str]]) -> None:
     """Guards columns in any order, a leading index column, missing points, and the same again from the cache."""
-    images, points = smooth(20), some_points(20)
+    images, points = smooth(20, size=96), some_points(20)
     points[1, 3:] = np.nan
     points[2, 0] = np.nan
     rows = [
@@ -90,7 +85,7 @@ def test_kaggles_files(tmp_path: Path, arrange: Callable[[list[str]], list[str]]
 
 def test_half_a_point_is_missing(tmp_path: Path) -> None:
     """Guards that a point with one coordinate is not trained towards."""
-    row = row_of(smooth(1)[0], some_points(1)[0])
+    row = row_of(smooth(1, size=96)[0], some_points(1)[0])
     row["nose_tip_y"] = ""
     faces = read(write_rows(tmp_path / "t.csv", [*COORDINATES, "Image"], [row]), tmp_path)
     assert np.flatnonzero(np.isnan(faces.points[0]).any(axis=1)).tolist() == [KEYPOINTS.index("nose_tip")]
@@ -99,7 +94,7 @@ def test_half_a_point_is_missing(tmp_path: Path) -> None:
 
 def test_copies_never_straddle(tmp_path: Path) -> None:
     """Guards Kaggle's file against the same face in training and test, exact or brighter, and the seed."""
-    images = smooth(50)
+    images = smooth(50, size=96)
     images = np.concatenate([images, images, np.clip(images * 0.7 + 40, 0, 255).astype(np.uint8)])
     rows = [row_of(image, face) for image, face in zip(images, some_points(150), strict=True)]
     path = write_rows(tmp_path / "t.csv", [*COORDINATES, "Image"], rows)
@@ -113,7 +108,7 @@ def test_copies_never_straddle(tmp_path: Path) -> None:
 def test_a_group_column_divides(tmp_path: Path) -> None:
     """Guards that faces of one person or photo stay together when the file says which."""
     groups = [f"person {i % 10}" for i in range(40)]
-    faces = zip(smooth(40), some_points(40), groups, strict=True)
+    faces = zip(smooth(40, size=96), some_points(40), groups, strict=True)
     rows = [{**row_of(image, points), "group": group} for image, points, group in faces]
     read_faces = read(write_rows(tmp_path / "t.csv", ["group", *COORDINATES, "Image"], rows), tmp_path)
     assert read_faces.group.tolist() == groups
@@ -127,7 +122,7 @@ def test_a_group_column_divides(tmp_path: Path) -> None:
 def test_a_split_column_divides(tmp_path: Path) -> None:
     """Guards that a file's own split is kept to, and that it gets validation faces if it has none."""
     names = [*["train"] * 20, *["test"] * 5]
-    faces = zip(smooth(25), some_points(25), names, strict=True)
+    faces = zip(smooth(25, size=96), some_points(25), names, strict=True)
     rows = [{**row_of(image, points), "split": split} for image, points, split in faces]
     split = read(write_rows(tmp_path / "t.csv", ["split", *COORDINATES, "Image"], rows), tmp_path).split
     assert split[20:].tolist() == ["test"] * 5
@@ -144,7 +139,7 @@ def test_a_split_column_divides(tmp_path: Path) -> None:
 )
 def test_a_wrong_cell_is_named(tmp_path: Path, column: str, cell: str, message: str) -> None:
     """Guards the one line about a wrong cell: file, row, column, what was expected."""
-    rows = [row_of(image, points) for image, points in zip(smooth(3), some_points(3), strict=True)]
+    rows = [row_of(image, points) for image, points in zip(smooth(3, size=96), some_points(3), strict=True)]
     rows[1][column] = cell
     path = write_rows(tmp_path / "t.csv", [*COORDINATES, "Image"], rows)
     with pytest.raises(DataError) as error:

@@ -8,13 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from drawn import smooth
 from facexp_train import splits
-
-
-def smooth(count: int, size: int = 48, seed: int = 0) -> np.ndarray:
-    """Pictures with large shapes, all different, as photos are."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 6)).astype(np.uint8)
-    return np.array([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in coarse])
 
 
 def brighter(image: np.ndarray) -> np.ndarray:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import keras
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import drawn
 from facexp_train import fit, run
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError
@@ -115,7 +115,7 @@ def test_advice_to_start_from_a_run_fits_a_network_that_grew() -> None:
 
 
 def test_what_a_network_has_learnt_is_not_held_out_from_the_next(
-    tmp_path: Path, drawn: ModuleType, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards the choice of an epoch on data without splits, which another seed divides in another way."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

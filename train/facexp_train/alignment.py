@@ -20,6 +20,7 @@ from facexp_train.errors import DataError
 from facexp_train.framing import Matrices, compose, square_matrices
 from facexp_train.keypoint_data import read_keypoints
 from facexp_train.progress import progress_bar
+from facexp_train.splits import digest_of
 
 _BATCH = 64
 _ROOM = 12
@@ -84,12 +85,14 @@ class Shown:
         size: side of a crop.
         targets: for each head a distribution (N, C), all zero where a face has no label.
         aligned: (N, 2, 3) matrices from the dataset's crop to the runtime's; None where these are not wanted.
+        unlabelled: digest of the data that the unlabelled faces are of, "" where there are none.
     """
 
     images: NDArray[np.uint8]
     size: int
     targets: dict[str, NDArray[np.float32]]
     aligned: Matrices | None = None
+    unlabelled: str = ""
 
     def cuts(self, rows: NDArray[np.int64], as_runtime: NDArray[np.bool_]) -> Matrices:
         """(B, 2, 3) matrices from images to crops, the runtime's where `as_runtime` says so."""
@@ -117,6 +120,7 @@ def shown(
         SIZE,
         {head: np.pad(values, ((0, len(faces)), (0, 0))) for head, values in targets.items()},
         None if aligned is None else np.concatenate([aligned, np.tile(np.eye(2, 3), (len(faces), 1, 1))]),
+        digest_of(faces),
     )
 
 

@@ -44,7 +44,7 @@ def held_out(faces: KeypointFaces | EmotionFaces) -> HeldOut:
             },
         )
     crops, points = jittered_crops(part)
-    rows = part.complete()
+    rows = part.rated()
     shown, names, group = (crops[rows, ..., 0], points[rows]), part.names[rows], part.group[rows]
     return HeldOut(
         crops[rows], lambda outputs: {"": AnsweredPoints(Located(*shown, outputs["keypoints"], names, group))}

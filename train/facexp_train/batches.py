@@ -28,9 +28,14 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
         return max(1, self.count // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        order = self.order(np.random.default_rng([self.seed, self.epoch]))
+        order = self.order(self._rng())
         rows = order[index * self.batch_size : (index + 1) * self.batch_size]
-        return self.batch(rows, np.random.default_rng([self.seed, self.epoch, index]))
+        return self.batch(rows, self._rng(index))
+
+    def _rng(self, *part: int) -> np.random.Generator:
+        # numpy takes a 0 at the end of a seed for nothing: as [seed, epoch, index] the first batch's stream would be
+        # that of the order
+        return np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch], spawn_key=part))
 
     @property
     def how(self) -> Augmentation:

@@ -5,8 +5,9 @@ of one's own whose labels a small file explains (see classes.read_classes).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -157,18 +158,9 @@ class EmotionFaces:
 
     def chosen(self, keep: NDArray[np.bool_]) -> EmotionFaces:
         """The faces of a mask."""
-        votes = None if self.votes is None else self.votes[keep]
-        return replace(
-            self,
-            images=self.images[keep],
-            labels=self.labels[keep],
-            votes=votes,
-            split=self.split[keep],
-            rows=self.rows[keep],
-            copies=self.copies[keep],
-            group=self.group[keep],
-            names=self.names[keep],
-        )
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        kept: dict[str, Any] = {name: each[keep] for name, each in values.items() if isinstance(each, np.ndarray)}
+        return replace(self, **kept)
 
 
 def _led(votes: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -117,11 +117,11 @@ class Evaluation:
 
     def value(self, metric: str, split: str | None = None) -> float:
         """The figure of that name; KeyError where it was not measured."""
-        wanted = split or self.split
-        for figure in self.figures:
-            if figure.metric == metric and figure.split == wanted:
-                return figure.value
-        raise KeyError(f"{metric} on {wanted} was not measured")
+        return self.of(split or self.split)[metric].value
+
+    def of(self, split: str) -> dict[str, Figure]:
+        """The figures of a split, or of a part of one ("SPLIT/NAME"), by metric."""
+        return {figure.metric: figure for figure in self.figures if figure.split == split}
 
 
 def evaluate_keypoints(predict: Predict, faces: KeypointFaces, split: str) -> Evaluation:
@@ -286,25 +286,27 @@ def keypoint_table(evaluation: Evaluation) -> str:
     """Figures per split, source, pose and size, then per point, as text."""
     columns = [name for name in _COLUMNS if any(figure.metric == name for figure in evaluation.figures)]
     lines = [f"{'split':<24}{'faces':>6}" + "".join(f"{_COLUMNS[name]:>22}" for name in columns)]
-    splits = list(dict.fromkeys(figure.split for figure in evaluation.figures))
-    for split in splits:
-        row = {f.metric: f for f in evaluation.figures if f.split == split}
+    for split in dict.fromkeys(figure.split for figure in evaluation.figures):
+        row = evaluation.of(split)
         cells = "".join(f"{row[c].said() if c in row else '-':>22}" for c in columns)
         lines.append(f"{split:<24}{max(figure.n for figure in row.values()):>6}{cells}")
-    found = {figure.metric: figure for figure in evaluation.figures if figure.split == evaluation.split}
+    found = evaluation.of(evaluation.split)
     if "ced_auc_10" in found:
-        lines += ["", f"{evaluation.split}: MSE {found['mse_px'].said()} square px, area under the cumulative "]
-        lines[-1] += f"errors up to 10%: {found['ced_auc_10'].said()}"
-    by_point = [
-        (name, figure)
-        for name in KEYPOINTS
-        for figure in evaluation.figures
-        if figure.metric == f"error_interocular/{name}" and figure.split == evaluation.split
-    ]
-    if by_point:
+        mse, area = found["mse_px"].said(), found["ced_auc_10"].said()
+        lines += [
+            "",
+            f"{evaluation.split}: MSE {mse} square px, area under the cumulative errors up to 10%: {area}",
+        ]
+    if by_point := point_figures(evaluation):
         lines += ["", f"{'point':<28}{'error/ocular':>22}"]
         lines += [f"{name:<28}{figure.said():>22}" for name, figure in by_point]
     return "\n".join(lines)
+
+
+def point_figures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
+    """The error over the inter-ocular distance of each keypoint that was measured, by the keypoint's name."""
+    found = evaluation.of(evaluation.split)
+    return [(name, found[f"error_interocular/{name}"]) for name in KEYPOINTS if f"error_interocular/{name}" in found]
 
 
 def emotion_table(evaluation: Evaluation) -> str:

@@ -15,7 +15,7 @@ from facexp.geometry import KEYPOINTS
 from facexp_train import page, report, sheets
 from facexp_train.answered import LABELLINGS, AnsweredEmotions, AnsweredPoints
 from facexp_train.compare import Difference, compare
-from facexp_train.evaluate import Evaluation, View
+from facexp_train.evaluate import Evaluation, View, point_figures
 from facexp_train.metrics import Figure, unit
 from facexp_train.page import Picture, Section, Table
 from facexp_train.stored import read_facts
@@ -53,7 +53,7 @@ def write_report(models: Mapping[str, Evaluation], data: str, out: Path) -> Path
     differences = compare(first, evaluations[1]) if len(models) > 1 else []
     parts = _Parts(models, first.split, out)
     sections = [_overview(parts, differences), *(parts.emotion() if first.views else parts.keypoints())]
-    count = max((figure.n for figure in first.figures if figure.split == first.split), default=0)
+    count = max((figure.n for figure in first.of(first.split).values()), default=0)
     about = page.Page(
         " and ".join(names),
         f"Scored on {count:,} faces of {data}, split {first.split}. Intervals are of 95%, by bootstrap.",
@@ -94,8 +94,7 @@ def _overview(parts: _Parts, differences: Sequence[Difference]) -> Section:
         text = "The difference is the second less the first; its interval comes from drawing the same faces for both."
         return Section("Both models", (text, Table(f"differences_{parts.split}", "Differences", columns, rows, shown)))
     (evaluation,) = parts.models.values()
-    figures = [figure for figure in evaluation.figures if figure.split == evaluation.split]
-    figures.sort(key=detail)
+    figures = sorted(evaluation.of(evaluation.split).values(), key=detail)
     rows = [(figure.metric, unit(figure.metric), *figure.scaled(), figure.n) for figure in figures]
     shown = sum(not detail(figure) for figure in figures)
     columns = ("metric", "unit", *_INTERVAL, "faces")
@@ -119,14 +118,14 @@ class _Parts:
             rated = each.missed() | np.isfinite(face)
             curves[name] = face[rated], each.groups[rated]
         for name, evaluation in self.models.items():
-            found = {figure.metric: figure for figure in evaluation.figures if figure.split == self.split}
+            found = evaluation.of(self.split)
             area, failed = found.get("ced_auc_10"), found.get("faces_above_10", found.get("detected_failures"))
             measured = {"area to 10%": area, "failures": failed}
             texts[name] = ", ".join(f"{what} {_said(each)}%" for what, each in measured.items() if each is not None)
         cumulative = self._picture("cumulative", "The share of faces over the error that they stay below.")
         report.draw_cumulative(curves, self._path(cumulative), texts, f"cumulative errors, {self.split}")
         sections = [Section("Cumulative errors", (cumulative,))]
-        points = {name: self._by_point(each) for name, each in self.models.items()}
+        points = {name: point_figures(each) for name, each in self.models.items()}
         if all(points.values()):
             chart = self._picture("points", "The error of each of the 15 points with its interval.")
             report.draw_points(points, self._path(chart), f"error of each point, {self.split}")
@@ -139,16 +138,12 @@ class _Parts:
             sections.append(Section(self._of("Worst faces", name), (sheet,)))
         return sections
 
-    def _by_point(self, evaluation: Evaluation) -> list[tuple[str, Figure]]:
-        found = {figure.metric: figure for figure in evaluation.figures if figure.split == self.split}
-        return [(n, found[f"error_interocular/{n}"]) for n in KEYPOINTS if f"error_interocular/{n}" in found]
-
     def _strata(self, name: str) -> Table:
         figures = self.models[name].figures
         kinds = dict.fromkeys(f.metric for f in figures if "/" in f.split and "/" not in f.metric)
         rows: list[tuple[page.Cell, ...]] = []
         for split in dict.fromkeys(figure.split for figure in figures):
-            found = {figure.metric: figure for figure in figures if figure.split == split}
+            found = self.models[name].of(split)
             count = max(figure.n for figure in found.values())
             rows.append((split, count, *(_said(found.get(kind)) for kind in kinds)))
         columns = ("faces of", "number", *(f"{kind}, {unit(kind)}" for kind in kinds))
@@ -182,7 +177,7 @@ class _Parts:
             output_dict=True,
             zero_division=0,
         )
-        found = {f.metric: f for f in self.models[name].figures if f.split == self.split}
+        found = self.models[name].of(self.split)
 
         def cells(*metrics: str) -> list[str]:
             return [_said(found.get(f"{view.name}/{metric}")) for metric in metrics]
@@ -210,7 +205,7 @@ class _Parts:
         view = next(iter(views.values()))
         areas = {}
         for name in views:
-            found = {f.metric: f for f in self.models[name].figures if f.split == self.split}
+            found = self.models[name].of(self.split)
             named = {label: found.get(f"{view.name}/auc/{label}") for label in view.labels}
             areas[name] = {label: _said(figure) for label, figure in named.items() if figure is not None}
         if not any(areas.values()):
@@ -251,7 +246,7 @@ class _Parts:
         kinds = dict.fromkeys(f.metric for f in figures)
         rows = []
         for split in dict.fromkeys(f.split for f in figures):
-            found = {f.metric: f for f in figures if f.split == split}
+            found = self.models[name].of(split)
             rows.append((split.partition("/")[2] or "as they are", *(_said(found.get(kind)) for kind in kinds)))
         columns = ("faces", *(f"{kind}, %" for kind in kinds))
         table = Table(self._name("shifts", name), self._of("Accuracy on changed faces", name), columns, rows)

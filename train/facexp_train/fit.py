@@ -141,9 +141,11 @@ def train(
             row["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
             # `fit` ends by putting the moving average in the place of the weights: that is what is scored and kept, and
             # what lies between it and the start, where the configuration asks for that
+            end = model.get_weights()
             if share := config.start_share:
-                between = zip(start, model.get_weights(), strict=True)
-                model.set_weights([share * first + (1 - share) * last for first, last in between])
+                end = [share * first + (1 - share) * last for first, last in zip(start, end, strict=True)]
+            # also as they are: JAX has put the average's own arrays there, and gives them up when it predicts
+            model.set_weights(end)
             validation = job.validate(model)
             row |= validation.scores
             if not np.isfinite(row[job.monitor]):

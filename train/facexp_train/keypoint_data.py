@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.geometry import KEYPOINTS, Square, square_matrix, transform, warp
+from facexp.geometry import KEYPOINTS, Square, interocular, square_matrix, transform, warp
 from facexp_train import tables
 from facexp_train.errors import DataError
 from facexp_train.progress import progress_bar
@@ -63,6 +63,10 @@ class KeypointFaces:
     def complete(self) -> NDArray[np.bool_]:
         """(N,) bool: the faces whose 15 points are all there."""
         return np.asarray(np.isfinite(self.points).all(axis=(1, 2)))
+
+    def rated(self) -> NDArray[np.bool_]:
+        """(N,) bool: the complete faces whose eyes lie apart, since an error is over the distance between them."""
+        return self.complete() & (interocular(self.points) > 0)
 
 
 def read_keypoints(

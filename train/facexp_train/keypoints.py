@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.geometry import KEYPOINTS, interocular
+from facexp.geometry import KEYPOINTS
 from facexp_train import fit
 from facexp_train.batches import KeypointBatches
 from facexp_train.builders import build_network
@@ -36,8 +36,7 @@ class KeypointJob:
         self.faces = faces.chosen((faces.split != "train") | ~np.isin(faces.names, config.leave_out))
         part = self.faces.part("train")
         held = faces.part("val")
-        # an error is over the distance of the eyes
-        rated = held.complete() & (interocular(held.points) > 0)
+        rated = held.rated()
         if not len(part.images) or not rated.any():
             raise DataError(
                 f"{config.data}: {len(part.images)} training faces and {int(rated.sum())} validation faces "
@@ -49,6 +48,8 @@ class KeypointJob:
                 f"{config.data}: no training face is labelled with {', '.join(absent)}; all 15 points are needed"
             )
         self.batches = KeypointBatches(part, SIZE, config)
+        if not self.batches.count:
+            raise DataError(f"{config.data}: an epoch would show no face: look at repeat and partial_share")
         crops, points = jittered_crops(held)
         self.held = crops[rated], points[rated], held.source[rated]
 

@@ -95,7 +95,7 @@ def rmse(pixels: Floats) -> Metric:
     Over coordinates, as Kaggle scores it: a point's squared distance holds two of them.
     """
     known = np.isfinite(pixels)
-    squared = ratio(np.where(known, pixels, 0).__pow__(2).sum(axis=1) / 2, known.sum(axis=1).astype(np.float64))
+    squared = ratio((np.where(known, pixels, 0) ** 2).sum(axis=1) / 2, known.sum(axis=1).astype(np.float64))
     return lambda weights: np.sqrt(squared(weights))
 
 

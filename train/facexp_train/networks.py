@@ -16,6 +16,10 @@ from keras import layers
 from facexp.geometry import KEYPOINTS
 from facexp.labels import SEVEN
 
+# what a keras.json or another program says otherwise is meant for other networks
+keras.config.set_image_data_format("channels_last")
+keras.config.set_floatx("float32")
+
 
 @keras.saving.register_keras_serializable("facexp")
 class MirrorSymmetric(keras.constraints.Constraint):  # type: ignore[misc]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import csv
-import html
 import io
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape as _e
 from pathlib import Path
 
 import cv2
@@ -191,10 +191,6 @@ def _finite(content: object) -> object:
     if isinstance(content, list | tuple):
         return [_finite(value) for value in content]
     return content
-
-
-def _e(text: str) -> str:
-    return html.escape(text, quote=True)
 
 
 # the colours of the runtime's own pages

@@ -17,17 +17,14 @@ from facexp.analyzer import Analyzer
 from facexp.files import write_atomically
 from facexp_train import tables
 from facexp_train.answered import called, short
-from facexp_train.config import Augmentation
 from facexp_train.emotion_data import EmotionFaces, truths
 from facexp_train.errors import DataError
 from facexp_train.evaluate import Predict
-from facexp_train.framing import jittered_crops
+from facexp_train.framing import cut_squares
 from facexp_train.keypoint_data import COORDINATES, KeypointFaces
 from facexp_train.metrics import keypoint_errors
 from facexp_train.progress import progress_bar
 from facexp_train.sheets import COLUMNS, Cell, draw_sheet
-
-_EXACT = Augmentation(flip=0, rotation=0, scale=0, shift=0)
 
 Faces = KeypointFaces | EmotionFaces
 Points = NDArray[np.float32]
@@ -54,10 +51,7 @@ class Answers:
 
 def framed(faces: Faces) -> tuple[NDArray[np.uint8], Points | None]:
     """uint8 crops (N, S, S) and, of keypoint faces, the labelled points in them."""
-    if isinstance(faces, EmotionFaces):
-        return faces.images, None
-    crops, points = jittered_crops(faces, _EXACT)
-    return crops[..., 0], points
+    return (faces.images, None) if isinstance(faces, EmotionFaces) else cut_squares(faces)
 
 
 def ask(predict: Predict, faces: Faces) -> Answers:

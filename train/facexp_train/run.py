@@ -161,6 +161,10 @@ def start(config: TrainConfig, out: Path, resume: bool = False, quiet: bool = Fa
         before = TrainConfig.from_run(Path(config.start_from))
         if before.task != config.task:
             raise DataError(f"start_from: {config.start_from} was trained for {before.task}, this is for {config.task}")
+        if before.classes and before.classes != config.classes:
+            # as many in another order would fit
+            was, now = (", ".join(each.classes) for each in (before, config))
+            raise DataError(f"start_from: {config.start_from} was trained for {was}, this is for {now}")
         if Path(before.data).resolve() == Path(config.data).resolve():
             check_splits(faces, config, replace(config, seed=before.seed), quiet)
     return _train(faces, config, out, resume, quiet, tensorboard, {})
@@ -186,7 +190,9 @@ def _train(
     wanted = [config.teacher(number) for number in range(len(config.teachers))]
     teachers = [runs.setdefault(each.to_json(), out / f"teacher{number}") for number, each in enumerate(wanted, 1)]
     with taken(config, out, resume):
-        expect_faces(faces, config.data, out)
+        added = job.batches.faces.unlabelled if isinstance(job, EmotionJob) else ""
+        with fit.writing(out, 0):
+            expect_faces(faces, config, out, added)
         for each, run in zip(wanted, teachers, strict=True):
             if not (run / "model.keras").is_file():
                 _train(faces, each, run, (run / "config.json").is_file(), quiet, tensorboard, runs)

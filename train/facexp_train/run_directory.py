@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
 
 from facexp.files import write_atomically
 from facexp_train.command import repeating
@@ -16,6 +13,7 @@ from facexp_train.config import TrainConfig
 from facexp_train.emotion_data import EmotionFaces
 from facexp_train.errors import DataError, TrainingError
 from facexp_train.keypoint_data import KeypointFaces
+from facexp_train.splits import digest_of
 from facexp_train.stored import read_facts
 
 _KEPT = ("checkpoint.npz", "model.keras", "teacher1")
@@ -31,31 +29,34 @@ def taken(config: TrainConfig, out: Path, resume: bool) -> Iterator[None]:
     _prepare(config, out, resume)
     try:
         yield
-    except (DataError, TrainingError):
-        if not any((out / name).exists() for name in _KEPT):
-            (out / "config.json").unlink(missing_ok=True)
+    except (DataError, TrainingError) as error:
+        # where a file could not be written, the run starts with --resume, as the message says
+        if not isinstance(error.__cause__, OSError) and not any((out / name).exists() for name in _KEPT):
+            for name in ("config.json", "faces.json"):
+                (out / name).unlink(missing_ok=True)
         raise
 
 
-def expect_faces(faces: KeypointFaces | EmotionFaces, data: str, out: Path) -> None:
+def expect_faces(faces: KeypointFaces | EmotionFaces, config: TrainConfig, out: Path, unlabelled: str = "") -> None:
     """Note down which faces a run has begun with; DataError where it is to go on with others.
 
-    What teachers said of each face, and what was answered to each, is kept by its number.
+    What teachers said of each face, and what was answered to each, is kept by its number. `unlabelled`: the digest of
+    the faces that the configuration adds.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for name in ("images", "split", "labels", "votes", "points"):
-        values = getattr(faces, name, None)
-        if values is not None:
-            digest.update(np.ascontiguousarray(values).tobytes())
-    path, now = out / "faces.json", {"faces": len(faces), "digest": digest.hexdigest()}
-    # runs of versions before 0.9.2 have no such file
-    before = read_facts(path, "delete it") if path.is_file() else now
-    if before != now:
+    path, now = out / "faces.json", {"faces": len(faces), "digest": digest_of(faces), "unlabelled": unlabelled}
+    # runs of versions before 0.9.2 have no such file, and that one's does not tell of unlabelled faces
+    before = read_facts(path, "delete it") if path.is_file() else {}
+    changed = {key for key in now if before.get(key, now[key]) != now[key]}
+    other = "start another one, with another --out"
+    if changed == {"unlabelled"}:
+        raise DataError(f"unlabelled: {config.unlabelled} has changed since the run was started; {other}")
+    if changed:
         raise DataError(
-            f"{data}: has changed since the run was started: {before['faces']} faces then and {len(faces)} now, or "
-            "others; start another one, with another --out"
+            f"{config.data}: has changed since the run was started: {before['faces']} faces then and {len(faces)} now, "
+            f"or others; {other}"
         )
-    write_atomically(path, (json.dumps(now) + "\n").encode())
+    if before != now:
+        write_atomically(path, (json.dumps(now) + "\n").encode())
 
 
 def best_weights(run: Path) -> Path:

@@ -14,7 +14,7 @@ from facexp_train.config import Task
 from facexp_train.emotion_data import read_emotion
 from facexp_train.errors import DataError
 from facexp_train.framing import cut_squares
-from facexp_train.keypoint_data import read_keypoints
+from facexp_train.keypoint_data import COORDINATES, read_keypoints
 from facexp_train.splits import duplicate_groups, pixel_hash
 
 
@@ -60,7 +60,10 @@ def task_of(path: str | Path) -> Task:
     """What a dataset is labelled for, by a CSV file's columns or a folder's content; DataError where it is neither."""
     place = Path(path)
     if place.is_dir():
-        return "keypoints" if (place / "labels.csv").is_file() else "emotion"
+        table = place / "labels.csv"
+        # files of other datasets are called so, too
+        points = table.is_file() and not set(COORDINATES).isdisjoint(tables.columns(table))
+        return "keypoints" if points else "emotion"
     columns = tables.columns(place)
     if "emotion" in columns:
         return "emotion"

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import PurePath
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from facexp.errors import one_line
@@ -25,13 +26,13 @@ _BUFFER = 8 << 20
 _NO_PICTURE = "the row holds no picture"
 
 
-def open_items(todo: Iterable[Item], stores: list[Store]) -> Iterator[Source]:
-    """The items as sources that can be read, in their order; what lies in a store is fetched ahead."""
+def open_items(todo: Iterable[Item], stores: list[Store], *, ahead: bool = True) -> Iterator[Source]:
+    """The items as sources that can be read, each in its turn; what lies in a store is fetched `ahead`."""
     for (number, table), group in itertools.groupby(todo, key=_together):
         if number is None:
             yield from (Source(item.path, PurePath(item.path), item.problem) for item in group)
         elif table is None:
-            yield from _fetched(list(group), stores)
+            yield from _fetched(list(group), stores, _READS if ahead else 1)
         else:
             yield from _rows(list(group), stores)
 
@@ -44,7 +45,7 @@ def _source(item: Item, stores: list[Store], data: bytes | None, problem: str | 
     return Source(item.name(stores), PurePath(item.path), problem, data=data)
 
 
-def _fetched(group: list[Item], stores: list[Store]) -> Iterator[Source]:
+def _fetched(group: list[Item], stores: list[Store], most: int) -> Iterator[Source]:
     def fetch(item: Item) -> Source:
         if item.problem is not None:
             return _source(item, stores, None, item.problem)
@@ -56,21 +57,25 @@ def _fetched(group: list[Item], stores: list[Store]) -> Iterator[Source]:
         except Exception as error:
             return _source(item, stores, None, f"cannot be read: {one_line(error)}")
 
-    with ThreadPoolExecutor(_READS) as pool:
+    with ThreadPoolExecutor(most) as pool:
         ahead: deque[Future[Source]] = deque()
-        coming, reads = iter(group), 2
+        coming, reads = iter(group), min(2, most)
         while True:
             ahead.extend(pool.submit(fetch, item) for item in itertools.islice(coming, max(0, reads - len(ahead))))
             if not ahead:
                 return
             source = ahead.popleft().result()
             # the next are as large as this one, as far as one can tell
-            reads = min(_READS, max(1, _AHEAD_BYTES // max(len(source.data or b""), 1)))
+            reads = min(most, max(1, _AHEAD_BYTES // max(len(source.data or b""), 1)))
             yield source
 
 
 def _rows(group: list[Item], stores: list[Store]) -> Iterator[Source]:
     """Rows of one file, in their order. Only the column with the pictures is read, a few rows at a time."""
+    if all(item.problem is not None for item in group):
+        # a worker that ended where it read them, say
+        yield from (_source(item, stores, None, item.problem) for item in group)
+        return
     left = {item.row: item for item in group}
     rows = sorted(row for row in left if row is not None)
 
@@ -98,7 +103,7 @@ def _rows(group: list[Item], stores: list[Store]) -> Iterator[Source]:
                         break
         problem = "the file has no such row any more"
     # Arrow's error for damaged data is a ValueError
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         problem = f"cannot be read: {one_line(error)}"
     for item in left.values():
         yield _source(item, stores, None, problem)

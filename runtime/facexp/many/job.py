@@ -24,12 +24,14 @@ from pyarrow import fs
 
 from facexp.address import as_utf8, printable, shown
 from facexp.bundle import MANIFEST, Bundle
+from facexp.checks import expect_count
 from facexp.cores import cores
 from facexp.errors import one_line
+from facexp.many.parts import is_begun, is_part, part_name, take_rows
 from facexp.many.plan import Plan, is_relative, one_name, whole
 from facexp.many.schema import about, frameless
-from facexp.many.stores import NOT_UTF8, ManyError, Store
-from facexp.many.worker import SHARED, Part, Settings, Worker, is_begun, is_part, part_name
+from facexp.many.stores import NOT_UTF8, UNREAD, ManyError, Store
+from facexp.many.worker import SHARED, Part, Settings, Worker
 
 DONE = "_SUCCESS"
 """An empty file of this name says that the job was finished, as after other jobs that write such folders."""
@@ -53,6 +55,9 @@ class _Begun:
     """Those of them that could not be read."""
     starts: set[str] = field(default_factory=set)
     """The directories where the jobs that wrote it were started, those with relative names."""
+    stale: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Of parts the sources, as they stand there, whose rows another part has, or are to be tried again; to each its
+    one name."""
 
 
 class ManyImages:
@@ -79,22 +84,28 @@ class ManyImages:
         bundle_at, detector = (path and Path(path).absolute() for path in (how.bundle, how.detector))
         self._settings = replace(settings, analyzer=replace(how, bundle=bundle_at, detector=detector))
         digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
-        start = os.getcwd()  # noqa: PTH109
-        self._about = settings.about(f"{bundle.name} {bundle.version} {digest[:16]}", start)
+        self._start = str(Path.cwd())
+        self._about = settings.about(f"{bundle.name} {bundle.version} {digest[:16]}", self._start)
         store, folder = Store.of(str(out))
         self._out = (store, os.path.abspath(folder) if store.local else folder)  # noqa: PTH100
         # a worker of a run that was interrupted may still be writing: it must not write over this run's files
         self._token = secrets.token_hex(4)
-        begun = self._begun(shown(str(out)), resume, start)
+        self._called = shown(str(out))
+        begun = self._begun(resume)
         self._before = begun.files
-        self._plan = Plan.of(names, Path(folder) if store.local else None)
-        others = begun.starts - {start}
+        self._plan = Plan.of(names, Path(folder) if store.local else None, self._out)
+        others = begun.starts - {self._start}
         if others and self._plan.relative:
             raise ManyError(
-                f"{shown(str(out))}: was written from {printable(min(others))}: "
+                f"{self._called}: was written from {printable(min(others))}: "
                 "start it there, or name the sources absolutely"
             )
-        names = [one_name(as_utf8(item.name(self._plan.stores)), start) for item in self._plan.items]
+        names = self._names()
+        # nobody would try again what is no source of this job
+        known = begun.done.union(names if begun.stale else ())
+        self._stale = {
+            part: [source for source, name in stale.items() if name in known] for part, stale in begun.stale.items()
+        }
         self._todo = [item for item, name in zip(self._plan.items, names, strict=True) if name not in begun.done]
         self._unread = sum(name in begun.unread for name in names)
 
@@ -127,12 +138,15 @@ class ManyImages:
         this machine alone, unless `ray.init` was called before. Sources, bundle and `out` must be reached under the
         same names from all machines.
 
-        Raises ManyError where the workers cannot work.
+        Raises ManyError where the workers cannot work, ValueError for a number of them that is none.
         """
+        expect_count("workers", workers, optional=True)
         store, folder = self._out
         try:
             store.filesystem.create_dir(folder, recursive=True)
             self._clear(keep_done=not self._todo)
+            for name, sources in self._stale.items():
+                take_rows(store, folder, name, sources)
             if self._todo:
                 with _ray(address, workers) as ray:
                     yield from self._run(ray, workers, gpus_per_worker, device)
@@ -144,11 +158,12 @@ class ManyImages:
             raise ManyError(f"{store.name(folder)}: the results cannot be written: {one_line(error)}") from None
 
     def _run(self, ray: Any, workers: int | None, gpus: float, device: str) -> Iterator[Part]:
-        has = ray.cluster_resources()
-        most = int(has.get("GPU", 0) / gpus if gpus else has.get("CPU", 0))
+        kind, share = ("GPU", gpus) if gpus else ("CPU", 1)
+        has = ray.cluster_resources().get(kind, 0)
+        most = int(has / share)
         if most < 1:
-            raise ManyError(f"Ray has {has.get('GPU', 0):g} GPUs: no worker can have {gpus:g}")
-        workers = workers or most
+            raise ManyError(f"Ray has {has:g} {kind}s: no worker can have {share:g}")
+        workers = most if workers is None else workers
         if device == "auto" and not gpus:
             device = "cpu"
         numbers = [int(found[1]) for name in self._before if (found := re.match(r"part-(\d+)-", name))]
@@ -162,7 +177,7 @@ class ManyImages:
             "out": self._out,
             "run": self._token,
             "about": self._about,
-            "folder": os.getcwd() if local else None,  # noqa: PTH109
+            "folder": str(Path.cwd()) if local else None,
         }
         data = ray.data.from_arrow(parts)
         # the command has a bar of its own
@@ -194,18 +209,34 @@ class ManyImages:
         self._check(written)
 
     def _check(self, written: set[str]) -> None:
-        """See that the files of this run are there, and remove what workers of a run before have written meanwhile."""
+        """See that the files of this run are there, and remove what workers of a run before have written meanwhile.
+
+        What another job has written meanwhile, rows of other sources, stays.
+        """
         store, folder = self._out
         names = {info.base_name for info in store.filesystem.get_file_info(fs.FileSelector(folder))}
         if not written <= names:
-            raise ManyError(f"{store.name(folder)}: not all parts are here: {SHARED}")
-        for name in names - written - self._before:
-            if is_part(name):
+            raise ManyError(
+                f"{store.name(folder)}: not all parts are here: {SHARED}, and one job at a time writes there"
+            )
+        late = [name for name in names - written - self._before if is_part(name)]
+        begun = _Begun(done=set(self._names() if late else ()))
+        for name in late:
+            try:
+                self._add(begun, name, again=False)
+            # damaged, which it is for good
+            except ValueError:
                 store.filesystem.delete_file(f"{folder}/{name}")
+        for name, sources in begun.stale.items():
+            take_rows(store, folder, name, sources)
 
-    def _begun(self, called: str, resume: bool, start: str) -> _Begun:
-        """What is in the folder, which is called so."""
-        store, folder = self._out
+    def _names(self) -> list[str]:
+        """The one name of each source."""
+        return [one_name(as_utf8(item.name(self._plan.stores)), self._start) for item in self._plan.items]
+
+    def _begun(self, resume: bool) -> _Begun:
+        """What is in the folder."""
+        (store, folder), called = self._out, self._called
         begun = _Begun()
         try:
             info = store.filesystem.get_file_info(folder)
@@ -223,7 +254,7 @@ class ManyImages:
             raise ManyError(f"{called}: what is there cannot be read: {one_line(error)}") from None
         for name in sorted(begun.files):
             try:
-                self._add(begun, name, f"{called}/{name}", start)
+                self._add(begun, name)
             # Arrow's error for a damaged file is a ValueError or an OSError
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise ManyError(
@@ -232,18 +263,29 @@ class ManyImages:
                 ) from None
         return begun
 
-    def _add(self, begun: _Begun, name: str, called: str, start: str) -> None:
-        """Take what a file of the folder holds."""
-        store, folder = self._out
+    def _add(self, begun: _Begun, name: str, *, again: bool = True) -> None:
+        """Take what a file of the folder holds; `again`: what could not be read for its disk or store is not done."""
+        (store, folder), start = self._out, self._start
         metadata = pq.read_metadata(f"{folder}/{name}", filesystem=store.filesystem).metadata
         # older versions did not write where they were started
-        began = self._expect_same(called, about(metadata)) or start
+        began = self._expect_same(f"{self._called}/{name}", about(metadata)) or start
         table = pq.read_table(f"{folder}/{name}", columns=["source", "error"], filesystem=store.filesystem)
-        sources = [*table.column("source").to_pylist(), *frameless(metadata)]
-        failed = table.filter(pc.is_valid(table.column("error"))).column("source").to_pylist()
-        for known, names in ((begun.done, sources), (begun.unread, failed)):
-            known.update(one_name(name if began == start else whole(name, began), start) for name in names)
-        if any(is_relative(source) for source in sources):
+        names = {
+            source: one_name(source if began == start else whole(source, began), start)
+            for source in (*table.column("source").to_pylist(), *frameless(metadata))
+        }
+        failed = table.filter(pc.is_valid(table.column("error")))
+        if is_part(name):
+            stale = {source for source in table.column("source").to_pylist() if names[source] in begun.done}
+            if again:
+                passing = failed.filter(pc.match_substring(failed.column("error"), f": {UNREAD}: "))
+                stale.update(passing.column("source").to_pylist())
+            if stale:
+                begun.stale[name] = {source: names[source] for source in stale}
+        taken = names.keys() - begun.stale.get(name, {})
+        begun.done.update(names[source] for source in taken)
+        begun.unread.update(names[source] for source in taken.intersection(failed.column("source").to_pylist()))
+        if any(is_relative(source) for source in names):
             begun.starts.add(began)
 
     def _expect_same(self, called: str, found: str | None) -> str | None:

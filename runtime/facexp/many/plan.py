@@ -66,19 +66,23 @@ class Plan:
 
     stores: list[Store] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
+    results: tuple[Store, str] | None = None
+    """Store and folder of the job's own results, which are no sources."""
 
     @classmethod
-    def of(cls, names: Iterable[str], skip: Path | None = None) -> Plan:
+    def of(cls, names: Iterable[str], skip: Path | None = None, results: tuple[Store, str] | None = None) -> Plan:
         """All that the names stand for, in their order; nothing inside `skip` is taken from a folder or glob.
+
+        Nor is anything inside `results`, a store and the folder in it, from those of a store.
 
         Names that end in .parquet are tables with a picture in each row. Raises ManyError for cameras, streams and
         standard input, and for an address that cannot be opened.
         """
-        plan, skip = cls(), None if skip is None else real_path(skip)
+        plan, skip = cls(results=results), None if skip is None else real_path(skip)
         found = itertools.chain.from_iterable(plan._find(name, trouble, skip) for name, trouble in listed(names))
         # a source that is named twice is one row, so that a row belongs to one source
         once: dict[Item, Item] = {}
-        here = os.getcwd()  # noqa: PTH109
+        here = str(Path.cwd())
         for item in found:
             once.setdefault(plan._key(item, here), item)
         plan.items = list(once.values())
@@ -116,15 +120,16 @@ class Plan:
         if store.scheme and wanted is MEDIA and not is_wild(path) and MEDIA.fullmatch(path.rpartition("/")[2]):
             yield Item(path, number)
             return
-        files: list[str] = []
+        files, own = list[str](), self._own(store)
         try:
-            files = list(store.find(path, wanted))
+            files = [file for file in store.find(path, wanted) if file == path or not file.startswith(own)]
             problem = None if files else _NOTHING
         except FileNotFoundError:
             problem = "no such file or folder"
         except UnicodeError:
             problem = f"cannot be read: {NOT_UTF8}"
-        except (OSError, pa.ArrowException) as error:
+        # a pattern such as [z-a] is a re.error
+        except (OSError, re.error, pa.ArrowException) as error:
             problem = f"cannot be read: {one_line(error)}"
         if problem is not None:
             yield Item(path, number, problem=problem)
@@ -176,6 +181,12 @@ class Plan:
         path = one_name(item.path, here)
         return item if path == item.path else Item(path, item.store, item.row, item.problem)
 
+    def _own(self, store: Store) -> tuple[str, ...]:
+        """How the paths of the job's own results begin in a store; nothing where they lie elsewhere."""
+        if self.results is None or self.results[0].filesystem != store.filesystem:
+            return ()
+        return (f"{self.results[1]}/",)
+
     def _number(self, store: Store) -> int:
         # stores are few: one for each address that is named
         if store not in self.stores:
@@ -186,7 +197,7 @@ class Plan:
 def one_name(name: str, here: str) -> str:
     """The name of a source that all names share which lead there without links: ./a.jpg and a.jpg are a.jpg.
 
-    `here` is the current directory, as `os.getcwd` has it. Addresses stay as they are.
+    `here` is the current directory. Addresses stay as they are.
     """
     # a million names are plain already, and take no memory twice
     odd = "/." in name or "//" in name or name.startswith(".") or name.endswith("/")
@@ -245,7 +256,8 @@ def _count(store: Store, path: str) -> tuple[int, str | None]:
     except ValueError as error:
         # Arrow's own error for a damaged file is a ValueError, too
         return 0, one_line(error)
-    except OSError as error:
+    # the rest is of a kind that Arrow does not read
+    except (OSError, pa.ArrowException) as error:
         return 0, f"cannot be read: {one_line(error)}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -14,10 +15,13 @@ from pyarrow import fs
 from facexp import photo
 from facexp.address import SCHEMES, shown
 from facexp.errors import FacexpError, one_line
-from facexp.globs import natural
+from facexp.globs import folders, is_folder, natural
 
 PARQUET = re.compile(r"[^_].*\.parquet", re.IGNORECASE | re.DOTALL)
 """The names that are taken for tables with a picture in each row."""
+
+UNREAD = "cannot be read"
+"""How errors of disks and stores begin, as in `facexp.errors.reason`: what they did not give is there another time."""
 
 NOT_UTF8 = "a name is not valid UTF-8, which Arrow cannot open: rename it"
 """What is wrong where Arrow raises UnicodeError."""
@@ -71,9 +75,10 @@ class Store:
 
         Raises OSError where there is no such path or it cannot be looked at, UnicodeError for one that is not UTF-8.
         """
-        wild = _WILD.search(path)
+        info = self.filesystem.get_file_info(path)
+        # what is there by this very name is no pattern, as on disk
+        wild = _WILD.search(path) if info.type == fs.FileType.NotFound else None
         if wild is None:
-            info = self.filesystem.get_file_info(path)
             if info.type == fs.FileType.File:
                 yield path
                 return
@@ -84,13 +89,24 @@ class Store:
             start, matches = path, re.compile("")
         else:
             start, matches = path[: wild.start()].rpartition("/")[0], _glob(path)
-        selector = fs.FileSelector(start, allow_not_found=True, recursive=True)
-        found = [info.path for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File]
-        for each in sorted(found, key=natural):
+        for each in sorted(self._files(start), key=natural):
             parts = each[len(start) :].lstrip("/").split("/")
             hidden = any(part.startswith(".") for part in parts)
             if not hidden and wanted.fullmatch(parts[-1]) and (wild is None or matches.fullmatch(each)):
                 yield each
+
+    def _files(self, folder: str) -> list[str]:
+        """All files in a folder, to its depths; on disk hidden ones may be left out."""
+        if not self.local:
+            selector = fs.FileSelector(folder, allow_not_found=True, recursive=True)
+            return [info.path for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File]
+        # Arrow's own search would go round in circles of links
+        found = list[str]()
+        for each in folders(Path(folder)) if is_folder(Path(folder)) else ():
+            if each.problem is not None:
+                raise OSError(f"{each.path}: {each.problem}")
+            found += [str(path) for path in map(each.path.joinpath, each.files) if path.is_file()]
+        return found
 
     def read(self, path: str) -> bytes:
         """A file's content. Raises OSError."""

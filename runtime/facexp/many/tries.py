@@ -18,16 +18,22 @@ class Tries:
         self._store, self._path = store, path
         try:
             before = json.loads(store.read(path))
-        except FileNotFoundError:
+        # a worker may have died while it wrote the file
+        except (FileNotFoundError, ValueError):
             before = {"tries": 0, "ended": [], "at": None}
         self._tries: int = before["tries"] + 1
         self.ended: list[int] = before["ended"] + ([] if before["at"] is None else [before["at"]])
         """Numbers of the sources, in the part, at which workers ended."""
         self._note(None)
 
+    @property
+    def careful(self) -> bool:
+        """Whether each source is noted."""
+        return self._tries >= CAREFUL
+
     def begin(self, number: int) -> None:
-        """The source of this number comes next."""
-        if self._tries >= CAREFUL:
+        """The source of this number is read next."""
+        if self.careful:
             self._note(number)
 
     def done(self) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import platform
-import re
-import shutil
-import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -24,6 +21,7 @@ from pyarrow import fs
 from facexp.analyzer import Analyzer, AnalyzerOptions
 from facexp.errors import FacexpError, one_line
 from facexp.many.content import open_items
+from facexp.many.parts import part_name, whole_file
 from facexp.many.plan import Item, items
 from facexp.many.schema import file_schema, to_table, with_frameless
 from facexp.many.stores import Store
@@ -32,13 +30,11 @@ from facexp.pipeline import analyze_sources
 from facexp.reading import DEFAULTS, ReadOptions
 from facexp.shots import Source
 from facexp.sinks import frame_record
-from facexp.tracking import SMOOTH_S
+from facexp.tracking import SMOOTH_S, Tracker
 from facexp.types import Frame
 
 # a record of two faces takes 22 kB on its way into the table
 _ROWS = 2000
-
-_PART_NAME = r"part-\d{6,}-[0-9a-f]{8}\.parquet"
 
 SHARED = "files must lie on a disk that all machines share, or in an object store"
 
@@ -134,7 +130,10 @@ class Worker:
         try:
             if folder is not None:
                 os.chdir(folder)
-            self._analyzer = _analyzer(settings, device)
+            analyzer = _analyzer(settings, device)
+            # what it refuses would be told of each source
+            Tracker(analyzer, detect_every=settings.detect_every, smooth=settings.smooth)
+            self._analyzer = analyzer
         except OSError as error:
             self._problem = f"{folder} cannot be reached on {platform.node()} ({error.strerror}): {SHARED}"
         except (FacexpError, ValueError) as error:
@@ -169,48 +168,41 @@ class Worker:
         )
 
     def _do(self, analyzer: Analyzer, number: int, todo: list[Item]) -> _Written:
-        """Analyse a part and write its file, a row group at a time: a clip may have any number of frames.
-
-        Raises OSError or ArrowException where it cannot be written.
-        """
+        """Analyse a part and write its file. Raises OSError or ArrowException where it cannot be written."""
         store, folder = self._out
         name = part_name(number, self._run)
         tries = Tries(store, f"{folder}/.{name}-tries")
-        for bad in tries.ended:
-            todo[bad] = replace(todo[bad], problem="ends the process that analyses it")
-        written, waiting = _Written(), list[dict[str, Any]]()
-        with contextlib.ExitStack() as stack:
-            # a worker that dies leaves nothing that looks like results, and who does its part again replaces what is
-            # there
-            if store.local:
-                beside = f"{folder}/.{name}-{os.getpid()}"
-            else:
-                beside = f"{stack.enter_context(tempfile.TemporaryDirectory(prefix='facexp-'))}/{name}"
-            here = fs.LocalFileSystem()
-            schema = file_schema(analyzer.labels, self._about)
-            with pq.ParquetWriter(beside, schema, filesystem=here, compression="zstd") as file:
-                for source_number, source in enumerate(open_items(todo, self._stores)):
-                    tries.begin(source_number)
-                    before = written.rows
-                    for record in self._records(analyzer, source):
-                        written.count(record)
-                        waiting.append(record)
-                        if len(waiting) == _ROWS:
-                            file.write_table(to_table(waiting, analyzer.labels, self._about))
-                            waiting.clear()
-                    if written.rows == before:
-                        written.frameless.append(source.name)
-                file.write_table(to_table(waiting, analyzer.labels, self._about))
-                file.add_key_value_metadata(with_frameless(written.frameless))
-            if store.local:
-                # a power cut may keep the new name and lose the content
-                with Path(beside).open("rb+") as rows:
-                    os.fsync(rows.fileno())
-                here.move(beside, f"{folder}/{name}")
-            else:
-                with Path(beside).open("rb") as rows, store.filesystem.open_output_stream(f"{folder}/{name}") as out:
-                    shutil.copyfileobj(rows, out, 1 << 20)
+        for bad, times in Counter(tries.ended).items():
+            # rows of a table are read many at once: whichever of them it is, they all end the process
+            table = (todo[bad].store, todo[bad].path) if times > 1 else None
+            for place, item in enumerate(todo):
+                if place == bad or (item.store, item.path) == table:
+                    todo[place] = replace(item, problem="ends the process that analyses it")
+        with whole_file(store, folder, name) as beside:
+            written = self._write(beside, analyzer, todo, tries)
         tries.done()
+        return written
+
+    def _write(self, path: str, analyzer: Analyzer, todo: list[Item], tries: Tries) -> _Written:
+        """Write the rows of a part, a row group at a time: a clip may have any number of frames."""
+        written, waiting = _Written(), list[dict[str, Any]]()
+        schema = file_schema(analyzer.labels, self._about)
+        with pq.ParquetWriter(path, schema, filesystem=fs.LocalFileSystem(), compression="zstd") as file:
+            sources = open_items(todo, self._stores, ahead=not tries.careful)
+            for number in range(len(todo)):
+                tries.begin(number)
+                source = next(sources)
+                before = written.rows
+                for record in self._records(analyzer, source):
+                    written.count(record)
+                    waiting.append(record)
+                    if len(waiting) == _ROWS:
+                        file.write_table(to_table(waiting, analyzer.labels, self._about))
+                        waiting.clear()
+                if written.rows == before:
+                    written.frameless.append(source.name)
+            file.write_table(to_table(waiting, analyzer.labels, self._about))
+            file.add_key_value_metadata(with_frameless(written.frameless))
         return written
 
     def _records(self, analyzer: Analyzer, source: Source) -> Iterator[dict[str, Any]]:
@@ -237,21 +229,6 @@ def _analyzer(settings: Settings, device: str) -> Analyzer:
     # the workers are as many as the cores: more threads would only take them from each other
     cv2.setNumThreads(1)
     return replace(settings.analyzer, device=device, threads=1).open()
-
-
-def part_name(number: int, run: str) -> str:
-    """The file of a part; files in the order of their names are rows in the order of the sources."""
-    return f"part-{number:06d}-{run}.parquet"
-
-
-def is_part(name: str) -> bool:
-    """Whether `part_name` gives such names: of files with other names in a folder of results none is ever removed."""
-    return re.fullmatch(_PART_NAME, name) is not None
-
-
-def is_begun(name: str) -> bool:
-    """Whether a worker writes files of such names on the way to a part: they are removed, too."""
-    return re.fullmatch(rf"\.{_PART_NAME}-(\d+|tries)", name) is not None
 
 
 class _Notes(logging.Handler):

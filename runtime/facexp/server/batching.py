@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from facexp.checks import expect_count
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -25,8 +27,7 @@ class Batching:
     network was running goes together, which costs nobody time."""
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1, got {self.size}")
+        expect_count("size", self.size)
         if not 0 <= self.wait_ms <= 10_000:
             raise ValueError(f"wait_ms must be from 0 to 10000, got {self.wait_ms}")
 

@@ -4,6 +4,7 @@ const LONGEST = 1280;
 const at = (id) => document.getElementById(id);
 const frame = document.createElement("canvas");
 let stream = null;
+let opening = false;
 let turn = 0;
 let chosen = null;
 
@@ -169,6 +170,8 @@ function stop() {
 }
 
 async function camera() {
+  // of two that are opened at once one could not be stopped any more
+  if (opening) return;
   if (stream) {
     stop();
     return;
@@ -179,6 +182,7 @@ async function camera() {
     return;
   }
   const video = document.createElement("video");
+  opening = true;
   try {
     stream = await navigator.mediaDevices.getUserMedia({video: {facingMode: "user", width: {ideal: LONGEST}}});
     video.muted = video.playsInline = true;
@@ -188,6 +192,8 @@ async function camera() {
     stop();
     say("there is no camera, or this page may not use it", true);
     return;
+  } finally {
+    opening = false;
   }
   at("camera").textContent = "Stop";
   at("camera").setAttribute("aria-pressed", "true");

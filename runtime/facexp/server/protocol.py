@@ -13,7 +13,7 @@ import base64
 import binascii
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,5 +190,4 @@ def _binary(value: Any, where: str) -> bytes:
 
 
 def _plain(array: Array) -> list[Any]:
-    read: Callable[[bytes], Any] = json.loads
-    return [read(record) for record in array] if array.dtype == object else array.tolist()
+    return list(map(json.loads, array)) if array.dtype == object else array.tolist()

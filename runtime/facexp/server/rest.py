@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -44,11 +45,19 @@ _logger = logging.getLogger("facexp")
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
+class _Number(IntegerConvertor):
+    # Python reads no number of thousands of digits: a stranger's would be a fault of ours in the log
+    regex = "[0-9]{1,19}"
+
+
+register_url_convertor("number", _Number())
+
+
 def application(service: Service, access: Access, hosts: list[str] | None) -> Any:
     """The ASGI application. `hosts` are the names by which it may be asked for; None is any."""
     rest = _Rest(service)
     known = functools.partial(_known, access)
-    model, version = "/v1/models/{name}", "/versions/{version:int}"
+    model, version = "/v1/models/{name}", "/versions/{version:number}"
     routes = [Route(path, _page(*file)) for path, file in _PAGE.items()]
     routes += [Route("/healthz", rest.healthy), Route("/readyz", rest.ready), Route("/metrics", known(rest.metrics))]
     for place in (model, model + version):
@@ -193,5 +202,5 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 async def _failed(request: Request, error: Exception) -> Response:
     # what it was is for the log alone
-    _logger.error("a request for %s failed", request.url.path, exc_info=error)
+    _logger.error("a request for %r failed", request.url.path, exc_info=error)
     return _error(500, "the server failed at this request")

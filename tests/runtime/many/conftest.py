@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +38,11 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def plain(crops: Path, tiny_bundle: Path) -> list[dict[str, Any]]:
     """What plain `facexp-infer` says of the crops, without its timings."""
+    from result_rows import without_times
+
     result = CliRunner().invoke(infer, [str(crops), "--face-crops", "--bundle", str(tiny_bundle)])
     assert result.exit_code == 1
-    return [_without_times(json.loads(line)) for line in result.stdout.splitlines()]
-
-
-@pytest.fixture(scope="session")
-def read_rows() -> Callable[..., list[dict[str, Any]]]:
-    """The rows of a folder of results as such records, in the order of files and rows."""
-    pq = pytest.importorskip("pyarrow.parquet")
-    from pyarrow import fs
-
-    def read(out: Path | str, filesystem: Any = None) -> list[dict[str, Any]]:
-        where = filesystem or fs.LocalFileSystem()
-        infos = where.get_file_info(fs.FileSelector(str(out)))
-        paths = sorted(info.path for info in infos if info.path.endswith(".parquet"))
-        tables = [pq.read_table(path, filesystem=where) for path in paths]
-        return [_without_times(_bare(row)) for table in tables for row in table.to_pylist()]
-
-    return read
+    return [without_times(json.loads(line)) for line in result.stdout.splitlines()]
 
 
 @pytest.fixture
@@ -119,14 +105,3 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs run in this process."""
     job = pytest.importorskip("facexp.many.job")
     monkeypatch.setattr(job, "_ray", lambda *_: contextlib.nullcontext(OneProcess()))
-
-
-def _without_times(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in row.items() if key != "ms"}
-
-
-def _bare(value: Any) -> Any:
-    # null is what a record lacks, but for a photo's id
-    if isinstance(value, dict):
-        return {key: _bare(each) for key, each in value.items() if each is not None or key == "id"}
-    return [_bare(each) for each in value] if isinstance(value, list) else value

@@ -21,6 +21,7 @@ from facexp.analyzer import AnalyzerOptions  # noqa: E402
 from facexp.many import ManyImages, Settings  # noqa: E402
 from facexp.many.worker import Worker  # noqa: E402
 from facexp_cli.infer import infer  # noqa: E402
+from result_rows import read_rows  # noqa: E402
 
 PATIENCE_S = 120.0
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
@@ -76,7 +77,6 @@ def test_a_cluster_gives_the_rows_of_the_plain_run(
     cluster: Any,
     crops: Path,
     plain: list[dict[str, Any]],
-    read_rows: Callable[[Path], list[dict[str, Any]]],
     places: Callable[..., Path],
     tiny_bundle: Path,
     tmp_path: Path,
@@ -98,7 +98,6 @@ def test_a_node_that_dies_costs_no_row_and_doubles_none(
     cluster: Any,
     crops: Path,
     plain: list[dict[str, Any]],
-    read_rows: Callable[[Path], list[dict[str, Any]]],
     places: Callable[..., Path],
     tiny_bundle: Path,
     tmp_path: Path,

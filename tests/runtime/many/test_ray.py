@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,10 @@ ray = pytest.importorskip("ray", reason='RAY NOT TESTED: pip install "facexp[ray
 pq = pytest.importorskip("pyarrow.parquet", reason='RAY NOT TESTED: pip install "facexp[ray]"')
 
 import facexp.many.job  # noqa: E402
-from facexp.analyzer import AnalyzerOptions  # noqa: E402
 from facexp.many import ManyError, ManyImages, Part, Settings  # noqa: E402
 from facexp.many.worker import Worker  # noqa: E402
 from facexp_cli.infer import infer  # noqa: E402
-
-Read = Callable[[Path], list[dict[str, Any]]]
+from result_rows import read_rows  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +35,8 @@ def session() -> Iterator[None]:
 
 
 @pytest.fixture
-def settings(tiny_bundle: Path) -> Settings:
-    return Settings(AnalyzerOptions(bundle=tiny_bundle), face_crops=True)
+def settings(settings: Settings) -> Settings:
+    return replace(settings, face_crops=True)
 
 
 def process(part: Part) -> int:
@@ -46,7 +45,7 @@ def process(part: Part) -> int:
 
 @pytest.mark.slow
 def test_the_command_gives_the_rows_of_the_plain_one(
-    session: None, crops: Path, plain: list[dict[str, Any]], read_rows: Read, tiny_bundle: Path, tmp_path: Path
+    session: None, crops: Path, plain: list[dict[str, Any]], tiny_bundle: Path, tmp_path: Path
 ) -> None:
     """Guards all fields but timings, errors as rows and lines, the exit status, and a silent standard output."""
     arguments = [str(crops), "--face-crops", "--bundle", str(tiny_bundle), "--engine", "ray"]
@@ -82,7 +81,6 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
     session: None,
     crops: Path,
     plain: list[dict[str, Any]],
-    read_rows: Read,
     settings: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -111,7 +109,6 @@ def test_a_picture_that_ends_its_worker_is_a_row(
     session: None,
     crops: Path,
     plain: list[dict[str, Any]],
-    read_rows: Read,
     settings: Settings,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -137,7 +134,7 @@ def test_a_picture_that_ends_its_worker_is_a_row(
 
 @pytest.mark.slow
 def test_an_interrupted_job_goes_on_with_what_is_missing(
-    session: None, crops: Path, plain: list[dict[str, Any]], read_rows: Read, settings: Settings, tmp_path: Path
+    session: None, crops: Path, plain: list[dict[str, Any]], settings: Settings, tmp_path: Path
 ) -> None:
     """Guards --resume: what is done stays as it is, what was half-written is gone, each row is there once."""
     out = tmp_path / "out"

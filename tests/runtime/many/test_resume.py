@@ -39,6 +39,46 @@ def test_no_file_but_its_own_is_removed(album: Path, settings: Settings, one_pro
     assert not late & left
 
 
+def sources(out: str) -> list[str]:
+    """The source of each row."""
+    return sorted(pq.read_table(out, columns=["source"]).column(0).to_pylist())
+
+
+def test_another_job_in_the_same_folder_keeps_its_rows(album: Path, settings: Settings, one_process: None) -> None:
+    """Guards two jobs that were begun at the same time: what one has finished the other must not remove."""
+    parts = ManyImages(["album/photo2.png", "album/sub", "album/empty.png"], "out", settings).run()
+    next(parts)
+    assert list(ManyImages(["album/bad.jpg", "album/photo10.jpg"], "out", settings, resume=True).run())
+    assert list(parts)
+    photos = ["bad.jpg", "empty.png", "photo10.jpg", "photo2.png", "sub/gray.bmp"]
+    assert sources("out") == [f"album/{name}" for name in photos]
+
+
+def test_a_job_that_was_gone_on_with_twice_at_once_doubles_nothing(
+    album: Path, settings: Settings, one_process: None
+) -> None:
+    """Guards rows against a worker that outlives its job where the next one is interrupted, too, and against cron."""
+    names = ["album/photo2.png", "album/photo10.jpg", "album/sub", "album/empty.png", "album/moving.png"]
+    assert list(ManyImages(names, "plain", settings).run())
+    first = ManyImages(names, "out", settings).run()
+    next(first)
+    second = ManyImages(names, "out", settings, resume=True).run()
+    next(second)
+    # what the second does, too, and what it has left
+    next(first)
+    next(first)
+    first.close()
+    second.close()
+    assert len(set(sources("out"))) < len(sources("out"))
+    last = ManyImages(names, "out", settings, resume=True)
+    assert (last.left, sum(part.sources for part in last.run())) == (2, 2)
+    assert sources("out") == sources("plain")
+    before = {path: path.stat().st_mtime_ns for path in Path("out").iterdir()}
+    again = ManyImages(names, "out", settings, resume=True)
+    assert (again.left, list(again.run())) == (0, [])
+    assert {path: path.stat().st_mtime_ns for path in Path("out").glob("*.parquet")}.items() <= before.items()
+
+
 def test_relative_names_are_those_of_one_directory(
     album: Path, settings: Settings, one_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import cv2
 import pytest
-
-from facexp.analyzer import AnalyzerOptions
 
 server = pytest.importorskip("moto.server", reason='NO OBJECT STORE TESTED: pip install "facexp[dev]"')
 pa = pytest.importorskip("pyarrow", reason='NO OBJECT STORE TESTED: pip install "facexp[ray]"')
@@ -21,6 +19,8 @@ from pyarrow import fs  # noqa: E402
 
 from facexp.many import ManyError, ManyImages, Settings  # noqa: E402
 from facexp.many.plan import Plan  # noqa: E402
+from facexp.many.stores import Store  # noqa: E402
+from result_rows import read_rows  # noqa: E402
 
 Rows = list[dict[str, Any]]
 SECRET = "hush/hush hush+hush="
@@ -56,11 +56,8 @@ def store(endpoint: str, crops: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 @pytest.fixture
-def settings(tiny_bundle: Path) -> Iterator[Settings]:
-    """For the tiny bundle. OpenCV gets back the threads that a worker takes from it."""
-    threads = cv2.getNumThreads()
-    yield Settings(AnalyzerOptions(bundle=tiny_bundle), face_crops=True)
-    cv2.setNumThreads(threads)
+def settings(settings: Settings) -> Settings:
+    return replace(settings, face_crops=True)
 
 
 @pytest.fixture
@@ -83,7 +80,7 @@ def moved(row: dict[str, Any], old: str, new: str) -> dict[str, Any]:
 
 
 def test_a_bucket_gives_the_rows_of_the_plain_run(
-    store: Any, settings: Settings, expected: Rows, read_rows: Callable[..., Rows], one_process: None
+    store: Any, settings: Settings, expected: Rows, one_process: None
 ) -> None:
     """Guards folders, names with anything in them, broken and missing objects, results, and an interrupted job."""
     names = ["s3://bucket/photos", "s3://bucket/photos/gone.png"]
@@ -107,9 +104,7 @@ def test_a_bucket_gives_the_rows_of_the_plain_run(
     assert [path.rpartition("/")[2] for path in after if not path.endswith(".parquet")] == ["_SUCCESS"]
 
 
-def test_globs_and_tables(
-    store: Any, settings: Settings, crops: Path, expected: Rows, read_rows: Callable[..., Rows], one_process: None
-) -> None:
+def test_globs_and_tables(store: Any, settings: Settings, crops: Path, expected: Rows, one_process: None) -> None:
     """Guards what a glob matches, and Parquet files and folders of them, read a column and some rows at a time."""
 
     def found(name: str) -> list[str]:
@@ -133,12 +128,71 @@ def test_globs_and_tables(
     assert read_rows("bucket/out", store) == wanted
 
 
+def test_names_that_look_like_globs_and_the_jobs_own_results(
+    store: Any, settings: Settings, crops: Path, one_process: None
+) -> None:
+    """Guards against the row of another object, against a traceback, and against results that become sources."""
+
+    def found(name: str) -> list[str]:
+        plan = Plan.of([name])
+        return [item.name(plan.stores) for item in plan.items if item.problem is None]
+
+    for path in ("photos/[1].png", "[2024-01]/p.png"):
+        put(store, f"bucket/{path}", (crops / "3.png").read_bytes())
+        assert found(f"s3://bucket/{path}") == [f"s3://bucket/{path}"]
+    assert found("s3://bucket/[2024-01]") == ["s3://bucket/[2024-01]/p.png"]
+    assert found("s3://bucket/photos/[b-a].png") == []
+    data = [(crops / f"{number}.png").read_bytes() for number in range(3)]
+    pq.write_table(pa.table({"image": data}), "bucket/faces.parquet", filesystem=store)
+    names, out = ["s3://bucket/**/*.parquet"], "s3://bucket/out.parquet"
+    assert list(ManyImages(names, out, settings).run())
+    again = ManyImages(names, out, settings, resume=True)
+    assert (again.left, again.total) == (0, 3)
+
+
+@pytest.mark.parametrize("where", ["store", "disk"])
+def test_what_the_store_did_not_give_is_tried_again(
+    store: Any,
+    settings: Settings,
+    expected: Rows,
+    one_process: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    """Guards a job against an hour of throttling, and credentials that expire: its rows are no last word."""
+    names, out = ["s3://bucket/photos"], "s3://bucket/out" if where == "store" else str(tmp_path / "out")
+    folder, filesystem = ("bucket/out", store) if where == "store" else (out, None)
+    read = Store.read
+
+    def busy(self: Store, path: str) -> bytes:
+        if path.endswith(("2.png", "7.png", "#1.PNG")):
+            raise OSError("AWS Error SLOW_DOWN during GetObject operation")
+        return read(self, path)
+
+    # two parts, one without a good row
+    monkeypatch.setattr("facexp.many.plan.SHARE", 2)
+    monkeypatch.setattr("facexp.many.plan.PART", 12)
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "read", busy)
+        assert sum(len(part.errors) for part in ManyImages(names, out, settings).run()) == 5
+    # a job with other sources leaves them as they are
+    assert list(ManyImages(["s3://bucket/photos/gone.png"], out, settings, resume=True).run())
+    assert len(read_rows(folder, filesystem)) == len(expected) + 1
+    again = ManyImages(names, out, settings, resume=True)
+    assert (again.left, again.unread) == (3, 2)
+    assert sum(part.sources for part in again.run()) == 3
+    rows = sorted(read_rows(folder, filesystem), key=lambda row: str(row["source"]))
+    assert rows.pop([row["source"] for row in rows].index("s3://bucket/photos/gone.png"))["error"]
+    assert rows == sorted(expected, key=lambda row: str(row["source"]))
+    assert ManyImages(names, out, settings, resume=True).left == 0
+
+
 def test_credentials_of_an_address_are_used_and_never_shown(
     store: Any,
     endpoint: str,
     settings: Settings,
     expected: Rows,
-    read_rows: Callable[..., Rows],
     one_process: None,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

@@ -87,10 +87,10 @@ def raw(server: Any) -> socket.socket:
     return socket.create_connection((host, int(port)), PATIENCE_S)
 
 
-def stub(server: Any, method: str = "Predict") -> tuple[grpc.Channel, Any]:
+def stub(server: Any) -> tuple[grpc.Channel, Any]:
     channel = grpc.insecure_channel(server.ports.grpc)
     return channel, channel.unary_unary(
-        f"/tensorflow.serving.PredictionService/{method}",
+        "/tensorflow.serving.PredictionService/Predict",
         request_serializer=lambda request: request.SerializeToString(),
         response_deserializer=message("PredictResponse").FromString,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import shutil
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from browser import Browser
 from facexp.analyzer import AnalyzerOptions
 from facexp.labels import SEVEN
 from facexp.server.access import Access
@@ -45,11 +45,6 @@ def browser(tmp_path: Path, astronaut: NDArray[np.uint8]) -> Iterator[Any]:
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
         pytest.skip("NO BROWSER TESTED: there is no chromium on this machine")
-    spec = importlib.util.spec_from_file_location("browser", Path(__file__).with_name("browser.py"))
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     jpeg = cv2.imencode(".jpg", astronaut)[1].tobytes()
     (tmp_path / "camera.mjpeg").write_bytes(jpeg * 3)
     camera = [
@@ -57,7 +52,7 @@ def browser(tmp_path: Path, astronaut: NDArray[np.uint8]) -> Iterator[Any]:
         "--use-fake-ui-for-media-stream",
         f"--use-file-for-fake-video-capture={tmp_path / 'camera.mjpeg'}",
     ]
-    with module.Browser(program, tmp_path / "profile", camera) as opened:
+    with Browser(program, tmp_path / "profile", camera) as opened:
         yield opened
 
 
@@ -108,15 +103,25 @@ def test_a_photo_and_the_camera(shipped: Any, browser: Any, astronaut_file: Path
     assert browser.run("document.documentElement.scrollWidth") == PHONE[0]
     heights = browser.run("[...document.querySelectorAll('#buttons > :not(input)')].map((each) => each.offsetHeight)")
     assert min(heights) >= 44
-    # the camera runs on until it is stopped
-    browser.run("document.getElementById('faces').replaceChildren(); document.getElementById('camera').click()")
+    # the camera runs on until it is stopped; who presses twice opens it once
+    browser.run(
+        """{
+            const media = navigator.mediaDevices, open = media.getUserMedia.bind(media);
+            window.streams = [];
+            media.getUserMedia = (how) => { const opening = open(how); streams.push(opening); return opening; };
+        }"""
+    )
+    press = "document.getElementById('camera').click();"
+    browser.run("document.getElementById('faces').replaceChildren();" + 2 * press)
     browser.wait("document.querySelectorAll('#faces h3').length === 1")
     browser.run("document.getElementById('faces').replaceChildren()")
     browser.wait("document.querySelectorAll('#faces h3').length === 1")
     keep(browser, "camera")
     assert browser.run("document.getElementById('camera').getAttribute('aria-pressed')") == "true"
-    browser.run("document.getElementById('camera').click()")
+    browser.run(press)
     assert browser.run("document.getElementById('camera').textContent") == "Camera"
+    tracks = "(await Promise.all(streams)).flatMap((each) => each.getTracks().map((track) => track.readyState))"
+    assert browser.run(f"(async () => {tracks})()") == ["ended"]
     bad = tmp_path / "<b>bad.png"
     bad.write_bytes(b"no picture")
     browser.choose("#file", bad)

@@ -150,6 +150,7 @@ DEEP = b'{"instances": ' + b"[" * 200_000
         ("/v1/models/other:predict", {"instances": [1]}, 404, "there are keypoints, emotion, faces"),
         ("/v1/models/other", None, 404, "there are keypoints, emotion, faces"),
         ("/v1/models/faces/versions/7", None, 404, "no version 7"),
+        pytest.param(f"/v1/models/faces/versions/{'7' * 5000}", None, 404, "Not Found", id="more digits than are read"),
         ("/v1/models/faces:classify", b"{}", 405, "Method Not Allowed"),
         ("/v1/models/faces:predict", None, 405, "Method Not Allowed"),
         ("/v1/models/faces/versions/1:predict", None, 405, "Method Not Allowed"),

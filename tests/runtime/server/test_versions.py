@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
+import tiny_bundle as tiny
 from facexp.analyzer import AnalyzerOptions
 from facexp.server.access import ServerError
 from facexp.server.pictures import read_picture
@@ -34,7 +35,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def add(tiny: Any, tmp_path: Path) -> Callable[[int], Path]:
+def add(tmp_path: Path) -> Callable[[int], Path]:
     """Adds a version whose points lie so many pixels further right as its number says; at once, by a rename."""
 
     def make(number: int) -> Path:
@@ -45,7 +46,7 @@ def add(tiny: Any, tmp_path: Path) -> Callable[[int], Path]:
     return make
 
 
-def answering(server: Any, tiny: Any, body: dict[str, Any] = BODY) -> int:
+def answering(server: Any, body: dict[str, Any] = BODY) -> int:
     """The version that answers, by its numbers."""
     (points,) = server.ask(f"{KEYPOINTS}:predict", body).json["predictions"]
     return round(float((np.array(points) - tiny.MEAN_SHAPE)[:, 0].mean()))
@@ -65,7 +66,7 @@ def wait(done: Callable[[], bool]) -> None:
 
 
 def test_a_new_version_takes_over(
-    start: Callable[..., Any], add: Any, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Any], add: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards the reload: the highest number answers, numbers as numbers, the old one drains; and back again."""
     for number in (2, 9):
@@ -73,7 +74,7 @@ def test_a_new_version_takes_over(
     (tmp_path / "base" / "notes").mkdir()
     (tmp_path / "base" / "010").mkdir()
     server = start(base=tmp_path / "base")
-    assert (answering(server, tiny), states(server)) == (9, {9: "AVAILABLE"})
+    assert (answering(server), states(server)) == (9, {9: "AVAILABLE"})
     held, begun = threading.Event(), threading.Event()
 
     def read(file: bytes, most: int) -> Any:
@@ -84,27 +85,27 @@ def test_a_new_version_takes_over(
     # before the network's turn, when no batch knows of the request
     monkeypatch.setattr("facexp.server.models.read_picture", read)
     with ThreadPoolExecutor(1) as pool:
-        taken = pool.submit(answering, server, tiny, ENCODED)
+        taken = pool.submit(answering, server, ENCODED)
         assert begun.wait(PATIENCE_S)
         add(10)
         wait(lambda: states(server).get(10) == "AVAILABLE")
         assert states(server)[9] == "UNLOADING"
-        assert answering(server, tiny) == 10
+        assert answering(server) == 10
         assert server.ask(f"{KEYPOINTS}/versions/9:predict", BODY).status == 404
         held.set()
         assert taken.result(PATIENCE_S) == 9
     wait(lambda: states(server)[9] == "END")
     shutil.rmtree(tmp_path / "base" / "10")
     wait(lambda: states(server)[10] == "END")
-    assert answering(server, tiny) == 9
+    assert answering(server) == 9
     # nothing left is no reason to stop answering
     shutil.rmtree(tmp_path / "base")
     threading.Event().wait(0.2)
-    assert answering(server, tiny) == 9
+    assert answering(server) == 9
 
 
 def test_a_version_that_cannot_be_loaded(
-    start: Callable[..., Any], add: Any, tiny: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    start: Callable[..., Any], add: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Guards half-copied folders: told once in the log, not to clients, tried again when they change."""
     add(1)
@@ -112,7 +113,7 @@ def test_a_version_that_cannot_be_loaded(
     second = tmp_path / "base" / "2"
     second.mkdir()
     wait(lambda: states(server).get(2) == "END")
-    assert answering(server, tiny) == 1
+    assert answering(server) == 1
     status = server.ask(f"{KEYPOINTS}/versions/2").json["model_version_status"][0]["status"]
     assert status["error_code"] == "INTERNAL"
     assert str(tmp_path) not in json.dumps(status)
@@ -124,11 +125,11 @@ def test_a_version_that_cannot_be_loaded(
     for name in ("manifest.json", *sorted(file.name for file in made.glob("*.onnx"))):
         shutil.copy(made / name, second / name)
         threading.Event().wait(0.1)
-    wait(lambda: answering(server, tiny) == 2)
+    wait(lambda: answering(server) == 2)
 
 
 def test_a_version_that_does_not_go_with_the_settings(
-    start: Callable[..., Any], add: Any, tiny: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    start: Callable[..., Any], add: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Guards a bundle without the labels that were asked for: told once, in one line, and the next lower answers."""
     add(1)
@@ -137,9 +138,9 @@ def test_a_version_that_does_not_go_with_the_settings(
     facts["models"]["emotion"]["preprocessing"]["heads"] = ["ferplus"]
     manifest.write_text(json.dumps(facts))
     server = start(base=tmp_path / "base", analyzer=AnalyzerOptions("cpu", 1, labels="fer2013", precision="float32"))
-    assert answering(server, tiny) == 1
+    assert answering(server) == 1
     add(2)
-    wait(lambda: answering(server, tiny) == 2)
+    wait(lambda: answering(server) == 2)
     (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert told.getMessage().startswith("version 3 is not loaded: labels must be")
     assert not told.exc_info
