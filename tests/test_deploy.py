@@ -114,6 +114,12 @@ def test_the_unit_of_systemd(tmp_path: Path) -> None:
     stop = int(re.search(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)[1])  # type: ignore[index]
     drain = next(option.default for option in serve_command.params if option.name == "drain")
     assert stop > drain
+    # what 1 GB is enough for
+    (run,) = re.findall(
+        r"^docker run .*?--memory 1g.*?^```", (ROOT / "docs/serving.md").read_text(), re.MULTILINE | re.S
+    )
+    assert "\nMemoryMax=1G\n" in unit
+    assert all("--max-pixels 25" in command for command in (unit, run))
     tool = shutil.which("systemd-analyze")
     if tool is None:
         pytest.skip("NO SYSTEMD UNIT TESTED: there is no systemd-analyze on this machine")

@@ -73,7 +73,8 @@ class Clip:
         """
         pace, step = Pace(options), 1000 / self.fps
         index, time_ms = self._skip(1000 * options.start_s), 0.0
-        first, past_end, converted = index, False, Converted(self._interlaced)
+        first, past_end = index, False
+        converted: Converted[ClipFrame] = Converted(self._interlaced)
         try:
             while self._capture.grab():
                 stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Generic, NamedTuple, Protocol, TypeVar
 
 from facexp.errors import SourceError
 from facexp.geometry import Image
@@ -22,13 +23,14 @@ _COUNTED = ("MP4", "AVI", "IVF")
 _OPEN = 0xFFFFFFFF
 # every so many rows of a picture one is compared: single pixels of all rows would take far longer to fetch
 _APART = 64
-_PATIENCE_S = 60
+_PATIENCE_S = 60.0
+_COPY = "read the copy that ffmpeg -i FILE -vf yadif COPY.mp4 makes"
 _PROBE = """
 import sys, cv2
-capture = cv2.VideoCapture(sys.argv[1], cv2.CAP_FFMPEG)
-if float(sys.argv[2]) > 0:
-    capture.set(cv2.CAP_PROP_POS_MSEC, float(sys.argv[2]))
-for _ in range(int(sys.argv[3])):
+capture = cv2.VideoCapture(sys.stdin.buffer.read().decode(), cv2.CAP_FFMPEG)
+if float(sys.argv[1]) > 0:
+    capture.set(cv2.CAP_PROP_POS_MSEC, float(sys.argv[1]))
+for _ in range(int(sys.argv[2])):
     if not capture.grab():
         break
     capture.retrieve()
@@ -45,8 +47,24 @@ class ClipFrame(NamedTuple):
     """BGR (H, W, 3) uint8."""
 
 
-class Converted:
-    """Lets the frames of a clip through as soon as they are known to be pictures.
+class _Timed(Protocol):
+    @property
+    def number(self) -> int: ...
+    @property
+    def time_ms(self) -> float: ...
+    @property
+    def image(self) -> Image: ...
+
+
+_Frame = TypeVar("_Frame", bound=_Timed)
+
+
+class InterlacedError(SourceError):
+    """The pictures of a clip or stream are interlaced: no other attempt reads them."""
+
+
+class Converted(Generic[_Frame]):
+    """Lets the frames of a clip or stream through as soon as they are known to be pictures.
 
     FFmpeg refuses to convert an interlaced one, and OpenCV then gives what its buffer held, as if nothing were wrong:
     the picture before or, in place of the first, just anything. So the first frame waits for the next, and where two
@@ -54,12 +72,19 @@ class Converted:
     a still clip, as of a screen, is alike all the time. A sample of the rows is enough where somebody is asked.
     """
 
-    def __init__(self, interlaced: Callable[[int, float], bool]) -> None:
+    def __init__(self, interlaced: Callable[[int, float], bool], instead: str = _COPY) -> None:
+        """`instead` says what to read in its place."""
         self._interlaced: Callable[[int, float], bool] | None = interlaced
-        self._held: ClipFrame | None = None
+        self._instead = instead
+        self._held: _Frame | None = None
         self._sample: bytes | None = None
 
-    def passed(self, frame: ClipFrame) -> Iterator[ClipFrame]:
+    @property
+    def waits(self) -> bool:
+        """Whether the first frame waits for the next."""
+        return self._held is not None
+
+    def passed(self, frame: _Frame) -> Iterator[_Frame]:
         """The frames that may go now that this one has come. Raises SourceError, with the reason alone."""
         if self._interlaced is None:
             yield frame
@@ -73,43 +98,46 @@ class Converted:
         yield from self._given_back()
         yield frame
 
-    def rest(self) -> Iterator[ClipFrame]:
+    def rest(self) -> Iterator[_Frame]:
         """The first frame, where no other has come. Raises SourceError, with the reason alone."""
         if self._held is not None:
             self._ask(self._held)
         yield from self._given_back()
 
-    def _given_back(self) -> Iterator[ClipFrame]:
+    def _given_back(self) -> Iterator[_Frame]:
         held, self._held = self._held, None
         if held is not None:
             yield held
 
-    def _ask(self, frame: ClipFrame) -> None:
+    def _ask(self, frame: _Frame) -> None:
         assert self._interlaced is not None
         if self._interlaced(frame.number, frame.time_ms):
-            how = "ffmpeg -i FILE -vf yadif COPY.mp4"
-            raise SourceError(f"is interlaced, which OpenCV cannot convert: read the copy that {how} makes")
+            raise InterlacedError(f"is interlaced, which OpenCV cannot convert: {self._instead}")
         self._interlaced = None
 
 
-def interlaced(path: Path, start_ms: float, frames: int) -> bool:
+def interlaced(source: Path | str, start_ms: float, frames: int, patience_s: float = math.inf) -> bool:
     """Whether FFmpeg refuses to convert one of so many frames from that time on, or from the beginning where it is 0.
+
+    The source is a file or the address of a stream; False, too, where that cannot be told in `patience_s`.
 
     Only its log says so, which OpenCV writes to the output of the process: so it is another process that reads them.
     """
     # hardly ever needed, and its import is not for free
     import subprocess
 
-    command = [sys.executable, "-P", "-c", _PROBE, opencv_name(path), str(start_ms), str(frames)]
+    name = source if isinstance(source, str) else opencv_name(source)
+    command = [sys.executable, "-P", "-c", _PROBE, str(start_ms), str(frames)]
     environment = os.environ | {"OPENCV_FFMPEG_LOGLEVEL": "16"}
     try:
         done = subprocess.run(
             command,
-            stdin=subprocess.DEVNULL,
+            # not in the command, which everybody on the machine can see: an address may hold a password
+            input=name.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
-            timeout=_PATIENCE_S,
+            timeout=min(patience_s, _PATIENCE_S),
         )
     except (OSError, subprocess.TimeoutExpired):
         # an interlaced clip mostly is so from its first frame on, where this is a matter of a moment: it is a still one

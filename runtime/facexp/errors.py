@@ -27,6 +27,20 @@ class SourceError(FacexpError):
     """A photo, clip, camera, stream or pipe cannot be read."""
 
 
+TOO_LARGE = "is too large for this machine's memory"
+"""What is said of a picture for which there is no memory."""
+# OpenCV's Error::StsNoMem
+_NO_MEMORY = -4
+
+
+def no_memory(error: BaseException) -> bool:
+    """Whether Python, numpy, OpenCV or onnxruntime got no memory."""
+    if isinstance(error, MemoryError) or getattr(error, "code", None) == _NO_MEMORY:
+        return True
+    # onnxruntime has no class of its own for it
+    return any(sign in str(error) for sign in ("bad_alloc", "bad allocation", "Failed to allocate memory"))
+
+
 def one_line(error: BaseException) -> str:
     """What an error says, in one short line."""
     return " ".join(str(error).split())[:300]

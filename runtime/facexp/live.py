@@ -13,9 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ import numpy as np
 from facexp import photo
 from facexp.address import printable, shown
 from facexp.aspect import pixel_aspect, squared
+from facexp.clip_health import Converted, InterlacedError, interlaced
 from facexp.errors import SourceError
 from facexp.geometry import Image
 from facexp.reading import Pace, ReadOptions, sane_fps
@@ -33,6 +34,8 @@ PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 _LONGEST_WAIT_S = 0.5
 _GOODBYE_S = 0.3
 _MOST_HANGING = 4
+# looked at by the process that is asked whether they are interlaced, in this part of the time before a loss
+_PROBED, _PROBED_WITHIN = 10, 0.5
 # a clip behind an address that ends before this part of its length may have been cut off
 _WHOLE = 0.9
 _THREAD = "facexp-live"
@@ -45,6 +48,15 @@ _logger = logging.getLogger("facexp")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
+class _Taken(NamedTuple):
+    """A frame as it was taken from its source."""
+
+    number: int
+    time_ms: float
+    image: Image
+    captured_s: float
+
+
 class Capture(Protocol):
     """An open source of frames, used by one thread."""
 
@@ -52,6 +64,8 @@ class Capture(Protocol):
     """Frames a second, as far as it is known."""
     finite: bool
     """Whether its end is the end, and not a reason to open it again."""
+    converts: bool
+    """Whether FFmpeg converts its frames, which it cannot do with interlaced ones."""
 
     def grab(self) -> bool:
         """Wait for the next frame; False at the end."""
@@ -111,6 +125,7 @@ class VideoCapture:
         self.finite = self._length > 0
         self._aspect = pixel_aspect(self._capture)
         self._jpegs = "://" in name and not self.finite and _as_jpegs(self._capture)
+        self.converts = "://" in name and not self._jpegs
         self._name, self._count = name, 0
 
     def grab(self) -> bool:
@@ -145,14 +160,18 @@ class VideoCapture:
         self._capture.release()
 
 
-def live_frames(open_capture: Callable[[], Capture], name: str, options: ReadOptions) -> Iterator[LiveFrame]:
+def live_frames(
+    open_capture: Callable[[], Capture], name: str, options: ReadOptions, address: str | None = None
+) -> Iterator[LiveFrame]:
     """The frames of a live source, opened again whenever it stops.
 
-    `open_capture` runs in the reading thread; `name` is how the log calls the source. Raises SourceError, with the
-    reason alone, for a source that never gives a frame, and for a finite one that hangs. Closing the iterator ends the
-    reading.
+    `open_capture` runs in the reading thread; `name` is how the log calls the source; `address` opens it where its
+    frames may be interlaced. Raises SourceError, with the reason alone, for a source that never gives a frame, for one
+    that is interlaced, and for a finite one that hangs. Closing the iterator ends the reading.
     """
     pace, started, attempt = Pace(options), time.monotonic(), 0
+    # asked once, not whenever a source that is still is opened again
+    converted = _converted(address, options)
     first_s: float | None = None
     count = 0
     readers: list[_Reader] = []
@@ -160,7 +179,7 @@ def live_frames(open_capture: Callable[[], Capture], name: str, options: ReadOpt
         readers = [reader for reader in readers if reader.runs]
         lost = "still hangs"
         if len(readers) < _MOST_HANGING:
-            reader = _Reader(open_capture, options, pace, count, first_s)
+            reader = _Reader(open_capture, options, pace, converted, count, first_s)
             readers.append(reader)
             try:
                 while (frame := reader.take()) is not None:
@@ -206,6 +225,7 @@ class _Reader:
         open_capture: Callable[[], Capture],
         options: ReadOptions,
         pace: Pace,
+        converted: Converted[_Taken],
         count: int,
         first_s: float | None,
     ) -> None:
@@ -216,7 +236,7 @@ class _Reader:
         self._timed = False
         # when the capture was opened
         self._opened_s: float | None = None
-        self._open, self._options, self._pace = open_capture, options, pace
+        self._open, self._options, self._pace, self._converted = open_capture, options, pace, converted
         self._changed = threading.Condition()
         self._waiting: LiveFrame | None = None
         self._over = self._stopped = False
@@ -269,6 +289,8 @@ class _Reader:
                 self._read(capture)
             finally:
                 capture.close()
+        except InterlacedError as error:
+            failure = error
         except SourceError as error:
             failure = _LostError(str(error))
         except Exception as error:
@@ -283,15 +305,16 @@ class _Reader:
         self.finite, self._timed = capture.finite, capture.stamp_ms() is not None
         self._opened_s = time.monotonic()
         latest = self._options.policy == "latest" or (self._options.policy is None and not capture.finite)
+        lost: str | None = None
         while not self._stopped:
             before = time.monotonic()
             grabbed = capture.grab()
             now = time.monotonic()
             if not grabbed:
-                if capture.finite:
-                    return
-                # FFmpeg gives a read up by itself, and does not tell that from an end
-                raise SourceError(self._silent() if now - before >= self._options.timeout_s else "has stopped")
+                if not capture.finite:
+                    # FFmpeg gives a read up by itself, and does not tell that from an end
+                    lost = self._silent() if now - before >= self._options.timeout_s else "has stopped"
+                break
             if self._stopped:
                 return
             if self.first_s is None:
@@ -300,25 +323,48 @@ class _Reader:
             stamp_ms = capture.stamp_ms()
             time_ms = 1000 * (now - self.first_s) if stamp_ms is None else stamp_ms
             if time_ms >= 1000 * self._options.end_s:
-                return
-            if not self._pace.wants(index, time_ms):
+                break
+            wanted = self._pace.wants(index, time_ms)
+            if not wanted:
                 self._alive_s = now
-                continue
+                # the first would grow old if it waited for the next one that is wanted
+                if not self._converted.waits:
+                    continue
             image = capture.retrieve()
-            if image is not None:
-                self._offer(LiveFrame(index, time_ms, now, 0, image, capture.fps), latest)
+            if image is None:
+                continue
+            self._alive_s = now
+            came = _Taken(index, time_ms, image, now)
+            for frame in self._converted.passed(came) if capture.converts else (came,):
+                if wanted or frame is not came:
+                    self._offer(frame, capture.fps, latest)
+        if capture.converts and not self._stopped:
+            for frame in self._converted.rest():
+                self._offer(frame, capture.fps, latest)
+        if lost is not None:
+            raise SourceError(lost)
 
     def _silent(self) -> str:
         return f"gave no picture for {self._options.timeout_s:g} s"
 
-    def _offer(self, frame: LiveFrame, latest: bool) -> None:
+    def _offer(self, frame: _Taken, fps: float, latest: bool) -> None:
         with self._changed:
             while not latest and self._waiting is not None and not self._stopped:
                 self._changed.wait()
             dropped = 0 if self._waiting is None else self._waiting.dropped + 1
-            self._waiting = replace(frame, dropped=dropped)
+            self._waiting = LiveFrame(frame.number, frame.time_ms, frame.captured_s, dropped, frame.image, fps)
             self._alive_s = time.monotonic()
             self._changed.notify_all()
+
+
+def _converted(address: str | None, options: ReadOptions) -> Converted[_Taken]:
+    """What keeps interlaced frames back of the source of this address."""
+
+    def asked(*_: object) -> bool:
+        return address is not None and interlaced(address, 0.0, _PROBED, _PROBED_WITHIN * options.timeout_s)
+
+    instead = "let it send progressive pictures, or pipe ffmpeg -i ADDRESS -vf yadif -f mjpeg - | facexp-infer -"
+    return Converted(asked, instead)
 
 
 def _as_jpegs(capture: cv2.VideoCapture) -> bool:

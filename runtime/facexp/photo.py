@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.errors import SourceError
+from facexp.errors import TOO_LARGE, SourceError, no_memory
 from facexp.geometry import Image
 
 MAX_PIXELS = 250_000_000
@@ -175,7 +175,9 @@ def animation(path: Path, total: int) -> Iterator[tuple[Image, float]]:
     while start < total:
         try:
             ok, frames = cv2.imreadanimation(opencv_name(path), start=start, count=window)
-        except cv2.error:
+        except cv2.error as error:
+            if no_memory(error):
+                raise SourceError(TOO_LARGE) from None
             ok = False
         if not ok or len(frames.frames) == 0:
             raise SourceError(f"breaks off after {start} of {total} frames: the file is damaged or cut short")
@@ -226,9 +228,9 @@ def _raw(data: bytes, kind: str, jpeg: int) -> tuple[Pixels, int]:
                 turn = _avif_orientation(data)
             image = cv2.imdecode(buffer, flags)
     except cv2.error as error:
-        raise SourceError(f"cannot be decoded as {kind}: {error.err}") from None
+        raise SourceError(TOO_LARGE if no_memory(error) else f"cannot be decoded as {kind}: {error.err}") from None
     except MemoryError:
-        raise SourceError("is too large for this machine's memory") from None
+        raise SourceError(TOO_LARGE) from None
     if image is None or image.size == 0:
         cut = kind == "JPEG" and b"\xff\xd9" not in data[-65536:]
         cut = cut or (kind == "PNG" and b"IEND" not in data[-64:])

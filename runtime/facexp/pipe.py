@@ -69,6 +69,7 @@ class JpegStream:
     """
 
     finite = True
+    converts = False
 
     def __init__(self, pipe: Pipe, fps: float = NOMINAL_FPS) -> None:
         self.fps = fps
@@ -205,6 +206,7 @@ class RawStream:
 
     fps = NOMINAL_FPS
     finite = True
+    converts = False
 
     def __init__(self, pipe: Pipe, width: int, height: int) -> None:
         self._pipe, self._shape = pipe, (height, width, 3)

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
+from facexp.address import printable
 from facexp.ahead import read_ahead
 from facexp.analyzer import Analyzer
 from facexp.cores import cores
-from facexp.errors import SourceError
+from facexp.errors import TOO_LARGE, SourceError, no_memory
 from facexp.reading import DEFAULTS, ReadOptions
 from facexp.shots import Shot, Source
 from facexp.tracking import SMOOTH_S, Tracker
@@ -62,6 +63,11 @@ def analyze_sources(
                 index = shot.index + options.every
         except SourceError as error:
             yield Frame.unread(source.name, index, str(error)), None
+        except Exception as error:
+            # that there is none for this picture is no reason to leave out the others
+            if not no_memory(error):
+                raise
+            yield Frame.unread(source.name, index, f"{printable(source.name)}: {TOO_LARGE}"), None
 
 
 def share_threads(sources: Sequence[Source], threads: int | None = None) -> tuple[int | None, int | None]:

@@ -188,7 +188,7 @@ class Source:
         )
 
     def _live(self, open_capture: Callable[[], Capture], options: ReadOptions) -> Iterator[Shot]:
-        for frame in live_frames(open_capture, printable(self.name), options):
+        for frame in live_frames(open_capture, printable(self.name), options, self.address):
             yield Shot(
                 self.name,
                 self.save_as,

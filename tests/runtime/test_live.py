@@ -28,6 +28,7 @@ class Script:
 
     fps = 25.0
     finite = False
+    converts = False
     made: ClassVar[list[Script]] = []
 
     def __init__(self, *steps: Any) -> None:
@@ -312,3 +313,40 @@ def test_a_clip_behind_an_address_that_hangs_is_an_error() -> None:
     assert next(frames).index == 0
     with pytest.raises(SourceError, match=r"^gave no picture for 0.3 s$"):
         next(frames)
+
+
+class Still(Script):
+    """A stream that shows the same all the time."""
+
+    converts = True
+
+    def retrieve(self) -> Image | None:
+        return np.full((4, 6, 3), 80, np.uint8)
+
+
+def test_a_stream_that_shows_the_same_is_asked_once(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards a camera in the dark: its other client must not come with every new start, and no frame is lost."""
+    asked: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(live, "interlaced", lambda *what: asked.append(what))
+    frames = live_frames(opening(Still(True, False), Still(True, True)), "x", ReadOptions(policy="all"), "rtsp://x")
+    assert [frame.index for frame in read(frames, 3)] == [0, 1, 2]
+    frames.close()  # type: ignore[attr-defined]
+    assert asked == [("rtsp://x", 0.0, 10, 5.0)]
+
+
+def test_an_interlaced_stream_is_not_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards 1080i: OpenCV gives what its memory held, which no other attempt mends."""
+    monkeypatch.setattr(live, "interlaced", lambda *_: True)
+    with pytest.raises(SourceError, match=r"^is interlaced, which OpenCV cannot convert: let it send progressive"):
+        next(live_frames(opening(Still(True, True)), "x", ReadOptions(timeout_s=PATIENCE_S), "rtsp://x"))
+
+
+def test_the_first_frame_of_a_stream_waits_for_the_next_that_comes() -> None:
+    """Guards --every and --max-fps of a stream: the next frame that is wanted may be a minute away."""
+    script = Script(True, True)
+    script.converts = True
+    frames = live_frames(opening(script), "x", ReadOptions(every=100, timeout_s=PATIENCE_S), "rtsp://x")
+    first = next(frames)
+    assert (first.index, first.dropped, first.time_ms) == (0, 0, 0.0)
+    assert first.captured_s <= time.monotonic()
+    frames.close()  # type: ignore[attr-defined]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import re
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -196,6 +198,37 @@ def test_a_clip_whose_connection_breaks_is_told(tmp_path: Path, caplog: pytest.L
     assert (
         said == f"http://***@{address}: ends after {count} of 60 frames: unless it was trimmed, its connection was lost"
     )
+
+
+def test_an_interlaced_stream_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards 1080i: FFmpeg converts none of it, and each record would tell of what lay in OpenCV's memory."""
+    frame = b"FRAME\n" + bytes(range(48)) * 64 + bytes([128]) * (64 * 24)
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                self.wfile.write(b"YUV4MPEG2 W64 H48 F25:1 It A1:1 C420jpeg\n" + frame * 50)
+
+    commands, run = [], subprocess.run
+
+    def spy(command: list[str], **how: Any) -> Any:
+        commands.append(command)
+        return run(command, **how)
+
+    monkeypatch.setattr(subprocess, "run", spy)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(SourceError, match=r"^http://\*\*\*@127.*/x: is interlaced, which OpenCV cannot"):
+            next(shots_of(f"http://admin:s3cret@127.0.0.1:{server.server_port}/x", timeout_s=PATIENCE_S))
+        server.shutdown()
+    # what is typed on a command line other users of the machine see
+    assert "s3cret" not in str(commands)
+    assert len(commands) == 1
 
 
 def test_a_wrong_password_is_one_line(web_camera: Any) -> None:

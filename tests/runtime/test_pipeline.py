@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -103,6 +104,33 @@ def test_faces_are_followed_through_a_clip_and_no_further(
     assert all(face.id == 1 and face.smoothed is None for frame in unsmoothed for face in frame.faces)
     crops = [frame for frame, _ in analyze_sources(analyzer, sources[:1], face_crops=True)]
     assert all(face.id is None for frame in crops for face in frame.faces)
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda: np.empty(1 << 60, np.uint8),
+        lambda: cv2.resize(np.zeros((1, 1), np.uint8), (1 << 30, 1 << 29)),
+        lambda: (_ for _ in ()).throw(RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : std::bad_alloc")),
+    ],
+    ids=["numpy", "opencv", "onnxruntime"],
+)
+@pytest.mark.parametrize("readers", [0, 2])
+def test_no_memory_for_one_picture_leaves_the_others(
+    analyzer: Analyzer, astronaut: Any, monkeypatch: pytest.MonkeyPatch, fail: Any, readers: int
+) -> None:
+    """Guards a job on a small machine: the photo that is too large for it is told, and the rest are analysed."""
+    small = np.ascontiguousarray(astronaut[::2, ::2])
+    analyze = analyzer.analyze
+    monkeypatch.setattr(analyzer, "analyze", lambda image: fail() if image.shape[0] < 200 else analyze(image))
+
+    def photo(name: str, image: Any) -> Source:
+        return Source(name, PurePath(name), data=cv2.imencode(".png", image)[1].tobytes())
+
+    photos = [photo("large\n.png", small[:100]), photo("a.png", small)]
+    frames = [frame for frame, _ in analyze_sources(analyzer, photos, readers=readers)]
+    assert [frame.error for frame in frames] == ["'large\\n.png': is too large for this machine's memory", None]
+    assert len(frames[1].faces) == 1
 
 
 def test_photos_are_analysed_at_once_and_told_in_order(

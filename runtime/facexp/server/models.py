@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -41,8 +42,10 @@ Arrays = dict[str, Array]
 
 _ENCODED = TensorSpec("encoded", BYTES, ())
 _RECORD = TensorSpec("record", BYTES, ())
-# decoding is bounded here, or every request under way could hold a decoded picture
+# decoding is bounded here, or every request under way could hold a decoded picture; by both networks and all versions
+# together, which share one memory
 _DECODERS = 2
+_DECODING = threading.BoundedSemaphore(_DECODERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,8 @@ class Network:
 
     def _crop(self, number: int, file: bytes) -> NDArray[np.uint8]:
         try:
-            return crop_of(read_picture(file, self._pixels), self._size)
+            with _DECODING:
+                return crop_of(read_picture(file, self._pixels), self._size)
         except TooLargeError as error:
             raise TooLarge(f"picture {number} {error}") from None
         except SourceError as error:

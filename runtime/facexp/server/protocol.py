@@ -42,7 +42,7 @@ class Body:
     """What stands under `instances` or `inputs`; None once it is read."""
 
 
-def read_body(data: bytes) -> Body:
+def read_body(data: bytes | bytearray) -> Body:
     """Raises BadRequest where the body is not such a JSON object, TooLarge beyond VALUES."""
     if sum(map(data.count, (b",", b"[", b"{"))) > VALUES:
         raise TooLarge(f'the body has more than {VALUES} values: send pictures as {{"b64": ...}}, or ask by gRPC')

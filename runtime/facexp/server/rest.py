@@ -85,6 +85,8 @@ class _Rest:
             self._service.versions.find(name, version)
             async with self._body(request) as data:
                 body = read_body(data)
+                # the text is larger than what was read in it
+                data.clear()
                 target = Target(name, version, body.signature)
                 with _while_connected(request, running):
                     _, signature, outputs = await self._service.predict(target, functools.partial(read_input, body))
@@ -112,7 +114,7 @@ class _Rest:
         return Response(self._service.metrics.text(), headers={**_HEADERS, "Content-Type": metrics.CONTENT_TYPE})
 
     @contextlib.asynccontextmanager
-    async def _body(self, request: Request) -> AsyncIterator[bytes]:
+    async def _body(self, request: Request) -> AsyncIterator[bytearray]:
         """The request's body, counted while it comes and held until the answer is made.
 
         Raises TooLarge, Busy, Gone.
@@ -122,18 +124,17 @@ class _Rest:
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length) > most:
             raise too_large
-        parts, size = [], 0
+        data = bytearray()
         with self._service.memory.holding() as take:
             try:
                 async for part in request.stream():
-                    size += len(part)
-                    if size > most:
+                    if len(data) + len(part) > most:
                         raise too_large
                     take(len(part))
-                    parts.append(part)
+                    data += part
             except ClientDisconnect:
                 raise Gone("the connection was closed") from None
-            yield b"".join(parts)
+            yield data
 
 
 @contextlib.contextmanager

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import cv2
 import grpc
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from facexp.analyzer import AnalyzerOptions
+from facexp.server import models
 from facexp.server.access import Access
 from facexp.server.batching import Batching
 from facexp.server.errors import TooLate
 from facexp.server.limits import Limits
 from facexp.server.messages import message
+from facexp.server.pictures import read_picture
 from facexp.server.service import Service
 from facexp.session import Session
 
@@ -140,6 +145,47 @@ def test_requests_share_the_memory(start: Callable[..., Any], held: Held, pool: 
         held.go.set()
         assert {each.result(PATIENCE_S).status for each in taken} == {200}
     assert server.ask(f"{EMOTION}:predict", body).status == 200
+
+
+def test_a_body_is_let_go_when_it_is_read(start: Callable[..., Any], held: Held) -> None:
+    """Guards a small machine: what is counted for a request is all that it holds, not a third of it."""
+    body = b'{"instances": ' + b" " * 1_000_000 + str(BODY["instances"]).encode() + b"}"
+    server = start(limits=Limits(request_bytes=2_000_000), batching=Batching(size=1))
+    count = 12
+    with ThreadPoolExecutor(count) as many:
+        tracemalloc.start()
+        try:
+            taken = [many.submit(server.ask, f"{EMOTION}:predict", body) for _ in range(count)]
+            under_way(server, count)
+            now, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+            held.go.set()
+        assert {each.result(PATIENCE_S).status for each in taken} == {200}
+    assert now < count * len(body) / 2
+
+
+def test_few_pictures_are_decoded_at_once(start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the memory: a small file may be a large picture, and both networks, of all versions, share one memory."""
+    going: list[None] = []
+    most: list[int] = []
+
+    def slow(*what: Any) -> Any:
+        going.append(None)
+        most.append(len(going))
+        time.sleep(0.1)
+        going.pop()
+        return read_picture(*what)
+
+    monkeypatch.setattr(models, "read_picture", slow)
+    server = start()
+    file = {"b64": base64.b64encode(cv2.imencode(".png", np.zeros((48, 48, 3), np.uint8))[1].tobytes()).decode()}
+    body = {"signature_name": "serving_encoded", "instances": [file]}
+    with ThreadPoolExecutor(8) as many:
+        names = ("emotion", "keypoints") * 4
+        answers = list(many.map(lambda name: server.ask(f"/v1/models/{name}:predict", body), names))
+    assert {answer.status for answer in answers} == {200}
+    assert max(most) == 2
 
 
 def test_short_messages_of_large_arrays_share_the_memory(start: Callable[..., Any], held: Held) -> None:
