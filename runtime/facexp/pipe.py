@@ -65,7 +65,7 @@ class Pipe:
 class JpegStream:
     """JPEGs one after the other, as `ffmpeg -f mjpeg -` writes them, or each with a heading, as web cameras send them.
 
-    A `facexp.live.Capture`. Raises SourceError, with the reason alone, where the stream breaks off.
+    A `facexp.capture.Capture`. Raises SourceError, with the reason alone, where the stream breaks off.
     """
 
     finite = True
@@ -199,7 +199,7 @@ class Undecoded:
 
 
 class RawStream:
-    """Raw BGR24 frames, as `ffmpeg -f rawvideo -pix_fmt bgr24 -` writes them. A `facexp.live.Capture`.
+    """Raw BGR24 frames, as `ffmpeg -f rawvideo -pix_fmt bgr24 -` writes them. A `facexp.capture.Capture`.
 
     Raises SourceError, with the reason alone, where the stream ends inside a frame.
     """

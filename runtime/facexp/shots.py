@@ -13,9 +13,10 @@ from pathlib import Path, PurePath
 
 from facexp import clip, photo
 from facexp.address import STDIN, printable
+from facexp.capture import Capture, VideoCapture
 from facexp.errors import SourceError, reason
 from facexp.geometry import Image
-from facexp.live import Capture, VideoCapture, live_frames
+from facexp.live import live_frames
 from facexp.pipe import JpegStream, Pipe, RawStream, Undecoded
 from facexp.reading import DEFAULTS, Pace, ReadOptions
 

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from facexp.aspect import pixel_aspect, squared
+from facexp.capture import VideoCapture
 from facexp.clip import Clip
-from facexp.live import VideoCapture
 
 
 class Claims:

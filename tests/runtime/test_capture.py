@@ -1,0 +1,50 @@
+"""How cameras and streams are opened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import pytest
+
+from facexp.capture import VideoCapture
+
+
+class Opened:
+    """What OpenCV gives for an address: each opening knows another width of the pictures, the last one for all that
+    follow.
+    """
+
+    def __init__(self, widths: list[float]) -> None:
+        self.widths, self.now, self.openings, self.released = widths, 0.0, 0, 0
+
+    def open(self, *_: Any) -> Opened:
+        self.now = self.widths[min(self.openings, len(self.widths) - 1)]
+        self.openings += 1
+        return self
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return True
+
+    def get(self, what: int) -> float:
+        return self.now if what == cv2.CAP_PROP_FRAME_WIDTH else 0.0
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def test_a_stream_that_is_joined_before_its_key_frame_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards UDP, where FFmpeg ends its analysis without a picture, after which that opening never gives one."""
+    late = Opened([0, 0, 320])
+    monkeypatch.setattr(cv2, "VideoCapture", late.open)
+    VideoCapture("udp://127.0.0.1:9", 10.0)
+    assert (late.openings, late.released) == (3, 2)
+
+
+def test_a_stream_that_never_shows_its_size_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the end of the waiting."""
+    never = Opened([0])
+    monkeypatch.setattr(cv2, "VideoCapture", never.open)
+    VideoCapture("udp://127.0.0.1:9", 0.05)
+    assert never.openings > 1
+    assert never.released == never.openings - 1
