@@ -64,7 +64,9 @@ def staged(out: Path, before: bytes | None) -> Iterator[Path]:
                 old.rename(out)
             raise
     except OSError as error:
-        raise ExportError(f"{out}: the bundle cannot be written ({error})") from error
+        # a tree that could not be copied is told as a list, file by file
+        why = error.args[0][0][2] if isinstance(error, shutil.Error) else error
+        raise ExportError(f"{out}: the bundle cannot be written ({why})") from error
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         if out.exists():

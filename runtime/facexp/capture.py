@@ -21,6 +21,8 @@ from facexp.reading import sane_fps
 
 # a clip behind an address that ends before this part of its length may have been cut off
 _WHOLE = 0.9
+# between two attempts at a stream whose pictures have no size yet
+_APART_S = 1.0
 
 _logger = logging.getLogger("facexp")
 
@@ -116,11 +118,14 @@ def _open_stream(address: str, timeout_s: float) -> cv2.VideoCapture:
     ]
     end_s = time.monotonic() + timeout_s
     while True:
+        begin_s = time.monotonic()
         capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, settings)
         # one that is joined long before its next key frame, as by UDP, is opened without a size, and then gives nothing
         if not capture.isOpened() or capture.get(cv2.CAP_PROP_FRAME_WIDTH) > 0 or time.monotonic() >= end_s:
             return capture
         capture.release()
+        # a server may give the same few bytes at once, each time
+        time.sleep(max(0.0, begin_s + _APART_S - time.monotonic()))
 
 
 def _as_jpegs(capture: cv2.VideoCapture) -> bool:

@@ -105,9 +105,10 @@ class Converted(Generic[_Frame]):
         yield from self._given_back()
 
     def _given_back(self) -> Iterator[_Frame]:
-        held, self._held = self._held, None
-        if held is not None:
-            yield held
+        if self._held is not None:
+            yield self._held
+            # it waits until it is taken
+            self._held = None
 
     def _ask(self, frame: _Frame) -> None:
         assert self._interlaced is not None

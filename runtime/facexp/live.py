@@ -153,8 +153,11 @@ class _Reader:
         return self._thread.is_alive()
 
     def _end_s(self) -> float:
-        """When the options let it end; a clip counts by its own times, before the first frame the waiting counts."""
-        if self._timed or self._opened_s is None:
+        """When the options let it end; a clip counts by its own times, before the first frame the waiting counts.
+
+        Not while the first frame waits for the next: it is one of those that came in time.
+        """
+        if self._timed or self._opened_s is None or self._converted.waits:
             return math.inf
         return (self.first_s or self._opened_s) + self._options.end_s
 

@@ -79,3 +79,14 @@ def test_what_another_export_wrote_meanwhile_stays(tmp_path: Path, there: bool) 
         export()
     assert (out / "manifest.json").read_text() == "the other network"
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_a_bundle_that_cannot_be_copied_is_one_fault(tmp_path: Path) -> None:
+    """Guards the line on a full disk, where each file fails."""
+    out = folder(tmp_path / "bundle", "mine")
+    for name in ("a.onnx", "b.onnx"):
+        (out / name).symlink_to("nowhere")
+    message = r"cannot be written \([^(]*No such file or directory: '[^']*onnx'\)$"
+    with pytest.raises(ExportError, match=message), staged(out, prepare(out)):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

@@ -350,3 +350,18 @@ def test_the_first_frame_of_a_stream_waits_for_the_next_that_comes() -> None:
     assert (first.index, first.dropped, first.time_ms) == (0, 0, 0.0)
     assert first.captured_s <= time.monotonic()
     frames.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("still", [False, True])
+def test_a_first_frame_that_came_in_time_is_given(monkeypatch: pytest.MonkeyPatch, still: bool) -> None:
+    """Guards --duration: it may end while the first frame waits for the next, or somebody is asked about both."""
+    script = Still(True) if still else Script(True)
+    script.converts = True
+    ask, next_frame = threading.Event(), threading.Timer(0.6, script.put, (True,))
+    monkeypatch.setattr(live, "interlaced", lambda *_: ask.wait(0.6))
+    if still:
+        script.put(True)
+    else:
+        next_frame.start()
+    options = ReadOptions(duration_s=0.3, timeout_s=PATIENCE_S, policy="all")
+    assert [frame.index for frame in live_frames(opening(script), "x", options, "rtsp://x")][:1] == [0]

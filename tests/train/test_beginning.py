@@ -61,7 +61,8 @@ def test_a_run_does_not_go_on_with_other_unlabelled_faces(tmp_path: Path, monkey
     config = run.configure("emotion", str(tmp_path / "fer2013.csv"), changes=changes)
     out = tmp_path / "run"
     (out / "teacher1").mkdir(parents=True)
-    (out / "teacher1" / "model.keras").touch()
+    for name in ("model.keras", "index.html"):
+        (out / "teacher1" / name).touch()
     run.start(config, out, quiet=True)
     run.start(config, out, resume=True, quiet=True)
     # as many as before
@@ -84,8 +85,11 @@ def test_a_run_does_not_start_with_the_weights_of_another_order_of_classes(
     before.mkdir()
     (before / "config.json").write_text(replace(config, classes=list(named)).to_json())
     labels.write_text(f"classes = {list(named)[::-1]}")
-    with pytest.raises(DataError, match="was trained for awake, drowsy, yawning, this is for yawning, drowsy, awake"):
-        run.start(replace(config, start_from=str(before)), tmp_path / "run", quiet=True)
+    started = {"start_from": str(before)}
+    # a teacher does not either
+    for changed in (replace(config, **started), replace(config, teachers=[started])):
+        with pytest.raises(DataError, match="for awake, drowsy, yawning, this is for yawning, drowsy, awake"):
+            run.start(changed, tmp_path / "run", quiet=True)
 
 
 def test_a_run_that_would_show_no_face_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,6 +121,17 @@ def test_a_full_disk_in_the_first_epoch_leaves_a_run_to_resume(tmp_path: Path) -
         run.fit.writing(tmp_path, 0),
     ):
         raise OSError(errno.ENOSPC, "No space left on device", "best.weights.npz")
+    with taken(config, tmp_path, resume=True):
+        pass
+
+
+def test_a_run_that_is_under_way_is_left_alone(tmp_path: Path) -> None:
+    """Guards files that two runs would write at the same time, and the configuration of the first."""
+    config = run.configure("keypoints", "training.csv")
+    with taken(config, tmp_path, resume=False):
+        with pytest.raises(DataError, match="another process trains here"), taken(config, tmp_path, resume=True):
+            pass
+        assert (tmp_path / "config.json").is_file()
     with taken(config, tmp_path, resume=True):
         pass
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import shlex
 from pathlib import Path
 
 import pytest
 
 from facexp_train import run
 from facexp_train.errors import DataError
+from facexp_train.run_directory import taken
 
 
 @pytest.mark.parametrize(
@@ -67,3 +70,27 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
     path.write_text('votes = "mine.csv"\n')
     with pytest.raises(DataError, match=r"my\.toml: votes is no setting"):
         run.configure("emotion", "faces.csv", name=str(path))
+
+
+def test_the_command_repeats_the_configuration(tmp_path: Path) -> None:
+    # guards: quoting, tables within tables, values that JSON and text both know, and what the shipped settings have not
+    data, out = tmp_path / "my data.csv", tmp_path / "it's a run"
+    changes = [
+        "epochs=3",
+        "augmentation.flip=0",
+        'network={"stem": 8}',
+        "optimizer=adamw",
+        "teachers=[]",
+        "dtype=float32",
+    ]
+    config = run.configure("emotion", str(data), str(tmp_path / "votes $1.csv"), changes=changes)
+    with taken(config, out, False):
+        pass
+    versions, line = (out / "command.txt").read_text().splitlines()
+    assert versions.startswith("# facexp ")
+    words = shlex.split(line)
+    assert words[:4] == ["facexp", "train", "emotion", str(data)]
+    assert words[words.index("--out") + 1] == f"{out}-again"
+    settings = [after for word, after in itertools.pairwise(words) if word == "--set"]
+    votes = words[words.index("--votes") + 1]
+    assert run.configure("emotion", words[3], votes, changes=settings) == config

@@ -2,10 +2,8 @@
 
 import csv
 import html
-import itertools
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -196,6 +194,12 @@ def test_some_epochs_keep_their_answers(tmp_path: Path) -> None:
     with pytest.raises(StopIteration):
         trained(first, config, tmp_path / "run")
     trained(second, config, tmp_path / "run", resume=True)
+    # what a kill leaves between the last checkpoint and the end
+    whole = (tmp_path / "run" / "log.csv").read_bytes()
+    (tmp_path / "run" / "log.csv").write_bytes(b"epoch")
+    (tmp_path / "run" / "answers" / "0005.npz").touch()
+    trained(second, config, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "log.csv").read_bytes() == whole
     # epoch 4 was the best, 7 the last, and of the milestones 1, 6, 10, 15 and 20 two were reached
     answers = {epoch: float(outputs["weight"][0]) for epoch, outputs in read_answers(tmp_path / "run").items()}
     assert answers == {1: first.weights[0], 6: second.weights[2], 7: second.weights[3]}
@@ -363,30 +367,6 @@ def test_the_learning_rate_is_logged_and_tensorboard_reads_the_same(tmp_path: Pa
                 seen[value.tag, event.step] = value.simple_value
     assert [seen["learning_rate", epoch] for epoch in (1, 2, 3)] == pytest.approx(rates)
     assert [seen["val_error", epoch] for epoch in (1, 2, 3)] == pytest.approx([0.5, 0.4, 0.3])
-
-
-def test_the_command_repeats_the_configuration(tmp_path: Path) -> None:
-    # guards: quoting, tables within tables, values that JSON and text both know, and what the shipped settings have not
-    data, out = tmp_path / "my data.csv", tmp_path / "it's a run"
-    changes = [
-        "epochs=3",
-        "augmentation.flip=0",
-        'network={"stem": 8}',
-        "optimizer=adamw",
-        "teachers=[]",
-        "dtype=float32",
-    ]
-    config = run.configure("emotion", str(data), str(tmp_path / "votes $1.csv"), changes=changes)
-    with taken(config, out, False):
-        pass
-    versions, line = (out / "command.txt").read_text().splitlines()
-    assert versions.startswith("# facexp ")
-    words = shlex.split(line)
-    assert words[:4] == ["facexp", "train", "emotion", str(data)]
-    assert words[words.index("--out") + 1] == f"{out}-again"
-    settings = [after for word, after in itertools.pairwise(words) if word == "--set"]
-    votes = words[words.index("--votes") + 1]
-    assert run.configure("emotion", words[3], votes, changes=settings) == config
 
 
 def test_a_point_that_no_training_face_has_is_named(faces_csv: Path, tmp_path: Path) -> None:

@@ -84,6 +84,10 @@ def test_a_run_stopped_while_it_taught_goes_on_and_an_ended_teacher_stays(bars_c
     assert (out / "teacher1" / "model.keras").stat().st_mtime_ns == ended
     assert (out / "teacher2" / "model.keras").is_file()
     assert (out / "model.keras").is_file()
+    # or while it wrote the page, its last file
+    (out / "teacher2" / "index.html").unlink()
+    run.start(whole, out, resume=True, quiet=True)
+    assert (out / "teacher2" / "index.html").is_file()
 
 
 @pytest.mark.slow

@@ -170,6 +170,9 @@ def train(
             bar.close(f"{job.monitor} {row[job.monitor]:.4f}, best {max(best, sign * row[job.monitor]) * sign:.4f}")
             check_interrupt()
     with writing(out, len(history)):
+        # a kill may have come between the last checkpoint and these
+        drop_answers(out, milestones(config) | {len(history)})
+        _write_log(out / "log.csv", history)
         _draw(job, out, history)
         return _finish(job, out, history)
 

@@ -21,6 +21,7 @@ from facexp_train.errors import DataError
 from facexp_train.evaluate import Predict
 from facexp_train.keypoint_data import KeypointFaces, read_keypoints
 from facexp_train.keypoints import KeypointJob
+from facexp_train.page import INDEX
 from facexp_train.run_directory import expect_faces, taken
 from facexp_train.run_page import draw_answers, draw_samples, write_page
 from facexp_train.stored import damaged, read_facts, read_toml
@@ -157,17 +158,28 @@ def start(config: TrainConfig, out: Path, resume: bool = False, quiet: bool = Fa
                 raise DataError(f"{config.data}: no training face is {unseen[0]}, one of the configuration's classes")
         # a run says what its outputs mean, whatever the data said
         config = replace(config, classes=list(faces.classes))
-    if config.start_from and not resume:
-        before = TrainConfig.from_run(Path(config.start_from))
-        if before.task != config.task:
-            raise DataError(f"start_from: {config.start_from} was trained for {before.task}, this is for {config.task}")
-        if before.classes and before.classes != config.classes:
-            # as many in another order would fit
-            was, now = (", ".join(each.classes) for each in (before, config))
-            raise DataError(f"start_from: {config.start_from} was trained for {was}, this is for {now}")
-        if Path(before.data).resolve() == Path(config.data).resolve():
-            check_splits(faces, config, replace(config, seed=before.seed), quiet)
+    if not resume:
+        _check_starts(faces, config, quiet)
     return _train(faces, config, out, resume, quiet, tensorboard, {})
+
+
+def _check_starts(faces: KeypointFaces | EmotionFaces, config: TrainConfig, quiet: bool) -> None:
+    """DataError where a run that this one or a teacher starts from was trained for something else, or on faces that
+    are held out here.
+    """
+    for number in range(len(config.teachers)):
+        _check_starts(faces, config.teacher(number), quiet)
+    if not config.start_from:
+        return
+    before = TrainConfig.from_run(Path(config.start_from))
+    if before.task != config.task:
+        raise DataError(f"start_from: {config.start_from} was trained for {before.task}, this is for {config.task}")
+    if before.classes and before.classes != config.classes:
+        # as many in another order would fit
+        was, now = (", ".join(each.classes) for each in (before, config))
+        raise DataError(f"start_from: {config.start_from} was trained for {was}, this is for {now}")
+    if Path(before.data).resolve() == Path(config.data).resolve():
+        check_splits(faces, config, replace(config, seed=before.seed), quiet)
 
 
 def _train(
@@ -194,15 +206,15 @@ def _train(
         with fit.writing(out, 0):
             expect_faces(faces, config, out, added)
         for each, run in zip(wanted, teachers, strict=True):
-            if not (run / "model.keras").is_file():
+            if not all((run / name).is_file() for name in ("model.keras", INDEX)):
                 _train(faces, each, run, (run / "config.json").is_file(), quiet, tensorboard, runs)
         if teachers:
             job.learn_from(teachers, out)
         with fit.writing(out, 0):
             draw_samples(job.batches, getattr(faces, "classes", ()), config, out, resume)
         path = fit.train(job, config, out, resume, quiet, tensorboard)
-    with fit.writing(out, config.epochs):
-        write_page(config, out, draw_answers(load_predict(out), faces, out))
+        with fit.writing(out, config.epochs):
+            write_page(config, out, draw_answers(load_predict(out), faces, out))
     return path
 
 

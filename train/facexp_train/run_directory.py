@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,11 @@ from facexp_train.keypoint_data import KeypointFaces
 from facexp_train.splits import digest_of
 from facexp_train.stored import read_facts
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 _KEPT = ("checkpoint.npz", "model.keras", "teacher1")
 """One of these lies in the directory of a run that was worth something."""
 
@@ -24,17 +30,20 @@ _KEPT = ("checkpoint.npz", "model.keras", "teacher1")
 def taken(config: TrainConfig, out: Path, resume: bool) -> Iterator[None]:
     """Make the directory of a run, and leave it free for another one where the run fails before anything is kept.
 
-    DataError where it holds another run, or with `resume` none; TrainingError where it cannot be written.
+    DataError where it holds another run, which may be under way, or with `resume` none; TrainingError where it cannot
+    be written.
     """
-    _prepare(config, out, resume)
-    try:
-        yield
-    except (DataError, TrainingError) as error:
-        # where a file could not be written, the run starts with --resume, as the message says
-        if not isinstance(error.__cause__, OSError) and not any((out / name).exists() for name in _KEPT):
-            for name in ("config.json", "faces.json"):
-                (out / name).unlink(missing_ok=True)
-        raise
+    _check(config, out, resume)
+    with _locked(out):
+        _begin(config, out)
+        try:
+            yield
+        except (DataError, TrainingError) as error:
+            # where a file could not be written, the run starts with --resume, as the message says
+            if not isinstance(error.__cause__, OSError) and not any((out / name).exists() for name in _KEPT):
+                for name in ("config.json", "faces.json"):
+                    (out / name).unlink(missing_ok=True)
+            raise
 
 
 def expect_faces(faces: KeypointFaces | EmotionFaces, config: TrainConfig, out: Path, unlabelled: str = "") -> None:
@@ -67,7 +76,30 @@ def best_weights(run: Path) -> Path:
     return path
 
 
-def _prepare(config: TrainConfig, out: Path, resume: bool) -> None:
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Make a directory and hold it, as long as the process lives; DataError where another run holds it."""
+    with _written(out):
+        (out / "answers").mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    directory = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(directory)
+        raise DataError(f"{out}: another process trains here; wait for its end, or give another --out") from None
+    except OSError:
+        # some network drives lock nothing
+        pass
+    try:
+        yield
+    finally:
+        os.close(directory)
+
+
+def _check(config: TrainConfig, out: Path, resume: bool) -> None:
     path = out / "config.json"
     if path.is_file() and not resume:
         raise DataError(f"{out}: holds a run already; give --resume to go on with it, or another --out")
@@ -80,9 +112,17 @@ def _prepare(config: TrainConfig, out: Path, resume: bool) -> None:
             raise DataError(f"{path}: the run to resume was started with another {', '.join(changed)}")
     if config.start_from and not resume:
         best_weights(Path(config.start_from))
-    try:
-        (out / "answers").mkdir(parents=True, exist_ok=True)
-        write_atomically(path, config.to_json().encode())
+
+
+def _begin(config: TrainConfig, out: Path) -> None:
+    with _written(out):
+        write_atomically(out / "config.json", config.to_json().encode())
         write_atomically(out / "command.txt", repeating(config, out).encode())
+
+
+@contextmanager
+def _written(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise TrainingError(f"{error.filename or out}: cannot be written ({error.strerror or error})") from error

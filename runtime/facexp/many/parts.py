@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from facexp.many.schema import frameless, with_frameless
 from facexp.many.stores import Store
 
 _PART_NAME = r"part-\d{6,}-[0-9a-f]{8}\.parquet"
@@ -36,13 +37,14 @@ def is_begun(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def whole_file(store: Store, folder: str, name: str) -> Iterator[str]:
+def whole_file(store: Store, folder: str, name: str, *, again: bool = False) -> Iterator[str]:
     """Where on this machine to write a file that has its name in the folder when the block has ended well.
 
-    A process that dies meanwhile leaves nothing that looks like results, and a file that is there is replaced.
+    A process that dies meanwhile leaves nothing that looks like results, and a file that is there is replaced. Who is
+    interrupted leaves in an object store what came that far, `again`: not in the place of a file that is whole.
     """
+    beside = f"{folder}/.{name}-{os.getpid()}"
     if store.local:
-        beside = f"{folder}/.{name}-{os.getpid()}"
         yield beside
         # a power cut may keep the new name and lose the content
         with Path(beside).open("rb+") as rows:
@@ -51,23 +53,31 @@ def whole_file(store: Store, folder: str, name: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="facexp-") as here:
         yield f"{here}/{name}"
-        with Path(here, name).open("rb") as rows, store.filesystem.open_output_stream(f"{folder}/{name}") as out:
+        to = beside if again else f"{folder}/{name}"
+        with Path(here, name).open("rb") as rows, store.filesystem.open_output_stream(to) as out:
             shutil.copyfileobj(rows, out, 1 << 20)
+    if again:
+        store.filesystem.move(beside, f"{folder}/{name}")
 
 
 def take_rows(store: Store, folder: str, name: str, sources: Iterable[str]) -> None:
-    """Take the rows of these sources from a part; a part that has no others is removed."""
+    """Take the rows of these sources from a part; a part that tells of no others is removed."""
     path, gone = f"{folder}/{name}", pa.array([*sources], pa.string())
     if not len(gone):
         return
+    # Windows removes and replaces no file that is open
     with pq.ParquetFile(path, filesystem=store.filesystem) as old:
-        if pc.all(pc.is_in(old.read(["source"]).column(0), gone)).as_py():
-            store.filesystem.delete_file(path)
-            return
-        with (
-            whole_file(store, folder, name) as beside,
-            pq.ParquetWriter(beside, old.schema_arrow, filesystem=fs.LocalFileSystem(), compression="zstd") as new,
-        ):
-            for number in range(old.num_row_groups):
-                rows = old.read_row_group(number)
-                new.write_table(rows.filter(pc.invert(pc.is_in(rows.column("source"), gone))))
+        without = frameless(old.metadata.metadata)
+        empty = not without and pc.all(pc.is_in(old.read(["source"]).column(0), gone)).as_py()
+    if empty:
+        store.filesystem.delete_file(path)
+        return
+    with (
+        whole_file(store, folder, name, again=True) as beside,
+        pq.ParquetFile(path, filesystem=store.filesystem) as old,
+        pq.ParquetWriter(beside, old.schema_arrow, filesystem=fs.LocalFileSystem(), compression="zstd") as new,
+    ):
+        for number in range(old.num_row_groups):
+            rows = old.read_row_group(number)
+            new.write_table(rows.filter(pc.invert(pc.is_in(rows.column("source"), gone))))
+        new.add_key_value_metadata(with_frameless(without))

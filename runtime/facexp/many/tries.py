@@ -31,8 +31,8 @@ class Tries:
         """Whether each source is noted."""
         return self._tries >= CAREFUL
 
-    def begin(self, number: int) -> None:
-        """The source of this number is read next."""
+    def begin(self, number: int | None) -> None:
+        """The source of this number is read next; None: no other, and whatever ends the worker now was none of them."""
         if self.careful:
             self._note(number)
 

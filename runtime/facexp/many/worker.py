@@ -201,6 +201,7 @@ class Worker:
                         waiting.clear()
                 if written.rows == before:
                     written.frameless.append(source.name)
+            tries.begin(None)
             file.write_table(to_table(waiting, analyzer.labels, self._about))
             file.add_key_value_metadata(with_frameless(written.frameless))
         return written

@@ -195,9 +195,11 @@ async function camera() {
   } finally {
     opening = false;
   }
+  const mine = stream;
+  // a photo was chosen meanwhile
+  if (!mine) return;
   at("camera").textContent = "Stop";
   at("camera").setAttribute("aria-pressed", "true");
-  const mine = stream;
   while (stream === mine) {
     await analyse(video, video.videoWidth, video.videoHeight);
     // nothing is asked while the page is hidden

@@ -405,3 +405,25 @@ def test_a_picture_that_ends_its_worker_is_a_row(
     assert rows[bad]["error"] == "album/photo10.jpg: ends the process that analyses it"
     assert rows[:bad] + rows[bad + 1 :] == [row for row in expected if row["source"] != "album/photo10.jpg"]
     assert [path.name for path in Path("out").iterdir()] == ["part-000000-0.parquet"]
+
+
+def test_no_source_is_blamed_for_a_death_after_all_of_them(
+    album: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards the last source of a part against a machine that goes while the rows are written, again and again."""
+
+    class Death(BaseException):
+        """Ends whatever is going on, as a crash does."""
+
+    def die(_: int) -> None:
+        raise Death
+
+    plan = Plan.of(["album/photo2.png", "album/sub"])
+    (table,) = [pa.concat_tables(plan.parts(plan.items, 1, 0)).combine_chunks()]
+    Path("out").mkdir()
+    for attempt in range(5):
+        with monkeypatch.context() as patch, contextlib.nullcontext() if attempt == 4 else pytest.raises(Death):
+            if attempt < 4:
+                patch.setattr(os, "fsync", die)
+            Worker(settings, "cpu", plan.stores, Store.of("out"), "0", "{}", None)(table)
+    assert ["error" in row for row in read_rows("out")] == [False, False]

@@ -15,8 +15,10 @@ from facexp.reading import ReadOptions
 pa = pytest.importorskip("pyarrow", reason='MANY IMAGES NOT TESTED: pip install "facexp[ray]"')
 pq = pytest.importorskip("pyarrow.parquet")
 
-from facexp.many import ManyError, ManyImages, Settings  # noqa: E402
+from facexp.many import ManyError, ManyImages, Settings, plan  # noqa: E402
+from facexp.many.parts import take_rows  # noqa: E402
 from facexp.many.plan import Plan  # noqa: E402
+from facexp.many.stores import Store  # noqa: E402
 
 
 def test_no_file_but_its_own_is_removed(album: Path, settings: Settings, one_process: None) -> None:
@@ -52,6 +54,40 @@ def test_another_job_in_the_same_folder_keeps_its_rows(album: Path, settings: Se
     assert list(parts)
     photos = ["bad.jpg", "empty.png", "photo10.jpg", "photo2.png", "sub/gray.bmp"]
     assert sources("out") == [f"album/{name}" for name in photos]
+
+
+def test_two_jobs_that_share_sources_do_not_both_lose_them(
+    album: Path, settings: Settings, one_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards rows that each job finds in the other's file: who has lost some says so, and takes none."""
+    monkeypatch.setattr(plan, "SHARE", 1)
+    first = ManyImages(["album/photo2.png", "album/sub"], "out", settings).run()
+    second = ManyImages(["album/sub", "album/photo10.jpg"], "out", settings, resume=True).run()
+    next(first)
+    next(second)
+    assert len(sources("out")) == 4
+    assert not list(first)
+    with pytest.raises(ManyError, match=r"one job at a time writes there$"):
+        list(second)
+    assert sources("out") == ["album/photo10.jpg", "album/photo2.png", "album/sub/gray.bmp"]
+
+
+def test_a_source_without_a_row_is_remembered_where_rows_go(
+    album: Path, settings: Settings, one_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards --resume against reading clips again, for nothing, that stand in a file with what is tried again."""
+    monkeypatch.setattr(plan, "SHARE", 1)
+    late = replace(settings, options=ReadOptions(start_s=1000.0))
+    for others, left in ((["album/sub/gray.bmp"], ["album/sub/gray.bmp"]), ([], [])):
+        names = ["album/clip.mp4", *others, "album/gone.png"]
+        out = f"out{len(others)}"
+        assert list(ManyImages(names, out, late).run())
+        (path,) = Path(out).glob("*.parquet")
+        store, folder = Store.of(out)
+        gone = pq.read_table(path, columns=["source"]).column(0).to_pylist()
+        take_rows(store, folder, path.name, [name for name in gone if name not in others])
+        assert sources(out) == left
+        assert ManyImages(["album/clip.mp4"], out, late, resume=True).left == 0
 
 
 def test_a_job_that_was_gone_on_with_twice_at_once_doubles_nothing(

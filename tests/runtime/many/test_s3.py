@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq  # noqa: E402
 from pyarrow import fs  # noqa: E402
 
 from facexp.many import ManyError, ManyImages, Settings  # noqa: E402
+from facexp.many.parts import take_rows  # noqa: E402
 from facexp.many.plan import Plan  # noqa: E402
 from facexp.many.stores import Store  # noqa: E402
 from result_rows import read_rows  # noqa: E402
@@ -186,6 +188,30 @@ def test_what_the_store_did_not_give_is_tried_again(
     assert rows.pop([row["source"] for row in rows].index("s3://bucket/photos/gone.png"))["error"]
     assert rows == sorted(expected, key=lambda row: str(row["source"]))
     assert ManyImages(names, out, settings, resume=True).left == 0
+
+
+def test_who_is_interrupted_loses_no_rows(store: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards Ctrl-C while --resume takes rows from a part: a store keeps what was written until then."""
+    schema = pa.schema([("source", pa.string())])
+    path = "bucket/results/part-000000-0a1b2c3d.parquet"
+    pq.write_table(pa.table({"source": ["a", "b"]}, schema), path, filesystem=store)
+
+    def interrupted(_: Any, out: Any, *__: int) -> None:
+        out.write(b"PAR1")
+        raise KeyboardInterrupt
+
+    def take() -> None:
+        take_rows(*Store.of("s3://bucket/results"), path.rpartition("/")[2], ["a"])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            take()
+    assert pq.read_table(path, filesystem=store).column(0).to_pylist() == ["a", "b"]
+    take()
+    assert pq.read_table(path, filesystem=store).column(0).to_pylist() == ["b"]
+    left = store.get_file_info(fs.FileSelector("bucket/results"))
+    assert [info.path for info in left] == [path]
 
 
 def test_credentials_of_an_address_are_used_and_never_shown(

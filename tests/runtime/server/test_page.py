@@ -122,6 +122,21 @@ def test_a_photo_and_the_camera(shipped: Any, browser: Any, astronaut_file: Path
     assert browser.run("document.getElementById('camera').textContent") == "Camera"
     tracks = "(await Promise.all(streams)).flatMap((each) => each.getTracks().map((track) => track.readyState))"
     assert browser.run(f"(async () => {tracks})()") == ["ended"]
+    # a photo that is chosen while the camera opens stays
+    browser.run(
+        """{
+            const video = HTMLMediaElement.prototype, {play} = video;
+            video.play = () => { video.play = play; return new Promise((go) => { window.go = go; }); };
+        }"""
+        + press
+    )
+    browser.wait("window.go !== undefined")
+    browser.run("document.getElementById('faces').replaceChildren()")
+    browser.choose("#file", astronaut_file)
+    browser.wait("document.querySelectorAll('#faces h3').length === 1")
+    browser.run("go()")
+    browser.run("new Promise(requestAnimationFrame)")
+    assert browser.run("document.getElementById('camera').textContent") == "Camera"
     bad = tmp_path / "<b>bad.png"
     bad.write_bytes(b"no picture")
     browser.choose("#file", bad)
