@@ -74,7 +74,7 @@ class Clip:
         pace, step = Pace(options), 1000 / self.fps
         index, time_ms = self._skip(1000 * options.start_s), 0.0
         first, past_end = index, False
-        converted: Converted[ClipFrame] = Converted(self._interlaced)
+        converted = Converted(self._interlaced)
         try:
             while self._capture.grab():
                 stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC)
@@ -118,11 +118,11 @@ class Clip:
         self._capture = _capture(self._path)
         return 0
 
-    def _interlaced(self, index: int, time_ms: float) -> bool:
-        """Whether the frame of this number and time, or one before it, is interlaced, as FFmpeg says."""
-        start_ms = time_ms - _SEEK_EARLY_MS
+    def _interlaced(self, frame: ClipFrame) -> bool:
+        """Whether this frame, or one before it, is interlaced, as FFmpeg says."""
+        start_ms = frame.time_ms - _SEEK_EARLY_MS
         if start_ms <= 0 or self._kind in _UNSOUGHT:
-            return interlaced(self._path, 0.0, index + 1)
+            return interlaced(self._path, 0.0, frame.number + 1)
         # a second more, because seeking may land early
         return interlaced(self._path, start_ms, round(self.fps * (1 + _SEEK_EARLY_MS / 1000)))
 

@@ -47,16 +47,12 @@ class ClipFrame(NamedTuple):
     """BGR (H, W, 3) uint8."""
 
 
-class _Timed(Protocol):
-    @property
-    def number(self) -> int: ...
-    @property
-    def time_ms(self) -> float: ...
+class _Picture(Protocol):
     @property
     def image(self) -> Image: ...
 
 
-_Frame = TypeVar("_Frame", bound=_Timed)
+_Frame = TypeVar("_Frame", bound=_Picture)
 
 
 class InterlacedError(SourceError):
@@ -68,13 +64,13 @@ class Converted(Generic[_Frame]):
 
     FFmpeg refuses to convert an interlaced one, and OpenCV then gives what its buffer held, as if nothing were wrong:
     the picture before or, in place of the first, just anything. So the first frame waits for the next, and where two
-    that follow each other look alike, `interlaced` is asked, with the number and time of the second; only once, because
-    a still clip, as of a screen, is alike all the time. A sample of the rows is enough where somebody is asked.
+    that follow each other look alike, `interlaced` is asked about the second; only once, because a still clip, as of a
+    screen, is alike all the time. A sample of the rows is enough where somebody is asked.
     """
 
-    def __init__(self, interlaced: Callable[[int, float], bool], instead: str = _COPY) -> None:
+    def __init__(self, interlaced: Callable[[_Frame], bool], instead: str = _COPY) -> None:
         """`instead` says what to read in its place."""
-        self._interlaced: Callable[[int, float], bool] | None = interlaced
+        self._interlaced: Callable[[_Frame], bool] | None = interlaced
         self._instead = instead
         self._held: _Frame | None = None
         self._sample: bytes | None = None
@@ -112,7 +108,7 @@ class Converted(Generic[_Frame]):
 
     def _ask(self, frame: _Frame) -> None:
         assert self._interlaced is not None
-        if self._interlaced(frame.number, frame.time_ms):
+        if self._interlaced(frame):
             raise InterlacedError(f"is interlaced, which OpenCV cannot convert: {self._instead}")
         self._interlaced = None
 

@@ -11,8 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 from facexp.capture import Capture
 from facexp.clip_health import Converted, InterlacedError, interlaced
@@ -33,15 +32,6 @@ READER = "facexp-read"
 """What the threads that read files are called."""
 
 _logger = logging.getLogger("facexp")
-
-
-class _Taken(NamedTuple):
-    """A frame as it was taken from its source."""
-
-    number: int
-    time_ms: float
-    image: Image
-    captured_s: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +117,7 @@ class _Reader:
         open_capture: Callable[[], Capture],
         options: ReadOptions,
         pace: Pace,
-        converted: Converted[_Taken],
+        converted: Converted[LiveFrame],
         count: int,
         first_s: float | None,
     ) -> None:
@@ -239,33 +229,33 @@ class _Reader:
             if image is None:
                 continue
             self._alive_s = now
-            came = _Taken(index, time_ms, image, now)
+            came = LiveFrame(index, time_ms, now, 0, image, capture.fps)
             for frame in self._converted.passed(came) if capture.converts else (came,):
                 if wanted or frame is not came:
-                    self._offer(frame, capture.fps, latest)
+                    self._offer(frame, latest)
         if capture.converts and not self._stopped:
             for frame in self._converted.rest():
-                self._offer(frame, capture.fps, latest)
+                self._offer(frame, latest)
         if lost is not None:
             raise SourceError(lost)
 
     def _silent(self) -> str:
         return f"gave no picture for {self._options.timeout_s:g} s"
 
-    def _offer(self, frame: _Taken, fps: float, latest: bool) -> None:
+    def _offer(self, frame: LiveFrame, latest: bool) -> None:
         with self._changed:
             while not latest and self._waiting is not None and not self._stopped:
                 self._changed.wait()
             dropped = 0 if self._waiting is None else self._waiting.dropped + 1
-            self._waiting = LiveFrame(frame.number, frame.time_ms, frame.captured_s, dropped, frame.image, fps)
+            self._waiting = replace(frame, dropped=dropped)
             self._alive_s = time.monotonic()
             self._changed.notify_all()
 
 
-def _converted(address: str | None, options: ReadOptions) -> Converted[_Taken]:
+def _converted(address: str | None, options: ReadOptions) -> Converted[LiveFrame]:
     """What keeps interlaced frames back of the source of this address."""
 
-    def asked(*_: object) -> bool:
+    def asked(_: LiveFrame) -> bool:
         return address is not None and interlaced(address, 0.0, _PROBED, _PROBED_WITHIN * options.timeout_s)
 
     instead = "let it send progressive pictures, or pipe ffmpeg -i ADDRESS -vf yadif -f mjpeg - | facexp-infer -"

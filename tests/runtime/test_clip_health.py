@@ -138,8 +138,8 @@ class Answers:
         self.answer = answer
         self.asked: list[tuple[int, float]] = []
 
-    def __call__(self, index: int, time_ms: float) -> bool:
-        self.asked.append((index, time_ms))
+    def __call__(self, frame: ClipFrame) -> bool:
+        self.asked.append((frame.number, frame.time_ms))
         return self.answer
 
 

@@ -68,10 +68,10 @@ def near_copies(images: Images, *, quiet: bool = True) -> NDArray[np.int64]:
     faces = images
     if images.shape[1:] != size:
         faces = np.array([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images], dtype=np.uint8)
-    rows = np.flatnonzero([_detail(face)[_MIDDLE, _MIDDLE].std() > _LEAST_DETAIL for face in faces])
+    kept = [(row, _half(detail)) for row, detail in enumerate(map(_detail, faces)) if _has_detail(detail)]
+    rows, halves = np.array([row for row, _ in kept], dtype=np.int64), [half for _, half in kept]
     faces = faces[rows]
     pairs = _candidates(faces, quiet)
-    halves = np.array([_half(_detail(face)) for face in faces])
     parts = [pairs[start : start + _BLOCK_ROWS] for start in range(0, len(pairs), _BLOCK_ROWS)]
     found = [np.empty((0, 2), dtype=np.int64)]
     with progress_bar(len(pairs), "comparing", "pair", quiet=quiet) as bar, ThreadPoolExecutor() as pool:
@@ -121,7 +121,7 @@ def _thumbnails(faces: Images) -> NDArray[np.float32]:
     return values
 
 
-def _same_picture(faces: Images, halves: Details, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _same_picture(faces: Images, halves: Sequence[Details], pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
     """(M,) which of the `pairs` (see _candidates) show one picture; `halves` are the details of `faces`, halved."""
     same = []
     for i, some in itertools.groupby(pairs.tolist(), key=lambda pair: pair[0]):
@@ -142,6 +142,10 @@ def _lies_in(detail: Details, patch: Details, sides: Sequence[int], least: float
     return any(
         cv2.matchTemplate(detail, cv2.resize(patch, (side, side)), cv2.TM_CCOEFF_NORMED).max() > least for side in sides
     )
+
+
+def _has_detail(detail: Details) -> bool:
+    return bool(detail[_MIDDLE, _MIDDLE].std() > _LEAST_DETAIL)
 
 
 def _half(detail: Details) -> Details:
