@@ -1,12 +1,13 @@
-"""Would an abstain output pay? How well faces that FER+'s voters could not read are told from the others.
+"""Measure whether an abstain output would be useful: how well it detects faces that FER+'s voters could not read.
 
-    python benchmarks/abstention.py RUN FER2013.csv      # FER+'s fer2013new.csv beside it
+    python benchmarks/abstention.py RUN FER2013.csv      # with FER+'s fer2013new.csv next to it
 
-Unreadable: "unknown" and "not a face" have more votes together than any emotion. An abstain output is stood in for by a
-logistic regression on what the heads of RUN's network see, its pooled last map, fitted on all training faces; it is
-judged on PublicTest beside what is there without it: the largest probability of the FER+ head, and the keypoint
-network's drift between two looks. Area under the ROC curve, and the share of unreadable faces that is caught where 1%
-and 5% of the readable ones are lost. Needs the extras `train` and `cpu`.
+A face is unreadable if "unknown" and "not a face" together have more votes than any emotion. The abstain output is
+simulated by a logistic regression on the pooled last feature map of RUN's network, which is the input of its heads; it
+is fitted on all training faces. On PublicTest it is compared with two signals that exist already: the largest
+probability of the FER+ head, and the drift between the keypoint network's two passes. Printed are the area under the
+ROC curve, and the share of unreadable faces that is detected if 1% and 5% of the readable ones are rejected. Needs the
+extras `train` and `cpu`.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ from facexp_train.votes import VOTES
 
 
 def unreadable(faces: EmotionFaces) -> NDArray[np.bool_]:
+    """Return which of N faces are unreadable, bool (N,)."""
     assert faces.votes is not None
-    none = [VOTES.index(name) for name in ("unknown", "NF")]
-    emotions = [column for column in range(len(VOTES)) if column not in none]
-    return np.asarray(faces.votes[:, none].sum(axis=1) > faces.votes[:, emotions].max(axis=1))
+    no_emotion = [VOTES.index(name) for name in ("unknown", "NF")]
+    emotions = [column for column in range(len(VOTES)) if column not in no_emotion]
+    return np.asarray(faces.votes[:, no_emotion].sum(axis=1) > faces.votes[:, emotions].max(axis=1))
 
 
 def drift(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the keypoint drift between the two passes, (N,), over the inter-ocular distance; gray images (N, H, W)."""
     bundle = Bundle.load()
     spec, key = bundle.keypoints, "int8.onnx"
     finder = KeypointFinder(Session(bundle.read(spec, key), spec, key), spec)
@@ -51,18 +54,18 @@ def main() -> None:
     options = parser.parse_args()
     faces = read_emotion(options.data)
     model = keras.saving.load_model(options.run / "model.keras", compile=False)
-    seen = keras.Model(model.input, {"pool": model.get_layer("pool").output, **model.output})
+    features = keras.Model(model.input, {"pool": model.get_layer("pool").output, **model.output})
     train, held = faces.part("train"), faces.part("val")
-    known, asked = (seen.predict(part.images[..., None], batch_size=512, verbose=0) for part in (train, held))
+    fitted, judged = (features.predict(part.images[..., None], batch_size=512, verbose=0) for part in (train, held))
     probe = LogisticRegression(C=0.01, class_weight="balanced", max_iter=500)
-    scale = known["pool"].std(axis=0) + 1e-6
-    probe.fit(known["pool"] / scale, unreadable(train))
+    scale = fitted["pool"].std(axis=0) + 1e-6
+    probe.fit(fitted["pool"] / scale, unreadable(train))
     truth = unreadable(held)
     print(f"facexp {facexp.__version__}: {truth.sum()} of {len(truth)} PublicTest faces are unreadable")
-    print("| by | area under ROC | caught at 1% lost | at 5% lost |\n| --- | --- | --- | --- |")
+    print("| signal | area under ROC | detected with 1% lost | with 5% lost |\n| --- | --- | --- | --- |")
     signals = {
-        "abstain output": probe.decision_function(asked["pool"] / scale),
-        "largest probability": -softmax(asked["ferplus"], axis=1).max(axis=1),
+        "abstain output": probe.decision_function(judged["pool"] / scale),
+        "largest probability": -softmax(judged["ferplus"], axis=1).max(axis=1),
         "drift of the points": drift(held.images),
     }
     for name, signal in signals.items():

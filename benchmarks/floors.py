@@ -1,13 +1,15 @@
-"""Is facexp as fast as promised here? python benchmarks/floors.py [--rounds N] [--json FILE] [--install] [--only ROW]
+"""Compare facexp's speed and memory on this machine with the promised limits.
 
-One line for each promise: measured, floor, aim, met or not. The inputs are made from the astronaut of scikit-image in a
-temporary folder. Everything is measured in turns, several times, and the best counts: what other programs take is
-noise. On a busy machine read the CPU times and ratios beside. --install builds the wheel and installs it into an
-environment of its own, which needs the package index.
+    python benchmarks/floors.py [--rounds N] [--json FILE] [--install] [--only ROW]
 
-The floors are of one machine, whose pace is known by the time of one network there: benchmarks/yardstick.py, which
-takes its turn beside what is measured. "At their pace" is what was measured, by how much longer the yardstick takes
-here; it is left out without facexp[train,export].
+Each line of the table has the measured value, the floor (the promise), the aim, and whether they are met. The inputs
+are made from scikit-image's astronaut in a temporary folder. Everything is measured several times, in turns, and the
+best value counts, because other programs only add time. On a busy machine read the CPU times and ratios in the details.
+--install builds the wheel and installs it into an environment of its own, which requires a package index.
+
+The floors were set on one machine. Its speed is known from the time of one network there, benchmarks/yardstick.py,
+which is run here in turns with the other measurements. "At the floors' pace" is the measured value, converted by the
+ratio of the yardstick's times; it is left out without facexp[train,export].
 """
 
 from __future__ import annotations
@@ -42,31 +44,38 @@ from facexp_cli.demo import astronaut
 
 ROOT = Path(__file__).resolve().parent.parent
 FRAMES, PHOTOS = 200, 8
+"""Length of a clip, and number of photos in the folder of large photos."""
 CORES = 2
+"""The promise is for two cores."""
 
 Image = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Line:
+    """One line of the table."""
+
     what: str
     measured: float
     floor: float
     aim: float
     unit: str
     more: bool = False
-    """More is better."""
+    """Whether a larger value is better."""
     beside: str = ""
+    """Details: parts of the value, CPU times and figures to compare it with."""
     pace: float | None = None
-    """How many times as long the yardstick took in the meantime as where the floors were set."""
+    """Time of the yardstick during this measurement, over its time where the floors were set; None without it."""
 
     def verdict(self, value: float) -> str:
+        """Return "aim" or "floor" for the best limit that the value meets, else "missed"."""
         better = value >= self.aim if self.more else value <= self.aim
         enough = value >= self.floor if self.more else value <= self.floor
         return "aim" if better else "floor" if enough else "missed"
 
     @property
     def at_their_pace(self) -> float | None:
+        """The measured value, converted to the speed of the machine on which the floors were set."""
         if self.pace is None:
             return None
         return self.measured * self.pace if self.more else self.measured / self.pace
@@ -82,24 +91,28 @@ class Line:
 
 @dataclass(frozen=True)
 class Times:
-    """The shortest of each, in seconds."""
+    """The shortest times of each call, in seconds."""
 
     wall: dict[str, float]
     cpu: dict[str, float]
     pace: float | None
+    """As in `Line`."""
 
 
 @dataclass(frozen=True)
 class Bench:
+    """The number of rounds, and the folder with the inputs."""
+
     rounds: int
     folder: Path
 
     def best(self, calls: Mapping[str, Callable[[], object]], each: int = 1, paced: bool = True) -> Times:
-        """Of `each` rounds as many as were asked for, in turns, after one that warms up.
+        """Run the calls in turns, in `each` times `self.rounds` rounds after one to warm up, and return the best times.
 
-        `paced`: the calls take as long as the processor does; others are compared with each other.
+        With `paced` the yardstick is run too, for calls whose time is to be converted; other calls are only compared
+        with each other.
         """
-        beside = yard() if paced else None
+        reference = yard() if paced else None
         wall = dict.fromkeys(calls, float("inf"))
         cpu, here = dict(wall), float("inf")
         for number in range(self.rounds * each + 1):
@@ -109,15 +122,15 @@ class Bench:
                 if number:
                     wall[name] = min(wall[name], time.perf_counter() - start)
                     cpu[name] = min(cpu[name], time.process_time() - used)
-            # as often for many short rounds as for few long ones
-            if beside is not None and number % each == 0:
-                here = min(here, yardstick.seconds(beside))
-        return Times(wall, cpu, None if beside is None else here / yardstick.THERE["int8"])
+            # once per `each` rounds, so that it runs equally often with many short rounds and with few long ones
+            if reference is not None and number % each == 0:
+                here = min(here, yardstick.seconds(reference))
+        return Times(wall, cpu, None if reference is None else here / yardstick.THERE["int8"])
 
 
 @functools.cache
 def yard() -> Callable[[], object] | None:
-    """The yardstick in int8, made when it is first wanted; None where an extra is missing."""
+    """Return the yardstick network in int8, made at the first call; None if an extra is missing."""
     try:
         return yardstick.load()["int8"]
     except subprocess.CalledProcessError:
@@ -126,7 +139,7 @@ def yard() -> Callable[[], object] | None:
 
 
 def records(analyzer: facexp.Analyzer, path: Path, **options: bool) -> int:
-    """What `facexp-infer PATH > faces.jsonl` does once it has started."""
+    """Do what `facexp-infer PATH > faces.jsonl` does after its start; return the number of records."""
     sink, count = JsonlSink(Nowhere()), 0
     for frame, shot in analyze_sources(analyzer, open_sources([str(path)]), ReadOptions(**options)):
         if frame.error is not None:
@@ -137,6 +150,7 @@ def records(analyzer: facexp.Analyzer, path: Path, **options: bool) -> int:
 
 
 def networks(bench: Bench) -> Iterator[Line]:
+    """Measure both networks on one face."""
     bundle, face = facexp.Analyzer("cpu").bundle, cv2.cvtColor(portrait()[40:200, 145:305], cv2.COLOR_BGR2GRAY)
     for key in ("int8.onnx", "int8.tflite"):
         calls: dict[str, Callable[[], object]] = {}
@@ -160,6 +174,7 @@ def networks(bench: Bench) -> Iterator[Line]:
 
 
 def photo(bench: Bench) -> Iterator[Line]:
+    """Measure a small photo, from file to record."""
     path = bench.folder / "450.jpg"
     calls = {
         f"{threads or 'all'} threads": functools.partial(records, facexp.Analyzer("cpu", threads), path)
@@ -172,6 +187,7 @@ def photo(bench: Bench) -> Iterator[Line]:
 
 
 def clips(bench: Bench) -> Iterator[Line]:
+    """Measure clips with one face and with five."""
     analyzer = facexp.Analyzer("cpu")
     for faces, floor, aim in ((1, 200, 300), (5, 120, 200)):
         path = clip(bench.folder / f"{faces}.mp4", faces)
@@ -187,9 +203,10 @@ def clips(bench: Bench) -> Iterator[Line]:
 
 
 def large_photos(bench: Bench) -> Iterator[Line]:
+    """Measure a folder of 12-megapixel photos, relative to decoding them only."""
     place = bench.folder / "large"
     place.mkdir()
-    # as noisy as a camera's, so that there is as much to decode
+    # with noise like a camera's, so that decoding takes as long as for a real photo
     rng = np.random.default_rng(0)
     big = cv2.resize(portrait()[:384], (4000, 3000), interpolation=cv2.INTER_CUBIC).astype(np.float32)
     data = cv2.imencode(
@@ -197,7 +214,7 @@ def large_photos(bench: Bench) -> Iterator[Line]:
     )[1]
     for number in range(PHOTOS):
         (place / f"{number}.jpg").write_bytes(data.tobytes())
-    # as `facexp-infer` does it: several photos at once, one thread each
+    # like `facexp-infer`: several photos at once, with one thread each
     analyzer, larger = facexp.Analyzer("cpu", 1), facexp.Analyzer("cpu", 1, min_face=400)
     calls: dict[str, Callable[[], object]] = {
         "facexp": functools.partial(records, analyzer, place, reduced=True),
@@ -218,6 +235,7 @@ def large_photos(bench: Bench) -> Iterator[Line]:
 
 
 def processes(bench: Bench) -> Iterator[Line]:
+    """Measure start-up time and memory of the commands."""
     path = str(bench.folder / "450.jpg")
     infer = (sys.executable, "-c", "from facexp_cli.main import infer_main; infer_main()", path)
     commands = {
@@ -243,7 +261,7 @@ def processes(bench: Bench) -> Iterator[Line]:
 
 
 def installed(bench: Bench) -> Iterator[Line]:
-    """The wheel with its extra `cpu`, without Python and pip."""
+    """Measure the size of an installation with the extra `cpu`, without Python and pip."""
     folder = bench.folder
     alone = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     run = functools.partial(subprocess.run, check=True, stdout=subprocess.DEVNULL, env=alone)
@@ -261,7 +279,10 @@ def installed(bench: Bench) -> Iterator[Line]:
 
 
 def size_mib(folder: Path) -> float:
-    """What `du -sm` says: whole blocks, folders with them. The promise was made in this unit (OpenCV 162, numpy 73)."""
+    """Return the size on disk as `du -sm` counts it, in whole blocks, including folders.
+
+    The promise was made in this unit (OpenCV 162, numpy 73).
+    """
     return sum(path.lstat().st_blocks for path in (folder, *folder.rglob("*"))) * 512 / 2**20
 
 
@@ -270,7 +291,7 @@ def portrait() -> Image:
 
 
 def clip(path: Path, faces: int) -> Path:
-    """People who move a little in front of a gray wall."""
+    """Write a clip of a person who moves slightly, or of several in front of a gray wall."""
     image = portrait()
     if faces > 1:
         image, face = (
@@ -295,9 +316,9 @@ def decode_clip(path: Path) -> None:
     capture.release()
 
 
-def decode_photos(place: Path, how: int) -> None:
+def decode_photos(place: Path, flags: int) -> None:
     def one(path: Path) -> None:
-        cv2.imdecode(np.fromfile(path, np.uint8), how)
+        cv2.imdecode(np.fromfile(path, np.uint8), flags)
 
     with ThreadPoolExecutor(CORES) as pool:
         list(pool.map(one, sorted(place.iterdir())))
@@ -317,27 +338,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--install", action="store_true", help="also how much `pip install facexp[cpu]` takes on disk")
+    parser.add_argument(
+        "--install", action="store_true", help="also measure the size of `pip install facexp[cpu]` on disk"
+    )
     parser.add_argument("--only", action="append", choices=list(ROWS))
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with contextlib.suppress(AttributeError):
-        # the promise is for two cores
+        # not available on all systems
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    # what is installed has been compiled: its start does not compile it once more
+    # let Python keep compiled modules, as in an installation, so that a start does not compile them each time
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    wanted = asked.only or [name for name in ROWS if name != "install" or asked.install]
-    print("| | measured | floor | aim | met | at their pace | beside |\n| --- | --- | --- | --- | --- | --- | --- |")
+    wanted = options.only or [name for name in ROWS if name != "install" or options.install]
+    print(
+        "| | measured | floor | aim | met | at the floors' pace | details |\n"
+        "| --- | --- | --- | --- | --- | --- | --- |"
+    )
     lines = []
     with tempfile.TemporaryDirectory() as name:
         small = cv2.resize(portrait(), (450, 450), interpolation=cv2.INTER_AREA)
         cv2.imwrite(str(Path(name, "450.jpg")), small, [cv2.IMWRITE_JPEG_QUALITY, 92])
-        bench = Bench(asked.rounds, Path(name))
+        bench = Bench(options.rounds, Path(name))
         for row in wanted:
             for line in ROWS[row](bench):
                 print(line, flush=True)
                 lines.append(asdict(line) | {"met": line.verdict(line.measured), "at_their_pace": line.at_their_pace})
-    if asked.json is not None:
-        asked.json.write_text(json.dumps(lines, indent=1), encoding="utf-8")
+    if options.json is not None:
+        options.json.write_text(json.dumps(lines, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
-"""Whether a live picture grows old: python benchmarks/live.py [--fps 60] [--seconds 30] [--size 512] [--policy latest]
+"""Measure the latency of a live source.
 
-A camera in a process of its own sends the astronaut as JPEGs over HTTP, faster than they are analysed. For each quarter
-of the time: frames analysed a second, the age of a frame when its record is made, and how many frames the camera had
-sent by then that had not been read. With --policy latest both stay where they are; a reader that takes one frame after
-the other falls behind instead, up to what the system holds between sender and receiver.
+    python benchmarks/live.py [--fps 60] [--seconds 30] [--size 512] [--policy latest]
+
+A simulated camera, in a process of its own, sends the astronaut as JPEGs over HTTP, faster than they can be analysed.
+Printed are the frames sent, analysed and dropped, and for each quarter of the time the age of a frame when its record
+is made, and the number of frames that the camera had sent by then but that had not been read. With --policy latest both
+stay constant. With --policy all the reader falls behind, until the system's buffers between sender and receiver are
+full.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from facexp_cli.demo import astronaut
 
 
 def camera(port: Any, sent: Synchronized[int], fps: float, size: int) -> None:
+    """Serve the camera; send its port number through `port`, and count the frames in `sent`."""
     import http.server
 
     image = cv2.resize(cv2.imread(str(astronaut())), (size, size), interpolation=cv2.INTER_AREA)

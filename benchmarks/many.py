@@ -1,10 +1,11 @@
-"""Ray against the plain run on the same face crops: python benchmarks/many.py [COUNT] [ROUNDS]
+"""Compare Ray with the plain run on the same face crops: python benchmarks/many.py [COUNT] [ROUNDS]
 
-What the head of a cluster has to do, without the analysis: python benchmarks/many.py head [PARTS]
+Measure the work of the head node without the analysis: python benchmarks/many.py head [PARTS]
 
-Each run is a process of its own, in turns, on all cores, from files to written rows. The rate counts from the first
-picture to the last row; what comes before is the start. CPU seconds are those of all processes after the start, for Ray
-with its own (raylet, object store, head). On a busy machine read the ratio, and the CPU seconds rather than the rate.
+The runs alternate, each in a process of its own, on all cores, from image files to written rows. The rate is measured
+from the first picture to the last row; the time before that is the start. CPU seconds are those of all processes after
+the start, for Ray including its own processes (raylet, object store, head). On a busy machine read the ratio, and the
+CPU seconds rather than the rate.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ import numpy as np
 from facexp.cores import cores
 from facexp_cli.demo import astronaut
 
-# Ray lets all others go before its workers; on a busy machine the two would not be measured alike
+# by default Ray's workers run at a lower priority than other processes; on a busy machine that would distort the ratio
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 
 
 def write_crops(folder: Path, count: int) -> None:
+    """Write `count` PNG files of 96 px, random crops of the astronaut's face."""
     photo, rng = cv2.imread(str(astronaut())), np.random.default_rng(0)
     for number in range(count):
         x, y, side = rng.integers(110, 150), rng.integers(0, 40), rng.integers(170, 220)
@@ -38,7 +40,7 @@ def write_crops(folder: Path, count: int) -> None:
 
 
 def cpu_seconds() -> float:
-    """Of this process and all below it."""
+    """Return the CPU seconds of this process and all its descendants."""
     tick, times, parents = os.sysconf("SC_CLK_TCK"), {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -56,6 +58,7 @@ def cpu_seconds() -> float:
 
 
 def plain(folder: Path, out: Path) -> dict[str, float]:
+    """Analyse the crops in this process; return "start" and "seconds" (wall time) and "cpu" (CPU seconds)."""
     begin = time.time()
     from facexp import Analyzer
     from facexp.pipeline import analyze_sources, share_threads
@@ -72,13 +75,14 @@ def plain(folder: Path, out: Path) -> dict[str, float]:
 
 
 def ray(folder: Path, out: Path) -> dict[str, float]:
+    """Analyse the crops with Ray; return the same figures as `plain`."""
     begin = time.time()
     from facexp.many import ManyImages, Settings
 
     parts, cpu = [], 0.0
     for part in ManyImages([str(folder)], out, Settings(face_crops=True)).run():
         if not parts:
-            # the first part is done by now
+            # the first part is done at this point; its CPU time is estimated below
             cpu = cpu_seconds()
         parts.append(part)
         end = cpu_seconds()
@@ -92,7 +96,7 @@ def ray(folder: Path, out: Path) -> dict[str, float]:
 
 
 def head(count: int) -> None:
-    """What one process does for all: it lists the sources, cuts them into parts, and follows each part."""
+    """Measure the work of the head: listing the sources, dividing them into parts, and following each part."""
     from facexp.many import ManyImages
     from facexp.many import plan as planning
 
@@ -104,25 +108,25 @@ def head(count: int) -> None:
         cpu = time.process_time()
         plan = planning.Plan.of([str(folder)])
         listed = time.process_time() - cpu
-        # the first table imports what Arrow wants
+        # the first table imports modules that Arrow needs
         plan.parts(plan.items[:1], 1, 0)
         cpu = time.process_time()
         plan.parts(plan.items, 1, 0)
         cut = time.process_time() - cpu
-        # parts of one empty file each: next to nothing for a worker
+        # parts of one empty file each, which take a worker almost no time
         planning.PART = 1
         cpu, parts = time.process_time(), list(ManyImages([str(folder)], Path(name, "out")).run())
         followed = time.process_time() - cpu - listed - cut
         wall = max(part.end_s for part in parts) - min(part.start_s for part in parts)
         written = sum(part.end_s - part.start_s for part in parts)
-        # without what Ray takes once, its start and end
+        # subtract the time for starting and stopping Ray
         cpu = time.process_time()
         list(ManyImages([f"{folder}/0.jpg"], Path(name, "one")).run())
         followed -= time.process_time() - cpu
     seconds = 1e6 * listed / count, 1e6 * cut / count
-    print("for a million files {:.1f} s of CPU to list them, {:.1f} s to cut them into parts".format(*seconds))
+    print("for a million files {:.1f} s of CPU to list them, {:.1f} s to divide them into parts".format(*seconds))
     print(f"{1e3 * followed / count:.2f} ms of CPU for each part, {count / wall:.0f} parts/s at most here")
-    print(f"{1e3 * written / count:.1f} ms in a worker to begin and write a part of one row")
+    print(f"{1e3 * written / count:.1f} ms in a worker to start and write a part of one row")
 
 
 def main() -> None:

@@ -1,12 +1,13 @@
-"""How often is what ships right about faces whose picture it was trained on? And about all others?
+"""Measure the shipped emotion network's accuracy separately for faces of which it was trained on a copy.
 
-    python benchmarks/near_copies.py EMOTION.onnx FER2013.csv [--split test]      # FER+'s fer2013new.csv beside it
+    python benchmarks/near_copies.py EMOTION.onnx FER2013.csv [--split test]   # with FER+'s fer2013new.csv next to it
 
-EMOTION.onnx: an emotion network's file in its bundle. What ships was trained when copies of validation and test faces
-were looked for by another rule, which found no copy that is cropped otherwise; that rule is kept here. Printed are the
-faces that trained by it, those of them that today's rule leaves out (see facexp_train.splits), and the accuracy over
-the faces of PublicTest, or of PrivateTest with `--split test`: all of them, those of which a copy trained, all others,
-and of these the ones whose copies had been left out, and the ones without any. Needs the extras `train` and `cpu`.
+EMOTION.onnx is a file of an emotion network in its bundle. When the shipped network was trained, copies of validation
+and test faces were found by an earlier rule, which missed copies with another crop; this file contains that rule.
+Printed are the number of training faces by that rule, the number of them that today's rule leaves out (see
+facexp_train.splits), and the accuracy on PublicTest, or on PrivateTest with `--split test`: on all faces, on those with
+a copy among the training faces, on all others, and of these on the ones whose copies had been left out and the ones
+that have no copies. Needs the extras `train` and `cpu`.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ BLOCK_ROWS = 1024
 
 
 def signs(images: Images) -> NDArray[np.float32]:
-    """(N, 64): is a cell of an 8x9 thumbnail brighter than the one left of it, 1, or not, -1?"""
+    """Return difference hashes (N, 64): 1 if a cell of a 9x8 thumbnail is brighter than its left neighbour, else -1."""
     small = np.array([cv2.resize(image, (9, 8), interpolation=cv2.INTER_AREA) for image in images])
     return np.where(small[:, :, 1:] > small[:, :, :-1], 1, -1).reshape(len(images), 64).astype(np.float32)
 
 
 def unit(images: Images) -> NDArray[np.float32]:
-    """(N, H * W) pixels of which a dot product is a correlation."""
+    """Return normalised pixels, float32 (N, H * W), whose dot products are correlations."""
     values = images.reshape(len(images), images.shape[1] * images.shape[2]).astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
     values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6)
@@ -49,10 +50,10 @@ def unit(images: Images) -> NDArray[np.float32]:
 
 
 def earlier_groups(images: Images) -> NDArray[np.int64]:
-    """A number for each of (N, 48, 48) images, one for copies, by the rule that what ships was trained with.
+    """Return a group number for each of (N, 48, 48) images, equal for copies, by the rule of the shipped network.
 
-    Pictures are copies, upright or one of them mirrored, whose difference hashes differ in at most MAX_BITS bits, and
-    whose pixels, laid over each other as they are, correlate by more than MIN_CORRELATION.
+    Two images are copies if their difference hashes differ in at most MAX_BITS bits and the correlation of their
+    pixels, without any alignment, exceeds MIN_CORRELATION; one of the images may be mirrored.
     """
     _, first, which = np.unique(pixel_hash(images), return_index=True, return_inverse=True)
     pairs = [np.stack([np.arange(len(images)), first[which]], axis=1)]
@@ -60,7 +61,7 @@ def earlier_groups(images: Images) -> NDArray[np.int64]:
     for others in (images, images[:, :, ::-1]):
         mirrored = signs(others)
         for start in range(0, len(images), BLOCK_ROWS):
-            # of 64 signs each bit that differs takes 2 from the product
+            # each of the 64 bits that differs lowers the dot product by 2
             alike = upright[start : start + BLOCK_ROWS] @ mirrored.T
             near = np.argwhere(alike >= 64 - 2 * MAX_BITS)
             near[:, 0] += start
@@ -73,7 +74,7 @@ def earlier_groups(images: Images) -> NDArray[np.int64]:
 
 
 def scores(faces: EmotionFaces, logits: dict[str, NDArray[np.float32]]) -> dict[str, tuple[Mask, Mask]]:
-    """Per labelling which faces are rated (N,), and which of them are rightly answered."""
+    """Return for each labelling which faces have a label, and which are answered correctly: two bool (N,) arrays."""
     five = [SEVEN.index(label) for label in FIVE]
     found = {}
     for title, head, truth in (
@@ -102,16 +103,16 @@ def main() -> None:
     print(f"leaves {missed.sum():,} out. Accuracy in %, and of how many faces:\n")
     shown = np.isin(faces.copies, faces.copies[trained])
     left_out = ~shown & (np.isin(faces.copies, faces.copies[train]) | np.isin(earlier, earlier[train]))
-    asked = faces.split == options.split
-    part = faces.chosen(asked)
+    held_out = faces.split == options.split
+    part = faces.chosen(held_out)
     found = scores(part, BundleModel.open(options.model).predict(part.images[..., None]))
     print(f"| {usage_of(options.split)} | faces | {' | '.join(found)} |\n{'| --- ' * (len(found) + 2)}|")
     for name, rows in {
         "all": np.ones(len(part), dtype=np.bool_),
-        "a copy trained": shown[asked],
-        "all others": ~shown[asked],
-        "of these, copies had been left out": left_out[asked],
-        "of these, no copies": ~(shown | left_out)[asked],
+        "a copy trained": shown[held_out],
+        "all others": ~shown[held_out],
+        "of these, copies had been left out": left_out[held_out],
+        "of these, no copies": ~(shown | left_out)[held_out],
     }.items():
         rights = [right[rated & rows] for rated, right in found.values()]
         cells = [f"{100 * right.mean():.1f} of {len(right):,}" for right in rights]

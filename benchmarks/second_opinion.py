@@ -1,10 +1,10 @@
-"""Faces found and alarms: by the detector alone, and by the product, which asks the keypoint network as well.
+"""Count faces found and false positives of the detector alone, and of facexp, which confirms faces by keypoints.
 
     python benchmarks/second_opinion.py shared/data
 
-On gray pictures put together from validation crops, with faces of 20, 28 and 40 pixels ("others" are boxes that are no
-labelled face; some of them are faces), and on the sample photos with and without faces, as they are, in gray, and at
-480, 320 and 240 pixels.
+The pictures are gray mosaics of validation crops, with faces of 20, 28 and 40 pixels, and the sample photos with and
+without faces, in colour and in gray, at their own size and at 480, 320 and 240 pixels. "Others" are boxes that contain
+no labelled face; some of them are faces.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ Find = Callable[[NDArray[np.uint8]], list[Box]]
 
 
 def rivals() -> dict[str, Find]:
+    """Return functions that find faces, by name: the detector at several thresholds, and facexp."""
+    """The face finders to compare, by name."""
     alone = {f"detector alone, {score}": Detector(min_score=score) for score in (0.5, 0.6, 0.7, 0.8)}
     analyzer = facexp.Analyzer("cpu")
     found: dict[str, Find] = {
@@ -38,7 +40,7 @@ def rivals() -> dict[str, Find]:
 
 
 def mosaics(canvases: NDArray[np.uint8], face: int) -> tuple[int, list[NDArray[np.uint8]]]:
-    """Pictures of ROWS x COLUMNS canvases whose framing squares are `face` pixels, and the side of a canvas in them."""
+    """Return the side of a scaled canvas, and mosaics of ROWS x COLUMNS canvases whose faces are `face` pixels."""
     side = round(CANVAS * face / KAGGLE_SIZE)
     small = [cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA) for canvas in canvases]
     each = ROWS * COLUMNS
@@ -50,7 +52,7 @@ def mosaics(canvases: NDArray[np.uint8], face: int) -> tuple[int, list[NDArray[n
 
 
 def hits(boxes: list[Box], side: int) -> int:
-    """How many canvases have a box near their middle."""
+    """Return the number of canvases that have a box near their middle."""
     cells = set()
     for x, y, width, height in boxes:
         across, down = (x + width / 2) / side, (y + height / 2) / side
@@ -61,20 +63,25 @@ def hits(boxes: list[Box], side: int) -> int:
 
 @dataclass(frozen=True)
 class Sample:
+    """A sample photo."""
+
     image: NDArray[np.uint8]
     faces: int
-    """At most so many, by its label."""
+    """Maximum number of faces, according to its label."""
 
 
 def samples(folder: Path) -> list[Sample]:
-    """The photos with faces and those without; not the expressions, one face each that all rivals find."""
+    """Read the photos with and without faces, except the portraits in expressions/, whose faces all candidates find."""
     with (folder / "labels.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["path"].startswith(("photos/", "no_face/"))]
     return [Sample(cv2.imread(str(folder / row["path"])), int(row["faces_max"])) for row in rows]
 
 
 def seen(find: Find, sample: Sample, longest: int | None, gray: bool) -> tuple[int, int]:
-    """How many of a photo's faces are found, and how many boxes beyond them, at that many pixels or as it is."""
+    """Return how many of a photo's faces are found, and how many boxes exceed their number.
+
+    With `longest` the photo is shrunk so that its longer side has that many pixels.
+    """
     image = sample.image
     if longest is not None and longest < max(image.shape):
         scale = longest / max(image.shape)

@@ -1,11 +1,14 @@
-"""How much `facexp serve` answers: python benchmarks/serving.py [--seconds 10] [--requests 100000] [--batch-wait 0]
+"""Measure the throughput, latency and memory of `facexp serve`.
 
-On loopback, with clients in a process of their own on the same cores: the emotion network, one face crop a request, by
-gRPC (raw pixels) and by REST (a PNG in Base64), 1, 8 and 64 clients that ask one after the other, batching on and off;
-beside it a plain loop of the same network on the same crops. Then --requests requests of 64 clients by gRPC, with the
-server's resident memory on the way. Every answer is compared with that of its own crop: one that is missing, or
-another's, ends the program. "CPU ms" is what all cores of the server, or of the loop, spent on a request: on a busy
-machine it says more than the clock.
+    python benchmarks/serving.py [--seconds 10] [--requests 100000] [--batch-wait 0]
+
+The clients run in a process of their own on the same cores, and connect over loopback. The table is for the emotion
+network with one face crop per request, by gRPC (raw pixels) and by REST (a PNG in Base64), with 1, 8 and 64 clients,
+each of which waits for its answer before its next request, with batching on and off; for comparison it has a plain
+loop of the same network over the same crops. Then 64 gRPC clients send --requests requests, while the server's resident
+memory is recorded. Each answer is compared with the expected one for its crop: an answer that is missing or wrong ends
+the program. "CPU ms" is the CPU time of the server, or of the loop, per request; on a busy machine rely on it rather
+than on wall time.
 """
 
 from __future__ import annotations
@@ -36,14 +39,14 @@ from facexp_cli.demo import astronaut
 CLIENTS = (1, 8, 64)
 MEMORY, CPU = "process_resident_memory_bytes", "process_cpu_seconds_total"
 HEADS = ("fer2013", "ferplus")
-# an int8 network may round another way in another batch; two crops' answers differ by far more
+# tolerance: an int8 network may round differently in another batch; answers to two crops differ by far more
 NEAR = 0.05
 
 Ask = Callable[[int], Awaitable[NDArray[np.float64]]]
 
 
 def faces() -> tuple[list[bytes], NDArray[np.uint8]]:
-    """64 PNG files of the astronaut's face, each turned and lit another way, and the crops that the server sees."""
+    """Return 64 PNG files of the astronaut's face, each rotated and lit differently, and the server's crops of them."""
     image = cv2.imread(str(astronaut()))[60:180, 170:290]
     files, crops = [], []
     for number in range(64):
@@ -56,7 +59,7 @@ def faces() -> tuple[list[bytes], NDArray[np.uint8]]:
 
 @contextmanager
 def server(*arguments: str) -> Iterator[tuple[str, str]]:
-    """A running `facexp serve`: the addresses of REST and gRPC."""
+    """Run `facexp serve`; yield its REST and gRPC addresses as HOST:PORT."""
     command = [sys.executable, "-c", "from facexp_cli.main import main; main()", "serve", "--device", "cpu"]
     ports = ["--rest-port", "0", "--grpc-port", "0"]
     running = subprocess.Popen([*command, *ports, *arguments], stderr=subprocess.PIPE, text=True)
@@ -71,7 +74,7 @@ def server(*arguments: str) -> Iterator[tuple[str, str]]:
 
 
 async def rest_client(address: str, files: list[bytes]) -> Ask:
-    """Asks over one connection that stays open."""
+    """Return a REST client with one connection that stays open."""
     host, _, port = address.partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     requests = []
@@ -93,7 +96,7 @@ async def rest_client(address: str, files: list[bytes]) -> Ask:
 
 
 async def grpc_client(address: str, crops: NDArray[np.uint8]) -> Ask:
-    """Asks over a connection of its own."""
+    """Return a gRPC client with a connection of its own."""
     channel = grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)])
     response = message("PredictResponse")
     call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict", None, response.FromString)
@@ -117,37 +120,41 @@ async def grpc_client(address: str, crops: NDArray[np.uint8]) -> Ask:
 async def measure(
     clients: list[Ask], wanted: NDArray[np.float64], enough: Callable[[int], bool], every: Callable[[int], None]
 ) -> tuple[float, NDArray[np.float64]]:
-    """Requests a second and the time of each in ms, until there are enough; each answer is compared."""
+    """Run the clients until `enough(number of requests)`; return the requests per second and each one's time in ms.
+
+    `every` is called after each answer with the number of answers so far. Raises SystemExit if one is missing or wrong.
+    """
     times: list[float] = []
-    asked = 0
+    sent = 0
 
     async def client(ask: Ask, first: int) -> None:
-        nonlocal asked
+        nonlocal sent
         number = first
-        while not enough(asked):
-            asked += 1
+        while not enough(sent):
+            sent += 1
             start = time.perf_counter()
             found = await ask(number % len(wanted))
             times.append(1000 * (time.perf_counter() - start))
             if not np.abs(found - wanted[number % len(wanted)]).max() < NEAR:
-                raise SystemExit(f"the answer to crop {number % len(wanted)} is another's")
+                raise SystemExit(f"the answer to crop {number % len(wanted)} is wrong")
             number += 1
             every(len(times))
 
     start = time.perf_counter()
     await asyncio.gather(*(client(ask, 7 * place) for place, ask in enumerate(clients)))
-    if len(times) != asked:
-        raise SystemExit(f"{asked} requests, {len(times)} answers")
+    if len(times) != sent:
+        raise SystemExit(f"{sent} requests, {len(times)} answers")
     return len(times) / (time.perf_counter() - start), np.array(times)
 
 
 def figure(address: str, name: str) -> float:
-    """A figure of the server's process, from /metrics."""
+    """Read a metric of the server's process from /metrics."""
     text = urllib.request.urlopen(f"http://{address}/metrics").read().decode()
     return float(re.search(rf"^{name} (\S+)", text, re.MULTILINE)[1])
 
 
 def plain(session: Session, crops: NDArray[np.uint8], seconds: float) -> None:
+    """Measure a plain loop of the network, with 1 and 32 crops per run."""
     for size in (1, 32):
         count, start, cpu = 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - start < seconds:
@@ -161,6 +168,7 @@ def plain(session: Session, crops: NDArray[np.uint8], seconds: float) -> None:
 async def table(
     options: argparse.Namespace, files: list[bytes], crops: NDArray[np.uint8], wanted: NDArray[np.float64]
 ) -> None:
+    """Measure each interface, batch size and number of clients."""
     for size in (1, options.batch_size):
         with server("--batch-size", str(size), "--batch-wait", str(options.batch_wait)) as (rest, rpc):
             for name in ("gRPC", "REST"):
@@ -169,7 +177,7 @@ async def table(
                         await (grpc_client(rpc, crops) if name == "gRPC" else rest_client(rest, files))
                         for _ in range(count)
                     ]
-                    # each connection once, so that its making is not measured
+                    # one request per connection first, so that connecting is not measured
                     await asyncio.gather(*(ask(0) for ask in made))
                     cpu = figure(rest, CPU)
                     end = time.perf_counter() + options.seconds
@@ -189,6 +197,7 @@ async def table(
 
 
 async def endurance(options: argparse.Namespace, crops: NDArray[np.uint8], wanted: NDArray[np.float64]) -> None:
+    """Send many requests, and print the server's memory after each tenth of them."""
     with server("--batch-size", str(options.batch_size), "--batch-wait", str(options.batch_wait)) as (rest, rpc):
         clients = [await grpc_client(rpc, crops) for _ in range(CLIENTS[-1])]
         step = max(1, options.requests // 10)
@@ -198,15 +207,19 @@ async def endurance(options: argparse.Namespace, crops: NDArray[np.uint8], wante
             if done % step == 0:
                 memory.append(figure(rest, MEMORY) / 1e6)
 
-        rate, ms = await measure(clients, wanted, lambda asked: asked >= options.requests, note)
+        rate, ms = await measure(clients, wanted, lambda sent: sent >= options.requests, note)
     print(f"\n{len(ms):,} requests of {len(clients)} clients, all answered, {rate:,.0f} a second.")
     print("Resident memory of the server in MB, after each tenth: " + ", ".join(f"{value:.0f}" for value in memory))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each line of the table; 0 leaves it out")
-    parser.add_argument("--requests", type=int, default=100_000, help="for the memory; 0 leaves it out")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, help="duration of each line of the table; 0 leaves the table out"
+    )
+    parser.add_argument(
+        "--requests", type=int, default=100_000, help="number of requests while memory is recorded; 0 leaves this out"
+    )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--batch-wait", type=float, default=0.0, help="milliseconds")
     options = parser.parse_args()

@@ -1,9 +1,11 @@
-"""What following faces and smoothing give and cost: python benchmarks/tracking.py SHARED/DATA [--smooth S] ...
+"""Measure the benefit and the cost of tracking and smoothing.
 
-On each sample clip the tracker and the detector in every frame see the same frames in turns, so that a busy moment hits
-both: read the ratio. On scenes put together from the sample photos, where the truth is known: how long a newcomer
-and a step from one expression to another take, whose id is whose when two people pass each other, and how many ids the
-people in a photo get from a camera that sways and pans over it.
+    python benchmarks/tracking.py SHARED/DATA [--smooth S] ...
+
+On each sample clip, the tracker and a full analysis with the detector in every frame process the same frames in turns,
+so that a busy moment affects both: read the ratio. Scenes composed from the sample photos, whose true content is known,
+show how long it takes to find a person who appears, and to follow a sudden change of expression; whether two people
+keep their ids when they pass each other; and how many ids the people in a photo get if a camera sways or pans over it.
 """
 
 from __future__ import annotations
@@ -31,33 +33,37 @@ FPS = 25
 
 
 def frames(path: Path) -> Iterator[tuple[float, Image]]:
+    """Yield the time in ms and the image of each frame of a clip."""
     capture = cv2.VideoCapture(str(path))
     while (read := capture.read())[0]:
         yield capture.get(cv2.CAP_PROP_POS_MSEC), np.asarray(read[1], np.uint8)
 
 
 def same(a: facexp.Face, b: facexp.Face) -> bool:
+    """Return whether two boxes overlap enough to be the same face."""
     return shared(a.box, b.box) > SAME
 
 
 def changes(labels: Sequence[str], seconds: float) -> float:
+    """Return the number of changes of the label per second."""
     return sum(a != b for a, b in itertools.pairwise(labels)) / seconds
 
 
 class Counted:
-    """An analyzer whose detector is counted."""
+    """An analyzer that counts the runs of its detector."""
 
     def __init__(self) -> None:
         self.analyzer = facexp.Analyzer("cpu", 1)
-        self.looks = 0
+        self.runs = 0
         self.analyzer.detect = partial(self._detect, self.analyzer.detect)  # type: ignore[method-assign]
 
     def _detect(self, detect, image):  # type: ignore[no-untyped-def]
-        self.looks += 1
+        self.runs += 1
         return detect(image)
 
 
 def clip(path: Path, make) -> None:  # type: ignore[no-untyped-def]
+    """Compare the tracker with the detector in every frame on one clip."""
     every, counted = facexp.Analyzer("cpu", 1), Counted()
     tracker = make(counted.analyzer)
     seconds = {"every": 0.0, "tracked": 0.0}
@@ -90,11 +96,11 @@ def clip(path: Path, make) -> None:  # type: ignore[no-untyped-def]
     span = (times[-1] - times[0]) / 1000
     print(f"{path.name}: {count} frames, {span:.1f} s")
     print(
-        f"  faces: {found} by the detector in every frame, {tracked} followed, {common} of the former among them, "
-        f"{extra} followed only; median overlap of the boxes {np.median(boxes or [math.nan]):.2f}"
+        f"  faces: {found} with the detector in every frame, {tracked} tracked, {common} found by both, "
+        f"{extra} tracked only; median overlap of the boxes {np.median(boxes or [math.nan]):.2f}"
     )
     print(
-        f"  detector: {counted.looks} looks instead of {count}; speed x{seconds['every'] / seconds['tracked']:.1f} "
+        f"  detector: {counted.runs} runs instead of {count}; speed x{seconds['every'] / seconds['tracked']:.1f} "
         f"({1e3 * seconds['tracked'] / count:.1f} ms a frame instead of {1e3 * seconds['every'] / count:.1f}); "
         f"{len(history)} ids, {switches} id switches"
     )
@@ -111,7 +117,7 @@ def clip(path: Path, make) -> None:  # type: ignore[no-untyped-def]
         print(
             f"  id {name}, {len(seen)} frames: label changes a second "
             f"{changes([face.emotion.label for face in faces], span):.2f} raw, "
-            f"{changes([face.shown.emotion.label for face in faces], span):.2f} smoothed; trembling "
+            f"{changes([face.shown.emotion.label for face in faces], span):.2f} smoothed; jitter "
             f"{100 * trembling(np.stack([face.keypoints for face in part])):.3f}% raw, "
             f"{100 * trembling(np.stack([face.shown.keypoints for face in part])):.3f}% smoothed; smoothed points lag "
             f"{lag([face.keypoints for face in faces], [face.shown.keypoints for face in faces]):.2f}%"
@@ -119,14 +125,17 @@ def clip(path: Path, make) -> None:  # type: ignore[no-untyped-def]
 
 
 def lag(raw: Sequence[NDArray[np.float32]], smooth: Sequence[NDArray[np.float32]]) -> float:
-    """Mean distance of the smoothed points from the raw ones' mean over five frames, % of the inter-ocular distance."""
+    """Return the mean distance of the smoothed points from the raw points' mean over five frames.
+
+    It is in % of the inter-ocular distance.
+    """
     a, b = np.stack(raw), np.stack(smooth)
     around = np.stack([a[i : i + 5].mean(axis=0) for i in range(len(a) - 4)])
     return float(100 * np.linalg.norm(around - b[2:-2], axis=2).mean() / interocular(a).mean())
 
 
 def portraits(data: Path) -> dict[str, Image]:
-    """Photos of one face each, by file name, in one size."""
+    """Return photos with one face each, by file name, resized to 240x240."""
     found = {}
     for path in sorted((data / "samples" / "expressions").iterdir()):
         if path.name.startswith("emotion_misc_faceapi"):
@@ -137,7 +146,7 @@ def portraits(data: Path) -> dict[str, Image]:
 
 
 def scene(places: Sequence[tuple[Image, int, int]], rng: np.random.Generator) -> Image:
-    """Portraits pasted at (x, y), the later ones in front, filmed with a camera's noise."""
+    """Paste portraits at (x, y), the later ones in front, and add noise like a camera's."""
     canvas = np.full((480, 854, 3), 110, np.uint8)
     for image, x, y in places:
         left, right = max(0, x), min(canvas.shape[1], x + image.shape[1])
@@ -147,8 +156,8 @@ def scene(places: Sequence[tuple[Image, int, int]], rng: np.random.Generator) ->
 
 
 def newcomers(people: list[Image], analyzer: facexp.Analyzer, make) -> None:  # type: ignore[no-untyped-def]
-    """A second person is there from one frame to the next, or walks in from the side."""
-    for name, speed in (("are there at once", None), ("walk in", 12)):
+    """Measure how long it takes to find a second person who appears suddenly, or walks in from the side."""
+    for name, speed in (("appear suddenly", None), ("walk in", 12)):
         delays = []
         for number, (a, b) in enumerate(itertools.pairwise(people)):
             tracker, rng, alone = make(analyzer), np.random.default_rng(0), None
@@ -164,11 +173,11 @@ def newcomers(people: list[Image], analyzer: facexp.Analyzer, make) -> None:  # 
             else:
                 delays.append(math.inf)
         found = ", ".join(f"{delay:.2f}" for delay in delays)
-        print(f"newcomers who {name}: found {found} s after the detector in every frame", flush=True)
+        print(f"newcomers who {name}: found {found} s later than with the detector in every frame", flush=True)
 
 
 def passing(people: list[Image], analyzer: facexp.Analyzer, make) -> None:  # type: ignore[no-untyped-def]
-    """Two people walk past each other; side by side and back again; each keeps its id or not."""
+    """Count the ids that are kept if two people walk past each other, or come close and part again."""
     for name, back in (("walk past each other", False), ("come close and part again", True)):
         kept, total, ids = 0, 0, 0
         for a, b in itertools.pairwise(people):
@@ -189,7 +198,11 @@ def passing(people: list[Image], analyzer: facexp.Analyzer, make) -> None:  # ty
 
 
 def turned(data: Path, analyzer: facexp.Analyzer, make) -> None:  # type: ignore[no-untyped-def]
-    """Windows of four fifths of a photo's width: swaying by 6% of theirs in 3 s, and panned over the photo in 0.4 s."""
+    """Count the ids in group photos seen by a moving camera.
+
+    The camera is a window of four fifths of the photo's width. It sways by 6% of its own width with a period of 3 s, or
+    is panned over the photo in 0.4 s.
+    """
     seconds = np.arange(3 * FPS) / FPS
     for name in ("human_group-3.jpg", "fr_two_people.jpg"):
         photo = cv2.imread(str(data / "samples" / "photos" / name))
@@ -198,17 +211,17 @@ def turned(data: Path, analyzer: facexp.Analyzer, make) -> None:  # type: ignore
         room = photo.shape[1] - width
         windows["sways"] = room / 2 + 0.06 * width * np.sin(2 * np.pi * seconds / 3)
         windows["is panned"] = room * np.minimum(1, seconds / 0.4)
-        for how, every in (("sways", 1), ("sways", 5), ("sways", 10), ("is panned", 1)):
+        for motion, every in (("sways", 1), ("sways", 5), ("sways", 10), ("is panned", 1)):
             tracker, ids, most = make(analyzer), set(), 0
-            for start, time_s in zip(windows[how][::every], seconds[::every], strict=True):
+            for start, time_s in zip(windows[motion][::every], seconds[::every], strict=True):
                 faces = tracker.track(np.ascontiguousarray(photo[:, round(start) : round(start) + width]), 1e3 * time_s)
                 ids |= {face.id for face in faces}
                 most = max(most, len(faces))
-            print(f"{name}: a camera that {how}, frame by {every}: {len(ids)} ids for {most} people")
+            print(f"{name}: a camera that {motion}, one frame in {every}: {len(ids)} ids for {most} people")
 
 
 def step(photos: dict[str, Image], analyzer: facexp.Analyzer, smooth: Sequence[float]) -> None:
-    """From one expression to another of the same size and place, cut without a sign."""
+    """Measure the delay of the smoothed label after an abrupt change of expression, at the same size and place."""
     happy, sad = photos["emotion_misc_faceapi_happy"], photos["emotion_misc_faceapi_sad"]
     for fps in (10, 25):
         rng = np.random.default_rng(0)
@@ -230,21 +243,21 @@ def main() -> None:
     parser.add_argument("--smooth", type=float, default=SMOOTH_S)
     parser.add_argument("--detect-every", type=int)
     parser.add_argument("--only", choices=("clips", "scenes"))
-    asked = parser.parse_args()
+    options = parser.parse_args()
     cv2.setNumThreads(1)
 
     def make(analyzer: facexp.Analyzer) -> Tracker:
-        return Tracker(analyzer, detect_every=asked.detect_every, smooth=asked.smooth)
+        return Tracker(analyzer, detect_every=options.detect_every, smooth=options.smooth)
 
-    if asked.only != "scenes":
-        for path in sorted((asked.data / "samples" / "clips").iterdir()):
+    if options.only != "scenes":
+        for path in sorted((options.data / "samples" / "clips").iterdir()):
             clip(path, make)
-    if asked.only != "clips":
-        photos, analyzer = portraits(asked.data), facexp.Analyzer("cpu", 1)
+    if options.only != "clips":
+        photos, analyzer = portraits(options.data), facexp.Analyzer("cpu", 1)
         people = [photo for _, photo in zip(range(4), photos.values(), strict=False)]
         newcomers(people, analyzer, make)
         passing(people, analyzer, make)
-        turned(asked.data, analyzer, make)
+        turned(options.data, analyzer, make)
         step(photos, analyzer, (0.15, 0.3, 0.5))
 
 

@@ -1,8 +1,9 @@
-"""How fast is this machine, beside the one that the floors were set on? python benchmarks/yardstick.py
+"""Compare this machine's speed with that of the reference machine: python benchmarks/yardstick.py
 
-A network whose time there is known: 0.94 M parameters, crops of 44 px, stages of 40, 80 and 144 channels, which is
-`emotion_network()` without options, exported and quantized as what ships is. Its weights are random; they take as long
-as trained ones. Needs facexp[cpu,train,export].
+The reference machine is the one on which the floors of benchmarks/floors.py were set. The yardstick is a network with
+a known run time there: 0.94 M parameters, crops of 44 px, stages of 40, 80 and 144 channels, which is
+`emotion_network()` with its default options, exported and quantized like the shipped one. Its weights are random, which
+take as long as trained ones. Needs facexp[cpu,train,export].
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from facexp.engines import onnx_session
 from facexp.timing import in_turns
 
 THERE = {"int8": 0.34e-3, "float32": 0.86e-3}
-"""Seconds for one face on one thread of two x86 cores with VNNI, where the floors were set."""
+"""Seconds for one face on the reference machine: one thread of two x86 cores with VNNI."""
 
 
 def load() -> dict[str, Callable[[], object]]:
-    """One face through each file. They are written in a process of its own, whose TensorFlow would be in the way here.
+    """Return, by precision, a function that runs the network on one face.
 
-    Raises subprocess.CalledProcessError where an extra is missing.
+    The files are written in another process, so that TensorFlow is not loaded in this one. Raises
+    subprocess.CalledProcessError if an extra is missing.
     """
     calls: dict[str, Callable[[], object]] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -41,12 +43,12 @@ def load() -> dict[str, Callable[[], object]]:
 
 
 def seconds(call: Callable[[], object], runs: int = 200) -> float:
-    """The shortest of many runs."""
+    """The time of the shortest of many runs, in seconds."""
     return in_turns({"yardstick": call}, runs)["yardstick"].least / 1e3
 
 
 def write(folder: Path) -> None:
-    """float32.onnx and int8.onnx."""
+    """Write float32.onnx and int8.onnx into a folder."""
     from facexp_export.faces import drawn_faces
     from facexp_export.onnx_float import write_float32
     from facexp_export.quantize import write_int8
@@ -55,7 +57,7 @@ def write(folder: Path) -> None:
 
     task, model = TASKS["emotion"], emotion_network()
     faces = drawn_faces(task.size)
-    # Keras exports what has been called once
+    # Keras can export a model only after it has been called once
     model(faces)
     write_float32(model, task, folder / "float32.onnx", "yardstick")
     write_int8(folder / "float32.onnx", folder / "int8.onnx", faces, task.kind, "MinMax", "yardstick")
@@ -67,7 +69,8 @@ def main() -> None:
         return
     for precision, call in load().items():
         here = seconds(call, 2000)
-        print(f"{precision}: {1e3 * here:.3f} ms, {1e3 * THERE[precision]:.2f} there: x{here / THERE[precision]:.2f}")
+        reference = THERE[precision]
+        print(f"{precision}: {1e3 * here:.3f} ms, reference {1e3 * reference:.2f}: x{here / reference:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Write the tables of README.md and model-card.md from the shipped bundle, so that no figure is typed by hand.
+"""Write the tables of README.md and model-card.md from the figures of the shipped bundle: python docs/figures.py
 
-python docs/figures.py
+Each table replaces the text between "<!-- figures: NAME -->" and "<!-- end -->".
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ GROUPED = {
 
 
 def exact(model: Json) -> str:
-    """The most exact ONNX file that ships."""
+    """Return the key of the most exact ONNX file of a shipped model."""
     return next(key for key in ("float32.onnx", "float16.onnx") if key in model["files"])
 
 
 def shown(key: str) -> str:
-    """A file's name in the tables: its precision."""
+    """Return a file's name in the tables, which is its precision."""
     return key.partition(".")[0]
 
 
 def cell(model: Json, split: str, metric: str, key: str = INT8) -> str:
-    """A figure as "6.1 [5.8, 6.3]", in % where it is not in pixels, or a dash."""
+    """Format a figure as "6.1 [5.8, 6.3]", in % unless it is in pixels; "-" if the manifest lacks it."""
     for figure in model["figures"]:
         if (figure["split"], figure["metric"], figure["model"]) == (split, metric, key):
             factor, digits = (1, 2) if metric.endswith("_px") else (100, 1)
@@ -53,18 +53,18 @@ def cell(model: Json, split: str, metric: str, key: str = INT8) -> str:
 
 
 def count(model: Json, split: str, metric: str) -> str:
-    """How many faces a figure is over."""
+    """Return the number of faces that a figure was measured on; "-" if the manifest lacks it."""
     return next((f"{f['n']:,}" for f in model["figures"] if (f["split"], f["metric"]) == (split, metric)), "-")
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Markdown."""
+    """Format a table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def summary(models: Json) -> str:
-    """README's table."""
+    """Return README's table of both networks' main figures."""
     points, emotion = models["keypoints"], models["emotion"]
     rows = []
     listed = [
@@ -83,7 +83,7 @@ def summary(models: Json) -> str:
 
 
 def sizes(models: Json) -> str:
-    """The model card's table of files."""
+    """Return the model card's table of parameters and file sizes."""
     rows = []
     for name, model in models.items():
         parameters = model["training"]["parameters"] / 1e6
@@ -94,7 +94,7 @@ def sizes(models: Json) -> str:
 
 
 def keypoints(models: Json) -> str:
-    """Errors by source, then by point."""
+    """Return the tables of keypoint errors: by data source, by pose and size, and by point."""
     model = models["keypoints"]
     columns = {
         "error_interocular": "error, %",
@@ -124,7 +124,7 @@ def keypoints(models: Json) -> str:
 
 
 def detected(models: Json) -> str:
-    """The whole way through the detector, by source of the validation faces."""
+    """Return the table of errors with detection included, by source of the validation faces."""
     model = models["keypoints"]
     metrics = {
         "detected_error_interocular": "error, %",
@@ -140,7 +140,7 @@ def detected(models: Json) -> str:
 
 
 def emotion(models: Json) -> str:
-    """Accuracy and macro-F1 per labelling, then the classes."""
+    """Return the tables of accuracy, macro-F1 and calibration error by labelling, and of the figures by class."""
     model = models["emotion"]
     rows = []
     for name, title in LABELLINGS.items():
@@ -162,7 +162,7 @@ def emotion(models: Json) -> str:
 
 
 def report(task: str) -> Json:
-    """What the gate measured when the task was exported: its checks by step, subject and figure."""
+    """Return the checks that the proof made when the task was exported, by (step, file, output, name of the check)."""
     steps = json.loads(MANIFEST.with_name(f"{task}.report.json").read_text())["steps"]
     return {
         (step["number"], check.get("file", ""), check.get("output", ""), check["what"]): check
@@ -172,13 +172,13 @@ def report(task: str) -> Json:
 
 
 def number(check: Json) -> str:
-    """A measured value, with its interval where it has one."""
+    """Format a measured value, with its interval if it has one."""
     interval = f" [{check['low']:.2g}, {check['high']:.2g}]" if "low" in check else ""
     return f"{check['value']:.2g}{interval}"
 
 
 def numbers(models: Json) -> str:
-    """How far each file's answers are from the trained model's, on real faces."""
+    """Return the table of differences between each file's answers and the trained model's, on real faces."""
     columns = ("largest difference", "99.9th percentile of the difference", "mean difference")
     rows = []
     for task, model in models.items():
@@ -193,7 +193,7 @@ def numbers(models: Json) -> str:
 
 
 def losses(models: Json) -> str:
-    """What each file loses against the most exact one, on held-out faces."""
+    """Return the table of each file's loss against the most exact file, on held-out faces."""
     rows = []
     for task, model in models.items():
         for (step, key, output, what), check in report(task).items():
@@ -204,11 +204,11 @@ def losses(models: Json) -> str:
 
 
 def shifts(models: Json) -> str:
-    """The emotion's accuracy when the faces are changed as other cameras and crops would, int8."""
+    """Return the table of emotion accuracy (int8) on faces changed to simulate other cameras and crops."""
     model = models["emotion"]
     metrics = {f"{name}/accuracy": title for name, title in LABELLINGS.items() if name != "ferplus"}
     names = dict.fromkeys(f["split"] for f in model["figures"] if f["split"].startswith("test/"))
-    # has a column of its own beside the accuracy
+    # the table of accuracies has a column for it
     names.pop("test/aligned", None)
     rows = [
         [split.removeprefix("test/") if "/" in split else "as they are", *(cell(model, split, m) for m in metrics)]
@@ -230,7 +230,7 @@ TABLES = {
 
 
 def filled(text: str, models: Json) -> str:
-    """The text with a fresh table between each pair of markers."""
+    """Return the text with a new table between each pair of markers."""
     return re.sub(
         r"(<!-- figures: (\w+) -->\n).*?(\n<!-- end -->)",
         lambda found: found[1] + TABLES[found[2]](models) + found[3],

@@ -1,4 +1,4 @@
-"""facexp: faces, points and emotions."""
+"""facexp: faces, keypoints and emotions."""
 
 import loop
 

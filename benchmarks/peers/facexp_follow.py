@@ -1,4 +1,4 @@
-"""facexp on the frames of a clip at 25 a second: each face is followed."""
+"""facexp with tracking, on the frames of a clip at 25 frames a second."""
 
 import loop
 

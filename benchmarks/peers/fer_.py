@@ -1,4 +1,4 @@
-"""fer: faces (Haar cascade) and emotions, with its TFLite network, which is its default."""
+"""fer: faces (Haar cascade) and emotions, with its default TFLite network."""
 
 import loop
 

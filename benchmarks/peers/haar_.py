@@ -1,4 +1,4 @@
-"""OpenCV 4's Haar cascade: faces alone."""
+"""OpenCV 4's Haar cascade: faces only."""
 
 import loop
 

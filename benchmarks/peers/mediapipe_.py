@@ -1,4 +1,4 @@
-"""mediapipe: faces and mesh, no emotions, with the model files that old wheels carry inside."""
+"""mediapipe: faces and mesh, without emotions, with the model files that older wheels contain."""
 
 import loop
 
@@ -10,11 +10,11 @@ def load():
     cv2.setNumThreads(1)
     mesh = FaceMesh(static_image_mode=True, max_num_faces=20)
 
-    def look(path):
+    def count_faces(path):
         found = mesh.process(cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)).multi_face_landmarks
         return len(found or ())
 
-    return look
+    return count_faces
 
 
 loop.serve(load)

@@ -1,1 +1,1 @@
-"""The command line of facexp: parse, call, print."""
+"""The command line of facexp: it parses arguments, calls the libraries and prints the results."""

@@ -15,7 +15,7 @@ from facexp_cli.options import PathName, quiet_option
 @click.argument("data", type=PathName(exists=True))
 @click.option("--out", type=PathName(file_okay=False), required=True, help="New folder to write.")
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed, the same copies."
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same copies."
 )
 @click.option(
     "--only",

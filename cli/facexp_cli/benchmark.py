@@ -1,4 +1,4 @@
-"""`facexp benchmark`: how fast it is here, stage by stage."""
+"""`facexp benchmark`: how fast each stage runs on this machine."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from facexp_cli.console import quiet_libraries, say
 from facexp_cli.extras import require
 from facexp_cli.options import DEVICE, MOST_THREADS, bundle_option
 
-_PHOTO = (sys.executable, "-P", "-c", "from facexp_cli.main import infer_main; infer_main()")
+_INFER_COMMAND = (sys.executable, "-P", "-c", "from facexp_cli.main import infer_main; infer_main()")
 
 
-def _numbers(most: int) -> Callable[[click.Context, click.Parameter, str], tuple[int, ...]]:
-    """Reads 1,2,4 as numbers from 1 to `most`."""
+def _number_list(most: int) -> Callable[[click.Context, click.Parameter, str], tuple[int, ...]]:
+    """Return a click callback that parses a list such as 1,2,4 with numbers from 1 to `most`."""
 
     def read(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ...]:
         try:
@@ -39,7 +39,7 @@ def _numbers(most: int) -> Callable[[click.Context, click.Parameter, str], tuple
     default="1",
     show_default=True,
     metavar="N,...",
-    callback=_numbers(MOST_THREADS),
+    callback=_number_list(MOST_THREADS),
     help=f"CPU threads, up to {MOST_THREADS}.",
 )
 @click.option(
@@ -47,7 +47,7 @@ def _numbers(most: int) -> Callable[[click.Context, click.Parameter, str], tuple
     default="1,8",
     show_default=True,
     metavar="N,...",
-    callback=_numbers(4096),
+    callback=_number_list(4096),
     help="Crops at once, up to 4096.",
 )
 @click.option(
@@ -69,19 +69,20 @@ def benchmark(
 ) -> None:
     """Measure how long each stage takes on this machine.
 
-    SOURCE is a photo, clip or folder; without any, facexp draws a face. What is compared is measured in turns, so
-    that whatever else runs here slows all of it alike: ratios hold on a busy machine, milliseconds do not.
+    SOURCE is a photo, clip or folder; without any, facexp draws a face. Things that are compared are measured in
+    turns, so that other load on the machine slows all of them alike: on a busy machine ratios are valid, milliseconds
+    are not.
 
-    Stages: read (and decode), detect, keypoints, emotion; whole is a picture from its file to its record, track a
+    Stages: read (and decode), detect, keypoints, emotion; whole is a picture from its file to its record, track is a
     frame of a clip whose faces are followed. Then every file of both networks that runs here, and the cold start:
-    `facexp-infer` on one photo in a process of its own.
+    `facexp-infer` on one photo in a new process.
     """
     require("cpu", "onnxruntime")
     with quiet_libraries(), _bar() as progress:
         from facexp import FacexpError
         from facexp.benchmark import Plan, run, table
 
-        plan = Plan(sources, threads, batch, device, bundle, rounds, starts, _PHOTO)
+        plan = Plan(sources, threads, batch, device, bundle, rounds, starts, _INFER_COMMAND)
         try:
             report = run(plan, progress)
         except FacexpError as error:
@@ -93,7 +94,7 @@ def benchmark(
 
 @contextlib.contextmanager
 def _bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on a terminal's standard error."""
+    """A progress bar on standard error if that is a terminal; yields the function that updates it."""
     from tqdm import tqdm
 
     with tqdm(disable=not sys.stderr.isatty(), file=sys.stderr, leave=False, unit="round") as bar:

@@ -1,4 +1,4 @@
-"""What a command owes its terminal: whole lines, quiet libraries, an honest exit status, a progress bar."""
+"""Terminal handling of the commands: signals and exit status, output in full lines, quiet libraries, progress bars."""
 
 from __future__ import annotations
 
@@ -19,86 +19,86 @@ if TYPE_CHECKING:
     from facexp.shots import Shot
 
 
-# Windows has no SIGPIPE; 141 is what every shell shows for a command whose reader has gone
+# a number, since Windows has no signal.SIGPIPE; shells report 141 (128 + 13) for a command whose reader has closed
 _SIGPIPE = 13
-# a terminal that goes says so by SIGHUP, which Windows has not
-_ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+# a terminal that is closed sends SIGHUP, which Windows does not have
+_ENDING_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
 class Stop(BaseException):
-    """Something asked the command to end; like KeyboardInterrupt no `except Exception` holds it up."""
+    """A signal or a closed pipe ends the command; like KeyboardInterrupt it passes through `except Exception`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.status = 128 + number
-        """The exit status that shells know: 130 for Ctrl-C, 143 for SIGTERM, 129 where the terminal has gone, 141 where
-        `| head` has read enough."""
+        """The exit status, by the convention of shells: 130 for Ctrl-C, 143 for SIGTERM, 129 for a closed terminal, 141
+        for a closed pipe, such as `| head` that has read enough."""
 
 
 class Signals:
-    """Turns SIGINT, SIGTERM and SIGHUP into Stop, but never in the middle of what `whole` protects.
+    """Context manager that turns SIGINT, SIGTERM and SIGHUP into Stop, but not inside a `whole` block.
 
-    A slow reader keeps the pipe full, so that a signal often comes while half a line is written. A second signal ends
-    even that: the reader may be stuck.
+    A slow reader keeps the pipe full, so that signals often arrive while half a line is written. A second signal
+    interrupts even a `whole` block, since the reader may be stuck.
     """
 
     def __init__(self) -> None:
-        self._held = False
-        self._waiting: int | None = None
-        self._before: dict[int, Any] = {}
+        self._deferring = False
+        self._pending: int | None = None
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
-        for number in _ENDING:
-            # nohup and a shell's background jobs ignore a signal on purpose
+        for number in _ENDING_SIGNALS:
+            # nohup, and shells for background jobs, have set a signal to be ignored on purpose
             if signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._handle)
+                self._previous_handlers[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        if self._held and self._waiting is None:
-            self._waiting = number
+        if self._deferring and self._pending is None:
+            self._pending = number
             return
         raise Stop(number)
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
-        """What happens inside is finished before a signal ends the command."""
-        self._held = True
+        """Defer a signal to the end of the block."""
+        self._deferring = True
         try:
             yield
         finally:
-            self._held = False
-        if self._waiting is not None:
-            raise Stop(self._waiting)
+            self._deferring = False
+        if self._pending is not None:
+            raise Stop(self._pending)
 
 
 @contextlib.contextmanager
 def quiet_libraries(active: bool = True) -> Iterator[None]:
-    """Send what C libraries print on stderr to nowhere, while Python's own stderr stays what it is.
+    """Discard what C libraries print on stderr, while Python's own stderr still works.
 
-    libjpeg, libtiff, FFmpeg and onnxruntime write warnings straight to file descriptor 2, past Python. TensorFlow's
-    advice to those who program it goes through Python's logging, and what it says at the interpreter's end comes after
-    the block.
+    libjpeg, libtiff, FFmpeg and onnxruntime write warnings directly to file descriptor 2, bypassing Python. TensorFlow
+    gives hints for developers through Python's logging, and prints some messages at the interpreter's exit, after the
+    block: the log level and the environment variable set here silence both.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     try:
-        own = active and sys.stderr.fileno() == 2
+        redirects = active and sys.stderr.fileno() == 2
     except (AttributeError, OSError, ValueError):
-        own = False
-    if not own:
+        redirects = False
+    if not redirects:
         yield
         return
     before = sys.stderr
     before.flush()
     real = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 2)
+    os.close(devnull)
     with os.fdopen(real, "w", buffering=1, encoding=before.encoding, errors="backslashreplace") as stderr:
         sys.stderr = stderr
         try:
@@ -109,29 +109,29 @@ def quiet_libraries(active: bool = True) -> Iterator[None]:
 
 
 def above_bars(file: TextIO) -> contextlib.AbstractContextManager[None]:
-    """What is written inside to a terminal's file stands above a progress bar, where there is one."""
-    # the import takes as long as everything else of a command line's own, and most runs draw no bar
+    """Return a context in which writes to a terminal appear above a progress bar, if there is one."""
+    # not imported here: that takes as long as all other start-up work of the command line, and most runs draw no bar
     bars = sys.modules.get("tqdm")
     return contextlib.nullcontext() if bars is None else bars.tqdm.external_write_mode(file=file)
 
 
 def say(kind: str, text: str) -> None:
-    """One line on stderr, above a progress bar where there is one."""
+    """Print `kind: text` as one line on stderr, above a progress bar if there is one."""
     tell(f"{kind}: {text}")
 
 
 def tell(line: str) -> None:
-    """As `say`, of no kind."""
-    # whether or not it can be told, the work goes on
+    """Print one line on stderr, above a progress bar if there is one."""
+    # the work continues even if stderr cannot be written
     with contextlib.suppress(OSError), above_bars(sys.stderr):
         print(line, file=sys.stderr, flush=True)
 
 
 class Notes(logging.Handler):
-    """Shows facexp's own log as lines on stderr."""
+    """A log handler that prints facexp's log on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line, and under a fault of our own where it was."""
+        """Print the message as one line, followed by the traceback if the record has one."""
         say("Error" if record.levelno >= logging.ERROR else "Note", record.getMessage())
         if record.exc_info:
             tell(logging.Formatter().formatException(record.exc_info))
@@ -139,7 +139,7 @@ class Notes(logging.Handler):
 
 @contextlib.contextmanager
 def notes(level: int) -> Iterator[None]:
-    """Show facexp's log from this level on."""
+    """Show facexp's log on stderr inside the block, from this level on."""
     logger, handler = logging.getLogger("facexp"), Notes()
     before = logger.level, logger.propagate
     logger.addHandler(handler)
@@ -154,44 +154,44 @@ def notes(level: int) -> Iterator[None]:
 
 
 class Output:
-    """Standard output: UTF-8, each text out at once and whole, and no traceback when its reader has gone."""
+    """Standard output: UTF-8 unless it is a terminal, unbuffered, without a traceback when its reader has closed."""
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
-        self._aside = sys.stdout.isatty()
+        self._is_terminal = sys.stdout.isatty()
         if isinstance(sys.stdout, io.TextIOWrapper):
-            encoding = sys.stdout.encoding if self._aside else "utf-8"
+            encoding = sys.stdout.encoding if self._is_terminal else "utf-8"
             sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
 
     def write(self, text: str) -> None:
-        """Write at once. Raises Stop where the reader has gone, ClickException where it cannot be written."""
-        # a bar on the same terminal must step aside
-        aside = above_bars(sys.stdout) if self._aside else contextlib.nullcontext()
+        """Write at once and in full. Raises Stop if the reader has closed, ClickException for any other write error."""
+        # the text must appear above a progress bar on the same terminal
+        aside = above_bars(sys.stdout) if self._is_terminal else contextlib.nullcontext()
         try:
             with self._signals.whole(), aside:
                 _write_all(text)
         except OSError as error:
             if isinstance(error, BrokenPipeError):
-                _drop_output()
+                _discard_output()
                 raise Stop(_SIGPIPE) from None
             raise unwritten(error) from None
 
     def flush(self) -> None:
-        """Nothing is ever left to flush."""
+        """Do nothing: `write` leaves nothing buffered."""
 
 
 def unwritten(error: OSError) -> click.ClickException:
-    """What to raise where standard output cannot be written."""
-    _drop_output()
+    """Return the exception for standard output that cannot be written, and discard what is still buffered."""
+    _discard_output()
     return click.ClickException(f"standard output cannot be written: {error.strerror}")
 
 
-def _drop_output() -> None:
-    # what is left in a buffer would fail again when Python ends
+def _discard_output() -> None:
+    # or the rest of the buffer would cause another error when Python exits
     with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+        os.close(devnull)
 
 
 def _write_all(text: str) -> None:
@@ -202,19 +202,19 @@ def _write_all(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
         return
-    # past Python's own buffer, which loses the rest of a long text when a signal interrupts it in a full pipe
-    left = memoryview(text.encode(sys.stdout.encoding, "backslashreplace"))
-    while left:
-        written = raw.write(left)
+    # bypasses Python's buffer, which loses the rest of a long text if a signal interrupts a write to a full pipe
+    unwritten_bytes = memoryview(text.encode(sys.stdout.encoding, "backslashreplace"))
+    while unwritten_bytes:
+        written = raw.write(unwritten_bytes)
         if written is None:
-            # another program has set the terminal to not wait
+            # another program has set the terminal to non-blocking mode
             select.select([], [raw], [])
         else:
-            left = left[written:]
+            unwritten_bytes = unwritten_bytes[written:]
 
 
 class Progress:
-    """A bar over the files, and while a clip runs one over its frames."""
+    """A progress bar for the files, and during a clip a second one for its frames."""
 
     def __init__(self, files: int | None, shown: bool) -> None:
         self._shown = shown
@@ -223,14 +223,14 @@ class Progress:
         self._clip = ""
 
     def step(self, source: str, shot: Shot | None) -> None:
-        """One more picture is done, or could not be read."""
+        """Count a picture that is done; `shot` is None for a source that could not be read."""
         if not self._shown:
             return
         if shot is None or shot.fps is None:
-            # a clip that breaks off has its file counted when it is closed
-            broken = self._frames is not None and shot is None and source == self._clip
+            # if a clip breaks off in the middle, closing its bar counts the file
+            broke_off = self._frames is not None and shot is None and source == self._clip
             self._end_clip()
-            if not broken:
+            if not broke_off:
                 self._files.update()
             return
         if source != self._clip or self._frames is None or shot.index < self._frames.n:

@@ -1,4 +1,4 @@
-"""`facexp demo`: one photo that everybody has, analysed and drawn."""
+"""`facexp demo`: analyse and annotate a photo that comes with scikit-image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from facexp_cli.options import PathName
     default=Path("facexp-demo.jpg"),
     show_default=True,
     metavar="FILE",
-    help="Where the annotated picture goes.",
+    help="File for the annotated picture.",
 )
 def demo(out: Path) -> None:
     """Analyse the portrait of an astronaut that comes with scikit-image, and save it annotated.
@@ -53,9 +53,9 @@ def demo(out: Path) -> None:
 
 
 def astronaut() -> Path:
-    """The file of NASA's public-domain portrait inside scikit-image, found without importing it.
+    """Return the file of NASA's public-domain portrait inside scikit-image, found without importing scikit-image.
 
-    Raises click.ClickException where it is not installed.
+    Raises click.ClickException if it is not installed.
     """
     spec = importlib.util.find_spec("skimage")
     for folder in (spec and spec.submodule_search_locations) or ():

@@ -1,4 +1,4 @@
-"""`facexp doctor`: what is wrong with this installation, and what to type."""
+"""`facexp doctor`: find the faults of this installation and the commands that fix them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from facexp_cli.options import PathName
 if TYPE_CHECKING:
     from facexp.doctor import Diagnosis
 
-_AT_FAULT = 3
+_FAULT_STATUS = 3
 
 
 @click.command("doctor")
@@ -24,7 +24,7 @@ _AT_FAULT = 3
 def doctor(bundle: Path | None, as_json: bool) -> None:
     """Check this installation, and print the command that fixes each fault.
 
-    Looks at packages, models and their hashes, devices that really run them, and cameras, which are not opened. Changes
+    Checks packages, models and their hashes, devices that really run them, and cameras, which are not opened. Changes
     nothing. The exit status is 3 if there is a fault.
     """
     with quiet_libraries():
@@ -33,7 +33,7 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
         diagnosis = examine(bundle)
     click.echo(_json(diagnosis) if as_json else _text(diagnosis))
     if diagnosis.faults:
-        click.get_current_context().exit(_AT_FAULT)
+        click.get_current_context().exit(_FAULT_STATUS)
 
 
 def _json(diagnosis: Diagnosis) -> str:
@@ -46,8 +46,8 @@ def _text(diagnosis: Diagnosis) -> str:
     lines = []
     for finding in diagnosis.findings:
         lines.append(f"{finding.state:<5}  {finding.name:<{width}}  {finding.what}")
-        if finding.mend is not None:
-            lines.append(f"{'':<5}  {'':<{width}}  mend: {finding.mend}")
+        if finding.fix is not None:
+            lines.append(f"{'':<5}  {'':<{width}}  fix: {finding.fix}")
     count = len(diagnosis.faults)
     lines.append(f"{count} fault{'s' * (count != 1)}" if count else "no fault")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`facexp evaluate`."""
+"""`facexp evaluate`: score models on a dataset."""
 
 from __future__ import annotations
 
@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     type=click.Choice(["jitter", "detector"]),
     default="jitter",
     show_default=True,
-    help="How faces with keypoints are framed: by the true square, jittered, or by the detector, as the product does.",
+    help="How faces with keypoints are framed: jitter: by the true square, jittered; detector: as facexp-infer does.",
 )
-@click.option("--out", type=PathName(), help="Where the report goes.  [default: evaluation/ in a run directory]")
-@click.option("--record", is_flag=True, help="Put the figures into the manifest of MODEL's bundle: for what ships.")
+@click.option("--out", type=PathName(), help="Folder for the report.  [default: evaluation/ in a run directory]")
+@click.option(
+    "--record", is_flag=True, help="Write the figures into the manifest of MODEL's bundle, for models that ship."
+)
 @quiet_option
 def evaluate_command(
     model: Path, data: str, other: Path | None, split: str, framing: str, out: Path | None, record: bool, quiet: bool
@@ -39,10 +41,10 @@ def evaluate_command(
     """Score MODEL on DATA, with 95% bootstrap intervals; with MODEL2, both and their difference.
 
     A model is a run directory, or an ONNX file of a bundle. Prints a table and writes evaluation.json, pictures, CSV
-    files and a page of them all, index.html: for a run in its directory, for a bundle's file only with --out. Two
+    files and a page with all of them, index.html: for a run in its directory, for a bundle's file only with --out. Two
     models are scored on the same faces. Emotions are scored on the faces as the data has them, and on the same faces
-    aligned by their keypoints, as the product shows them to the network. Choose models on val; score test once, for
-    what ships.
+    aligned by their keypoints, as facexp shows them to the network. Choose between models on val; score test once, for
+    the model that ships.
     """
     needed(model, other)
     with quiet_libraries():
@@ -72,10 +74,10 @@ def _evaluate(
     model = Model.open(path, data)
     if framing == "detector" and (other or model.bundled is None or model.config.task != "keypoints"):
         raise click.UsageError(
-            "--framing detector runs the product: give one keypoint network's ONNX file in its bundle"
+            "--framing detector runs the full analysis: give one keypoint network's ONNX file in its bundle"
         )
     if record and (other or model.bundled is None):
-        raise click.UsageError("--record puts the figures of one model into its bundle: give that bundle's ONNX file")
+        raise click.UsageError("--record writes the figures of one model into its bundle: give that bundle's ONNX file")
     faces = run.read_faces(model.config, quiet)
     evaluation = _scored(model, faces, split, framing, quiet)
     if other is not None:
@@ -94,7 +96,7 @@ def _evaluate(
     table = ev.keypoint_table(evaluation) if evaluation.located is not None else ev.emotion_table(evaluation)
     if out is None and model.bundled:
         return table, None
-    # the export reads the figures of a run from its own folder
+    # the export reads the figures of a run from the run directory
     write_figures(evaluation, Path(data), out or path)
     return table, write_report({model.name: evaluation}, data, out or path / "evaluation")
 
@@ -111,13 +113,13 @@ def _scored(model: Model, faces: KeypointFaces | EmotionFaces, split: str, frami
 
 
 def _align(model: Model, quiet: bool) -> Align | None:
-    """How the product that the model is in would cut faces: by its bundle's keypoints, or the shipped bundle's.
+    """Return the function that aligns faces as facexp does at run time; None without onnxruntime, with a note.
 
-    By the keypoint file of the same precision, where there is one, as the product runs both networks; for a run by the
-    most exact one.
+    For a file of a complete bundle it uses that bundle's keypoint network, otherwise the shipped bundle's; of the same
+    precision as the emotion file if there is one, as at run time. For a run it uses the most exact keypoint file.
     """
     if importlib.util.find_spec("onnxruntime") is None:
-        say("Note", 'faces are not scored aligned: pip install "facexp[cpu]"')
+        say("Note", 'aligned faces are not scored: pip install "facexp[cpu]"')
         return None
     from facexp_train.alignment import aligned_crops
 

@@ -1,4 +1,4 @@
-"""`facexp explore`."""
+"""`facexp explore`: examine a dataset before training."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def explore_command(data: Path, out: Path | None, votes: str | None, quiet: bool
 
 
 def _judge() -> Judge | None:
-    """The runtime's networks, where there is an onnxruntime to run them."""
+    """Return the function that checks pictures for faces, by the runtime's networks; None without onnxruntime."""
     if importlib.util.find_spec("onnxruntime") is None:
-        say("Note", 'whether pictures show faces is not looked at: pip install "facexp[cpu]"')
+        say("Note", 'pictures are not checked for faces: pip install "facexp[cpu]"')
         return None
     from facexp import Analyzer
 

@@ -1,4 +1,4 @@
-"""`facexp export`: a training run becomes part of a model bundle."""
+"""`facexp export`: convert a training run into the files of a model bundle."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from facexp_cli.options import PathName
 @click.option(
     "--data",
     type=PathName(),
-    help="The faces that RUN was trained on, where they have moved.  [default: the place that RUN/config.json names]",
+    help="The data that RUN was trained on, if it has moved.  [default: the path in RUN/config.json]",
 )
 @click.option(
     "--recipe",
     type=PathName(exists=True, dir_okay=False),
-    help="TOML file with what differs from the default: files to write, calibration, tolerances, margins.",
+    help="TOML file with changes to the default recipe: files to write, calibration, tolerances, margins.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace the files of this network that --out holds already.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files of this network in --out.")
 def export_command(run: Path, out: Path, data: Path | None, recipe: Path | None, overwrite: bool) -> None:
     """Write RUN as ONNX, TFLite and SavedModel with a manifest; prints their paths.
 
-    Every file is compared with the trained model on real validation faces. Where they differ beyond the limits, the
-    figures are shown, the exit status is 1 and the bundle stays as it was. A bundle holds a model per task: export the
-    other task's run into the same directory.
+    Every file is compared with the trained model on real validation faces. If they differ beyond the limits, the
+    figures are shown, the exit status is 1 and the bundle stays as it was. A bundle holds one model per task: export
+    the other task's run into the same directory.
     """
     require("export", "tensorflow", "keras", "pandas", "onnx", "onnxruntime", "tf2onnx", "ai_edge_quantizer")
     with quiet_libraries():
@@ -39,7 +39,7 @@ def export_command(run: Path, out: Path, data: Path | None, recipe: Path | None,
         from facexp_train.errors import DataError
 
         try:
-            # what is half written is cleared away on the way out, also when the export is told to end
+            # a signal raises Stop, so that the export removes its half-written files
             with Signals():
                 exported = export_run(run, out, data, recipe, overwrite, say=tell)
         except Stop as stop:

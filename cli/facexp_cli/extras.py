@@ -1,4 +1,4 @@
-"""The one line that a missing extra gets."""
+"""The one-line error for a missing extra of facexp."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import click
 
 
 def require(extra: str, *modules: str) -> None:
-    """Stop with one line when a module that comes with an extra of facexp is not installed.
+    """Check that the modules that come with an extra of facexp are installed, without importing them.
 
-    Looks for the modules without importing them. Raises click.ClickException (exit status 1).
+    Raises click.ClickException (exit status 1) for the first one that is missing.
     """
     for module in modules:
         try:
             found = importlib.util.find_spec(module)
         except ModuleNotFoundError:
-            # the package that it is in
+            # the package that contains the module is missing
             found = None
         if found is None:
             raise missing(extra, module)
 
 
 def missing(extra: str, module: str) -> click.ClickException:
-    """The error that names what is missing and how it is installed."""
+    """Return the error that names the missing module and the command that installs it."""
     return click.ClickException(f'{module} is not installed: pip install "facexp[{extra}]"')

@@ -1,4 +1,4 @@
-"""`facexp-infer`, also `facexp infer`: faces, points and emotions of photos, clips, cameras and streams."""
+"""`facexp-infer`, also `facexp infer`: faces, keypoints and emotions in photos, clips, cameras and streams."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from facexp_cli.extras import require
 from facexp_cli.job import Job, run
 from facexp_cli.options import BACKEND, DEVICE, EMOTIONS, LABELS, THREADS, Finite, PathName, bundle_option
 
-_Name = TypeVar("_Name", Path, str, None)
+_Value = TypeVar("_Value", Path, str, None)
 
 
-def _no_flag(_: click.Context, __: click.Parameter, value: _Name) -> _Name:
-    """Refuse a forgotten value: click would take the flag that follows for it."""
+def _reject_option(_: click.Context, __: click.Parameter, value: _Value) -> _Value:
+    """Refuse a value that starts with a dash: if a value is forgotten, click takes the next option for it."""
     if value is not None and str(value).startswith("-"):
         raise click.BadParameter(f"{value} looks like an option: write ./{value} for a folder of that name")
     return value
 
 
-def _size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """WxH as two numbers."""
+def _parse_size(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Parse WxH as (width, height)."""
     if value is None:
         return None
-    width, _x, height = value.lower().partition("x")
+    width, _separator, height = value.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal() and 0 < int(width) < 65536 and 0 < int(height) < 65536):
         raise click.BadParameter(f"{value} is not a width and a height, such as 640x480")
     return int(width), int(height)
 
 
-def _served_on(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, int] | None:
-    """[HOST:]PORT as host and port; without a host only this machine can look."""
+def _parse_address(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, int] | None:
+    """Parse [HOST:]PORT as (host, port); the default host, 127.0.0.1, is reachable from this machine only."""
     if value is None:
         return None
     host, colon, port = value.rpartition(":")
@@ -57,35 +57,35 @@ _SECONDS = Finite(0, 1e6, min_open=True)
     "--save",
     type=PathName(file_okay=False),
     metavar="DIR",
-    callback=_no_flag,
+    callback=_reject_option,
     help="Also save annotated pictures and clips in DIR: clips as MP4, recordings of cameras, streams and pipes as "
     "Matroska (.mkv).",
 )
 @click.option(
     "--preview",
     metavar="[HOST:]PORT",
-    callback=_served_on,
-    help="Show the newest picture, its faces and the speed on a page in the browser; for this machine alone, unless a "
+    callback=_parse_address,
+    help="Show the newest picture, its faces and the speed on a page in the browser; only on this machine, unless a "
     "HOST such as 0.0.0.0 opens it to the network.",
 )
 @click.option(
     "--emotions",
     type=EMOTIONS,
     help="seven: angry, disgust, fear, happy, sad, surprise, neutral; five leaves out fear and neutral.  "
-    "[default: the bundle's labels, the seven in ours]",
+    "[default: the bundle's labels, seven in the shipped models]",
 )
 @click.option(
     "--labels",
     type=LABELS,
     help="ferplus: what most onlookers say; fer2013: what FER2013's labels say.  [default: the bundle's first]",
 )
-@click.option("--face-crops", is_flag=True, help="Each picture is one face that fills it: no detector.")
+@click.option("--face-crops", is_flag=True, help="Each picture is a crop of one face: run no detector.")
 @click.option(
     "--device",
     type=DEVICE,
     default="auto",
     show_default=True,
-    help="Where the networks run; auto takes the best that really works.",
+    help="Where the networks run; auto takes the best device that really works.",
 )
 @click.option(
     "--backend",
@@ -100,14 +100,14 @@ _SECONDS = Finite(0, 1e6, min_open=True)
     type=Finite(0, 1),
     default=0.5,
     show_default=True,
-    help="Leave out faces that the detector is less sure of; below 0.8 the keypoints must also confirm them.",
+    help="Leave out faces with a lower detector score; below 0.8 the keypoints must also confirm a face.",
 )
 @click.option(
     "--min-face",
     type=Finite(0),
     default=0.0,
     metavar="PIXELS",
-    help="Leave out smaller faces; saves time from about a twentieth of the picture on.  [default: 0]",
+    help="Leave out smaller faces; from about a twentieth of the picture on, this saves time.  [default: 0]",
 )
 @click.option("--max-faces", type=click.IntRange(1), metavar="N", help="Keep the N largest faces of a picture.")
 @click.option(
@@ -141,7 +141,10 @@ _SECONDS = Finite(0, 1e6, min_open=True)
     help="Reopen a camera or stream that shows nothing for SECONDS.",
 )
 @click.option(
-    "--raw", metavar="WxH", callback=_size, help="Standard input is raw frames of this size, 3 bytes a pixel (BGR24)."
+    "--raw",
+    metavar="WxH",
+    callback=_parse_size,
+    help="Standard input is raw frames of this size, 3 bytes a pixel (BGR24).",
 )
 @click.option(
     "--detect-every",
@@ -171,7 +174,9 @@ _SECONDS = Finite(0, 1e6, min_open=True)
     show_default=True,
     help="ray: many photos and clips by many workers of Ray Data, on this machine or a cluster, into Parquet files.",
 )
-@click.option("--out", metavar="DIR", callback=_no_flag, help="With ray: the folder of Parquet files for the results.")
+@click.option(
+    "--out", metavar="DIR", callback=_reject_option, help="With ray: the folder of Parquet files for the results."
+)
 @click.option("--resume", is_flag=True, help="With ray: continue an interrupted job.")
 @click.option(
     "--workers", type=click.IntRange(1), metavar="N", help="With ray: number of workers.  [default: all cores]"
@@ -187,7 +192,7 @@ _SECONDS = Finite(0, 1e6, min_open=True)
     "--ray-address",
     metavar="HOST:PORT",
     help="With ray: the head of the cluster to use, from one of its machines; auto finds it.  [default: this machine "
-    "alone]",
+    "only]",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print only errors on standard error: no notes, no progress bar.")
 @click.option("-v", "--verbose", is_flag=True, help="Also say which models and device are used and how fast it went.")
@@ -196,19 +201,19 @@ _SECONDS = Finite(0, 1e6, min_open=True)
 def infer(ctx: click.Context, /, **options: object) -> None:
     """Find the faces in photos and clips, with 15 keypoints and an emotion each.
 
-    SOURCE is a photo, a clip, a folder (searched to its depths), a quoted glob such as 'clips/**/*.mp4', a list of
+    SOURCE is a photo, a clip, a folder (searched recursively), a quoted glob such as 'clips/**/*.mp4', a list of
     such names (@list.txt), a camera (0 or /dev/video0), a stream (rtsp://... or http://...), or - for standard input:
     one photo, a stream of JPEGs, or with --raw raw frames. A file named 0 is written ./0. With --engine ray it is also
     a Parquet file with encoded pictures, or an object store's address of any of these (s3://bucket/photos).
 
-    Results go to standard output, one record per photo or frame, as soon as it is there; everything else goes to
+    Results go to standard output, one record per photo or frame, as soon as it is ready; everything else goes to
     standard error. A source that cannot be read gives a record with an error, and the others still run.
 
     Exit status: 0 all read, 1 something could not be read or saved, 2 wrong usage, 130 Ctrl-C, 143
     SIGTERM, 129 closed terminal.
     """
     job = Job(**options)  # type: ignore[arg-type]
-    _expect_engine(ctx, job)
+    _check_engine(ctx, job)
     if job.quiet and job.verbose:
         raise click.UsageError("--quiet and --verbose exclude each other")
     if job.backend == "litert":
@@ -222,15 +227,15 @@ def infer(ctx: click.Context, /, **options: object) -> None:
     ctx.exit(run(job))
 
 
-_OF_ENGINE = {
+_ENGINE_OPTIONS = {
     "local": ("form", "save", "preview", "threads", "policy", "timeout", "raw"),
     "ray": ("out", "resume", "workers", "gpus_per_worker", "ray_address"),
 }
 
 
-def _expect_engine(ctx: click.Context, job: Job) -> None:
-    """Refuse the options of the other engine, which would do nothing."""
-    for engine, names in _OF_ENGINE.items():
+def _check_engine(ctx: click.Context, job: Job) -> None:
+    """Refuse options of the other engine, which would have no effect, and check those that --engine ray needs."""
+    for engine, names in _ENGINE_OPTIONS.items():
         for parameter in ctx.command.params:
             given = ctx.get_parameter_source(str(parameter.name)) is not ParameterSource.DEFAULT
             if engine != job.engine and parameter.name in names and given:

@@ -1,4 +1,4 @@
-"""A run of `facexp-infer`: sources through the analyzer into sinks, with an exit status."""
+"""A run of `facexp-infer`: read the sources, analyse them, write to the sinks, return an exit status."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Job:
     verbose: bool
 
     def analyzer_options(self) -> AnalyzerOptions:
-        """What analyses the pictures."""
+        """Return the options of the analyzer."""
         from facexp.analyzer import AnalyzerOptions
 
         return AnalyzerOptions(
@@ -82,7 +82,7 @@ class Job:
         )
 
     def read_options(self) -> ReadOptions:
-        """How the sources are read."""
+        """Return the options for reading the sources."""
         from facexp.reading import ReadOptions
 
         return ReadOptions(
@@ -93,24 +93,24 @@ class Job:
             self.policy,
             timeout_s=self.timeout,
             raw=self.raw,
-            # who looks at pictures wants the whole of them
+            # saved and previewed pictures need full resolution
             reduced=self.save is None and self.preview is None,
         )
 
 
 def run(job: Job) -> int:
-    """Do the job and return the exit status."""
+    """Run the job and return the exit status."""
     from facexp_cli.console import Signals, Stop, notes, quiet_libraries
 
     level = logging.ERROR if job.quiet else logging.INFO if job.verbose else logging.WARNING
-    # what FFmpeg says of an address may hold its password
+    # FFmpeg's messages about an address may contain its password
     addresses = any("://" in name or name.startswith("@") for name in job.sources)
     with quiet_libraries(addresses or not job.verbose), notes(level):
         try:
             with Signals() as signals:
                 if job.engine == "local":
                     return _run(job, signals)
-                # its progress bar's import takes longer than a photo
+                # imported only here: the progress bar's import takes longer than the analysis of a photo
                 from facexp_cli.many import run_many
 
                 return run_many(job)
@@ -119,9 +119,9 @@ def run(job: Job) -> int:
 
 
 def _run(job: Job, signals: Signals) -> int:
-    with _kept():
-        # the heavy imports, so that --help and wrong usage need none of them; a signal in the middle of one would leave
-        # half a module, or be swallowed by it
+    with _without_gc():
+        # heavy imports, which --help and wrong usage do not need; a signal during an import would leave a module half
+        # initialised, or be swallowed
         with signals.whole():
             import cv2
 
@@ -145,10 +145,10 @@ def _run(job: Job, signals: Signals) -> int:
         if job.threads is not None:
             cv2.setNumThreads(job.threads)
         sources = open_sources(names, job.save)
-        begin = list(itertools.islice(sources, 2))
-        threads, readers = share_threads(begin, job.threads)
+        first = list(itertools.islice(sources, 2))
+        threads, readers = share_threads(first, job.threads)
         try:
-            # it imports the engine
+            # this imports onnxruntime or LiteRT, see above
             with signals.whole():
                 analyzer = replace(job.analyzer_options(), threads=threads).open()
         except (FacexpError, ValueError) as error:
@@ -159,10 +159,10 @@ def _run(job: Job, signals: Signals) -> int:
     files = sum(1 for _ in open_sources(names, job.save)) if shown else None
     sink = line_sink(Output(signals), job.form, analyzer.labels)
     if job.duration is None:
-        _tell_of_waiting(names)
+        _warn_of_endless_source(names)
     frames = analyze_sources(
         analyzer,
-        itertools.chain(begin, sources),
+        itertools.chain(first, sources),
         job.read_options(),
         job.face_crops,
         detect_every=job.detect_every,
@@ -179,10 +179,10 @@ def _run(job: Job, signals: Signals) -> int:
 
 
 @contextlib.contextmanager
-def _kept() -> Iterator[None]:
-    """What is loaded inside stays to the end: the garbage collector looks through it neither now nor then.
+def _without_gc() -> Iterator[None]:
+    """Exclude objects created inside the block from garbage collection, now and later: they live until the end.
 
-    A photo's process is a tenth quicker by it.
+    This makes the analysis of one photo, as a process, a tenth faster.
     """
     gc.disable()
     try:
@@ -201,27 +201,27 @@ def _preview(host: str, port: int, quiet: bool) -> Preview:
     except PreviewError as error:
         raise click.UsageError(f"--preview {error}") from None
     if preview.public:
-        say("Warning", "the preview is open to the network: whoever reaches this machine can see the pictures")
+        say("Warning", "the preview is open to the network: everyone who can reach this machine can see the pictures")
     if not quiet:
         say("Note", f"the preview is at {preview.url}")
     return preview
 
 
-def _tell_of_waiting(names: Iterable[Listed]) -> None:
-    """Say so where a source stands behind one that may never end."""
+def _warn_of_endless_source(names: Iterable[Listed]) -> None:
+    """Warn if a source comes after a live one, which may never end."""
     from facexp.address import is_live, shown
 
     before = None
     for name, _ in names:
         if before is not None:
-            waits = "%s is read until it ends, and only then what is named after it: --duration ends it earlier"
+            waits = "%s is read until it ends, and only then the sources after it: --duration ends it earlier"
             logging.getLogger("facexp").warning(waits, shown(before))
             return
         before = name if is_live(name) else None
 
 
 def line_sink(stream: Stream, form: str | None, labels: Sequence[str]) -> Sink:
-    """The sink of a form; None is text for a terminal and JSON lines for a program."""
+    """Return the sink for an output format; None is text on a terminal, JSON lines otherwise."""
     from facexp.sinks import CsvSink, JsonlSink, TextSink
 
     form = form or ("text" if sys.stdout.isatty() else "jsonl")
@@ -231,7 +231,7 @@ def line_sink(stream: Stream, form: str | None, labels: Sequence[str]) -> Sink:
 
 
 class _Tally:
-    """Hands each frame on and counts."""
+    """Passes each frame to the sinks and counts pictures, faces and failures."""
 
     def __init__(self) -> None:
         self.pictures = 0

@@ -1,4 +1,4 @@
-"""`facexp COMMAND`: one group whose commands are imported when they are needed."""
+"""`facexp COMMAND`: a group of commands that are imported only when they are needed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("facexp_cli.serve", "serve_command", "serve"),
     "benchmark": ("facexp_cli.benchmark", "benchmark", "cpu"),
 }
-"""Command -> module, name in the module, and the extra that it needs."""
+"""For each command its module, the name of the click command in it, and the extra of facexp that it needs."""
 
 
 class _Commands(click.Group):
@@ -47,7 +47,7 @@ class _Commands(click.Group):
 
 
 def _unavailable(name: str, extra: str, module: str) -> click.Command:
-    """Stands in for a command that cannot be imported, so that `facexp --help` still lists the others."""
+    """Return a placeholder for a command that cannot be imported, so that `facexp --help` lists all."""
 
     def fail(**_: object) -> None:
         raise missing(extra, module)
@@ -85,20 +85,20 @@ def _end(load: Callable[[], click.Command], name: str) -> None:
     except click.ClickException as error:
         status = _show(error)
     except (click.Abort, KeyboardInterrupt):
-        # click turns Ctrl-C into Abort, and by itself would end with status 1
+        # click turns Ctrl-C into Abort; in standalone mode it would exit with status 1
         status = 130
     except ImportError as error:
-        status = _show(click.ClickException(f"{error}: facexp doctor says what to type"))
+        status = _show(click.ClickException(f"{error}: run facexp doctor to find a fix"))
     except OSError as error:
         from facexp_cli.console import unwritten
 
-        status = _show(unwritten(error)) if _echoed(error) else _fault()
+        status = _show(unwritten(error)) if _is_from_echo(error) else _print_traceback()
     except Exception:
-        status = _fault()
+        status = _print_traceback()
     status = status if isinstance(status, int) else 0
     live = sys.modules.get("facexp.live")
     if live is not None and live.hangs():
-        # Python would wait for the thread, or abort when that comes back in the middle of the end
+        # Python would wait for the hanging thread, or abort if the thread returns during shutdown
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -107,22 +107,25 @@ def _end(load: Callable[[], click.Command], name: str) -> None:
 
 
 def _show(error: click.ClickException) -> int:
-    # whether or not it can be told, the status is its own
+    # the status is the same whether or not the message can be printed
     with contextlib.suppress(OSError):
         error.show()
     return error.exit_code
 
 
-def _fault() -> int:
-    """Print where it happened; a thread may still read, so that the way out is that of all other ends."""
+def _print_traceback() -> int:
+    """Print the traceback and return the exit status.
+
+    The caller then exits as in all other cases, because a reader thread may still be running.
+    """
     import traceback
 
     traceback.print_exc()
     return 1
 
 
-def _echoed(error: OSError) -> bool:
-    """Whether it came from printing: a write that fails does not say what it was written to."""
+def _is_from_echo(error: OSError) -> bool:
+    """Whether `click.echo` raised the error: the OSError itself does not name the file that was written to."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -130,9 +133,9 @@ def _echoed(error: OSError) -> bool:
 
 
 def _open_streams() -> None:
-    """Give closed standard streams (`>&-`) something that swallows what goes there.
+    """Connect closed standard streams (`>&-`) to /dev/null.
 
-    The next file that is opened would get their number, and libraries would print into it.
+    Otherwise the next file that is opened would get their descriptor, and libraries would print into that file.
     """
     for number in range(3):
         try:

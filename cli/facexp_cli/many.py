@@ -1,4 +1,4 @@
-"""A run of `facexp-infer --engine ray`: what `facexp.many` does, shown on a terminal."""
+"""A run of `facexp-infer --engine ray`: calls `facexp.many` and shows progress and errors."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _logger = logging.getLogger("facexp")
 
 
 def run_many(job: Job) -> int:
-    """Do the job and return the exit status. Nothing goes to standard output."""
-    # the heavy imports
+    """Run the job and return the exit status. Nothing is written to standard output."""
+    # heavy imports, which other commands do not need
     from facexp import FacexpError
     from facexp.many import ManyImages, Settings
 
@@ -46,7 +46,7 @@ def run_many(job: Job) -> int:
 
 def _run(job: Job, many: ManyImages) -> int:
     done, rows, faces, failed = many.total - many.left, 0, 0, many.unread > 0
-    begin, start, end = time.time(), math.inf, 0.0
+    called, start, end = time.time(), math.inf, 0.0
     shown = not job.quiet and sys.stderr.isatty()
     bar = tqdm(total=many.total, initial=done, unit="source", disable=not shown, file=sys.stderr, leave=False)
     parts = many.run(job.workers, job.gpus_per_worker, job.device, job.ray_address)
@@ -62,12 +62,12 @@ def _run(job: Job, many: ManyImages) -> int:
                 failed = failed or bool(part.errors)
                 bar.update(part.sources)
     except Stop:
-        _logger.warning("%d of %d sources are done: --resume does the others", done, many.total)
+        _logger.warning("%d of %d sources are done: --resume continues with the others", done, many.total)
         raise
     finally:
-        # Ray ends with it
+        # this also stops Ray
         parts.close()
     if rows:
-        seconds = end - start, start - begin
-        _logger.info("%d pictures, %d faces in %.1f s, after %.1f s of start", rows, faces, *seconds)
+        seconds = end - start, start - called
+        _logger.info("%d pictures, %d faces in %.1f s, after a start-up of %.1f s", rows, faces, *seconds)
     return 1 if failed else 0

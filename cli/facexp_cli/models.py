@@ -1,4 +1,4 @@
-"""The models that commands take: a run directory of `facexp train`, or a file of a bundle."""
+"""The models that commands accept: a run directory of `facexp train`, or a file of a bundle."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 
 
 def needed(*models: Path | None) -> None:
-    """Stop with one line where what these models need is not installed."""
+    """Check that the packages that these models need are installed. Raises click.ClickException."""
     bundled = any(model is not None and model.is_file() for model in models)
     require("export" if bundled else "train", "tensorflow", "keras", "pandas", "sklearn", "matplotlib")
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A trained network, whatever runs it. `config` names the data it is asked about; `bundled` is None for a run."""
+    """A trained network from a run directory or a bundle.
+
+    `config` names the dataset that it is used on. `temperatures` are the calibration temperatures of the emotion
+    network's heads, by name. `bundled` is None for a run directory.
+    """
 
     name: str
     config: TrainConfig
@@ -34,7 +38,7 @@ class Model:
 
     @classmethod
     def open(cls, path: Path, data: str) -> Model:
-        """DataError or ExportError where it is neither."""
+        """Open a run directory or a bundle's file, for the dataset `data`. Raises DataError, ExportError if neither."""
         from facexp_train import run
         from facexp_train.config import TrainConfig
 
@@ -49,7 +53,7 @@ class Model:
 
 
 def same_task(first: Model, second: Model) -> None:
-    """UsageError where two models cannot be asked the same."""
+    """Check that two models have the same task and classes. Raises click.UsageError."""
     for what in ("task", "classes"):
         values = getattr(first.config, what), getattr(second.config, what)
         if values[0] != values[1]:

@@ -1,4 +1,4 @@
-"""Options that several commands have, each in one place."""
+"""Options and parameter types that several commands share."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SPLIT = click.Choice(["val", "test"])
 
 
 class PathName(click.Path):
-    """A path, as `pathlib.Path`. "" is none: pathlib would take a shell's unset variable for the current directory."""
+    """A path, as `pathlib.Path`. "" (an unset shell variable) is refused: pathlib makes it the current directory."""
 
     def __init__(self, *, exists: bool = False, file_okay: bool = True, dir_okay: bool = True) -> None:
-        """What there is behind it, as for click.Path."""
+        """The arguments are those of click.Path."""
         super().__init__(exists=exists, file_okay=file_okay, dir_okay=dir_okay, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The path. Raises click.BadParameter."""
+        """Return the path. Raises click.BadParameter."""
         if value == "":
             self.fail("is empty: give a name", param, ctx)
         return super().convert(value, param, ctx)
@@ -33,10 +33,10 @@ BUNDLE = PathName(exists=True, file_okay=False)
 
 
 class Finite(click.FloatRange):
-    """A number in a range; nan, which compares with nothing and passes every bound, and inf are none."""
+    """A finite number in a range. FloatRange itself accepts nan, for which every comparison with a bound is false."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """The number. Raises click.BadParameter."""
+        """Return the number. Raises click.BadParameter."""
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number", param, ctx)
@@ -50,6 +50,8 @@ bundle_option = click.option(
     "--bundle", type=BUNDLE, metavar="DIR", help="Another model bundle: the folder of its manifest.json."
 )
 votes_option = click.option(
-    "--votes", type=click.Path(exists=True), help="FER+'s fer2013new.csv.  [default: the file of that name beside DATA]"
+    "--votes",
+    type=click.Path(exists=True),
+    help="FER+'s fer2013new.csv.  [default: the file of that name next to DATA]",
 )
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress bars.")

@@ -1,4 +1,4 @@
-"""`facexp predict`."""
+"""`facexp predict`: draw and write a model's answers for a dataset."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from facexp_cli.options import SPLIT, PathName, quiet_option
 @click.command("predict")
 @click.argument("model", type=PathName(exists=True))
 @click.argument("data", type=click.Path(exists=True))
-@click.option("--out", type=PathName(dir_okay=False), required=True, help="The picture: a PNG file.")
+@click.option("--out", type=PathName(dir_okay=False), required=True, help="PNG file for the picture.")
 @click.option("--count", type=click.IntRange(1, 600), default=24, show_default=True, help="Faces on the picture.")
-@click.option("--split", type=SPLIT, default="val", show_default=True, help="Faces of which split.")
+@click.option("--split", type=SPLIT, default="val", show_default=True, help="Split to take the faces from.")
 @quiet_option
 def predict_command(model: Path, data: str, out: Path, count: int, split: str, quiet: bool) -> None:
-    """Draw what MODEL answers to faces of DATA, next to the truth, and write all answers as CSV.
+    """Draw MODEL's answers for faces of DATA, next to the truth, and write all answers as CSV.
 
-    MODEL is a run directory, or an ONNX file of a bundle: then both of its networks answer, points and emotion. The CSV
-    file, beside the picture, has a row for every face of the split. Prints both paths.
+    MODEL is a run directory, or an ONNX file of a bundle: then both networks of the bundle answer, with points and
+    emotion. The CSV file, next to the picture, has a row for every face of the split. Prints both paths.
     """
     needed(model)
     if out.suffix.lower() != ".png":
@@ -34,14 +34,14 @@ def predict_command(model: Path, data: str, out: Path, count: int, split: str, q
         from facexp_train.evaluate import part_of
 
         try:
-            # before anything that takes its time
+            # fails before the slow part if an output would replace a file with other content
             predictions.answers_beside(out)
-            asked = Model.open(model, data)
-            faces = part_of(run.read_faces(asked.config, quiet), split)
-            if asked.bundled is not None and asked.bundled.complete():
-                answers = predictions.ask_product(asked.bundled.product(), faces, quiet)
+            opened = Model.open(model, data)
+            faces = part_of(run.read_faces(opened.config, quiet), split)
+            if opened.bundled is not None and opened.bundled.complete():
+                answers = predictions.ask_product(opened.bundled.product(), faces, quiet)
             else:
-                answers = predictions.ask(asked.predict, faces)
+                answers = predictions.ask(opened.predict, faces)
             table = predictions.write_predictions(answers, faces, out, count)
         except (DataError, FacexpError) as error:
             raise click.ClickException(str(error)) from error

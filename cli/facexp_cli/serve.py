@@ -23,10 +23,14 @@ _FILE = PathName(dir_okay=False)
     "--bundle",
     type=BUNDLE,
     metavar="DIR",
-    help="A model bundle, or a folder of version folders (DIR/1, DIR/2 ...) with a bundle each, where the newest "
-    "answers as soon as it is there.  [default: the models inside facexp]",
+    help="A model bundle, or a folder of version folders (DIR/1, DIR/2 ...) with a bundle each, of which the newest "
+    "answers as soon as it appears.  [default: the models inside facexp]",
 )
-@click.option("--host", default="127.0.0.1", help="Beyond this machine only with a token or --tls-clients.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    help="Address to listen on; one that other machines reach needs a token or --tls-clients.",
+)
 @click.option("--rest-port", type=click.IntRange(0, 65535), default=8501, metavar="PORT", help="REST and the page.")
 @click.option("--grpc-port", type=click.IntRange(0, 65535), default=8500, metavar="PORT", help="gRPC.")
 @click.option(
@@ -38,38 +42,41 @@ _FILE = PathName(dir_okay=False)
 @click.option("--tls-cert", type=_FILE, metavar="FILE", help="Encrypt: the server's certificate, PEM.")
 @click.option("--tls-key", type=_FILE, metavar="FILE", help="Its key, PEM.")
 @click.option(
-    "--tls-clients", type=_FILE, metavar="FILE", help="Clients must show a certificate of this authority, PEM."
+    "--tls-clients", type=_FILE, metavar="FILE", help="Clients must show a certificate signed by this authority, PEM."
 )
 @click.option("--device", type=DEVICE, default="auto", help="Where the networks run.")
 @click.option("--backend", type=BACKEND, default="onnxruntime", help="What runs the networks.")
 @click.option(
     "--precision",
     type=click.Choice(["int8", "float16", "float32", "exact"]),
-    help="Which of the models' files; exact: the most exact of each.  [default: int8 on the CPU, exact on CUDA]",
+    help="Precision of the model files; exact: each network's most exact file.  [default: int8 on the CPU, exact on "
+    "CUDA]",
 )
 @click.option(
     "--threads", type=THREADS, metavar="N", help="Use at most N CPU threads for each network.  [default: all cores]"
 )
 @click.option(
-    "--emotions", type=EMOTIONS, help="For the model faces.  [default: the bundle's labels, the seven in ours]"
+    "--emotions",
+    type=EMOTIONS,
+    help="For the model faces.  [default: the bundle's labels, seven in the shipped models]",
 )
 @click.option("--labels", type=LABELS, help="For the model faces.  [default: the bundle's first]")
+@click.option("--min-score", type=Finite(0, 1), default=0.5, help="For the model faces: the lowest detector score.")
 @click.option(
-    "--min-score", type=Finite(0, 1), default=0.5, help="For the model faces: the least score of the detector."
+    "--min-face", type=Finite(0), default=0.0, metavar="PIXELS", help="For the model faces: leave out smaller faces."
 )
 @click.option(
-    "--min-face", type=Finite(0), default=0.0, metavar="PIXELS", help="For the model faces: leave out smaller ones."
+    "--max-faces", type=click.IntRange(1), metavar="N", help="For the model faces: keep the N largest faces of a photo."
 )
 @click.option(
-    "--max-faces", type=click.IntRange(1), metavar="N", help="For the model faces: keep the N largest of a photo."
+    "--batch-size", type=click.IntRange(1), default=32, metavar="N", help="At most N crops in a batch; 1: no batching."
 )
-@click.option("--batch-size", type=click.IntRange(1), default=32, metavar="N", help="Most crops in a batch; 1 is off.")
 @click.option(
     "--batch-wait",
     type=Finite(0, 10_000),
     default=0.0,
     metavar="MS",
-    help="Wait up to MS for more crops when a batch is not full; 0 takes only what came while the network ran.",
+    help="Wait up to MS for more crops when a batch is not full; 0 takes only those that came while the network ran.",
 )
 @click.option(
     "--queue",
@@ -100,7 +107,7 @@ _FILE = PathName(dir_okay=False)
     type=Finite(0, 3600, min_open=True),
     default=30.0,
     metavar="SECONDS",
-    help="After SIGTERM or Ctrl-C, wait so long to answer the accepted requests.",
+    help="After SIGTERM or Ctrl-C, wait at most SECONDS for the accepted requests to be answered.",
 )
 def serve_command(**given: Any) -> None:
     """Serve the models keypoints, emotion and faces to TensorFlow Serving's clients, and a page at /.
@@ -118,7 +125,7 @@ def serve_command(**given: Any) -> None:
         except (FacexpError, ValueError) as error:
             raise click.ClickException(str(error)) from None
     if not ended:
-        # Python would wait for the thread that is left
+        # Python would wait for the thread that still works
         os._exit(0)
 
 
@@ -132,7 +139,7 @@ def _settings(given: dict[str, Any]) -> Settings:
     cert, key, clients = given["tls_cert"], given["tls_key"], given["tls_clients"]
     if (cert is None) != (key is None) or (clients is not None and cert is None):
         raise click.UsageError("--tls-cert and --tls-key belong together, and --tls-clients needs both")
-    # taken out of the environment, which every program that is started from here would get
+    # removed from the environment, which child processes would inherit
     token = os.environ.pop(TOKEN_VARIABLE, None) or None
     if given["token_file"] is not None:
         token = read_token(given["token_file"])

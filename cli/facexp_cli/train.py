@@ -1,4 +1,4 @@
-"""`facexp train`."""
+"""`facexp train`: train a network."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="KEY=VALUE",
             help="Change a setting, such as epochs=2 or augmentation.flip=0.",
         ),
-        click.option("--resume", is_flag=True, help="Go on after the run's last whole epoch."),
-        click.option("--tensorboard", is_flag=True, help="Write logs for TensorBoard into the run directory as well."),
+        click.option("--resume", is_flag=True, help="Continue after the run's last complete epoch."),
+        click.option("--tensorboard", is_flag=True, help="Also write logs for TensorBoard into the run directory."),
         quiet_option,
     ]
     for option in reversed(options):
@@ -87,6 +87,6 @@ def emotion(**options: Any) -> None:
     """Train the emotion network.
 
     DATA is fer2013.csv, icml_face_data.csv, the five-class emotion.csv, or a folder with a folder of images per class.
-    Labels of your own are explained by labels.toml in the folder, or by NAME.labels.toml beside NAME.csv.
+    Labels of your own are described by labels.toml in the folder, or by NAME.labels.toml next to NAME.csv.
     """
     _train("emotion", **options)

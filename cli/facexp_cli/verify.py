@@ -1,4 +1,4 @@
-"""`facexp verify`: is this bundle, on this machine, what was trained?"""
+"""`facexp verify`: check that a bundle gives the trained model's answers on this machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from facexp.proof import Report
 
 FAILED = 3
-"""Exit status when a step fails; 1 is for a proof that could not be made at all."""
+"""Exit status if a step fails; 1 is for a proof that could not be made at all."""
 
 
 @click.command("verify")
@@ -30,13 +30,13 @@ FAILED = 3
     "--data",
     multiple=True,
     type=PathName(),
-    help="Faces that the networks were trained on, for steps 2 and 3; once for each network. Needs facexp[export].",
+    help="The data that a network was trained on, for steps 2 and 3; once for each network. Needs facexp[export].",
 )
 @click.option(
     "--report",
     "place",
     type=PathName(file_okay=False),
-    help="Write report.json and report.html here.",
+    help="Folder for report.json and report.html.",
 )
 def verify_command(bundle: Path | None, data: tuple[Path, ...], place: Path | None) -> None:
     """Prove a bundle in five steps; prints a table and the verdict.
@@ -52,31 +52,31 @@ def verify_command(bundle: Path | None, data: tuple[Path, ...], place: Path | No
         from facexp.proof_run import prove
 
         directory = bundle or shipped()
-        # a path that is wrong says nothing of a model; a manifest that is wrong fails the first step
+        # a wrong path says nothing about a model, so it is no failed proof; a wrong manifest fails the first step
         if not os.access(directory / MANIFEST, os.R_OK):
             raise click.ClickException(f"{directory}: no {MANIFEST} to read; give the directory of a facexp bundle")
         try:
-            report = _with_data(directory, data) if data else prove(directory)
+            report = _prove_with_data(directory, data) if data else prove(directory)
         except FacexpError as error:
             raise click.ClickException(str(error)) from error
-    # whoever reads may be gone, and a disk full: neither takes the rest along, nor the status of a proof that failed
-    lost = []
+    # neither a full disk nor a closed standard output may suppress the other outputs, or the status of a failed proof
+    errors = []
     if place is not None:
         try:
             say("report", str(write(report, place)[1]))
         except OSError as error:
-            lost.append(f"{place}: the report cannot be written ({error.strerror or error})")
+            errors.append(f"{place}: the report cannot be written ({error.strerror or error})")
     try:
         click.echo(summary(report))
     except OSError as error:
-        lost.append(unwritten(error).message)
-    for fault in lost:
-        say("Error", fault)
-    if lost or not report.passed:
+        errors.append(unwritten(error).message)
+    for message in errors:
+        say("Error", message)
+    if errors or not report.passed:
         click.get_current_context().exit(1 if report.passed else FAILED)
 
 
-def _with_data(directory: Path, data: tuple[Path, ...]) -> Report:
+def _prove_with_data(directory: Path, data: tuple[Path, ...]) -> Report:
     require("export", "pandas", "onnx", "onnxruntime")
     from facexp_export.errors import ExportError
     from facexp_export.verify import verify

@@ -1,7 +1,8 @@
-"""Keras -> ONNX, TFLite and SavedModel: files that are proved to do what the trained model does, as a bundle.
+"""Export of a trained Keras model as a bundle of ONNX, TFLite and SavedModel files.
 
-Entry point: facexp_export.bundle_writer.export_run. Nothing heavy is imported here.
+Each file is proved to give the trained model's answers. Entry point: `facexp_export.bundle_writer.export_run`. Nothing
+heavy is imported here.
 """
 
-# it keeps onnxruntime from sending anything, and so comes before it
+# must be imported before onnxruntime, because it turns off onnxruntime's telemetry
 import facexp  # noqa: F401

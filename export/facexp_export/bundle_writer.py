@@ -1,6 +1,6 @@
-"""A training run -> its part of a bundle, proved and put in place as a whole.
+"""Export a training run into a bundle: write its files, prove them, and replace the bundle as a whole.
 
-TensorFlow is not loaded here: the files are written by a process beside this one.
+TensorFlow is not loaded here: a child process writes the files.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ SOURCES = {
     "float16.tflite": "float32.tflite",
     "int8.tflite": "float32.tflite",
 }
-"""Files that are made from another one, which is written for them where the recipe does not ask for it."""
+"""Key of a file -> key of the file that it is converted from, which is written temporarily if the recipe omits it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export wrote."""
+    """The result of an export."""
 
     files: dict[str, Path]
-    """By key."""
+    """The written files, by key."""
     proof: Report
-    """All of it passed, as far as it was made."""
+    """The proof of the bundle: no step has failed, but some may have been skipped."""
 
 
 def export_run(
@@ -58,18 +58,18 @@ def export_run(
     overwrite: bool = False,
     say: Say = lambda line: None,
 ) -> Exported:
-    """Export a training run into the bundle directory `out`, beside the model of the other task if it is there.
+    """Export a training run into the bundle directory `out`, next to the model of the other task if it is there.
 
-    `data` replaces the faces' place that the run's config.json names; `recipe` says what differs from the default.
-    `say` gets a line of text per step, and the proof as text. How the training crops are framed is measured at a
-    run's first export and kept in RUN/preprocessing.json; for an emotion run that takes a keypoint network in `out`.
-    The work is done in a directory beside `out` that takes its place at the end, unless another export was faster, so
-    `out` holds either the whole new bundle or what it held before. The task's files there are replaced only with
-    `overwrite`. What the proof found of the task is kept beside them in TASK.report.json.
+    `data` replaces the data path of the run's config.json. `recipe` is a file with the settings that differ from the
+    default. `say` receives a line of text for each step, and the proof as text. How the training crops are framed is
+    measured at a run's first export and kept in RUN/preprocessing.json; for an emotion run this requires a keypoint
+    network in `out`. The work is done in a directory next to `out`, which replaces `out` at the end unless another
+    export has changed it meanwhile, so `out` holds either the complete new bundle or what it held before. The task's
+    existing files are replaced only with `overwrite`. The proof's results for the task are kept in TASK.report.json.
 
-    Raises ParityError when a file fails the proof (see facexp_export.verify), ExportError for a run, recipe, data or
-    directory that cannot be used and for a step that failed, BundleError when the runtime would refuse the bundle,
-    facexp_train's DataError.
+    Raises ParityError if a file fails the proof (see `facexp_export.verify`); ExportError if the run, recipe, data or
+    directory cannot be used, or a step failed; BundleError if the runtime would refuse the bundle; and facexp_train's
+    DataError.
     """
     run = read_run(run_directory)
     options = read_recipe(recipe)
@@ -83,7 +83,7 @@ def export_run(
     data = data or run.data
     if data is None or not data.exists():
         place = "config.json names no data" if data is None else f"{data}: no such data"
-        raise ExportError(f"{place}; give the faces the run was trained on with --data")
+        raise ExportError(f"{place}; give the faces that the run was trained on with --data")
     say(f"reading faces from {data}")
     everything = read_faces(task, data, seed_of(run.training, run_directory / "config.json"))
     faces = real_faces(everything, data, options)
@@ -91,13 +91,13 @@ def export_run(
         work = _Work(run, options, aside)
         with temporary_files():
             np.savez(work.crops, calibration=faces.calibration, parity=faces.parity)
-        say(f"asking {run.model}")
+        say(f"running {run.model}")
         reference = work.reference()
-        _expect_sight(run, Reference(crop_hashes(faces.parity), reference), faces.parity)
+        _check_trained_model(run, Reference(crop_hashes(faces.parity), reference), faces.parity)
         if run.preprocessing is None:
             say("measuring how the training faces are framed")
             measured_crops = measure(everything, list(reference), out, say)
-            _keep(run_directory / "preprocessing.json", measured_crops)
+            _write_preprocessing(run_directory / "preprocessing.json", measured_crops)
             run = replace(run, preprocessing=measured_crops)
         known = manifest.interface(run, list(reference))
         with staged(out, before) as stage:
@@ -112,7 +112,7 @@ def export_run(
                 quantized = {**calibrated, **facts["int8.onnx"]}
             models[task.name] = manifest.entry(run, known, files, quantized)
             manifest.write(stage, options.name or out.name, models)
-            # the files prove themselves to a process that knows nothing of how they were written
+            # a new process, so that the proof depends on the files alone, not on state left from writing them
             with shared_process():
                 _write_golden(stage, task)
                 proof = examine(stage, {task.name: Data(data, everything)}, tuple(models), say)
@@ -126,25 +126,25 @@ def export_run(
     return Exported({key: out / path.name for key, path in files.items()}, proof)
 
 
-def _keep(path: Path, measured: Json) -> None:
+def _write_preprocessing(path: Path, measured: Json) -> None:
     try:
         write_json(path, measured)
     except OSError as error:
         raise ExportError(
-            f"{path}: cannot be written ({error.strerror or one_line(error)}); let the run's directory be written, or "
+            f"{path}: cannot be written ({error.strerror or one_line(error)}); make the run's directory writable, or "
             "export a copy of it: how its faces are framed is measured at the first export and kept there"
         ) from error
 
 
-def _expect_sight(run: Run, reference: Reference, crops: NDArray[np.uint8]) -> None:
-    """ParityError where agreeing with the trained model would prove nothing, before any file is written."""
+def _check_trained_model(run: Run, reference: Reference, crops: NDArray[np.uint8]) -> None:
+    """Raise ParityError if agreement with the trained model would prove nothing, before any file is written."""
     for check in check_reference(run.task, reference, crops):
         if check.passed is False:
-            raise ParityError(f"{run.model}: agreeing with it would prove nothing: {said(check)}")
+            raise ParityError(f"{run.model}: agreement with it would prove nothing: {said(check)}")
 
 
 def _write_golden(stage: Path, task: Task) -> None:
-    """The answers of every file of a task to drawn crops, and of a whole bundle to a drawn picture."""
+    """Store the answers of each of the task's files to drawn crops, and of a complete bundle to a drawn picture."""
     (model,) = (model for model in load_models(stage) if model.name == task.name)
     subject = Subject(stage, model)
     crops = drawn_faces(task.size)
@@ -155,7 +155,7 @@ def _write_golden(stage: Path, task: Task) -> None:
 
 
 class _Work:
-    """The steps of one export, and the directory that they share."""
+    """The steps of one export, which share a temporary directory."""
 
     def __init__(self, run: Run, recipe: Recipe, scratch: Path) -> None:
         self._run = run
@@ -164,13 +164,13 @@ class _Work:
         self.crops = scratch / "crops.npz"
 
     def reference(self) -> Outputs:
-        """What the trained model answers to the parity crops."""
+        """Return the trained model's outputs for the parity crops."""
         out = self._scratch / "reference.npz"
         self._step("reference", out)
         return load_arrays(out)
 
     def convert(self, stage: Path, description: str, say: Say) -> tuple[dict[str, Path], dict[str, Json]]:
-        """Write the recipe's files into `stage`; they, and what the steps found out, by key."""
+        """Write the recipe's files into `stage`; return their paths and the steps' facts, both by key."""
         task, wanted = self._run.task, self._recipe.keys
         needed = {*wanted, *(SOURCES[key] for key in wanted if key in SOURCES)}
         paths = {key: (stage if key in wanted else self._scratch) / task.file(key) for key in KEYS if key in needed}

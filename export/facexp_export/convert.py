@@ -1,7 +1,8 @@
-"""The steps of an export, in a process beside it that reads the names of their jobs' files, a line each, as JSON.
+"""The steps of an export, and the child process that runs them.
 
-The steps that read the trained model need TensorFlow, whose crashes take their process with them; the others need the
-converters' libraries. Whoever asks for steps (`facexp_export.steps`) needs neither.
+The process reads paths of job files from standard input, one JSON string per line. Steps that read the trained model
+need TensorFlow, whose crashes end the whole process; the other steps need the converters' libraries. The parent process
+(`facexp_export.steps`) needs neither.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Facts = dict[str, Any]
 
 
 def reference(job: Job, task: Task) -> Facts:
-    """What the trained model answers to the parity crops, as an npz of its outputs."""
+    """Write the trained model's outputs for the parity crops as an npz file."""
     from facexp_export.keras_model import predict
 
     _save(job.out, predict(_trained(job.model, task), _crops(job, "parity")))
@@ -36,7 +37,7 @@ def reference(job: Job, task: Task) -> Facts:
 
 
 def onnx_float32(job: Job, task: Task) -> Facts:
-    """float32.onnx."""
+    """Write float32.onnx."""
     from facexp_export.onnx_float import write_float32
 
     write_float32(_trained(job.model, task), task, job.out, job.description)
@@ -44,7 +45,7 @@ def onnx_float32(job: Job, task: Task) -> Facts:
 
 
 def onnx_float16(job: Job, task: Task) -> Facts:
-    """float16.onnx, from float32.onnx."""
+    """Write float16.onnx, from float32.onnx."""
     from facexp_export.onnx_half import write_float16
 
     write_float16(job.source, job.out, task.kind, job.description)
@@ -52,7 +53,7 @@ def onnx_float16(job: Job, task: Task) -> Facts:
 
 
 def onnx_int8(job: Job, task: Task) -> Facts:
-    """int8.onnx, from float32.onnx; facts are the numbers of convolutions."""
+    """Write int8.onnx, from float32.onnx; the facts are the numbers of int8 and of float32 convolutions."""
     from facexp_export.quantize import write_int8
 
     crops = _crops(job, "calibration")
@@ -60,7 +61,7 @@ def onnx_int8(job: Job, task: Task) -> Facts:
 
 
 def tflite_float32(job: Job, task: Task) -> Facts:
-    """float32.tflite."""
+    """Write float32.tflite."""
     from facexp_export.tflite import write_float32
 
     write_float32(_trained(job.model, task), task, job.out, job.description)
@@ -68,7 +69,7 @@ def tflite_float32(job: Job, task: Task) -> Facts:
 
 
 def tflite_float16(job: Job, task: Task) -> Facts:
-    """float16.tflite, from float32.tflite."""
+    """Write float16.tflite, from float32.tflite."""
     from facexp_export.tflite import write_float16
 
     write_float16(job.source, job.out, job.description)
@@ -76,7 +77,7 @@ def tflite_float16(job: Job, task: Task) -> Facts:
 
 
 def tflite_int8(job: Job, task: Task) -> Facts:
-    """int8.tflite, from float32.tflite."""
+    """Write int8.tflite, from float32.tflite."""
     from facexp_export.tflite import write_int8
 
     write_int8(job.source, job.out, _crops(job, "calibration"), task.kind, job.description)
@@ -84,7 +85,7 @@ def tflite_int8(job: Job, task: Task) -> Facts:
 
 
 def savedmodel(job: Job, task: Task) -> Facts:
-    """The SavedModel."""
+    """Write the SavedModel."""
     from facexp_export.savedmodel import write_savedmodel
 
     write_savedmodel(_trained(job.model, task), task, job.out)
@@ -92,7 +93,7 @@ def savedmodel(job: Job, task: Task) -> Facts:
 
 
 def answers(job: Job, task: Task) -> Facts:
-    """What a SavedModel answers to crops, as an npz of its outputs."""
+    """Write a SavedModel's outputs for crops as an npz file."""
     from facexp_export import savedmodel
 
     _save(job.out, savedmodel.answers(job.source, _crops(job, "crops")))
@@ -114,7 +115,10 @@ STEPS: dict[str, Callable[[Job, Task], Facts]] = {
 
 @lru_cache(maxsize=1)
 def _trained(model: Path, task: Task) -> Any:
-    """The trained model, loaded once for all steps: the names in a TFLite file count how often it was loaded before."""
+    """Return the trained model, loaded once for all steps.
+
+    Names in a TFLite file count how often the model was loaded before, so a second load would change the file's bytes.
+    """
     from facexp_export.keras_model import load_model
 
     return load_model(model, task)
@@ -129,16 +133,16 @@ def _save(path: Path, arrays: Mapping[str, Any]) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process where the one that asks for steps is gone: nobody would take what a long step makes."""
+    """End this process when the parent process is gone, because the result of a long step would not be used."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(FAULT)
 
 
 def main() -> int:
-    """Do one job after the other, and write what each found out beside its file.
+    """Run the jobs in turn, and write the facts that each reports next to its job file.
 
-    A fault of the user's files or disk is the last line said, and ends the process.
+    An error caused by the user's files or disk is printed as the last line, and ends the process with status FAULT.
     """
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     for line in sys.stdin:
@@ -153,12 +157,12 @@ def main() -> int:
             return FAULT
         except OSError as error:
             print(
-                f"step {job.step}: {one_line(error)}; it writes {job.out}, and temporary files where TMPDIR says: make "
-                "room there, or name another place",
+                f"step {job.step}: {one_line(error)}; it writes {job.out}, and temporary files in TMPDIR: free space "
+                "there, or choose other directories",
                 file=sys.stderr,
             )
             return FAULT
-        # whatever a library left of a line
+        # begin with a line break, in case a library has printed an incomplete line
         print(f"\n{ENDED}", flush=True)
     return 0
 

@@ -1,4 +1,4 @@
-"""The crops an export needs: real faces to calibrate and to judge on, and drawn ones to keep beside the weights."""
+"""Crops for an export: real faces for calibration and verification, and drawn faces to store in the bundle."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from facexp_train.keypoint_data import KeypointFaces, read_keypoints
 from facexp_train.splits import pixel_hash
 
 PARITY_LEAST_DISTINCT = 64
-"""Faces with points to judge on, when there are fewer than PARITY_LEAST: each is then framed several times."""
+"""Minimum number of different faces for verifying keypoints; fewer than PARITY_LEAST are each framed several times."""
 GOLDEN_FACES = 4
+"""Number of drawn faces in a bundle."""
 
 _SEED = 20261120
 _GOLDEN_SEED = 7
@@ -29,26 +30,28 @@ Crops = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class RealFaces:
-    """uint8 crops (N, size, size, 1); no crop is in both."""
+    """Two sets of uint8 crops (N, size, size, 1) that have no crop in common."""
 
     calibration: Crops
-    """For the ranges of the integers."""
+    """Crops from which the quantization ranges are measured."""
     parity: Crops
-    """For the verdict."""
+    """Crops on which the exported files are compared with the trained model."""
 
 
 def read_faces(task: Task, data: Path, seed: int) -> KeypointFaces | EmotionFaces:
-    """The faces that a network was trained on, of the task's labels; the reader's DataError.
+    """Read the faces that a network was trained on, with the task's labels.
 
-    `seed` is the run's own: it decides the split of data that comes without one.
+    `seed` is the training run's seed, which determines the split of data that comes without one. Raises the reader's
+    DataError.
     """
     return read_keypoints(data, seed=seed) if task.kind == "points" else read_emotion(data, seed=seed).of(task.labels)
 
 
 def real_faces(faces: KeypointFaces | EmotionFaces, data: Path, recipe: Recipe) -> RealFaces:
-    """Crops to calibrate on and crops to judge on, of the splits and as many as the recipe says: the same each time.
+    """Return calibration and verification crops; the recipe gives their splits and numbers, and the seed is fixed.
 
-    Keypoint crops are cut as a detector would frame them. Raises ExportError, naming `data`, when there are too few.
+    Keypoint crops are framed with jitter, as a detector would frame them. Calibration crops that equal a verification
+    crop are dropped. Raises ExportError that names `data` if there are too few faces.
     """
     rng = np.random.default_rng(_SEED)
     train, held = (faces.part(part.split) for part in (recipe.calibration, recipe.verification))
@@ -87,16 +90,17 @@ def _some(images: Crops, wanted: int, rng: np.random.Generator) -> Crops:
 
 
 def drawn_faces(size: int) -> Crops:
-    """GOLDEN_FACES drawn faces, uint8 (N, size, size, 1): nobody's, so they may travel with the weights.
+    """Draw GOLDEN_FACES faces, uint8 (N, size, size, 1).
 
-    Each has a head, eyes, brows, nose and mouth at its own place and size, under its own light.
+    They show no real person, so they may be published with the weights. Each has a head, eyes, brows, nose and mouth of
+    its own position, size and lighting.
     """
     rng = np.random.default_rng(_GOLDEN_SEED)
     return np.stack([_draw_face(size, rng) for _ in range(GOLDEN_FACES)])[..., None]
 
 
 def _draw_face(size: int, rng: np.random.Generator) -> Crops:
-    # drawn four times as large and averaged down: smooth edges without a library's own antialiasing
+    # drawn at four times the size and averaged down: smooth edges that do not depend on a library's antialiasing
     full = 4 * size
     centre = full * (0.5 + rng.uniform(-0.04, 0.04, 2))
     unit = full * rng.uniform(0.9, 1.05)

@@ -1,4 +1,4 @@
-"""Figures of an exported file, measured on it and kept in its bundle's manifest."""
+"""Evaluation of one exported file; its figures are stored in the bundle's manifest."""
 
 from __future__ import annotations
 
@@ -25,64 +25,72 @@ class BundleModel:
     path: Path
     task: Task
     key: str
+    """Key of the file in the manifest, such as "int8.onnx"."""
     seed: int
-    """The training run's, which decides the split of data that comes without one."""
+    """The training run's seed, which determines the split of data that comes without one."""
     classes: list[str]
-    """The emotion network's labels, none for the keypoints."""
+    """The emotion network's labels; empty for the keypoint network."""
     temperatures: dict[str, float] | None
-    """What the graph divides its heads' logits by, None where it does not."""
+    """The temperatures by which the graph divides the logits, by head; None if it does not."""
 
     @classmethod
     def open(cls, path: Path) -> BundleModel:
-        """Find the file in the manifest beside it; ExportError where it names no such file, BundleError as `Bundle`."""
-        beside = path.parent / MANIFEST
-        if not beside.is_file():
-            raise ExportError(f"{beside}: no such file; a file is evaluated in its bundle")
+        """Find a file's entry in the manifest of its directory.
+
+        Raises ExportError if there is no manifest, or none that describes this file; BundleError as `Bundle` does.
+        """
+        manifest = path.parent / MANIFEST
+        if not manifest.is_file():
+            raise ExportError(f"{manifest}: no such file; a model file is evaluated in its bundle's directory")
         for model in load_models(path.parent):
             for key, file in model.files.items():
                 if file.file == path.name:
                     if digest(path)[0] != file.sha256:
-                        raise ExportError(f"{path}: is not the file that {beside} describes; export it again")
+                        raise ExportError(f"{path}: is not the file that {manifest} describes; export it again")
                     task: Task = "emotion" if isinstance(model, EmotionSpec) else "keypoints"
                     classes = list(model.labels) if task == "emotion" else []
-                    seed = seed_of(model.training, beside)
+                    seed = seed_of(model.training, manifest)
                     return cls(path, task, key, seed, classes, model.training.get("temperatures"))
-        raise ExportError(f"{beside}: names no file {path.name}")
+        raise ExportError(f"{manifest}: names no file {path.name}")
 
     def predict(self, crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """uint8 crops (N, S, S, 1) -> float32 arrays by output name."""
+        """Run the file on uint8 crops (N, S, S, 1); return float32 arrays by output name."""
         return Session(self.path.read_bytes(), self._spec(), self.key).run(crops)
 
     def product(self) -> Analyzer:
-        """The product itself, with this file in it; the bundle must be complete."""
+        """Return an Analyzer that uses this file; the bundle must be complete."""
         precision, _, form = self.key.rpartition(".")
         backend = next(name for name, runs in BACKENDS.items() if runs == form)
-        # the other network may not have this precision
+        # "exact" lets the other network, which may lack this precision, use its own most exact file
         exact = self.key == self._spec().exact(form)
         return Analyzer("cpu", bundle=self.path.parent, backend=backend, precision="exact" if exact else precision)
 
     def complete(self) -> bool:
-        """Whether the bundle holds both networks."""
+        """Return whether the bundle holds both networks."""
         return {model.name for model in load_models(self.path.parent)} >= {"keypoints", "emotion"}
 
     def locate(self) -> Locate:
-        """The product's points: detector, framing and keypoints."""
+        """Return a function that finds keypoints as the product does: with detector, framing and keypoint network.
+
+        It takes an image and a point (x, y) inside a face. It returns the keypoints of the detected face whose box has
+        its centre closest to that point, relative to the box, or None if no box contains the point.
+        """
         analyzer = self.product()
 
         def locate(image: NDArray[np.uint8], inside: tuple[float, float]) -> NDArray[np.float32] | None:
-            holding = [face for face in analyzer.analyze(image) if _distance(face.box, inside) < 1]
-            return min(holding, key=lambda face: _distance(face.box, inside)).keypoints if holding else None
+            matches = [face for face in analyzer.analyze(image) if _distance(face.box, inside) < 1]
+            return min(matches, key=lambda face: _distance(face.box, inside)).keypoints if matches else None
 
         return locate
 
     def record(self, evaluation: Evaluation, framing: str = "jitter") -> None:
-        """Put the figures into the manifest, in the place of this file's earlier ones."""
+        """Store the figures in the manifest, replacing those that the same command gave for this file before."""
         manifest = read_manifest(self.path.parent)
         entry = manifest.child("models").child(self.task).value
         command = f"facexp evaluate {self.path.name} DATA --split {evaluation.split}"
         if framing != "jitter":
             command += f" --framing {framing}"
-        # figures that the same command gave before, whether or not it gives them again
+        # drops all figures of the same command, even those that it no longer gives
         kept = [f for f in entry.get("figures", []) if (f.get("model"), f.get("command")) != (self.key, command)]
         entry["figures"] = kept + [
             {
@@ -94,7 +102,7 @@ class BundleModel:
                 "command": command,
             }
             for figure in evaluation.figures
-            # by source and by point at once stays in the report: the manifest travels with every bundle
+            # errors by source and point are left to the evaluation's report, to keep the manifest small
             if not ("/" in figure.split and figure.metric.startswith("error_interocular/"))
         ]
         write_json(manifest.file, manifest.value)
@@ -105,6 +113,6 @@ class BundleModel:
 
 
 def _distance(box: Box, point: tuple[float, float]) -> float:
-    """How far a point lies from a box's middle; 1 is the border."""
+    """Return the distance of a point from the centre of a box, relative to the box: 1 on its border."""
     x, y, width, height = box
     return max(abs(point[0] - x - width / 2) / (width / 2), abs(point[1] - y - height / 2) / (height / 2))

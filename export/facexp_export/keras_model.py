@@ -1,4 +1,4 @@
-"""A trained Keras model, loaded and checked for export."""
+"""Loading, checking and running a trained Keras model for export."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from facexp_export.tasks import INPUT_NAME, Outputs, Task
 
 
 def load_model(path: Path, task: Task) -> Any:
-    """RUN/model.keras as a float32 model whose output is a dict by name, ready for export.
+    """Load RUN/model.keras as a float32 model whose output is a dict by name, ready for export.
 
-    Raises ExportError when the file does not load or the model is not the one `task` describes.
+    Raises ExportError if the file cannot be loaded, or if the model does not have the input and outputs of `task`.
     """
-    # registers the networks' own layers, without which the file does not load
+    # registers the networks' custom layers, without which the file cannot be loaded
     import facexp_train.networks  # noqa: F401
 
     if keras.backend.backend() != "tensorflow":
         raise ExportError(
-            f"export needs Keras on TensorFlow, it runs on {keras.backend.backend()}; set KERAS_BACKEND=tensorflow"
+            f"export needs Keras on TensorFlow, but it runs on {keras.backend.backend()}; set KERAS_BACKEND=tensorflow"
         )
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except (OSError, ValueError, TypeError) as error:
-        raise ExportError(f"{path}: not a Keras model that loads here ({first_line(error)})") from error
+        raise ExportError(f"{path}: not a Keras model that can be loaded here ({first_line(error)})") from error
     names = list(model.output) if isinstance(model.output, dict) else list(model.output_names)
     tensors = list(model.output.values()) if isinstance(model.output, dict) else list(model.outputs)
     wanted = (None, task.size, task.size, 1)
@@ -46,13 +46,13 @@ def load_model(path: Path, task: Task) -> Any:
     if mixed:
         raise ExportError(f"{path}: layer {mixed[0]!r} does not compute in float32; save a model rebuilt in float32")
     named = keras.Model(model.inputs, dict(zip(names, tensors, strict=True)))
-    # a freshly loaded model cannot be exported before its first call
+    # a model that was just loaded cannot be exported before it has been called once
     named([np.zeros((1, *wanted[1:]), np.uint8)])
     return named
 
 
 def predict(model: Any, crops: NDArray[np.uint8]) -> Outputs:
-    """The Keras model's outputs by name for uint8 crops (N, size, size, 1)."""
+    """Run the Keras model on uint8 crops (N, size, size, 1); return float32 outputs by name."""
     return {
         name: np.asarray(value, np.float32) for name, value in model.predict(crops, batch_size=64, verbose=0).items()
     }

@@ -1,4 +1,4 @@
-"""manifest.json: what a bundle holds, how it must be fed, and what is known about it."""
+"""Writing manifest.json, golden.npz and reference.npz: the description of a bundle, and the data that prove it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from facexp_export.run import Json, Run, read_json, write_json
 from facexp_export.tasks import INPUT_NAME, Task
 
 REFERENCE = "reference.npz"
+"""File of a bundle that holds the trained model's outputs for real crops."""
 TERMS = "for research and education"
-"""What the published face sets allow that the shipped networks are trained on."""
+"""The use allowed by the published face datasets that the shipped networks are trained on."""
 
 _PACKAGES = (
     *("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime"),
@@ -31,7 +32,7 @@ _PACKAGES = (
 
 
 def interface(run: Run, outputs: list[str]) -> Json:
-    """What whoever runs the model must know: input, outputs, labels and preprocessing."""
+    """Return what is needed to run the model: input, outputs, labels and preprocessing."""
     task = run.task
     return {
         "input": {"name": INPUT_NAME, "dtype": "uint8", "shape": ["batch", task.size, task.size, 1]},
@@ -42,13 +43,16 @@ def interface(run: Run, outputs: list[str]) -> Json:
 
 
 def description(task: Task, known: Json) -> str:
-    """What each file says of itself, as JSON text: the interface, with task, version and terms."""
+    """Return the metadata stored in each file, as JSON text: task, version, terms and the interface."""
     about = {"task": task.name, "version": version("facexp"), "terms": TERMS}
     return json.dumps({**about, **known}, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def entry(run: Run, known: Json, files: Mapping[str, Path], quantized: Json) -> Json:
-    """One model's part of the manifest: `files` by key, `known` its interface, `quantized` facts about int8.onnx."""
+    """Return one model's entry of the manifest.
+
+    `files` are its paths by key, `known` is its interface, and `quantized` holds facts about int8.onnx.
+    """
     return {
         "files": {
             key: {"file": path.name, "sha256": sha256, "bytes": size}
@@ -64,10 +68,10 @@ def entry(run: Run, known: Json, files: Mapping[str, Path], quantized: Json) -> 
 
 
 def read(directory: Path) -> Json:
-    """The manifest of a bundle directory, or a new one without models where there is none.
+    """Read the manifest of a bundle directory; if there is none, return a new one without models.
 
-    Raises ExportError for a manifest of another schema, and for a directory that holds other things: exporting
-    replaces a directory as a whole.
+    Raises ExportError for a manifest of another schema, and for a directory without a manifest that holds other files,
+    because an export replaces the whole directory.
     """
     path = directory / MANIFEST
     if not path.exists():
@@ -84,12 +88,12 @@ def read(directory: Path) -> Json:
 
 
 def _belongs(item: Path) -> bool:
-    """Whether a file may lie in a directory that has no bundle yet: a placeholder, a package's marker, a model card."""
+    """Return whether a file may lie in a directory without a bundle: a placeholder, a Python module or a model card."""
     return item.name.startswith(".") or item.suffix in (".py", ".md")
 
 
 def write(directory: Path, name: str, models: dict[str, Any]) -> None:
-    """Write manifest.json for these entries of the bundle `name`; the models stand in the order of their names."""
+    """Write manifest.json of the bundle `name` with these models' entries, sorted by name."""
     manifest = {
         "schema": SCHEMA,
         "name": name,
@@ -104,37 +108,37 @@ def write(directory: Path, name: str, models: dict[str, Any]) -> None:
 def write_golden(
     directory: Path, task: Task, crops: NDArray[np.uint8], answers: Mapping[str, Mapping[str, NDArray[np.float32]]]
 ) -> None:
-    """Put the crops that a bundle carries, and what each file answers to them, into golden.npz: `answers[key][output]`.
+    """Store drawn crops in golden.npz, with the answers of each file to them as `answers[key][output]`.
 
-    The arrays are TASK_input and TASK/KEY/OUTPUT.
+    The arrays are named TASK_input and TASK/KEY/OUTPUT, and replace the task's earlier ones.
     """
     named = {f"{task.name}/{key}/{output}": value for key, by in answers.items() for output, value in by.items()}
-    _add(directory / GOLDEN, _of(task), {f"{task.name}_input": crops, **named})
+    _replace(directory / GOLDEN, _prefixes(task), {f"{task.name}_input": crops, **named})
 
 
 def write_picture(directory: Path) -> None:
-    """Put the drawn portrait, and what a whole bundle's most exact ONNX files make of it, into its golden.npz.
+    """Store the drawn portrait in golden.npz, with the results of a complete bundle's most exact ONNX files for it.
 
-    BundleError where they do not find its face.
+    Raises BundleError if they do not find its face.
     """
-    _add(directory / GOLDEN, ("picture",), picture_answers(directory, drawn_picture()))
+    _replace(directory / GOLDEN, ("picture",), picture_answers(directory, drawn_picture()))
 
 
 def write_reference(directory: Path, task: Task, hashes: NDArray[np.uint8], outputs: Mapping[str, Any]) -> None:
-    """Put what the trained model answers to real crops into reference.npz, without the crops, with their hashes.
+    """Store the trained model's outputs for real crops in reference.npz, with hashes of the crops instead of the crops.
 
-    The arrays are TASK_crops (N, 32) uint8, the SHA-256 of each crop's bytes, and TASK_OUTPUT (N, ...) float32.
+    The arrays are TASK_crops, uint8 (N, 32), the SHA-256 of each crop's bytes, and TASK_OUTPUT, float32 (N, ...).
     """
     named = {f"{task.name}_{output}": value for output, value in outputs.items()}
-    _add(directory / REFERENCE, _of(task), {f"{task.name}_crops": hashes, **named})
+    _replace(directory / REFERENCE, _prefixes(task), {f"{task.name}_crops": hashes, **named})
 
 
-def _of(task: Task) -> tuple[str, ...]:
+def _prefixes(task: Task) -> tuple[str, ...]:
     return f"{task.name}_", f"{task.name}/"
 
 
-def _add(path: Path, prefixes: tuple[str, ...], arrays: Mapping[str, Any]) -> None:
-    """Arrays into an npz, in the place of those whose names begin with one of the prefixes; the others stay."""
+def _replace(path: Path, prefixes: tuple[str, ...], arrays: Mapping[str, Any]) -> None:
+    """Add arrays to an npz file, replacing all arrays whose names begin with one of the prefixes."""
     kept: dict[str, Any] = {}
     if path.exists():
         kept = {name: values for name, values in read_arrays(path).items() if not name.startswith(prefixes)}

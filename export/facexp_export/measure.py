@@ -1,8 +1,7 @@
-"""What the runtime must know about the training crops, measured on the training faces themselves.
+"""Measuring how the training crops are framed, so that the runtime can frame faces in the same way.
 
-For the keypoints: how the training square lies round a detector's box, and where an average face's points lie in it.
-For the emotion: where the points of an average face lie in the dataset's own crops, so that alignment can put every
-face where the network saw it.
+For keypoints: the training square relative to the detector's box, and the mean positions of the points in the square.
+For emotion: the median positions of the points in the dataset's own crops, to which the runtime aligns each face.
 """
 
 from __future__ import annotations
@@ -26,21 +25,23 @@ from facexp_train.keypoint_data import KeypointFaces
 from facexp_train.progress import progress_bar
 
 FACES = 2000
+"""Maximum number of faces to measure on."""
 _SEED = 20261120
-_LEAST = 50
+_MIN_DETECTED = 50
+"""Minimum number of faces that the detector must find."""
 
 
 def measure(faces: KeypointFaces | EmotionFaces, heads: list[str], bundle: Path, say: Say) -> dict[str, Any]:
-    """What belongs in preprocessing.json: framing and mean_shape, or template and heads."""
+    """Return the content of preprocessing.json: framing and mean_shape (keypoints), or template and heads (emotion)."""
     if isinstance(faces, KeypointFaces):
         return measure_keypoints(faces, say)
     return measure_emotion(faces, heads, bundle, say)
 
 
 def measure_keypoints(faces: KeypointFaces, say: Say) -> dict[str, Any]:
-    """`framing` and `mean_shape` from the training faces; the framing is the median over those the detector finds.
+    """Measure `framing` and `mean_shape` on training faces that have all points.
 
-    ExportError where it finds too few.
+    The framing is the median over the faces that the detector finds; ExportError if it finds too few.
     """
     part = faces.part("train")
     whole = part.complete()
@@ -51,14 +52,14 @@ def measure_keypoints(faces: KeypointFaces, say: Say) -> dict[str, Any]:
         for row in rows:
             x, y, side = part.squares[row]
             boxes = [face.box for face in detector.detect(part.images[row])]
-            holding = [box for box in boxes if _holds(box, x, y)]
-            if holding:
-                left, top, width, height = holding[0]
+            matches = [box for box in boxes if _contains(box, x, y)]
+            if matches:
+                left, top, width, height = matches[0]
                 size = float(np.sqrt(width * height))
                 found.append((side / size, (x - left - width / 2 + 0.5) / size, (y - top - height / 2 + 0.5) / size))
             bar.update()
-    if len(found) < _LEAST:
-        raise ExportError(f"the detector finds {len(found)} of {len(rows)} training faces; {_LEAST} are needed")
+    if len(found) < _MIN_DETECTED:
+        raise ExportError(f"the detector finds {len(found)} of {len(rows)} training faces; {_MIN_DETECTED} are needed")
     values = np.array(found)
     middle, spread = np.median(values, axis=0), np.percentile(values, [16, 84], axis=0)
     scale, dx, dy = map(float, middle)
@@ -69,16 +70,17 @@ def measure_keypoints(faces: KeypointFaces, say: Say) -> dict[str, Any]:
     size = TASKS["keypoints"].size
     points = move_points(part.points[whole], square_matrices(part.squares[whole], size))
     return {
-        # a face and its mirror image are framed alike
+        # dx is 0, so that a face and its mirror image are framed alike
         "framing": {"scale": round(scale, 4), "dx": 0.0, "dy": round(dy, 4)},
         "mean_shape": _symmetric(points.mean(axis=0), size),
     }
 
 
 def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, say: Say) -> dict[str, Any]:
-    """`template` from the training faces, through the keypoint network that `bundle` holds already.
+    """Measure `template` on training faces, with the keypoint network that `bundle` holds already.
 
-    ExportError where it holds none.
+    Returns it with `heads`, the outputs that the model has, in the task's order. ExportError if `bundle` holds no
+    keypoint network.
     """
     try:
         spec = load_keypoints(bundle)
@@ -92,18 +94,18 @@ def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, say: Sa
     found = []
     with progress_bar(len(rows), "template", "face") as bar:
         for start in range(0, len(rows), 64):
-            looks = finder.find_in_crops([images[row] for row in rows[start : start + 64]])
-            found += [transform(p, invert(matrix)) for p, matrix in zip(looks.points, looks.placed, strict=True)]
-            bar.update(len(looks.points))
+            result = finder.find_in_crops([images[row] for row in rows[start : start + 64]])
+            found += [transform(p, invert(matrix)) for p, matrix in zip(result.points, result.placed, strict=True)]
+            bar.update(len(result.points))
     size = TASKS["emotion"].size
-    # the median: the keypoints of some crops are wrong, and a few crops are not faces
+    # the median, because the keypoints of some crops are wrong, and a few crops show no face
     template = np.median(np.stack(found), axis=0)
     say(f"template on {len(rows)} training faces")
     ranked = [name for name in TASKS["emotion"].outputs if name in heads]
     return {"template": _symmetric(template, size), "heads": ranked}
 
 
-def _holds(box: Box, x: float, y: float) -> bool:
+def _contains(box: Box, x: float, y: float) -> bool:
     left, top, width, height = box
     return left < x < left + width and top < y < top + height
 
@@ -113,6 +115,6 @@ def _span(values: NDArray[np.float64]) -> str:
 
 
 def _symmetric(points: NDArray[np.float32], size: int) -> list[list[float]]:
-    """The mean of a shape and its mirror image: datasets are not to teach that faces lean."""
+    """Return the mean of a shape and its mirror image, so that an asymmetry of the dataset has no effect."""
     mirrored = points[list(MIRROR)] * (-1, 1) + (size - 1, 0)
     return [[round(float(x), 3), round(float(y), 3)] for x, y in (points + mirrored) / 2]

@@ -1,4 +1,4 @@
-"""A trained Keras model -> float32 ONNX with stable names, checked."""
+"""Conversion of a trained Keras model to float32 ONNX, with reproducible names and a full check."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from facexp_export.onnx_shapes import settle
 from facexp_export.tasks import INPUT_NAME, Task
 
 OPSET = 18
-"""The newest that tf2onnx writes; cv2.dnn reads batches of older files wrongly, in silence."""
+"""The newest opset that tf2onnx writes; with older ones cv2.dnn gives wrong results for batches, without an error."""
 
 
 def write_float32(model: Any, task: Task, path: Path, description: str) -> None:
     """Write a Keras model as float32 ONNX: opset 18, input and outputs by name, dimension 0 named "batch".
 
-    `description` goes into the file's metadata. Names inside the graph are numbered, so that the same weights give the
-    same bytes. Raises ExportError when the graph is not what the bundle promises.
+    `description` is stored in the file's metadata. Names inside the graph are numbered, so that the same weights give
+    the same bytes. Raises ExportError if the graph lacks an input or output, is not valid, or still has a batch
+    normalisation.
     """
     with warnings.catch_warnings():
-        # the converter's own use of numpy; nothing a user could do about
+        # caused by the converter's use of numpy; the user can do nothing about it
         warnings.simplefilter("ignore", FutureWarning)
         model.export(path, format="onnx", opset_version=OPSET, verbose=False)
     graph_model = onnx.load(path)
@@ -41,9 +42,13 @@ def write_float32(model: Any, task: Task, path: Path, description: str) -> None:
 
 
 def tidy(model: Any, name: str, public: set[str]) -> None:
-    """Name what is inside by kind and number, name the batch dimension, drop notes and whatever is not in use."""
+    """Make a graph reproducible and small.
+
+    Nodes and tensors except those in `public` are renamed by kind and number, and dimension 0 of inputs and outputs is
+    named "batch". Unused weights, doc strings, inferred shapes and unused opset imports are removed.
+    """
     graph = model.graph
-    # the converter's order of the weights changes from process to process
+    # sorted by first use, because the converter's order of the weights changes from process to process
     used_at: dict[str, int] = {}
     for node in graph.node:
         for value in node.input:
@@ -67,7 +72,7 @@ def tidy(model: Any, name: str, public: set[str]) -> None:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     graph.name = name
     graph.doc_string = model.doc_string = ""
-    # inferred shapes carry the converter's own symbols; every reader infers them again
+    # inferred shapes contain the converter's own symbols; each runtime infers shapes again
     del graph.value_info[:]
     used = {node.domain for node in graph.node}
     kept_sets = [item for item in model.opset_import if item.domain in used]
@@ -77,7 +82,7 @@ def tidy(model: Any, name: str, public: set[str]) -> None:
 
 
 def save_checked(model: Any, path: Path, description: str) -> None:
-    """Check a model in full, shapes included, and write it with its description."""
+    """Check a model, including its shapes, and write it with its description as metadata; ExportError if not valid."""
     del model.metadata_props[:]
     model.metadata_props.add(key=METADATA, value=description)
     try:

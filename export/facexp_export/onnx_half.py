@@ -1,4 +1,4 @@
-"""float32 ONNX -> float16 ONNX, for GPUs: half the bytes. Input, head and outputs stay as they are."""
+"""Conversion of float32 ONNX to float16 ONNX, for GPUs: half the size. Input, head and outputs are not converted."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from facexp_export.tasks import INPUT_NAME, Kind
 
 
 def write_float16(float32: Path, float16: Path, kind: Kind, description: str) -> None:
-    """Convert `float32`: uint8 in, the trunk in half precision, the head and what comes out in float32.
+    """Convert the file `float32`: uint8 input, trunk in half precision, head and outputs in float32.
 
-    A soft-argmax in half precision would round positions in a crop of 96 px to steps of 0.06 px. The two parts are cut
-    apart and joined again, because the converter takes every value between two float32 nodes through half precision.
+    A soft-argmax in half precision would round positions in a crop of 96 px to steps of 0.06 px. Trunk and head are
+    separated and joined again, because the converter casts values between two float32 nodes to half precision and back.
+    `description` is stored in the file's metadata.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load(float32))
     outputs = [value.name for value in model.graph.output]
-    between = _into(model.graph, set(head_nodes(model.graph.node, kind)))
+    between = _inputs_of(model.graph, set(head_nodes(model.graph.node, kind)))
     parts = Extractor(model)
     head = parts.extract_model(between, outputs)
     trunk = convert_float_to_float16(parts.extract_model([INPUT_NAME], between), keep_io_types=True)
-    # the converter puts its casts last
+    # the converter appends its casts at the end of the node list
     OnnxModel.graph_topological_sort(trunk.graph, is_deterministic=True)
     _append(trunk.graph, head.graph)
     tidy(trunk, model.graph.name, {INPUT_NAME, *outputs})
@@ -35,7 +36,10 @@ def write_float16(float32: Path, float16: Path, kind: Kind, description: str) ->
 
 
 def _append(trunk: Any, head: Any) -> None:
-    """Put the nodes of `head` behind those of `trunk`, whose outputs it takes; the weights keep apart."""
+    """Append the nodes and weights of `head` to `trunk`, whose outputs are its inputs.
+
+    Weights of `head` get a prefix, so that names do not clash.
+    """
     own = {tensor.name: f"head_{tensor.name}" for tensor in head.initializer}
     for tensor in head.initializer:
         tensor.name = own[tensor.name]
@@ -47,8 +51,8 @@ def _append(trunk: Any, head: Any) -> None:
     trunk.output.extend(head.output)
 
 
-def _into(graph: Any, head: set[str]) -> list[str]:
-    """The values that the nodes called `head` take from the others."""
+def _inputs_of(graph: Any, head: set[str]) -> list[str]:
+    """Return the names of the values that the nodes named in `head` take from the other nodes."""
     weights = {tensor.name for tensor in graph.initializer}
     own = {output for node in graph.node if node.name in head for output in node.output}
     taken = (value for node in graph.node if node.name in head for value in node.input)

@@ -1,4 +1,4 @@
-"""What onnxruntime would work out anew in every run, worked out once and written into the graph."""
+"""Replacing computations that onnxruntime would repeat in each run by constants in the graph."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import onnx
 from onnx import numpy_helper
 
 _OPEN = -1
-"""A dimension that only a run knows, in the form in which Reshape takes it."""
+"""A dimension that is known only at run time, as Reshape expects it."""
 _ELEMENTWISE = ("Add", "Div", "Mul", "Sub")
 
 
 def settle(model: Any) -> None:
-    """Write constants where the graph computes shapes or lifts scalars; the answers stay the same to the bit.
+    """Replace computed shapes and scalars by constants of full rank; the outputs stay the same to the bit.
 
-    Enlarging a map, the converter computes from its shape what to reshape it to, though all but the batch is known: 31
-    of the keypoint network's 109 nodes. And onnxruntime 1.32 takes ten times as long to multiply a map (N, H, W, 1) by
-    a scalar as by a constant (1, 1, 1, 1): found with its profiler, 0.14 of 1.13 ms for the 96 px crop.
+    To upsample a map, the converter's graph computes the target shape at run time, although only the batch dimension
+    is unknown: 31 of the keypoint network's 109 nodes. And onnxruntime 1.32 takes ten times as long to multiply a map
+    (N, H, W, 1) by a scalar as by a constant (1, 1, 1, 1): according to its profiler, 0.14 of 1.13 ms for the 96 px
+    crop.
     """
     graph = model.graph
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph

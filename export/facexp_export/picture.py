@@ -1,4 +1,7 @@
-"""A drawn colour portrait for golden.npz: nobody's, so it may travel, and face enough for the detector."""
+"""A drawn colour portrait for golden.npz.
+
+It shows no real person, so it may be published, and is similar enough to a face for the detector to find it.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,16 @@ from facexp.geometry import Image
 
 WIDTH, HEIGHT = 200, 240
 _FULL = 4
-"""Drawn that many times as large and averaged down: smooth edges."""
+"""Factor by which the drawing is larger than the result; averaging it down gives smooth edges."""
 
-# BGR. Skin and background differ most in red and blue, which are the planes that get exchanged.
+# BGR. Skin and background differ most in red and blue, so that a mix-up of these two planes shows.
 _BACKGROUND, _HAIR, _SKIN, _SHADE = (150, 120, 90), (25, 35, 60), (110, 150, 215), (90, 125, 190)
 _LIGHT_SKIN, _NOSTRIL, _LIP, _WHITE = (120, 160, 225), (60, 80, 130), (75, 70, 170), (235, 235, 240)
 _IRIS, _PUPIL, _LID = (40, 50, 70), (10, 10, 10), (40, 50, 80)
 
-# x, y, half width, half height in widths of the face, from its middle; colour, start and end of the arc in degrees, and
-# the thickness of its line, 0 for a filled one. Later ones cover earlier ones.
 _Shape = tuple[float, float, float, float, tuple[int, int, int], int, int, float]
+"""An elliptic arc: centre x, y relative to the middle of the face, half width, half height, colour (BGR), start and end
+angle in degrees, and line thickness (0: filled). Lengths are in widths of the face; later shapes cover earlier ones."""
 
 
 def _eye(side: int) -> list[_Shape]:
@@ -48,7 +51,7 @@ _SHAPES: list[_Shape] = [
 
 
 def drawn_picture() -> Image:
-    """The portrait, uint8 (HEIGHT, WIDTH, 3) BGR, lit from one side."""
+    """Return the portrait, uint8 (HEIGHT, WIDTH, 3) BGR, lit from one side."""
     large = np.full((_FULL * HEIGHT, _FULL * WIDTH, 3), _BACKGROUND, np.float32)
     unit = 0.8 * _FULL * WIDTH
     for x, y, half_width, half_height, colour, start, end, line in _SHAPES:

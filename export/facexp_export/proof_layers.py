@@ -1,7 +1,7 @@
-"""Step 5 of the proof: where does a file that failed depart from the most exact ONNX file?
+"""Step 5 of the proof: the layers in which a failed file differs most from the most exact ONNX file.
 
-Both are run with the maps of their convolutions kept. Names and order inside are each file's own, so convolutions are
-matched by their weights.
+Both files are run, and the feature maps of their convolutions compared. Names and order of the layers differ from file
+to file, so convolutions are matched by their weights.
 """
 
 from __future__ import annotations
@@ -26,42 +26,43 @@ from facexp_export.quantize import Crops
 from facexp_export.scratch import scratch, temporary_files
 
 CROPS = 16
+"""Maximum number of crops that the files are run on."""
 SHOWN = 8
-"""How many layers of a file the table shows, the worst first."""
+"""Number of layers of a file that are reported, the worst first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One convolution of a file."""
+    """One convolution of a file, with its output for some crops."""
 
     name: str
-    """Of its map."""
+    """Name of its feature map."""
     weights: NDArray[np.float32]
-    """(outputs, inputs, height, width)."""
+    """float32 (outputs, inputs, height, width)."""
     values: NDArray[np.float32]
-    """Its map for some crops, flat."""
+    """Its feature maps for all crops, flattened."""
 
 
 def layers(task: str, key: str, base: Path, path: Path, crops: NDArray[np.uint8]) -> Iterator[Check]:
-    """The SHOWN convolutions of a file that differ most from those of `base`, an ONNX file, on uint8 crops.
+    """Yield the SHOWN convolutions of a file that differ most from those of `base`, an ONNX file, on uint8 crops.
 
-    The figure is the signal over the difference in decibels: 40 is 1%, 20 is 10%. Raises ExportError where the two
-    files have not the same convolutions, and for a format whose layers cannot be read.
+    The value is the ratio of signal to difference in decibels: 40 dB is a difference of 1%, 20 dB of 10%. Raises
+    ExportError if the file lacks one of the convolutions of `base`, and for a format whose layers cannot be read.
     """
     if path.suffix not in _READERS:
         raise ExportError(f"{path.name}: layers are compared for {', '.join(_READERS)} files")
-    few = crops[:CROPS]
-    before, after = _onnx_layers(base, few), _READERS[path.suffix](path, few)
+    sample = crops[:CROPS]
+    expected, actual = _onnx_layers(base, sample), _READERS[path.suffix](path, sample)
     found = []
-    for place, layer in enumerate(before, 1):
-        match = _match(layer, after)
+    for number, layer in enumerate(expected, 1):
+        match = _match(layer, actual)
         if match is None:
-            raise ExportError(f"{path.name} has no convolution like number {place} of {base.name}, {layer.name}")
-        # TFLite's convolutions have their activation inside
+            raise ExportError(f"{path.name} has no convolution like number {number} of {base.name}, {layer.name}")
+        # a convolution in TFLite includes its activation
         wanted = layer.values if match.values.min() < 0 else np.maximum(layer.values, 0)
-        found.append((compute_signal_to_quantization_noice_ratio(wanted, match.values), place, match.name))
-    for decibels, place, name in sorted(found)[:SHOWN]:
-        what = f"convolution {place} of {len(found)}, {name}"
+        found.append((compute_signal_to_quantization_noice_ratio(wanted, match.values), number, match.name))
+    for decibels, number, name in sorted(found)[:SHOWN]:
+        what = f"convolution {number} of {len(found)}, {name}"
         yield Check(what, task, key, value=float(decibels), unit="dB over the difference")
 
 
@@ -80,13 +81,13 @@ def _onnx_layers(path: Path, crops: NDArray[np.uint8]) -> list[Layer]:
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in tensors:
             weights, scale = tensors[node.input[0]], tensors[node.input[1]]
-            # weights are symmetric, with a scale for each output
+            # quantized weights are symmetric, with one scale per output channel
             tensors[node.output[0]] = weights.astype(np.float32) * scale.reshape(-1, *[1] * (weights.ndim - 1))
-    with scratch() as aside:
-        watched = str(aside / "watched.onnx")
+    with scratch() as folder:
+        watched = str(folder / "watched.onnx")
         with temporary_files():
             modify_model_output_intermediate_tensors(str(path), watched, ["Conv"])
-        # one at a time, as TFLite files take them: a network may join crops with their mirror images inside
+        # one crop at a time, as in TFLite files, because a network may append mirrored crops to its batch internally
         kept = collect_activations(watched, Crops(crops, 1))
     return [
         Layer(node.output[0], np.asarray(tensors[node.input[1]], np.float32), np.concatenate(kept[node.output[0]]))
@@ -98,7 +99,7 @@ def _onnx_layers(path: Path, crops: NDArray[np.uint8]) -> list[Layer]:
 def _tflite_layers(path: Path, crops: NDArray[np.uint8]) -> list[Layer]:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    # delegates keep their maps to themselves
+    # the feature maps inside a delegate cannot be read
     plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     interpreter = Interpreter(str(path), experimental_preserve_all_tensors=True, experimental_op_resolver_type=plain)
     interpreter.allocate_tensors()
@@ -110,13 +111,13 @@ def _tflite_layers(path: Path, crops: NDArray[np.uint8]) -> list[Layer]:
     ]
 
     def read(index: int) -> NDArray[np.float32]:
-        """A tensor of four dimensions as real numbers, channels first."""
+        """Return a four-dimensional tensor, dequantized to float32, channels first."""
         values = interpreter.get_tensor(index).astype(np.float32)
-        how = known[index]["quantization_parameters"]
-        if len(how["scales"]):
+        quantization = known[index]["quantization_parameters"]
+        if len(quantization["scales"]):
             shape = [1] * values.ndim
-            shape[how["quantized_dimension"]] = len(how["scales"])
-            values = (values - how["zero_points"].reshape(shape)) * how["scales"].reshape(shape)
+            shape[quantization["quantized_dimension"]] = len(quantization["scales"])
+            values = (values - quantization["zero_points"].reshape(shape)) * quantization["scales"].reshape(shape)
         return np.asarray(values.transpose(0, 3, 1, 2), np.float32)
 
     maps: dict[int, list[NDArray[np.float32]]] = {output: [] for _, output in convolutions}

@@ -1,7 +1,7 @@
-"""Step 2 of the proof: do a file's answers on real faces equal those of the trained model?
+"""Step 2 of the proof: comparison of a file's answers on real faces with those of the trained model.
 
-What the trained model answered was kept by the export, with a hash of every crop and without the crops: whoever has the
-faces cuts the same crops anew and needs neither TensorFlow nor the trained model.
+The export has stored the trained model's answers, with a hash of each crop instead of the crop. With the same data the
+same crops can be cut again, so neither TensorFlow nor the trained model is needed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from facexp_export.manifest import REFERENCE
 from facexp_export.recipe import PARITY_LEAST, Tolerances
 from facexp_export.tasks import Outputs, Task
 
-# What the trained model itself must show on the faces, or agreeing with it would prove nothing.
+# The trained model's answers must vary across faces, or agreement with it would prove nothing.
 LARGEST_CLASS = 0.98
+"""Maximum share of faces with the same answer."""
 LEAST_SPREAD_PX = 0.5
+"""Minimum standard deviation of the points across faces, in pixels of the crop."""
 SINGLE = 32
-"""How many crops are also run one at a time, against the same crops in one batch."""
+"""Number of crops that are also run one at a time, and compared with the same crops in one batch."""
 
 SPREAD = "spread across faces"
 UNITS = {"points": "px", "logits": "logit"}
@@ -32,16 +34,16 @@ UNITS = {"points": "px", "logits": "logit"}
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What the trained model answered."""
+    """The trained model's stored answers."""
 
     hashes: NDArray[np.uint8]
-    """(N, 32) sha256 of each crop's bytes."""
+    """uint8 (N, 32): the SHA-256 of each crop's bytes."""
     outputs: Outputs
-    """float32 (N, ...) by name."""
+    """float32 (N, ...) by output name."""
 
     @classmethod
     def read(cls, directory: Path, task: Task) -> Reference:
-        """The task's part of reference.npz; BundleError where it is missing or damaged."""
+        """Read the task's part of reference.npz; BundleError if it is missing or damaged."""
         path = directory / REFERENCE
         arrays = read_arrays(path)
         names = [name for name in task.outputs if f"{task.name}_{name}" in arrays] or task.outputs[:1]
@@ -54,15 +56,15 @@ class Reference:
 
 
 def crop_hashes(crops: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, 32) sha256 of the bytes of each of N crops."""
+    """Return uint8 (N, 32), the SHA-256 of the bytes of each of N crops."""
     digests = [hashlib.sha256(crop.tobytes()).digest() for crop in crops]
     return np.frombuffer(b"".join(digests), np.uint8).reshape(len(crops), 32)
 
 
 def check_reference(task: Task, reference: Reference, crops: NDArray[np.uint8]) -> Iterator[Check]:
-    """Is the reference of these crops, are there enough, and does the trained model tell them apart?"""
+    """Check that the reference belongs to these crops, that there are enough, and that the answers vary across them."""
     same = len(crops) == len(reference.hashes) and bool((crop_hashes(crops) == reference.hashes).all())
-    note = "the data, its reader or the cutting has changed; give the data of the export, or export the run again"
+    note = "the data, its reader or the cropping has changed; give the data of the export, or export the run again"
     yield Check("crops are those that the export saw", task.name, passed=same, note="" if same else note)
     count = len(reference.hashes)
     note = "" if count >= PARITY_LEAST else f"{count} crops, at least {PARITY_LEAST} are needed; export with more faces"
@@ -76,7 +78,9 @@ def check_reference(task: Task, reference: Reference, crops: NDArray[np.uint8]) 
             yield held(replace(check, limit=LARGEST_CLASS, note=reason))
         else:
             moves = float(values.std(axis=0).mean())
-            note = f"{moves:.2f} px, where {LEAST_SPREAD_PX} are asked: easily agreed with"
+            note = (
+                f"{moves:.2f} px, at least {LEAST_SPREAD_PX} are needed: nearly constant points are easily agreed with"
+            )
             good = moves >= LEAST_SPREAD_PX
             yield Check(
                 "trained model's points move from face to face",
@@ -90,10 +94,10 @@ def check_reference(task: Task, reference: Reference, crops: NDArray[np.uint8]) 
 def compare(
     task: Task, key: str, precision: str, answers: Outputs, reference: Outputs, tolerances: Tolerances
 ) -> Iterator[Check]:
-    """Largest, 99.9th percentile and mean difference of each output, in its unit and over its spread across faces.
+    """Yield the largest, 99.9th percentile and mean difference of each output, in its unit and over its spread.
 
-    The spread is the standard deviation over the faces, root mean square over the output's numbers. Of a float32 file
-    the largest difference is judged, and of one with fewer bits the mean: rounding has no largest that says much.
+    The spread across faces is defined in `spread_of`. For a float32 file the largest difference has a limit, for files
+    of lower precision the mean, because the largest rounding error means little.
     """
     limits = {
         "float32": {"largest": (tolerances.float32_spread, tolerances.why)},
@@ -120,12 +124,12 @@ def compare(
 
 
 def spread_of(values: NDArray[np.float32]) -> float:
-    """Standard deviation of (N, ...) outputs over the faces, root mean square over the output's numbers."""
+    """Return the standard deviation of `values` (N, ...) over N faces, as root mean square over an output's numbers."""
     return max(float(np.sqrt(values.astype(np.float64).var(axis=0).mean())), 1e-12)
 
 
 def compare_batches(task: Task, key: str, alone: Outputs, together: Outputs, limit: float) -> Iterator[Check]:
-    """The same crops through the same file, one at a time and in one batch; `limit` is over the spread across faces."""
+    """Compare a file's answers to the same crops, one at a time and in one batch; `limit` is over the spread."""
     for name, values in together.items():
         value = float(np.abs(alone[name].astype(np.float64) - values).max()) / spread_of(values)
         what = "largest difference of one at a time and one batch, over the spread"

@@ -1,7 +1,7 @@
-"""Step 3 of the proof: is a file worse at its task than the most exact file of it, on held-out faces?
+"""Step 3 of the proof: how much worse a file is at its task than the most exact file, on held-out faces.
 
-Both answer for the same faces, so the bootstrap draws faces once for both and the interval is that of the difference.
-What must be inside the margin is the interval's pessimistic end, not the point estimate.
+The bootstrap is paired: both files are evaluated on the same resampled faces, and the interval is that of the
+difference. The pessimistic end of the interval must be within the margin, not the point estimate.
 """
 
 from __future__ import annotations
@@ -25,19 +25,22 @@ Value = Callable[[Floats], Floats]
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """Held-out faces of one task with what is true of them."""
+    """Held-out faces of one task with their true labels or points."""
 
     crops: NDArray[np.uint8]
-    """(N, S, S, 1)."""
+    """uint8 (N, S, S, 1)."""
     truth: Mapping[str, NDArray[Any]]
-    """By output: int64 (N,) codes, -1 where a face is not rated, or float32 (N, 15, 2), NaN where not labelled."""
+    """By output: int64 (N,) class indices, -1 for a face without a label, or float32 (N, 15, 2), NaN if unlabelled."""
     group: NDArray[Any]
-    """(N,) the photo or person; faces of one group are drawn together."""
+    """(N,) the photo or person; the bootstrap draws faces of one group together."""
     labels: tuple[str, ...]
 
 
 def base_figures(task: str, key: str, faces: Labelled, base: Outputs) -> Iterator[Check]:
-    """What the file that the others are held against scores, reported; step 2 ties it to the trained model."""
+    """Yield the scores of the base file, with which the others are compared.
+
+    They have no limit: step 2 compares the base file with the trained model.
+    """
     for name, truth in faces.truth.items():
         rows, weights = _rated(truth, faces.group)
         about = Check("", task, key, name)
@@ -50,7 +53,7 @@ def base_figures(task: str, key: str, faces: Labelled, base: Outputs) -> Iterato
 
 
 def compare(task: str, key: str, faces: Labelled, base: Outputs, answers: Outputs, margins: Margins) -> Iterator[Check]:
-    """What the file `key` loses against the base: the judged loss, and beside it where it is lost."""
+    """Yield what the file `key` loses against the base: the loss, which has a margin, and figures that explain it."""
     for name, truth in faces.truth.items():
         rows, weights = _rated(truth, faces.group)
         about = Check("", task, key, name)
@@ -74,7 +77,7 @@ def _emotion(
     ours, theirs = _confusions(answers, truth, labels), _confusions(base, truth, labels)
     loss = _reported(about, "accuracy lost", "points", _percent(_loss(theirs.accuracy, ours.accuracy)), weights)
     yield held(replace(loss, limit=margins.accuracy_points))
-    # not judged: the rarest class has a few dozen faces, and one of them alone moves it by more than the margin
+    # no limit: the rarest class has a few dozen faces, and one of them can change macro-F1 by more than the margin
     yield _reported(about, "macro-F1 lost", "points", _percent(_loss(theirs.macro_f1, ours.macro_f1)), weights)
     once = np.ones((1, len(truth)))
     recalls, before = ours.recall(once)[0], theirs.recall(once)[0]
@@ -103,7 +106,7 @@ def _points(
     margins: Margins,
 ) -> Iterator[Check]:
     ours, theirs = (rmse(keypoint_errors(points[rows], truth[rows]).pixels) for points in (answers, base))
-    # a loss is what the file adds to an error, and what it takes from an accuracy
+    # ours minus theirs, because RMSE is an error: a loss is an increase, not a decrease as for accuracy
     yield held(replace(_reported(about, "RMSE added", "px", _loss(ours, theirs), weights), limit=margins.rmse_px))
     yield _reported(about, "RMSE", "px", ours, weights)
     moved = np.linalg.norm(answers.astype(np.float64) - base, axis=2)
@@ -134,6 +137,6 @@ def _confusions(logits: NDArray[np.float32], truth: NDArray[Any], labels: tuple[
 
 
 def _divergence(base: NDArray[np.float32], answers: NDArray[np.float32]) -> Floats:
-    """KL(base || answers) of each face's softmaxes, in nats."""
+    """Return KL(base || answers) between each face's softmax distributions, in nats."""
     p, q = (log_softmax(logits.astype(np.float64), axis=1) for logits in (base, answers))
     return np.asarray((np.exp(p) * (p - q)).sum(axis=1))

@@ -1,7 +1,7 @@
-"""float32 ONNX -> int8 ONNX: the convolutions in integers, the first one and the head in float.
+"""Conversion of float32 ONNX to int8 ONNX: convolutions in integers, except the first one and those of the head.
 
-Static quantization in the QDQ form, one scale per output channel of a weight. Activations are unsigned: on residual
-networks signed ones run four times slower on x86.
+Static quantization in the QDQ format, with one scale per output channel of a weight. Activations are unsigned, because
+signed ones run four times slower on x86 in residual networks.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ from facexp_export.onnx_float import save_checked, tidy
 from facexp_export.tasks import INPUT_NAME, Kind
 
 QUANTIZED = ("Conv", "Add", "Relu")
-"""Additions and activations between convolutions too: only then does onnxruntime keep the whole trunk in integers."""
+"""Types of quantized nodes. They include the additions and activations between convolutions, because only then does
+onnxruntime run the whole trunk in integers."""
 
 _BATCH = 64
+"""Number of crops per calibration run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """How many convolutions run in integers, and how many do not."""
+    """Numbers of convolutions that run in integers and in float."""
 
     int8_convolutions: int
     float32_convolutions: int
@@ -40,14 +42,14 @@ class Quantized:
 def write_int8(
     float32: Path, int8: Path, crops: NDArray[np.uint8], kind: Kind, method: str, description: str
 ) -> Quantized:
-    """Quantize the trunk of `float32` with the ranges that `crops` (N, size, size, 1) uint8 give, and write `int8`.
+    """Quantize the trunk of the file `float32`, calibrated on `crops`, uint8 (N, size, size, 1), and write `int8`.
 
-    `method` finds the ranges: "MinMax", "Percentile" or "Entropy". `description` goes into the file's metadata.
-    Raises ExportError when a convolution of the trunk stayed in float.
+    `method` is the calibration method: "MinMax", "Percentile" or "Entropy". `description` is stored in the file's
+    metadata. Raises ExportError if a convolution of the trunk was not quantized.
     """
     prepared = int8.with_name(f"{int8.stem}.prepared.onnx")
     with _quiet():
-        # onnx's own shape inference is enough here; the symbolic one stumbles over resized maps of an open batch
+        # onnx's own shape inference is enough; the symbolic one fails on resized maps with a dynamic batch dimension
         quant_pre_process(float32, prepared, skip_symbolic_shape=True)
         graph = onnx.load(prepared).graph
         in_float = [*stem_nodes(graph), *head_nodes(graph.node, kind)]
@@ -59,8 +61,8 @@ def write_int8(
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            # seven bits: x86 without VNNI adds two products in 16 bits and cuts off what eight bits would give, so the
-            # file would answer otherwise there than where parity was checked; the eighth bit is worth 0.002 to 0.03 px
+            # 7-bit weights: x86 without VNNI adds two products in 16 bits, which saturates with 8 bits, so the answers
+            # there would differ from those that were verified; the eighth bit gains only 0.002 to 0.03 px
             reduce_range=True,
             op_types_to_quantize=list(QUANTIZED),
             nodes_to_exclude=in_float,
@@ -78,10 +80,10 @@ def write_int8(
 
 
 def stem_nodes(graph: Any) -> list[str]:
-    """Names of the first convolution and of the activation after it, which stay in float.
+    """Return the names of the first convolution and of the activation after it, which stay in float.
 
-    Its sums are over the nine pixels of one gray plane: too few for the rounding of the weights to average out. In
-    integers it alone made 37% of the square of the keypoints' displacement, and was no faster.
+    This convolution sums over nine pixels of one gray plane, too few for the rounding errors of the weights to average
+    out. In integers it caused 37% of the squared displacement of the keypoints, and was no faster.
     """
     first = next(node for node in graph.node if node.op_type == "Conv")
     after = [node.name for node in graph.node if node.op_type == "Relu" and node.input[0] == first.output[0]]
@@ -89,9 +91,10 @@ def stem_nodes(graph: Any) -> list[str]:
 
 
 def head_nodes(nodes: Sequence[Any], kind: Kind) -> list[str]:
-    """Names of the nodes that stay in float: all from the first node after the last convolutions that is not QUANTIZED.
+    """Return the names of the head's nodes, which stay in float.
 
-    For points the last convolution is of the head too: its maps are the logits of a soft-argmax.
+    The head begins after the last convolutions, at the first node whose type is not in QUANTIZED. For points it
+    includes the last convolution, whose maps are the logits of a soft-argmax.
     """
     feeds_convolution: set[object] = set()
     for node in reversed(nodes):
@@ -110,27 +113,27 @@ def head_nodes(nodes: Sequence[Any], kind: Kind) -> list[str]:
 
 
 def _convolutions(graph: Any) -> tuple[int, int]:
-    """How many convolutions there are, and how many of them take quantized maps and quantized weights."""
+    """Return the number of convolutions, and of those whose inputs and weights are all quantized."""
     dequantized = {output for node in graph.node if node.op_type == "DequantizeLinear" for output in node.output}
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     return len(convolutions), sum(all(value in dequantized for value in node.input) for node in convolutions)
 
 
 class Crops(CalibrationDataReader):  # type: ignore[misc]
-    """uint8 crops (N, size, size, 1) as onnxruntime's tools ask for them, `batch` at a time."""
+    """Reader that passes uint8 crops (N, size, size, 1) to onnxruntime's tools, `batch` at a time."""
 
     def __init__(self, crops: NDArray[np.uint8], batch: int) -> None:
         self._batches: Iterator[NDArray[np.uint8]] = iter(np.split(crops, range(batch, len(crops), batch)))
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
-        """The next batch as a session's input; None after the last."""
+        """Return the next batch as inputs of a session; None after the last."""
         batch = next(self._batches, None)
         return None if batch is None else {INPUT_NAME: batch}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the quantizer's advice on the root logger, which would reach the user's terminal."""
+    """Suppress the quantizer's warnings on the root logger, which would appear on the user's terminal."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,7 @@
-"""What an export makes, and what it must keep to: data in a TOML file, kept beside the result."""
+"""The recipe of an export: the files to write, the faces to use, and the limits to keep, as a TOML file.
+
+The complete recipe is stored in the bundle, next to the result.
+"""
 
 from __future__ import annotations
 
@@ -17,24 +20,28 @@ from facexp_train.splits import SPLITS
 from facexp_train.stored import read_toml
 
 METHODS = ("MinMax", "Percentile", "Entropy")
+"""Calibration methods of onnxruntime's quantizer."""
 PRECISIONS = ("float32", "float16", "int8")
+"""From the most exact to the least."""
 CALIBRATION_LEAST = 512
+"""Minimum number of calibration faces."""
 PARITY_LEAST = 512
+"""Minimum number of crops for comparing a file with the trained model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """The faces that give the ranges of the integers."""
+    """The faces from which the quantization ranges are measured."""
 
     split: str
     faces: int
     method: str
-    """Of METHODS, for ONNX; TFLite's ranges are always the smallest and largest value seen."""
+    """One of METHODS, for ONNX only: TFLite's ranges always go from the smallest to the largest value seen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The faces that files are judged on."""
+    """The faces on which the files are verified."""
 
     split: str
     faces: int
@@ -42,7 +49,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Tolerances:
-    """How far outputs may be from Keras and, on another machine, from the golden answers."""
+    """Largest allowed differences of outputs from those of Keras and, on another machine, from the golden answers."""
 
     float32_spread: float
     """Largest difference of a float32 file, over the output's spread across faces."""
@@ -57,15 +64,18 @@ class Tolerances:
     rounded_why: str
     """The reason for that figure."""
     golden: dict[str, float]
-    """Precision -> largest difference from a golden answer: px for points, logits for the emotion."""
+    """Precision -> largest difference from a golden answer, in pixels of the crop for points, in logits for emotion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Margins:
-    """What a file may lose against the most exact file of the network, as the pessimistic end of a 95% interval."""
+    """Largest allowed loss of a file against the network's most exact file: a limit for the pessimistic end of a 95%
+    interval."""
 
     accuracy_points: float
+    """Loss of accuracy in percentage points."""
     rmse_px: float
+    """Increase of the RMSE in pixels of the crop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +83,16 @@ class Recipe:
     """All options of an export."""
 
     name: str
-    """What the bundle is called; "" as its directory."""
+    """Name of the bundle; if empty, the name of its directory is used."""
     calibration: Calibration
     verification: Verification
     keys: tuple[str, ...]
-    """The files to write, of facexp.bundle.KEYS and in their order."""
+    """Keys of the files to write: a subset of facexp.bundle.KEYS, in that order."""
     tolerances: Tolerances
     margins: Margins
 
     def text(self) -> str:
-        """The whole recipe as TOML, from which `read_recipe` makes an equal one."""
+        """Return the complete recipe as TOML; `read_recipe` gives an equal recipe."""
         tables = {**asdict(self), "bundle": {"name": self.name}, "files": {"keys": list(self.keys)}}
         del tables["keys"], tables["name"]
         tables["tolerances.golden"] = tables["tolerances"].pop("golden")
@@ -93,15 +103,15 @@ class Recipe:
 
 
 def _toml(value: Any) -> str:
-    # JSON and TOML write finite numbers, strings and lists of strings alike, once characters stand for themselves: TOML
-    # has no halves of an emoji. It wants DEL escaped, which JSON leaves alone.
+    # Finite numbers, strings and lists of strings have the same syntax in JSON and TOML, with two exceptions: TOML has
+    # no escaped surrogate pairs, hence ensure_ascii=False, and requires DEL to be escaped, which JSON leaves as it is.
     return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
 
 
 def read_recipe(file: Path | None = None) -> Recipe:
-    """A recipe file over recipes/default.toml, or that alone.
+    """Read recipes/default.toml, with the settings of `file` instead of its own where `file` has them.
 
-    Raises ExportError with file and key for one that is unknown, of another type or out of its range.
+    Raises ExportError that names file and key if a key is unknown, or a value has the wrong type or is out of range.
     """
     default = Path(str(resources.files("facexp_export"))) / "recipes" / "default.toml"
     values = _read(default)
@@ -118,7 +128,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _merge(values: dict[str, Any], changes: dict[str, Any], origin: str) -> None:
-    """Changes over values, in place; a key that values does not have, or a value of another type, is refused."""
+    """Put `changes` into `values`, in place; ExportError for a key that `values` lacks or a value of another type."""
     for key, change in changes.items():
         if key not in values:
             raise ExportError(f"{origin}{key} is unknown; expected one of {', '.join(values)}")
@@ -160,7 +170,7 @@ def _recipe(values: dict[str, Any], origin: str) -> Recipe:
     expect("files.keys", lambda _: keys and all(key in KEYS for key in keys), f"some of {', '.join(KEYS)}")
     if all(key.startswith("int8") for key in keys):
         raise ExportError(
-            f"{origin}files.keys must hold a float32 or float16 file beside the int8 ones, which are judged against "
+            f"{origin}files.keys must hold a float32 or float16 file besides the int8 ones, which are compared with "
             f"it, got {keys!r}"
         )
     limits = [f"tolerances.{name}" for name in ("float32_spread", "float16_mean_spread", "rounded_mean_spread")]

@@ -1,4 +1,4 @@
-"""A training run directory, read and checked before anything heavy starts."""
+"""Reading and checking a training run directory, before any slow work starts."""
 
 from __future__ import annotations
 
@@ -16,31 +16,35 @@ from facexp_export.errors import ExportError
 from facexp_export.tasks import TASKS, Task
 from facexp_train.classes import checked
 
-MEASURE_HINT = "delete it, and the export measures it anew"
-"""What to do about a wrong preprocessing.json."""
+MEASURE_HINT = "delete it, and the export measures it again"
+"""End of each message about a wrong preprocessing.json."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a training run left behind, as far as the bundle needs it."""
+    """The results of a training run that an export needs."""
 
     task: Task
     data: Path | None
-    """Where the training faces were, or None when config.json does not say."""
+    """Place of the training data, or None if config.json names none."""
     model: Path
     preprocessing: Json | None
-    """Checked content of preprocessing.json: framing and mean_shape, or template and heads; None without one."""
+    """Checked content of preprocessing.json: framing and mean_shape (keypoints), or template and heads (emotion).
+
+    None if the file does not exist.
+    """
     training: Json
-    """config.json and summary.json, with paths of the training machine cut to their last part."""
+    """The content of config.json under "config", and that of summary.json; paths are cut to their last part."""
     figures: list[Json]
+    """The figures of evaluation.json, each marked as measured on the Keras model."""
 
 
 def read_run(path: Path) -> Run:
-    """Read RUN/config.json and, where there, preprocessing.json, evaluation.json and summary.json.
+    """Read RUN/config.json and, if they exist, preprocessing.json, evaluation.json and summary.json.
 
-    Raises ExportError with the file and what it lacks.
+    Raises ExportError that names the file and what is missing or wrong in it.
     """
     if not path.is_dir():
         raise ExportError(f"{path}: no such run directory; give the --out directory of `facexp train`")
@@ -70,9 +74,10 @@ def read_run(path: Path) -> Run:
 
 
 def seed_of(training: Mapping[str, Any], place: Path) -> int:
-    """The training run's seed, which decides the split of data that comes without one; 0 where it is not said.
+    """Return the training run's seed, 0 if the config has none; it determines the split of data that comes without one.
 
-    `training` is as in a Run, or as a manifest keeps it; `place` is the file that it stands in, for the ExportError.
+    `training` has the form of `Run.training`, which a manifest keeps too; `place` is the file that it was read from.
+    Raises ExportError that names `place` if the seed is not a whole number.
     """
     config = training.get("config", {})
     seed = config.get("seed", 0) if isinstance(config, dict) else None
@@ -82,7 +87,10 @@ def seed_of(training: Mapping[str, Any], place: Path) -> int:
 
 
 def read_json(path: Path, hint: str) -> Json:
-    """A JSON object from a file; ExportError names the file, the line and the hint."""
+    """Read a JSON object from a file.
+
+    Raises ExportError with the file, the error with its line if it is in the syntax, and `hint`, which says what to do.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -99,7 +107,7 @@ def read_json(path: Path, hint: str) -> Json:
 
 
 def write_json(path: Path, content: Json) -> None:
-    """Write a JSON object beside, then rename."""
+    """Write a JSON object to a temporary file next to `path`, then rename it (atomically)."""
     write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
@@ -131,7 +139,7 @@ def _checked_preprocessing(path: Path, task: Task) -> Json | None:
 
 
 def _check_shape(path: Path, key: str, points: object, size: int) -> None:
-    """15 points that spread over the crop; they may lie a little outside it."""
+    """Raise ExportError unless `points` are 15 points that spread over the crop; they may lie a little outside it."""
     good = _finite(points, (15, 2))
     if good:
         array = np.asarray(points, np.float64)
@@ -152,7 +160,10 @@ _ABSOLUTE = re.compile(r"(?:(?<=[\s='\"])|^)(?:~?/|[A-Za-z]:\\)[^\s'\"]*")
 
 
 def _without_paths(value: Any, key: str = "") -> Any:
-    """The same JSON without directories: a bundle travels, and where its data lay on one machine is noise or a leak."""
+    """Return JSON with each path cut to its last part.
+
+    Bundles are passed on, and directories of the training machine would be useless there, or reveal private details.
+    """
     if isinstance(value, dict):
         return {name: _without_paths(item, name) for name, item in value.items()}
     if isinstance(value, list):

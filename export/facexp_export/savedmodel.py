@@ -1,4 +1,4 @@
-"""A SavedModel in TensorFlow Serving's layout: NAME/1/, for crops and for encoded pictures of crops."""
+"""Conversion to a SavedModel in TensorFlow Serving's layout, NAME/1/, that takes crops or encoded images of crops."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from facexp_export.tasks import INPUT_NAME, Outputs, Task
 
 VERSION = "1"
+"""Name of the version folder."""
 
 
 def write_savedmodel(model: Any, task: Task, path: Path) -> None:
-    """Write a Keras model to `path`/1, with two signatures whose outputs bear the bundle's names.
+    """Write a Keras model to `path`/1, with two signatures whose outputs have the bundle's names.
 
     serving_default takes "image", uint8 crops (N, size, size, 1). serving_encoded takes "encoded", a string tensor (N,)
-    of JPEG or PNG files of face crops, which are made gray and resized to the network's size.
+    of JPEG or PNG files of face crops, which are converted to gray and resized to the network's size.
     """
     crops = tf.TensorSpec((None, task.size, task.size, 1), tf.uint8, name=INPUT_NAME)
     files = tf.TensorSpec((None,), tf.string, name="encoded")
@@ -32,24 +33,24 @@ def write_savedmodel(model: Any, task: Task, path: Path) -> None:
         return model(tf.map_fn(lambda file: _crop(file, task.size), encoded, fn_output_signature=crops.dtype))
 
     module = tf.Module()
-    # what the functions use must be tracked to be saved
+    # only objects that the module tracks are saved
     module.model = model
     signatures = {"serving_default": images, "serving_encoded": pictures}
     tf.saved_model.save(module, str(path / VERSION), signatures=signatures)
-    # an id of this very run of the writer, which nobody needs
+    # differs from run to run, and serves no purpose here
     (path / VERSION / "fingerprint.pb").unlink(missing_ok=True)
 
 
 def answers(path: Path, crops: NDArray[np.uint8]) -> Outputs:
-    """What the SavedModel at `path` answers to uint8 crops, by its serving_default."""
+    """Run the signature serving_default of the SavedModel at `path` on uint8 crops; return its outputs by name."""
     serve = tf.saved_model.load(str(path / VERSION)).signatures["serving_default"]
     parts = [serve(**{INPUT_NAME: tf.constant(part)}) for part in np.split(crops, range(64, len(crops), 64))]
     return {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}
 
 
 def _crop(file: Any, size: int) -> Any:
-    """Bytes of a JPEG or PNG file -> uint8 (size, size, 1)."""
-    # three planes and their weights as in the runtime: a PNG of one plane is spread over them
+    """Decode the bytes of a JPEG or PNG file to a gray crop, uint8 (size, size, 1)."""
+    # to gray from three planes, with the same weights as in the runtime; a PNG of one plane is repeated in all three
     colours = tf.io.decode_image(file, channels=3, expand_animations=False)
     colours.set_shape((None, None, 3))
     gray = tf.image.rgb_to_grayscale(tf.cast(colours, tf.float32))

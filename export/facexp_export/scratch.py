@@ -1,4 +1,4 @@
-"""Files that are needed for a while only, in the place that TMPDIR names."""
+"""Temporary files and directories, made where TMPDIR says."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from facexp_export.errors import ExportError
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A directory that vanishes at the end; ExportError where none can be made."""
+    """Yield a temporary directory, which is removed at the end; ExportError if it cannot be made."""
     with temporary_files():
         directory = tempfile.TemporaryDirectory(prefix="facexp-export-", ignore_cleanup_errors=True)
     with directory as name:
@@ -23,7 +23,7 @@ def scratch() -> Iterator[Path]:
 
 @contextmanager
 def temporary_files() -> Iterator[None]:
-    """What is written inside is a temporary file: ExportError, with what to do, where it cannot be written."""
+    """Turn an OSError of the block, which must write temporary files only, into an ExportError that says what to do."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The directory that an export works in, beside the bundle whose place it takes at the end."""
+"""The staging directory of an export, which replaces the bundle directory as a whole when the export has succeeded."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from facexp_export.errors import ExportError
 
 
 def prepare(out: Path) -> bytes | None:
-    """What the bundle in `out` is before an export, as `staged` takes it.
+    """Check that a bundle can be written to `out`, and return the manifest that is there now, for `staged`.
 
-    What a killed export left beside it is cleared away, and where `out` itself is missing for that, it is put back.
-    Raises ExportError for a place that `staged` could not put a bundle in.
+    Directories left by killed exports are removed; if a killed export had moved the bundle itself away, it is moved
+    back. The result is the content of manifest.json, or None if there is none. Raises ExportError for a mount point
+    and for a parent directory that cannot be written.
     """
     if os.path.ismount(out):
         raise ExportError(
             f"{out}: is a mount point, which cannot be replaced as a whole; give a folder inside it: "
             f"--out {out / 'bundle'}"
         )
-    place = next(parent for parent in out.parents if parent.exists())
+    ancestor = next(parent for parent in out.parents if parent.exists())
     try:
-        # to try is the only sure way: what may be written is not always what the permissions say
-        tempfile.TemporaryDirectory(prefix=f".{out.name}.try-", dir=place).cleanup()
+        # permission bits do not always tell whether a directory can be written, so try it
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.try-", dir=ancestor).cleanup()
         _clear(out)
     except OSError as error:
         raise ExportError(
-            f"{place}: cannot be written ({error.strerror or error}), and a bundle is made beside its place; "
+            f"{ancestor}: cannot be written ({error.strerror or error}), and a bundle is made in a folder next to it; "
             "give another --out"
         ) from error
     return _manifest(out)
@@ -40,9 +41,10 @@ def prepare(out: Path) -> bytes | None:
 
 @contextmanager
 def staged(out: Path, before: bytes | None) -> Iterator[Path]:
-    """A copy of the directory to work in; it takes the directory's place at the end, or vanishes on an error.
+    """Yield a copy of `out` to work in, which replaces `out` at the end and is removed on an error.
 
-    `before` is what `prepare` found: ExportError where another export has changed it since.
+    `before` is the result of `prepare`. Raises ExportError if another export has changed the manifest in `out` since
+    then, or if the directory cannot be copied or replaced.
     """
     stage = out.with_name(f".{out.name}.new-{os.getpid()}")
     old = out.with_name(f".{out.name}.old-{os.getpid()}")
@@ -59,12 +61,12 @@ def staged(out: Path, before: bytes | None) -> Iterator[Path]:
                 out.rename(old)
             stage.rename(out)
         except BaseException:
-            # whatever came between the two, Ctrl-C too: the old bundle goes back
+            # put the old bundle back, whatever interrupted the two renames, including Ctrl-C
             if old.exists() and not out.exists():
                 old.rename(out)
             raise
     except OSError as error:
-        # a tree that could not be copied is told as a list, file by file
+        # copytree reports a list of (source, destination, reason) tuples, one per file
         why = error.args[0][0][2] if isinstance(error, shutil.Error) else error
         raise ExportError(f"{out}: the bundle cannot be written ({why})") from error
     finally:
@@ -77,17 +79,17 @@ def _manifest(out: Path) -> bytes | None:
     try:
         return (out / MANIFEST).read_bytes()
     except OSError:
-        # one that is there and cannot be read is refused by whoever reads it
+        # a manifest that exists but cannot be read is reported by the code that parses it
         return None
 
 
 def _clear(out: Path) -> None:
-    """Remove what exports that were killed have left, or, where they had moved the old bundle only, put it back."""
+    """Remove the directories left by killed exports; if `out` is missing, rename the old bundle back to it."""
     left = {kind: sorted(out.parent.glob(f".{glob.escape(out.name)}.{kind}-*")) for kind in ("old", "new")}
     for kind, paths in left.items():
         for path in paths:
-            number = path.name.rpartition("-")[2]
-            if not number.isdecimal() or _runs(int(number)):
+            pid = path.name.rpartition("-")[2]
+            if not pid.isdecimal() or _is_running(int(pid)):
                 continue
             if kind == "old" and not out.exists():
                 path.rename(out)
@@ -95,18 +97,21 @@ def _clear(out: Path) -> None:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def _runs(process: int) -> bool:
-    """Whether a process of that number may run, other than this one, which has left nothing yet."""
-    if process == os.getpid():
+def _is_running(pid: int) -> bool:
+    """Return whether another process with this id may be running.
+
+    False for this process itself: a directory with its id was left by an earlier process that had the same id.
+    """
+    if pid == os.getpid():
         return False
     if os.name != "posix":
-        # elsewhere to ask is to end it
+        # os.kill(pid, 0) would end the process on Windows
         return True
     try:
-        os.kill(process, 0)
+        os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
-        # somebody else's
+        # the process exists, but belongs to another user
         return True
     return True

@@ -1,4 +1,7 @@
-"""The steps of an export, done in a process beside this one, so that a crash is one line and takes nothing along."""
+"""Run the steps of an export in a child process.
+
+A crash of TensorFlow or of a converter ends only the child process, and is reported as one error.
+"""
 
 from __future__ import annotations
 
@@ -18,43 +21,45 @@ from facexp_export.errors import ExportError
 from facexp_export.scratch import scratch, temporary_files
 
 FAULT = 3
-"""Exit status of a step that has told a fault of the run, its data or its model in its last line."""
+"""Exit status of the child process if its last line of output is an error message for the user."""
 ENDED = "facexp step ended"
-"""The line by which the process tells that a job is done, and that it waits for the next."""
+"""Line that the child process prints when a job is done and it waits for the next one."""
 _LAST_LINES = 8
+"""Number of output lines in the error message of a child process that crashed."""
 
 _shared: ContextVar[_Process | None] = ContextVar("shared", default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a step needs to know."""
+    """The step to run, with its input and output files."""
 
     step: str
-    """"reference", the key of the file to write, or "answers" of a SavedModel."""
+    """The key of the file to write, "reference" for the trained model's outputs, or "answers" for a SavedModel's."""
     task: str
+    """Name of the task, a key of `facexp_export.tasks.TASKS`."""
     model: Path
     """The run's model.keras."""
     crops: Path
-    """An npz of uint8 crops: calibration and parity, or, to be answered, crops."""
+    """An npz file of uint8 crops, with the arrays "calibration" and "parity", or "crops" for the step "answers"."""
     out: Path
-    """What the step writes."""
+    """The file or directory that the step writes."""
     source: Path
-    """The float32 file that it starts from, where it is not the model itself."""
+    """The file that the step reads: a float32 file, the SavedModel of "answers", or the model itself."""
     method: str = "MinMax"
-    """Of the calibration of int8.onnx."""
+    """Calibration method of int8.onnx, one of `facexp_export.recipe.METHODS`."""
     description: str = ""
-    """The JSON text that the file carries in its metadata."""
+    """JSON text to store in the file's metadata."""
     labels: tuple[str, ...] = ()
-    """Of the run, where the step reads the trained model."""
+    """Labels of the run; empty for the step "answers", which needs none."""
 
     def write(self, path: Path) -> None:
-        """As a JSON file."""
+        """Write the job as a JSON file."""
         path.write_text(json.dumps(asdict(self), default=str), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Job:
-        """What `write` wrote."""
+        """Read a job that `write` has written."""
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for field in fields(cls):
             if field.type == "Path":
@@ -63,10 +68,10 @@ class Job:
 
 
 def run_step(job: Job) -> dict[str, Any]:
-    """Do a job in another process and return the facts that it found out.
+    """Run a job in the child process and return the facts that the step reports (see `facexp_export.convert`).
 
-    Raises ExportError: its own words where the step told a fault; else step, task, signal or status and the last lines
-    that the process said.
+    Raises ExportError: with the step's own message if the process ended with status FAULT, else with the task, the
+    step, the signal or exit status, and the last lines of the process's output.
     """
     process = _shared.get()
     if process is None:
@@ -75,21 +80,22 @@ def run_step(job: Job) -> dict[str, Any]:
     file = job.crops.with_name(f"{job.step}.json")
     with temporary_files():
         job.write(file)
-    said, status = process.do(file)
+    output, status = process.run(file)
     if status is None:
         facts: dict[str, Any] = json.loads(file.with_suffix(".facts.json").read_text(encoding="utf-8"))
         return facts
-    if status == FAULT and said:
-        raise ExportError(said[-1])
-    last = "\n".join(f"  {line}" for line in said[-_LAST_LINES:])
-    raise ExportError(f"{job.task}, step {job.step}: {_end(status)}; its last lines:\n{last}")
+    if status == FAULT and output:
+        raise ExportError(output[-1])
+    last = "\n".join(f"  {line}" for line in output[-_LAST_LINES:])
+    raise ExportError(f"{job.task}, step {job.step}: {_describe_exit(status)}; its last lines:\n{last}")
 
 
 @contextmanager
 def shared_process() -> Iterator[None]:
-    """The steps inside are done by one new process, which loads TensorFlow and the converters once.
+    """Run all steps of the block in one new child process, which loads TensorFlow and the converters only once.
 
-    One that was shared before makes way: it holds a gigabyte, and its next step starts another.
+    The child process of an enclosing block is ended first, because it holds a gigabyte of memory; the next step there
+    starts a new one.
     """
     before, process = _shared.get(), _Process()
     if before is not None:
@@ -103,62 +109,62 @@ def shared_process() -> Iterator[None]:
 
 
 class _Process:
-    """What does the jobs, started with the first and, where it has ended, with the next."""
+    """The child process that runs the jobs; started with the first job, and again after it has ended."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
-        self._aside = ExitStack()
+        self._temporary = ExitStack()
 
-    def do(self, job: Path) -> tuple[list[str], int | None]:
-        """What it says meanwhile, and its exit status where it ended before the job did."""
-        # its libraries leave files in TMPDIR, which nobody removes where it is killed
-        child = self._child = self._child or _start(self._aside.enter_context(scratch()))
+    def run(self, job: Path) -> tuple[list[str], int | None]:
+        """Run the job of a file; return the process's output lines, and its exit status, None if it is still alive."""
+        # a directory of its own as TMPDIR: its libraries leave files there, which remain if the process is killed
+        child = self._child = self._child or _start(self._temporary.enter_context(scratch()))
         assert child.stdin is not None
         assert child.stdout is not None
-        # where it has ended already, what it said tells why
+        # if the process has ended already, its output, read below, gives the reason
         with suppress(BrokenPipeError):
             child.stdin.write(json.dumps(str(job)).encode() + b"\n")
             child.stdin.flush()
-        said: list[str] = []
+        output: list[str] = []
         for line in child.stdout:
             text = line.decode(errors="replace").rstrip()
             if text == ENDED:
-                return said, None
+                return output, None
             if text:
-                said.append(text)
+                output.append(text)
         status = child.wait()
         self.end()
-        return said, status
+        return output, status
 
     def end(self) -> None:
-        """Nothing that it did is lost: a job's files are complete before it tells that the job is done."""
+        """Kill the process. Nothing is lost: a job's files are complete before the process prints ENDED."""
         child, self._child = self._child, None
         if child is not None:
             child.kill()
-            # one that had ended did not read the last job
+            # closing stdin fails if the process ended before it had read the last job
             with suppress(BrokenPipeError), child:
                 pass
-        self._aside.close()
+        self._temporary.close()
 
 
-def _start(aside: Path) -> subprocess.Popen[bytes]:
-    # the converters know TensorFlow's graphs only; what TensorFlow says all the same would bury the fault
-    environment = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": _path()}
+def _start(temporary: Path) -> subprocess.Popen[bytes]:
+    # the converters read TensorFlow graphs only; TensorFlow's own log lines would hide the error message
+    environment = {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": _module_path()}
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "facexp_export.convert"],
-        env=os.environ | environment | {"TMPDIR": str(aside)},
+        env=os.environ | environment | {"TMPDIR": str(temporary)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
 
 
-def _path() -> str:
-    """This process's modules, for the next one."""
+def _module_path() -> str:
+    """Return this process's module search path as a value for PYTHONPATH."""
     return os.pathsep.join(path for path in sys.path if path)
 
 
-def _end(status: int) -> str:
+def _describe_exit(status: int) -> str:
     if status >= 0:
         return f"the process ended with status {status}"
     name = signal.Signals(-status).name

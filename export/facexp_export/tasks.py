@@ -1,4 +1,4 @@
-"""What an export needs to know about each of the two networks."""
+"""Inputs, outputs and labels of the two networks, as the export needs them."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ Kind = Literal["points", "logits"]
 """Points are coordinates in pixels of the crop; logits go through a softmax over their last axis."""
 
 Outputs = Mapping[str, NDArray[np.float32]]
-"""A network's answers by the outputs' names."""
+"""A network's outputs, float32 (N, ...) arrays, by name."""
 Say = Callable[[str], None]
-"""Takes a line about what is being done."""
+"""Progress callback: receives one line of text about what is being done."""
 
 INPUT_NAME = "image"
-"""The one input of every network: uint8 crops (batch, size, size, 1)."""
+"""Name of the only input of each network: uint8 crops (batch, size, size, 1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One network: its crops, its outputs and what they mean."""
+    """The input size, outputs and labels of one network."""
 
     name: str
     size: int
     """Side of the square input crop, in pixels."""
     kind: Kind
     outputs: tuple[str, ...]
-    """Names that a trained model may give its outputs; it has at least one of them and no other. The runtime takes the
-    first that is there."""
+    """Names allowed for the outputs of a trained model, which has one or more of them and no others. The runtime uses
+    the first one that the model has."""
     shape: tuple[int, ...]
     """Shape of one output for one face."""
     labels: tuple[str, ...]
+    """Names of the keypoints or of the emotion classes, in the order of the output's first axis."""
 
     def of(self, labels: Sequence[str]) -> Task:
-        """The same task with the labels of a run or of a bundle."""
+        """Return the task with the labels of a run or bundle, and its output shape adapted to their number."""
         return replace(self, labels=tuple(labels), shape=(len(labels), *self.shape[1:]))
 
     def file(self, key: str) -> str:
-        """Name of a file of the network in a bundle: TASK.KEY, and TASK for the SavedModel's directory."""
+        """Return the name of a file of this network in a bundle: TASK.KEY, or TASK for the SavedModel's directory."""
         return self.name if key == SAVEDMODEL else f"{self.name}.{key}"
 
 
@@ -53,4 +54,4 @@ TASKS: dict[str, Task] = {
     "keypoints": Task("keypoints", 96, "points", ("keypoints",), (len(KEYPOINTS), 2), KEYPOINTS),
     "emotion": Task("emotion", 48, "logits", ("ferplus", "fer2013", "own"), (len(SEVEN),), SEVEN),
 }
-"""As the shipped networks are; a run or a bundle may have other labels: `Task.of`."""
+"""The tasks with the labels of the shipped networks; for a run or bundle with other labels use `Task.of`."""

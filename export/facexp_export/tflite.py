@@ -1,6 +1,7 @@
-"""TFLite files: float32 from Keras by TensorFlow's converter, float16 and int8 from that by Google's quantizer.
+"""Conversion to TFLite: float32 by TensorFlow's converter, float16 and int8 from that file by AI Edge Quantizer.
 
-All take one uint8 crop a call: with a fixed shape the converter folds more, and one at a time is what LiteRT does best.
+All files take one uint8 crop per call: with a fixed shape the converter can fold more constants, and LiteRT is fastest
+with one crop at a time.
 """
 
 from __future__ import annotations
@@ -37,24 +38,27 @@ _ONNX_TYPES = {schema.BuiltinOperator.CONV_2D: "Conv", schema.BuiltinOperator.AD
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """An operation, as `head_nodes` reads it in ONNX."""
+    """An operation in the form of an ONNX node, for `head_nodes`."""
 
     op_type: str
     name: str
-    """Of its first output, by which the quantizer knows it."""
+    """Name of its first output, by which the quantizer identifies it."""
     input: tuple[int, ...]
     output: tuple[int, ...]
 
 
 def write_float32(model: Any, task: Task, path: Path, description: str) -> None:
-    """Write a Keras model as float32 TFLite: the signature's input and outputs bear the bundle's names."""
-    # here, because the other two need none of its seconds
+    """Write a Keras model as float32 TFLite, with a signature whose input and outputs have the bundle's names.
+
+    `description` is stored in the file's metadata.
+    """
+    # imported here, because it takes seconds and the other two functions do not need it
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     spec = tf.TensorSpec((1, task.size, task.size, 1), tf.uint8, name=INPUT_NAME)
     called = tf.function(lambda image: model(image, training=False)).get_concrete_function(spec)
-    # as variables the weights would stay outside of the file's operations, where no quantizer finds them
+    # left as variables, the weights would not be operands of the file's operations, and the quantizer would miss them
     frozen = convert_variables_to_constants_v2(called)
 
     @tf.function(input_signature=[spec])  # type: ignore[untyped-decorator]
@@ -66,7 +70,7 @@ def write_float32(model: Any, task: Task, path: Path, description: str) -> None:
 
 
 def write_float16(float32: Path, path: Path, description: str) -> None:
-    """Store the weights in half precision; whoever runs the file decides in what precision it computes."""
+    """Store the weights in half precision; the runtime that executes the file chooses the precision of computation."""
     quantizer = Quantizer(float32.read_bytes())
     half = qtyping.OpQuantizationConfig(
         weight_tensor_config=qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT),
@@ -79,10 +83,10 @@ def write_float16(float32: Path, path: Path, description: str) -> None:
 
 
 def write_int8(float32: Path, path: Path, crops: NDArray[np.uint8], kind: Kind, description: str) -> None:
-    """Quantize the trunk with the ranges that `crops` (N, size, size, 1) uint8 give; the head stays in float.
+    """Quantize the trunk, calibrated on `crops`, uint8 (N, size, size, 1); the head stays in float.
 
-    A head of points in integers would give positions in steps of 0.38 px. Raises ExportError when a convolution of the
-    trunk stayed in float.
+    In integers, the head of the keypoint network would give positions in steps of 0.38 px. Raises ExportError if a
+    convolution of the trunk was not quantized.
     """
     quantizer = Quantizer(float32.read_bytes())
     for operation in _QUANTIZED:
@@ -96,7 +100,7 @@ def write_int8(float32: Path, path: Path, crops: NDArray[np.uint8], kind: Kind, 
 
 
 def _head(float32: Path, kind: Kind) -> list[str]:
-    """Names of the operations that stay in float: the same as of the ONNX file."""
+    """Return the names of the head's operations, which stay in float: the same ones as in the ONNX file."""
     model = flatbuffer_utils.read_model(float32)
     graph = model.subgraphs[0]
     nodes = []
@@ -117,14 +121,14 @@ def _ranges(quantizer: Quantizer, float32: Path, crops: NDArray[np.uint8]) -> An
     recipe = RecipeManager()
     recipe.load_quantization_recipe(quantizer.get_quantization_recipe())
     calibrator = Calibrator(float32.read_bytes(), num_threads=1, qsv_update_func=min_max_update)
-    # without the progress bar, which would be all that is left of the lines before a crash
+    # hide the progress bar, which would push other output out of the last lines that are reported after a crash
     with contextlib.redirect_stderr(io.StringIO()):
         calibrator.calibrate({SIGNATURE: [{INPUT_NAME: crop[None]} for crop in crops]}, recipe)
     return calibrator.get_model_qsvs()
 
 
 def count_float_convolutions(path: Path) -> int:
-    """How many convolutions of a TFLite file take float maps."""
+    """Return the number of convolutions of a TFLite file whose input is float32."""
     model = flatbuffer_utils.read_model(path)
     graph = model.subgraphs[0]
     convolutions = [
@@ -136,10 +140,10 @@ def count_float_convolutions(path: Path) -> int:
 
 
 def _save(content: bytes | bytearray, path: Path, description: str) -> None:
-    """Write a model with its description, and without the converter's notes, which name its own versions and ids."""
+    """Write a model with its description as metadata, instead of the converter's metadata (its versions and ids)."""
     model = flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
     for buffer in model.buffers:
-        # the quantizer puts weights behind the model, where its size would move them
+        # the quantizer stores weights after the model at absolute offsets, which change with the size of the model
         if buffer.offset > 1:
             buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
             buffer.offset = buffer.size = 0

@@ -1,5 +1,7 @@
-"""The whole proof of a bundle, with real faces: five steps, the same for an export that is about to take its place and
-for a bundle on any machine that has the data. TensorFlow is not needed: the export kept what the trained model said.
+"""The complete proof of a bundle, in five steps, with real faces.
+
+An export runs it before it replaces the bundle directory; `facexp verify` runs it on any machine that has the data. The
+export has stored the trained model's answers, so TensorFlow is needed only to compare a SavedModel.
 """
 
 from __future__ import annotations
@@ -47,15 +49,15 @@ class Data:
     """All faces of one task."""
 
     place: Path
-    """Where they were read, for messages."""
+    """Where they were read from, for messages."""
     faces: Faces
 
 
 def verify(directory: Path, data: Sequence[Path] = (), say: Say = lambda line: None) -> Report:
-    """All five steps for the bundle in a directory, with the data of either task or of both.
+    """Run all five steps for the bundle in a directory, with data for one task, both or none.
 
-    `say` gets a line a stage. Without data steps 2 and 3 are skipped. Raises ExportError for data or a bundle that
-    cannot be used, facexp_train's DataError.
+    `say` receives a line of text for each stage. Steps 2 and 3 are skipped for a task without data. Raises ExportError
+    if the data or the bundle cannot be used, and facexp_train's DataError.
     """
     places: dict[str, Path] = {}
     for path in data:
@@ -70,7 +72,7 @@ def verify(directory: Path, data: Sequence[Path] = (), say: Say = lambda line: N
     for task, path in places.items():
         model = models.get(task)
         if model is None:
-            # step 1 says why; without the model's labels and seed its faces cannot be told
+            # step 1 reports the reason; without the model's labels and seed, its faces cannot be read
             continue
         say(f"reading {task} faces from {path}")
         seed = seed_of(model.training, directory / MANIFEST)
@@ -82,11 +84,11 @@ def verify(directory: Path, data: Sequence[Path] = (), say: Say = lambda line: N
 def examine(
     directory: Path, data: Mapping[str, Data], tasks: Sequence[str] = BOTH, say: Say = lambda line: None
 ) -> Report:
-    """The five steps for a directory that must hold models of `tasks`, with the faces of some of them, by task."""
+    """Run the five steps for a directory that must hold the models of `tasks`; `data` has faces by task."""
     first = structure(directory, tasks)
     subjects = [Subject(directory, model) for model in _models(directory)]
     crops: dict[str, NDArray[np.uint8]] = {}
-    second, third = _Gathered(2), _Gathered(3)
+    second, third = _StepBuilder(2), _StepBuilder(3)
     if not subjects:
         for step in (second, third):
             step.notes.append("nothing to compare: the models cannot be read, see step 1")
@@ -108,7 +110,7 @@ def examine(
         second.checks += numbers(subject, crops[task], recipe)
         held_out = labelled(faces, recipe.verification.split, subject.model)
         say(f"{task}: losses of {len(subject.keys)} files on {len(held_out.crops)} held-out faces")
-        third.checks += [_apart(task, faces, recipe), *losses(subject, held_out, recipe)]
+        third.checks += [_check_disjoint(task, faces, recipe), *losses(subject, held_out, recipe)]
         second.notes += subject.notes
     fourth = device(directory)
     steps = [first, second.step(), third.step(), fourth]
@@ -116,16 +118,18 @@ def examine(
 
 
 def as_exported(subject: Subject, faces: Faces, drawn: NDArray[np.uint8], recipe: Recipe) -> NDArray[np.uint8]:
-    """The crops that the export saw, found by their hashes where they are whole faces; else those drawn now.
+    """Return the crops that the export used.
 
-    What is drawn depends on how many faces train, which another rule for copies changes.
+    Emotion crops are whole dataset images, and are found by their hashes. For keypoints, or if one is not found, the
+    result is `drawn`, the crops drawn now. Those may differ: the draw depends on the number of training faces, which
+    changes if the rule that finds copies of faces changes.
     """
     if isinstance(faces, KeypointFaces):
         return drawn
     try:
         wanted = Reference.read(subject.directory, subject.task).hashes
     except BundleError:
-        # step 2 says so
+        # reported by step 2
         return drawn
     held = faces.part(recipe.verification.split).images[..., None]
     places = {digest.tobytes(): place for place, digest in enumerate(proof_numbers.crop_hashes(held))}
@@ -134,9 +138,9 @@ def as_exported(subject: Subject, faces: Faces, drawn: NDArray[np.uint8], recipe
 
 
 def labelled(faces: Faces, split: str, model: ModelSpec) -> Labelled:
-    """The held-out faces of one split with what is true of them, for each output of a model.
+    """Return the held-out faces of one split, with the true labels or points for each output of a model.
 
-    A head without a labelling of its own in the data (FER+ without the votes) is rated by the faces' own labels.
+    A head whose labelling is not in the data (FER+ without the votes) is evaluated against the dataset's own labels.
     """
     part = faces.part(split)
     names = [output.name for output in model.outputs]
@@ -149,7 +153,9 @@ def labelled(faces: Faces, split: str, model: ModelSpec) -> Labelled:
 
 
 @dataclass(slots=True)
-class _Gathered:
+class _StepBuilder:
+    """Collects the checks and notes of one step."""
+
     number: int
     checks: list[Check] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -159,7 +165,10 @@ class _Gathered:
 
 
 class Subject:
-    """One model of a bundle with those of its files that run here."""
+    """One model of a bundle, with a session for each of its files that can be run here.
+
+    `notes` names the files that cannot be run, and why.
+    """
 
     def __init__(self, directory: Path, model: ModelSpec) -> None:
         self.directory = directory
@@ -172,7 +181,7 @@ class Subject:
                 if file.format in ENGINES:
                     self._sessions[key] = Session(read_model(directory, model, key), model, key)
                 elif find_spec("tensorflow") is None:
-                    self.notes.append(f"{file.file}: not compared, it takes TensorFlow (the export extra)")
+                    self.notes.append(f"{file.file}: not compared, it needs TensorFlow (the export extra)")
                 elif digest(self.path(key))[0] == file.sha256:
                     self._sessions[key] = None
             except (BundleError, DeviceError, OSError) as error:
@@ -180,23 +189,23 @@ class Subject:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Keys of the files that run."""
+        """Keys of the files that can be run."""
         return tuple(self._sessions)
 
     def answers(self, key: str, crops: NDArray[np.uint8]) -> Outputs:
-        """Outputs by name of one file; a SavedModel is run in another process."""
+        """Run one file on uint8 crops; return its outputs by name. A SavedModel is run in a child process."""
         session = self._sessions[key]
         if session is not None:
             return session.run(crops)
-        with scratch() as aside:
-            given, out = aside / "crops.npz", aside / "answers.npz"
+        with scratch() as folder:
+            saved, out = folder / "crops.npz", folder / "answers.npz"
             with temporary_files():
-                np.savez(given, crops=crops)
-            run_step(Job("answers", self.task.name, self.path(key), given, out, self.path(key)))
+                np.savez(saved, crops=crops)
+            run_step(Job("answers", self.task.name, self.path(key), saved, out, self.path(key)))
             return load_arrays(out)
 
     def path(self, key: str) -> Path:
-        """Where a file lies."""
+        """Return the path of a file."""
         return self.directory / self.model.files[key].file
 
 
@@ -204,12 +213,12 @@ def _models(directory: Path) -> Sequence[ModelSpec]:
     try:
         return load_models(directory)
     except BundleError:
-        # step 1 says why
+        # reported by step 1
         return ()
 
 
 def numbers(subject: Subject, crops: NDArray[np.uint8], recipe: Recipe) -> Iterator[Check]:
-    """Step 2 for one model."""
+    """Yield the checks of step 2 for one model."""
     task = subject.task
     try:
         reference = Reference.read(subject.directory, task)
@@ -219,23 +228,23 @@ def numbers(subject: Subject, crops: NDArray[np.uint8], recipe: Recipe) -> Itera
     about = list(proof_numbers.check_reference(task, reference, crops))
     yield from about
     if about[0].passed is False:
-        # the numbers would compare answers to different faces
+        # not the same crops, so the answers cannot be compared
         return
-    few = crops[: proof_numbers.SINGLE]
+    sample = crops[: proof_numbers.SINGLE]
     for key in subject.keys:
         answers = subject.answers(key, crops)
         precision = subject.model.files[key].precision
         yield from proof_numbers.compare(task, key, precision, answers, reference.outputs, recipe.tolerances)
         if key == SAVEDMODEL:
             continue
-        single = [subject.answers(key, crop[None]) for crop in few]
+        single = [subject.answers(key, crop[None]) for crop in sample]
         alone = {name: np.concatenate([each[name] for each in single]) for name in answers}
-        together = {name: values[: len(few)] for name, values in answers.items()}
+        together = {name: values[: len(sample)] for name, values in answers.items()}
         yield from proof_numbers.compare_batches(task, key, alone, together, recipe.tolerances.float32_spread)
 
 
-def _apart(task: str, faces: Faces, recipe: Recipe) -> Check:
-    """A file looks better on the faces that its ranges were measured on."""
+def _check_disjoint(task: str, faces: Faces, recipe: Recipe) -> Check:
+    """Check that no held-out face is in the calibration split: on calibration faces a file looks better than it is."""
     seen, held_out = (faces.part(split).images for split in (recipe.calibration.split, recipe.verification.split))
     both = int(np.isin(pixel_hash(held_out), pixel_hash(seen)).sum())
     note = f"{both} held-out faces are among those of the calibration split; give data without copies" if both else ""
@@ -243,14 +252,14 @@ def _apart(task: str, faces: Faces, recipe: Recipe) -> Check:
 
 
 def losses(subject: Subject, faces: Labelled, recipe: Recipe) -> Iterator[Check]:
-    """Step 3 for one model."""
+    """Yield the checks of step 3 for one model."""
     task = subject.model.name
     files = subject.model.files
     exact = min(subject.keys, key=lambda key: PRECISIONS.index(files[key].precision), default=None)
     if exact is None or files[exact].precision == "int8":
-        # where it has one that does not run here, the notes of step 2 say so, and nothing is proved
+        # if it has a more exact file that cannot be run here, the notes of step 2 say so, and nothing is proved
         if all(file.precision == "int8" for file in files.values()):
-            note = "no float32 or float16 file to hold the others against; export one too"
+            note = "no float32 or float16 file to compare the others with; export one too"
             yield Check("loss at the task", task, passed=False, note=note)
         return
     base = subject.answers(exact, faces.crops)
@@ -263,7 +272,7 @@ def losses(subject: Subject, faces: Labelled, recipe: Recipe) -> Iterator[Check]
 def _layers(
     subjects: Sequence[Subject], failed: Sequence[tuple[str, str]], crops: Mapping[str, NDArray[np.uint8]]
 ) -> Step:
-    """For each failed file that can be run: where it departs from the most exact ONNX file."""
+    """Run step 5: compare the layers of each failed file that can be run with those of the most exact ONNX file."""
     checks: list[Check] = []
     notes: list[str] = []
     for subject in subjects:

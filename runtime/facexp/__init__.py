@@ -1,4 +1,6 @@
-"""Facial expression at the edge: faces, 15 keypoints and an emotion, offline, on numpy, OpenCV and onnxruntime.
+"""Facial expression analysis on edge devices: find faces, with 15 keypoints and an emotion each, offline.
+
+The runtime needs only numpy, OpenCV and onnxruntime.
 
 import cv2, facexp
 analyzer = facexp.Analyzer()
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING
 from facexp.errors import BundleError, DetectorError, DeviceError, FacexpError, SourceError
 from facexp.labels import FIVE, SEVEN
 
-# onnxruntime's own builds send figures to their maker, unless this stands here before they are imported
+# official onnxruntime builds send telemetry to Microsoft unless this is set before onnxruntime is imported
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from facexp.types import Emotion, Face, Frame, Smoothed, Timings
     from facexp.version import __version__
 else:
-    _HOMES = {
+    _MODULE_OF = {
         "Analyzer": "analyzer",
         "KEYPOINTS": "geometry",
         "Tracker": "tracking",
@@ -48,17 +50,18 @@ else:
     )
 
     def __getattr__(name: str) -> object:
-        # imported on first use: what needs OpenCV must not keep `facexp.doctor` from saying that OpenCV is broken
+        # import on first use: a module that needs OpenCV must not prevent `facexp.doctor` from reporting that OpenCV is
+        # broken
         if name in _MODULES:
             return importlib.import_module(f"facexp.{name}")
-        if name not in _HOMES:
+        if name not in _MODULE_OF:
             raise AttributeError(f"module 'facexp' has no attribute {name!r}")
-        found = getattr(importlib.import_module(f"facexp.{_HOMES[name]}"), name)
-        globals()[name] = found
-        return found
+        value = getattr(importlib.import_module(f"facexp.{_MODULE_OF[name]}"), name)
+        globals()[name] = value
+        return value
 
     def __dir__() -> list[str]:
-        # what is not imported yet is there all the same, for help() and for who completes a name
+        # include names that are not imported yet, for help() and tab completion
         return sorted({*globals(), *__all__})
 
 

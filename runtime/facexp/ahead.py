@@ -1,4 +1,7 @@
-"""Files are read, and looked at by whoever read them, several at once: OpenCV and onnxruntime leave Python's lock."""
+"""Read and process several files at once, each in one thread.
+
+Threads run in parallel, because OpenCV and onnxruntime release Python's global interpreter lock.
+"""
 
 from __future__ import annotations
 
@@ -13,67 +16,68 @@ from facexp.live import READER
 from facexp.reading import ReadOptions
 from facexp.shots import Shot, Source
 
-_Seen = TypeVar("_Seen")
+_Result = TypeVar("_Result")
 
-# photos of 12 megapixels have 3 to 6 MB; several of 50 and more would fill a small machine's memory
-_MOST_BYTES = 8_000_000
+# photos of 12 megapixels have 3 to 6 MB; several photos of 50 megapixels or more would fill a small machine's memory
+_MAX_PREFETCH_BYTES = 8_000_000
 
 
 def read_ahead(
-    sources: Iterable[Source], options: ReadOptions, readers: int, look: Callable[[Shot], _Seen]
-) -> Iterator[tuple[Source, Iterator[tuple[Shot, _Seen]]]]:
-    """Each source with its shots, as `Source.shots` gives them, errors too, and what `look` says of each.
+    sources: Iterable[Source], options: ReadOptions, readers: int, look: Callable[[Shot], _Result]
+) -> Iterator[tuple[Source, Iterator[tuple[Shot, _Result]]]]:
+    """Yield each source with an iterator over its shots and the result of `look(shot)` for each.
 
-    `readers` threads read ahead, and look: at so many photos at once, and at one frame of the clip that is being read,
-    after the one before it. Large files, the only one, and sources that are no file, are opened when it is their turn.
-    The order is that of the sources. With 0 readers nothing is read ahead.
+    The shots, and the errors, are those of `Source.shots`; the sources keep their order. `readers` threads prefetch:
+    each reads a shot and calls `look` on it. They work on up to `readers` photos at once, but only one frame ahead
+    within a clip. Files above 8 MB, a single source, and sources that are not files are opened only when the caller
+    reaches them. With 0 readers nothing is prefetched.
     """
 
-    def following(shots: Iterator[Shot]) -> tuple[Shot, _Seen] | None:
+    def next_result(shots: Iterator[Shot]) -> tuple[Shot, _Result] | None:
         shot = next(shots, None)
         return None if shot is None else (shot, look(shot))
 
-    def in_turn(shots: Iterator[Shot]) -> Iterator[tuple[Shot, _Seen]]:
+    def on_demand(shots: Iterator[Shot]) -> Iterator[tuple[Shot, _Result]]:
         return ((shot, look(shot)) for shot in shots)
 
-    def one_ahead(
-        shots: Iterator[Shot], first: Future[tuple[Shot, _Seen] | None] | None
-    ) -> Iterator[tuple[Shot, _Seen]]:
-        found = following(shots) if first is None else first.result()
-        while found is not None:
-            # a photo is all that there is: nothing more is asked for
-            ahead = None if found[0].fps is None else pool.submit(following, shots)
-            yield found
-            found = None if ahead is None else ahead.result()
+    def prefetched(
+        shots: Iterator[Shot], first: Future[tuple[Shot, _Result] | None] | None
+    ) -> Iterator[tuple[Shot, _Result]]:
+        current = next_result(shots) if first is None else first.result()
+        while current is not None:
+            # a photo has no rate and is the only shot of its source
+            upcoming = None if current[0].fps is None else pool.submit(next_result, shots)
+            yield current
+            current = None if upcoming is None else upcoming.result()
 
     if readers == 0:
         for source in sources:
-            yield source, in_turn(source.shots(options))
+            yield source, on_demand(source.shots(options))
         return
     pool = ThreadPoolExecutor(readers, thread_name_prefix=READER)
-    waiting: deque[tuple[Source, Iterator[tuple[Shot, _Seen]]]] = deque()
-    coming = iter(sources)
-    begin = list(itertools.islice(coming, 2))
-    # a thread takes a quarter of a millisecond of a small photo's eight, and there is nothing to do beside it
-    alone = len(begin) < 2
+    waiting: deque[tuple[Source, Iterator[tuple[Shot, _Result]]]] = deque()
+    remaining = iter(sources)
+    first_two = list(itertools.islice(remaining, 2))
+    # a single source has nothing to overlap with, and a thread would add 0.25 ms to the 8 ms of a small photo
+    single = len(first_two) < 2
     try:
-        for source in itertools.chain(begin, coming):
+        for source in itertools.chain(first_two, remaining):
             shots = source.shots(options)
-            early = not alone and source.address is None and _bytes(source.name) <= _MOST_BYTES
-            first = pool.submit(following, shots) if early else None
-            # a camera or a pipe has its own thread, or none, and must not wait open while files before it are read
-            waiting.append((source, in_turn(shots) if source.address is not None else one_ahead(shots, first)))
+            prefetch = not single and source.address is None and _file_size(source.name) <= _MAX_PREFETCH_BYTES
+            first = pool.submit(next_result, shots) if prefetch else None
+            # a camera or pipe is read in its own thread, or in none, and must not be open while earlier files are read
+            waiting.append((source, on_demand(shots) if source.address is not None else prefetched(shots, first)))
             if len(waiting) > readers:
                 yield waiting.popleft()
         yield from waiting
     finally:
-        # a reader that hangs in a file must not hold up whoever gives up; `live.hangs` tells it at the end
+        # do not wait for a thread that hangs while reading a file; `live.hangs` detects it at the end
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _bytes(name: str) -> int:
+def _file_size(name: str) -> int:
     try:
         return Path(name).stat().st_size
     except OSError:
-        # whoever opens it says why
+        # opening the file reports the reason
         return 0

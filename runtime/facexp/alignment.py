@@ -1,4 +1,4 @@
-"""Where the emotion network's crop is cut: a face's points are put onto those of an average face."""
+"""Place the emotion network's crop: a face's keypoints are aligned with those of an average face."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from facexp.keypoints import Found
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """From the keypoint network's crops to the emotion network's."""
+    """Computes the emotion network's crops from the keypoint network's points."""
 
     template: Points
-    """(15, 2) points of an average face in pixels of the emotion crop."""
+    """(15, 2) keypoints of an average face, in pixels of the emotion crop."""
     average: Matrix
-    """(2, 3), from keypoint to emotion crop for an average face: what faces are cut by whose points are no face's."""
+    """(2, 3) matrix from keypoint crop to emotion crop for an average face: used for faces whose own points cannot be
+    aligned."""
 
     @classmethod
     def of(cls, keypoints: KeypointsSpec, emotion: EmotionSpec) -> Alignment:
-        """The alignment that a bundle's two networks were trained for."""
-        chosen = list(ALIGNMENT)
-        return cls(emotion.template, similarity(keypoints.mean_shape[chosen], emotion.template[chosen]))
+        """Return the alignment for which a bundle's two networks were trained."""
+        rows = list(ALIGNMENT)
+        return cls(emotion.template, similarity(keypoints.mean_shape[rows], emotion.template[rows]))
 
     def matrices(self, found: Found) -> list[Matrix]:
-        """(2, 3) matrices from image to emotion crop, one a face."""
+        """Return the (2, 3) matrices from image to emotion crop, one per face."""
         zoom = zoom_of(self.average)
-        placed = []
+        matrices = []
         for matrix, points in zip(found.placed, found.points, strict=True):
             onto_template = align(points, self.template, zoom)
-            placed.append(compose(self.average if onto_template is None else onto_template, matrix))
-        return placed
+            matrices.append(compose(self.average if onto_template is None else onto_template, matrix))
+        return matrices

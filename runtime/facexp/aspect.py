@@ -1,4 +1,4 @@
-"""Pictures as players show them, where the pixels of a clip or stream are not square, as those of DV and DVB."""
+"""Show pictures as players do if the pixels of a clip or stream are not square, as in DV and DVB."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ import numpy as np
 
 from facexp.geometry import Image
 
-_MOST = 4.0
+_MAX_ASPECT = 4.0
 
 
 def pixel_aspect(capture: cv2.VideoCapture) -> float:
-    """How many times as wide as high the pixels of its pictures are; 1 where it does not say, or names what cannot be.
+    """Return the pixels' width over their height; 1 if it is unknown or not between 1/4 and 4.
 
-    A clip that lies on its side tells it of the pixels that lie there too, while OpenCV gives its pictures upright.
+    The metadata of a clip that is stored rotated by 90 degrees describes the stored pixels. OpenCV returns upright
+    pictures, for which the ratio is inverted.
     """
     width, height = capture.get(cv2.CAP_PROP_SAR_NUM), capture.get(cv2.CAP_PROP_SAR_DEN)
-    if width <= 0 or height <= 0 or not 1 / _MOST <= width / height <= _MOST:
+    if width <= 0 or height <= 0 or not 1 / _MAX_ASPECT <= width / height <= _MAX_ASPECT:
         return 1.0
-    turned = width != height and round(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 180 == 90
-    return height / width if turned else width / height
+    rotated = width != height and round(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 180 == 90
+    return height / width if rotated else width / height
 
 
 def squared(image: Image, aspect: float) -> Image:
-    """The picture with square pixels: its height stays, and where the aspect is 1 so does all of it, uncopied."""
+    """Return the picture scaled to square pixels. Its height stays; if its width does too, it is not copied."""
     height, width = image.shape[:2]
-    shown = max(1, round(width * aspect))
-    if shown == width:
+    shown_width = max(1, round(width * aspect))
+    if shown_width == width:
         return image
-    how = cv2.INTER_LINEAR if shown > width else cv2.INTER_AREA
-    return np.asarray(cv2.resize(image, (shown, height), interpolation=how), dtype=np.uint8)
+    interpolation = cv2.INTER_LINEAR if shown_width > width else cv2.INTER_AREA
+    return np.asarray(cv2.resize(image, (shown_width, height), interpolation=interpolation), dtype=np.uint8)

@@ -1,4 +1,6 @@
-"""How fast facexp is on this machine, stage by stage: what is compared is measured in turns within one run.
+"""Measure how fast facexp is on this machine, stage by stage.
+
+Calls that are to be compared are measured in turns within one run, so that other load slows all of them alike.
 
 report = run(Plan(threads=(1, 2)))
 print(table(report))
@@ -39,32 +41,35 @@ from facexp.version import __version__
 
 SCHEMA = 1
 
-# a photo stands still for so many frames, of a clip so many are taken, as far as they fit
-_FRAMES = 50
-_FRAME_BYTES = 100_000_000
+# the tracker is measured on at most this many frames of the first source, until they exceed this many bytes
+_MAX_FRAMES = 50
+_MAX_FRAME_BYTES = 100_000_000
 _FPS = 25.0
-# the drawn portrait is made so high: a photo of a page, not of a camera
-_DRAWN_HEIGHT = 450
+# height in pixels of the drawn portrait: as a photo on a web page, not one from a camera
+_PORTRAIT_HEIGHT = 450
 _COLUMNS = ("least ms", "p50 ms", "p90 ms", "p99 ms", "ratio")
 _ONE_PHOTO = "import sys, cv2, facexp; facexp.Analyzer('cpu').analyze(cv2.imread(sys.argv[1]))"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is measured. Raises ValueError for a value out of its range."""
+    """What to measure. Raises ValueError for a value out of its range."""
 
     sources: tuple[str, ...] = ()
-    """Photos, folders, clips, as for `open_sources`; without any, a face that facexp draws."""
+    """Photos, folders and clips, as for `open_sources`; if empty, a face that facexp draws."""
     threads: tuple[int, ...] = (1,)
+    """Numbers of threads to compare."""
     batch: tuple[int, ...] = (1, 8)
-    """How many crops the networks get at once."""
+    """Batch sizes to compare: how many crops a network processes in one call."""
     device: str = "auto"
     bundle: Path | None = None
+    """Directory of another model bundle; None: the shipped one."""
     rounds: int = 50
+    """How often each call is measured."""
     starts: int = 5
-    """How many processes are started for the cold start; 0 leaves it out."""
+    """How many processes are measured for the cold start; 0 skips it."""
     command: tuple[str, ...] = (sys.executable, "-P", "-c", _ONE_PHOTO)
-    """What is started for it, with the name of a photo behind."""
+    """The command that is started for the cold start; the path of a photo is appended."""
 
     def __post_init__(self) -> None:
         numbers = {"threads": self.threads, "batch": self.batch, "rounds": (self.rounds,)}
@@ -77,72 +82,74 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One thing that was measured."""
+    """One measured call."""
 
     group: str
-    """ "stage", "network" or "process": rows of one group were measured in turns."""
+    """ "stage", "network" or "process"; the rows of one group were measured in turns."""
     name: str
-    """The stage: read, detect, keypoints, emotion, whole, track; the network; or "cold start"."""
+    """The stage ("read", "detect", "keypoints", "emotion", "whole", "track"), the network, or "cold start"."""
     file: str | None
-    """The network's file, "int8.onnx"; None where that is no network."""
+    """Key of the network's file, such as "int8.onnx"; None unless a network was measured."""
     device: str
-    """What really ran it: "cpu" or "cuda"."""
+    """The device that really ran it: "cpu" or "cuda"."""
     threads: int | None
-    """None: as many as it takes by itself."""
+    """Number of threads; None: not limited."""
     batch: int
-    """How many crops at once; 1 picture."""
+    """Crops per call; 1 for stages and processes, which take one picture."""
     ms: Spread
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found."""
+    """The results of one benchmark."""
 
     schema: int
     facexp: str
     machine: dict[str, str | int]
-    """Processor, cores, system, and the versions of what does the work."""
+    """Processor, cores and system of this machine, and versions of Python and the libraries."""
     sources: tuple[str, ...]
     picture: tuple[int, int]
-    """Width and height of the first picture."""
+    """Width and height of the first picture, in pixels."""
     faces: float
-    """Mean number of faces in a picture."""
+    """Mean number of faces in the first picture of each source."""
     rows: tuple[Row, ...]
     peak_mb: float | None
-    """The most memory that the benchmark itself held: several analyzers at once."""
+    """Peak memory of the benchmark itself, which holds several analyzers at once, in MB of 10^6 bytes."""
     cold_mb: float | None
-    """The most memory of a process that analyses one photo; None where it was left out."""
+    """Peak memory of a process that analyses one photo, in MB; None if it was not measured."""
     cold_cpu_ms: float | None
-    """CPU time of the fastest such process."""
+    """Least CPU time of such a process, in ms; None if it was not measured."""
     skipped: tuple[str, ...]
-    """What could not be measured, and why."""
+    """What could not be measured, and why, one line each."""
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON data."""
+        """Return the report as plain JSON data."""
         return dataclasses.asdict(self)
 
 
 def run(plan: Plan, progress: Callable[[str, int, int], None] = lambda what, done, total: None) -> Report:
-    """Measure. `progress` is told what is measured and how many of how many rounds are done.
+    """Run the benchmark.
 
-    Raises SourceError for a source that cannot be read, BundleError, DetectorError, DeviceError as `Analyzer` does.
+    `progress(what, done, total)` is called at the start of each measurement and after each of its rounds.
+
+    Raises SourceError for a source that cannot be read; BundleError, DetectorError and DeviceError as `Analyzer` does.
     """
     with tempfile.TemporaryDirectory(prefix="facexp-") as folder:
-        names = plan.sources or (_drawn(Path(folder)),)
+        names = plan.sources or (_save_portrait(Path(folder)),)
         sources = _files(names)
         analyzers = {number: Analyzer(plan.device, number, bundle=plan.bundle) for number in plan.threads}
-        shot, faces = _first_look(analyzers[plan.threads[0]], sources)
-        told = functools.partial(_Told, progress)
-        before = cv2.getNumThreads()
+        shot, faces = _analyze_first(analyzers[plan.threads[0]], sources)
+        new_counter = functools.partial(_RoundCounter, progress)
+        opencv_threads = cv2.getNumThreads()
         try:
-            rows = _stages(analyzers, sources, plan.rounds, told)
+            rows = _stages(analyzers, sources, plan.rounds, new_counter)
         finally:
-            cv2.setNumThreads(before)
+            cv2.setNumThreads(opencv_threads)
         skipped: list[str] = []
-        rows += _networks(plan, skipped, told)
+        rows += _networks(plan, skipped, new_counter)
         starts: list[Process] = []
         if plan.starts:
-            starts = _cold(plan, Path(folder), shot, told, skipped)
+            starts = _cold_starts(plan, Path(folder), shot, new_counter, skipped)
     if starts:
         spread = Spread.of([1e3 * start.seconds for start in starts])
         rows.append(Row("process", "cold start", None, "cpu", None, 1, spread))
@@ -163,8 +170,8 @@ def run(plan: Plan, progress: Callable[[str, int, int], None] = lambda what, don
     )
 
 
-class _Told:
-    """Counts rounds for whoever watches."""
+class _RoundCounter:
+    """Counts the rounds of one measurement, and reports each to `progress`."""
 
     def __init__(self, progress: Callable[[str, int, int], None], what: str, rounds: int) -> None:
         self._progress, self._what, self._total, self._done = progress, what, rounds + 1, 0
@@ -175,10 +182,10 @@ class _Told:
         self._progress(self._what, self._done, self._total)
 
 
-def _drawn(folder: Path) -> str:
+def _save_portrait(folder: Path) -> str:
     picture = np.asarray(read_golden(shipped())["picture"], np.uint8)
-    width = round(_DRAWN_HEIGHT * picture.shape[1] / picture.shape[0])
-    large = cv2.resize(picture, (width, _DRAWN_HEIGHT), interpolation=cv2.INTER_CUBIC)
+    width = round(_PORTRAIT_HEIGHT * picture.shape[1] / picture.shape[0])
+    large = cv2.resize(picture, (width, _PORTRAIT_HEIGHT), interpolation=cv2.INTER_CUBIC)
     save_picture(folder / "drawn.jpg", np.asarray(large, np.uint8))
     return str(folder / "drawn.jpg")
 
@@ -189,27 +196,32 @@ def _files(names: Sequence[str]) -> list[Source]:
         if source.problem is not None:
             raise SourceError(f"{source.name}: {source.problem}")
         if source.address is not None:
-            raise SourceError(f"{source.name}: cameras, streams and pipes set their own pace: give photos or clips")
+            raise SourceError(
+                f"{source.name}: cameras, streams and pipes have a rate of their own: give photos or clips"
+            )
     if not sources:
         raise SourceError("nothing to read")
     return sources
 
 
-def _first_look(analyzer: Analyzer, sources: list[Source]) -> tuple[Shot, float]:
-    """The first picture, and how many faces there are on the average: every source is read before any is measured."""
+def _analyze_first(analyzer: Analyzer, sources: list[Source]) -> tuple[Shot, float]:
+    """Return the first shot, and the mean number of faces in the first shot of each source.
+
+    Every source is read once before anything is measured: one that cannot be read fails here.
+    """
     shots = [next(source.shots()) for source in sources]
     return shots[0], float(np.mean([len(analyzer.analyze(shot.image)) for shot in shots]))
 
 
 def _stages(
-    analyzers: dict[int, Analyzer], sources: list[Source], rounds: int, told: Callable[[str, int], _Told]
+    analyzers: dict[int, Analyzer], sources: list[Source], rounds: int, new_counter: Callable[[str, int], _RoundCounter]
 ) -> list[Row]:
-    rivals: dict[tuple[str, int], Callable[[], object]] = {}
+    calls: dict[tuple[str, int], Callable[[], object]] = {}
     for threads, analyzer in analyzers.items():
         stages = _Stages(analyzer, threads, sources)
         for name in ("read", "detect", "keypoints", "emotion", "whole", "track"):
-            rivals[name, threads] = getattr(stages, name)
-    spreads = in_turns(rivals, rounds, step=told("stages", rounds))
+            calls[name, threads] = getattr(stages, name)
+    spreads = in_turns(calls, rounds, step=new_counter("stages", rounds))
     device = next(iter(analyzers.values())).device
     return [
         Row("stage", name, None, device if name not in ("read", "detect") else "cpu", threads, 1, spread)
@@ -218,11 +230,11 @@ def _stages(
 
 
 class _Stages:
-    """The stages of one analyzer, each with the next picture or with what the stage before gave."""
+    """The stages of one analyzer, as calls. Each takes the next picture, or the results of the stage before."""
 
     def __init__(self, analyzer: Analyzer, threads: int, sources: list[Source]) -> None:
         self._analyzer, self._threads = analyzer, threads
-        self._shots = _endless(sources)
+        self._shots = _endless_shots(sources)
         again = itertools.chain.from_iterable(itertools.repeat(sources))
         self._records = analyze_sources(analyzer, again, readers=0)
         self._sink = JsonlSink(Nowhere())
@@ -230,7 +242,7 @@ class _Stages:
         self._tracker, self._tracked = Tracker(analyzer), 0
 
     def read(self) -> None:
-        # what follows is measured with these threads; between two rivals others were set
+        # set OpenCV's threads for the stages that follow: another analyzer's stages may have changed them
         cv2.setNumThreads(self._threads)
         self._image = next(self._shots).image
 
@@ -253,35 +265,35 @@ class _Stages:
         self._tracker.track(self._frames[number % len(self._frames)], 1000 * number / _FPS)
 
 
-def _endless(sources: list[Source]) -> Iterator[Shot]:
+def _endless_shots(sources: list[Source]) -> Iterator[Shot]:
     while True:
         for source in sources:
             yield from source.shots()
 
 
 def _frames(source: Source) -> list[Image]:
-    """Frames for the tracker; they go forth and back, so that there is no cut where they begin again."""
-    forth: list[Image] = []
-    for shot in itertools.islice(source.shots(), _FRAMES):
-        forth.append(shot.image)
-        if sum(image.nbytes for image in forth) > _FRAME_BYTES:
+    """Return frames for the tracker: forward, then backward, so that they can be repeated without a jump."""
+    frames: list[Image] = []
+    for shot in itertools.islice(source.shots(), _MAX_FRAMES):
+        frames.append(shot.image)
+        if sum(image.nbytes for image in frames) > _MAX_FRAME_BYTES:
             break
-    return forth + forth[-2:0:-1]
+    return frames + frames[-2:0:-1]
 
 
-def _networks(plan: Plan, skipped: list[str], told: Callable[[str, int], _Told]) -> list[Row]:
-    """Every file of both networks that runs here, with each number of threads and of crops."""
+def _networks(plan: Plan, skipped: list[str], new_counter: Callable[[str, int], _RoundCounter]) -> list[Row]:
+    """Measure each file of both networks that runs here, with each number of threads and each batch size."""
     bundle = Bundle.load(plan.bundle)
     golden = read_golden(shipped())
-    rivals: dict[tuple[str, str, str, int, int], Callable[[], object]] = {}
+    calls: dict[tuple[str, str, str, int, int], Callable[[], object]] = {}
     for model in (bundle.keypoints, bundle.emotion):
         crops = golden[f"{model.name}_input"]
         for session, key, threads in _sessions(plan, bundle, model, skipped):
             for size in plan.batch:
-                # of crops of another size it does not matter what they show
-                several = np.ascontiguousarray(np.resize(crops, (size, *model.input.row)), dtype=np.uint8)
-                rivals[model.name, key, session.device, threads, size] = functools.partial(session.run, several)
-    spreads = in_turns(rivals, plan.rounds, step=told("networks", plan.rounds))
+                # the crops repeat or are cut to fit: their content does not change the time
+                crop_batch = np.ascontiguousarray(np.resize(crops, (size, *model.input.row)), dtype=np.uint8)
+                calls[model.name, key, session.device, threads, size] = functools.partial(session.run, crop_batch)
+    spreads = in_turns(calls, plan.rounds, step=new_counter("networks", plan.rounds))
     return [
         Row("network", name, key, device, threads, size, spread)
         for (name, key, device, threads, size), spread in spreads.items()
@@ -291,7 +303,7 @@ def _networks(plan: Plan, skipped: list[str], told: Callable[[str, int], _Told])
 def _sessions(plan: Plan, bundle: Bundle, model: ModelSpec, skipped: list[str]) -> Iterator[tuple[Session, str, int]]:
     for spec in model.files.values():
         if spec.format not in ENGINES:
-            skipped.append(f"{model.name}.{spec.key}: the runtime has nothing that runs a {spec.format}")
+            skipped.append(f"{model.name}.{spec.key}: the runtime cannot run files of format {spec.format}")
             continue
         devices = devices_to_try(plan.device, "onnxruntime") if spec.format == "onnx" else ("cpu",)
         for threads in plan.threads:
@@ -300,17 +312,19 @@ def _sessions(plan: Plan, bundle: Bundle, model: ModelSpec, skipped: list[str]) 
                     session = Session(bundle.read(model, spec.key), model, spec.key, device=device, threads=threads)
                 except (DeviceError, BundleError) as error:
                     reason = f"{model.name}.{spec.key} on {device}: {error}"
-                    # it is the same with each number of threads
+                    # the reason is the same for each number of threads: list it once
                     if reason not in skipped:
                         skipped.append(reason)
                     continue
                 yield session, spec.key, threads
 
 
-def _cold(plan: Plan, folder: Path, shot: Shot, told: Callable[[str, int], _Told], skipped: list[str]) -> list[Process]:
+def _cold_starts(
+    plan: Plan, folder: Path, shot: Shot, new_counter: Callable[[str, int], _RoundCounter], skipped: list[str]
+) -> list[Process]:
     photo = folder / "cold.jpg"
     save_picture(photo, shot.image)
-    step, found = told("cold start", plan.starts), []
+    step, found = new_counter("cold start", plan.starts), []
     for _ in range(plan.starts + 1):
         try:
             found.append(run_process((*plan.command, str(photo))))
@@ -318,7 +332,7 @@ def _cold(plan: Plan, folder: Path, shot: Shot, told: Callable[[str, int], _Told
             skipped.append(f"cold start: {error}")
             return []
         step()
-    # the first has to read files that the others find in memory
+    # drop the first process: it reads files from disk that the others find in the page cache
     return found[1:]
 
 
@@ -338,12 +352,12 @@ def _machine() -> dict[str, str | int]:
 
 
 def table(report: Report) -> str:
-    """The report for people: one line for each row, with the ratio to the first row of its kind."""
+    """Return the report as text: one line per row, with the ratio of its p50 to that of the first comparable row."""
     machine = ", ".join(f"{name} {value}" for name, value in report.machine.items())
     width, height = report.picture
     lines = [
         f"facexp {report.facexp}; {machine}",
-        f"{', '.join(report.sources)}: {width}x{height}, {report.faces:.1f} faces a picture",
+        f"{', '.join(report.sources)}: {width}x{height}, {report.faces:.1f} faces per picture",
         "",
         f"{'':<28}{'device':<8}{'threads':>7}{'batch':>7}" + "".join(f"{name:>10}" for name in _COLUMNS),
     ]
@@ -356,7 +370,7 @@ def table(report: Report) -> str:
         lines.append(f"{name:<28}{row.device:<8}{threads:>7}{row.batch:>7}{times}")
     lines.append("")
     if report.cold_mb is not None:
-        lines.append(f"one photo in a process of its own: at most {report.cold_mb:.0f} MB")
+        lines.append(f"peak memory of a process that analyses one photo: {report.cold_mb:.0f} MB")
     if report.peak_mb is not None:
-        lines.append(f"this benchmark: at most {report.peak_mb:.0f} MB")
+        lines.append(f"peak memory of this benchmark: {report.peak_mb:.0f} MB")
     return "\n".join(lines)

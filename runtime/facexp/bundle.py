@@ -1,4 +1,4 @@
-"""The model bundle: a directory with manifest.json and the models that it names, each checked by its hash."""
+"""Read a model bundle: a directory with manifest.json and the model files that it names, each checked by its hash."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCHEMA = 2
 MANIFEST = "manifest.json"
 SAVEDMODEL = "savedmodel"
 KEYS = ("float32.onnx", "float16.onnx", "int8.onnx", "float32.tflite", "float16.tflite", "int8.tflite", SAVEDMODEL)
-"""What a bundle may hold of a model: precision and format, in each format the most exact first.
+"""Keys of a model's files in a bundle: precision and format, the most exact of each format first.
 
 A SavedModel is float32.
 """
@@ -34,11 +34,11 @@ class FileSpec:
     key: str
     """One of KEYS."""
     file: str
-    """Its name in the bundle's directory."""
+    """File name in the bundle's directory."""
     sha256: str
-    """`digest` of its content, 64 lower-case hexadecimal digits."""
+    """SHA-256 as `digest` computes it, 64 lower-case hexadecimal digits."""
     bytes: int
-    """Its size."""
+    """Size in bytes; of a directory, all its files together."""
 
     @property
     def format(self) -> str:
@@ -57,57 +57,57 @@ class TensorSpec:
 
     name: str
     dtype: str
-    """numpy's name of the type."""
+    """Name of the numpy dtype."""
     row: tuple[int, ...]
-    """The shape without the batch, which is the first dimension."""
+    """The shape without the first dimension, which is the batch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelSpec:
-    """What the manifest says about one network."""
+    """The manifest's description of one network."""
 
     name: str
     files: Mapping[str, FileSpec]
-    """Key, one of KEYS -> file."""
+    """Key (one of KEYS) -> file."""
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
     labels: tuple[str, ...]
-    """Names of the outputs' rows (keypoints) or columns (emotion)."""
+    """Names of the rows (keypoints) or columns (emotion) of the outputs."""
     size: int
-    """Side of the square gray crop that the network takes, in pixels."""
+    """Side of the network's square gray input crop, in pixels."""
     preprocessing: Mapping[str, Any]
-    """As the manifest has it."""
+    """The preprocessing as it is in the manifest."""
     training: Mapping[str, Any]
-    """Where the weights come from; empty where the manifest does not say."""
+    """How the weights were trained (configuration, data), as in the manifest; empty if it has no such entry."""
     figures: tuple[Mapping[str, Any], ...]
-    """Measured scores; empty where the manifest has none."""
+    """Measured scores; empty if the manifest has none."""
 
     def exact(self, form: str = "onnx") -> str | None:
-        """Key of its most exact file of a format, None where it has none."""
+        """Return the key of the most exact file of a format ("onnx", "tflite", "savedmodel"); None if there is none."""
         return next((key for key in KEYS if key in self.files and self.files[key].format == form), None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeypointsSpec(ModelSpec):
-    """The keypoints network: labels are `facexp.KEYPOINTS`."""
+    """The keypoint network; its labels are `facexp.KEYPOINTS`."""
 
     framing: Framing
-    """How the training square lies round a detector's box."""
+    """Position and size of the training square relative to a detector's box."""
     mean_shape: Points
-    """(15, 2) float32: where the points of an average face lie in the crop, in pixels of the crop, read-only."""
+    """(15, 2) float32, read-only: the keypoints of an average face, in pixels of the crop."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmotionSpec(ModelSpec):
-    """The emotion network: labels are the seven emotions, or two or more classes of whoever trained it."""
+    """The emotion network; its labels are the seven emotions, or two or more classes of a custom dataset."""
 
     template: Points
-    """(15, 2) float32: where alignment puts the points, in pixels of the crop, read-only."""
+    """(15, 2) float32, read-only: the positions to which alignment moves the keypoints, in pixels of the crop."""
     heads: tuple[str, ...]
-    """The outputs that give probabilities, each by labels of its own; the first is what is taken unless asked."""
+    """The outputs with the logits of the emotions, one per labelling; the first is the default."""
 
     def head(self, asked: str | None) -> str:
-        """The output of that name, the first for None; ValueError where there is none."""
+        """Return the output of that name, or the first for None. Raises ValueError if there is no such output."""
         if asked is not None and asked not in self.heads:
             raise ValueError(f"labels must be one of {', '.join(self.heads)}, the bundle's, got {asked!r}")
         return asked or self.heads[0]
@@ -115,7 +115,7 @@ class EmotionSpec(ModelSpec):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundle:
-    """A bundle on disk. The manifest has been read and checked; a model's file is checked when it is read."""
+    """A bundle on disk. Its manifest has been read and checked; each model file is checked when it is read."""
 
     path: Path
     name: str
@@ -127,10 +127,10 @@ class Bundle:
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Bundle:
-        """Read the bundle in a directory, or the one that ships with facexp.
+        """Read the manifest of the bundle in a directory, or of the one that ships with facexp.
 
-        Raises BundleError, naming file and key, when the manifest is missing, not JSON, of another schema, incomplete
-        or contradicts facexp's label lists.
+        Raises BundleError, naming file and key, if the manifest is missing, not JSON, of another schema, incomplete, or
+        contradicts facexp's label lists.
         """
         directory = shipped() if path is None else Path(path)
         root = read_manifest(directory)
@@ -146,11 +146,11 @@ class Bundle:
         )
 
     def read(self, model: ModelSpec, key: str) -> bytes:
-        """`read_model` of this bundle."""
+        """Return the bytes of a model's file, as `read_model` does."""
         return read_model(self.path, model, key)
 
     def check(self, model: ModelSpec, key: str) -> Path:
-        """Where a file or directory of a model lies, its hash checked; BundleError as for `read_model`."""
+        """Return the path of a model's file or directory, its hash checked. Raises BundleError as `read_model`."""
         spec = _spec(self.path, model, key)
         path = self.path / spec.file
         try:
@@ -162,34 +162,36 @@ class Bundle:
 
 
 def shipped() -> Path:
-    """The directory of the bundle that ships with facexp."""
+    """Return the directory of the bundle that ships with facexp."""
     return Path(__file__).with_name("models")
 
 
 def read_manifest(directory: Path) -> Node:
-    """The manifest of the bundle in a directory, as far as its schema is checked; BundleError as for `Bundle.load`."""
+    """Return the manifest of the bundle in a directory, with only its schema checked. Errors as for `Bundle.load`."""
     root = Node.read(directory / MANIFEST)
     schema = root.get("schema", int)
     if schema != SCHEMA:
-        raise BundleError(f"{root.file}: schema is {schema}, this facexp reads {SCHEMA}; install a matching facexp")
+        raise BundleError(
+            f"{root.file}: schema is {schema}, this version of facexp reads {SCHEMA}; install a matching facexp"
+        )
     return root
 
 
 def load_models(directory: Path) -> tuple[ModelSpec, ...]:
-    """The models of a bundle that may lack one still; BundleError as for `Bundle.load`."""
+    """Return the models of a bundle that may not have both yet. Raises BundleError as `Bundle.load`."""
     models = read_manifest(directory).child("models")
     return tuple(read(models.child(name)) for name, read in _READERS.items() if name in models.value)
 
 
 def load_keypoints(directory: Path) -> KeypointsSpec:
-    """The keypoint network of a bundle that may have no other yet; BundleError as for `Bundle.load`."""
+    """Return the keypoint network of a bundle that may not have the other yet. Raises BundleError as `Bundle.load`."""
     return _keypoints(read_manifest(directory).child("models").child("keypoints"))
 
 
 def read_model(directory: Path, model: ModelSpec, key: str) -> bytes:
-    """The bytes of a model's file, as `Session` takes them, with their hash checked.
+    """Return the bytes of a model's file, as `Session` takes them, after checking their hash.
 
-    Raises BundleError when the model has no such file, or it is missing or differs from the manifest.
+    Raises BundleError if the model has no such file, or if the file is missing or its hash differs from the manifest's.
     """
     spec = _spec(directory, model, key)
     file = directory / spec.file
@@ -202,10 +204,10 @@ def read_model(directory: Path, model: ModelSpec, key: str) -> bytes:
 
 
 def digest(path: Path) -> tuple[str, int]:
-    """SHA-256 in hex and size in bytes of a file, or of a directory with all that lies in it.
+    """Return the SHA-256 in hex and the size in bytes of a file, or of a directory with all files in it.
 
-    A directory's hash is that of the text which `sha256sum` prints for its files, in order of their paths relative to
-    it: "<hex>  <path>", a line each.
+    A directory's hash is that of the text that `sha256sum` prints for its files: a line "<hex>  <path>" for each, with
+    paths relative to the directory, sorted by path.
     """
     if not path.is_dir():
         content = path.read_bytes()
@@ -237,8 +239,8 @@ def _expect_hash(path: Path, spec: FileSpec, found: str) -> None:
 
 
 def _keypoints(node: Node) -> KeypointsSpec:
-    how = node.child("preprocessing")
-    framing = how.child("framing")
+    preprocessing = node.child("preprocessing")
+    framing = preprocessing.child("framing")
     scale, dx, dy = (framing.get(key, float) for key in ("scale", "dx", "dy"))
     if not scale > 0:
         raise framing.wrong("scale", f"must be above 0, got {scale}")
@@ -247,23 +249,23 @@ def _keypoints(node: Node) -> KeypointsSpec:
         raise node.wrong("labels", f"must be {list(KEYPOINTS)}, got {as_json(labels)}")
     common = _common(node, "keypoints", KEYPOINTS)
     _expect_outputs(node, common["outputs"], {"keypoints": (len(KEYPOINTS), 2)})
-    return KeypointsSpec(**common, framing=Framing(scale, dx, dy), mean_shape=_points(how, "mean_shape"))
+    return KeypointsSpec(**common, framing=Framing(scale, dx, dy), mean_shape=_points(preprocessing, "mean_shape"))
 
 
 def _emotion(node: Node) -> EmotionSpec:
-    how = node.child("preprocessing")
+    preprocessing = node.child("preprocessing")
     labels = _classes(node)
     common = _common(node, "emotion", labels)
     names = [output.name for output in common["outputs"]]
     _expect_outputs(node, common["outputs"], dict.fromkeys(names, (len(labels),)))
-    heads = how.get("heads", list)
+    heads = preprocessing.get("heads", list)
     if not heads or len(set(map(str, heads))) != len(heads) or not all(head in names for head in heads):
-        raise how.wrong("heads", f"must name one or more different outputs of {names}, got {as_json(heads)}")
-    return EmotionSpec(**common, template=_points(how, "template"), heads=tuple(heads))
+        raise preprocessing.wrong("heads", f"must name one or more different outputs of {names}, got {as_json(heads)}")
+    return EmotionSpec(**common, template=_points(preprocessing, "template"), heads=tuple(heads))
 
 
 def _classes(node: Node) -> tuple[str, ...]:
-    """The emotion network's labels, whichever they are; the seven have one order only."""
+    """Return the emotion network's labels: any names, but the seven emotions only in the order of `SEVEN`."""
     labels = node.get("labels", list)
     if len(labels) < 2 or len(set(map(str, labels))) < len(labels) or not all(_is_name(label) for label in labels):
         raise node.wrong("labels", f"must be two or more different names, such as {list(SEVEN)}, got {as_json(labels)}")
@@ -280,12 +282,12 @@ _READERS: dict[str, Callable[[Node], ModelSpec]] = {"keypoints": _keypoints, "em
 
 
 def _common(node: Node, name: str, labels: tuple[str, ...]) -> dict[str, Any]:
-    how = node.child("preprocessing")
-    if how.get("colour", str) != "gray":
-        raise how.wrong("colour", f"must be 'gray', got {as_json(how.value['colour'])}")
-    size = how.get("size", int)
+    preprocessing = node.child("preprocessing")
+    if preprocessing.get("colour", str) != "gray":
+        raise preprocessing.wrong("colour", f"must be 'gray', got {as_json(preprocessing.value['colour'])}")
+    size = preprocessing.get("size", int)
     if not 1 <= size <= _LARGEST_CROP:
-        raise how.wrong("size", f"must be from 1 to {_LARGEST_CROP} pixels, got {as_json(size)}")
+        raise preprocessing.wrong("size", f"must be from 1 to {_LARGEST_CROP} pixels, got {as_json(size)}")
     files = node.child("files")
     if not files.value:
         raise node.wrong("files", "must name at least one file")
@@ -300,7 +302,7 @@ def _common(node: Node, name: str, labels: tuple[str, ...]) -> dict[str, Any]:
         "outputs": tuple(map(_tensor, node.children("outputs"))),
         "labels": labels,
         "size": size,
-        "preprocessing": how.value,
+        "preprocessing": preprocessing.value,
         "training": node.get("training", dict) if "training" in node.value else {},
         "figures": node.objects("figures") if "figures" in node.value else (),
     }
@@ -308,11 +310,11 @@ def _common(node: Node, name: str, labels: tuple[str, ...]) -> dict[str, Any]:
 
 def _file(files: Node, key: str) -> FileSpec:
     if key not in KEYS:
-        raise files.wrong(key, f"is none of {', '.join(KEYS)}")
+        raise files.wrong(key, f"is not one of {', '.join(KEYS)}")
     node = files.child(key)
     name = node.get("file", str)
     if Path(name).name != name or name in ("", "..") or "\\" in name or not name.isprintable():
-        raise node.wrong("file", f"must be a plain file name beside the manifest, got {as_json(name)}")
+        raise node.wrong("file", f"must be a plain file name, next to the manifest, got {as_json(name)}")
     sha256 = node.get("sha256", str)
     if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
         raise node.wrong("sha256", f"must be 64 lower-case hexadecimal digits, got {as_json(sha256)}")
@@ -322,7 +324,7 @@ def _file(files: Node, key: str) -> FileSpec:
 def _tensor(node: Node) -> TensorSpec:
     shape = node.get("shape", list)
     if not shape or not isinstance(shape[0], str) or not all(type(size) is int and size > 0 for size in shape[1:]):
-        raise node.wrong("shape", f"must be the batch's name, then sizes, got {as_json(shape)}")
+        raise node.wrong("shape", f"must be the name of the batch dimension, then sizes, got {as_json(shape)}")
     return TensorSpec(node.get("name", str), node.get("dtype", str), tuple(shape[1:]))
 
 
@@ -340,7 +342,7 @@ def _points(node: Node, key: str) -> Points:
             points = np.array(value, dtype=np.float32)
     except (TypeError, ValueError, OverflowError):
         points = np.empty(0, np.float32)
-    # alignment divides by the spread of these points
+    # alignment divides by the spread of these points: it must not be 0
     if points.shape != (len(KEYPOINTS), 2) or not np.isfinite(points).all() or not np.ptp(points, axis=0).all():
         raise node.wrong(key, f"must be {len(KEYPOINTS)} different pairs of finite numbers, got {as_json(value)}")
     points.setflags(write=False)

@@ -1,4 +1,4 @@
-"""What several of facexp's doors refuse alike."""
+"""Argument checks that several of facexp's public functions share."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from numbers import Integral
 
 
 def expect_count(name: str, number: object, *, optional: bool = False) -> None:
-    """ValueError unless the argument of that name is a whole number of at least 1, or None where it is `optional`."""
+    """Raise ValueError unless argument `name` is a whole number of at least 1, or None if it is `optional`."""
     if optional and number is None:
         return
     if not (isinstance(number, Integral) and int(number) >= 1):
-        none = "None or " if optional else ""
-        raise ValueError(f"{name} must be {none}a whole number of at least 1, got {number}")
+        or_none = "None or " if optional else ""
+        raise ValueError(f"{name} must be {or_none}a whole number of at least 1, got {number}")

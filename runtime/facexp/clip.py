@@ -1,4 +1,4 @@
-"""One clip file -> its frames, upright and with their own times, in memory that does not grow with its length."""
+"""Read one clip file: frames upright and with their own times, in memory that does not grow with the length."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from facexp.errors import SourceError
 from facexp.photo import opencv_name
 from facexp.reading import DEFAULTS, Pace, ReadOptions, sane_fps
 
+# aim this long before the wanted time, because a seek may land late
 _SEEK_EARLY_MS = 2000.0
-# formats without an index: after a seek OpenCV only guesses where it is, and lands nowhere where two were joined
-_UNSOUGHT = ("MPEG-TS", "MPEG", "raw H.264")
-# FFmpeg's count where it wrote an AVI without knowing how long it would be
-_UNCOUNTED = 2**30
-_STARTS = {
+# formats without an index, in which no seek is tried: OpenCV only guesses its position, and fails in joined files
+_NO_SEEK = ("MPEG-TS", "MPEG", "raw H.264")
+# the frame count in an AVI file that FFmpeg wrote without knowing the length in advance
+_UNKNOWN_COUNT = 2**30
+_MAGIC = {
     b"\x1a\x45\xdf\xa3": "Matroska",
     b"FLV\x01": "FLV",
     b"\x30\x26\xb2\x75": "ASF",
@@ -33,9 +34,9 @@ _STARTS = {
 
 
 def sniff(head: bytes) -> str | None:
-    """The clip format that a file's first bytes (200 are enough) announce, or None.
+    """Return the clip format that a file's first bytes (200 are enough) announce, or None.
 
-    FFmpeg alone would open far more: it draws text files as pictures and follows play lists.
+    FFmpeg alone would open far more: it renders text files as pictures and follows playlists.
     """
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return "MP4"
@@ -43,11 +44,11 @@ def sniff(head: bytes) -> str | None:
         return "AVI"
     if (head[:1] == b"G" and head[188:189] == b"G") or (head[4:5] == b"G" and head[196:197] == b"G"):
         return "MPEG-TS"
-    return next((kind for start, kind in _STARTS.items() if head.startswith(start)), None)
+    return next((kind for start, kind in _MAGIC.items() if head.startswith(start)), None)
 
 
 class Clip:
-    """An open clip. Raises SourceError, with the reason alone, where it cannot be opened."""
+    """An open clip file. Raises SourceError, with only the reason as its message, if it cannot be opened."""
 
     def __init__(self, path: Path, kind: str) -> None:
         self._path, self._kind = path, kind
@@ -55,21 +56,21 @@ class Clip:
         if not self._capture.isOpened():
             raise SourceError(cut_short(path, kind) or f"is a {kind} file that holds no picture FFmpeg can decode")
         self.fps = sane_fps(self._capture.get(cv2.CAP_PROP_FPS))
-        """Frames a second; 30 where the file names no sane rate."""
+        """Frames per second; 30 if the file has no plausible rate."""
         count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.count = int(count) if 0 < count < _UNCOUNTED else None
-        """How many frames the file claims; None where it does not say.
+        self.count = int(count) if 0 < count < _UNKNOWN_COUNT else None
+        """Number of frames that the file claims to have; None if unknown.
 
-        OpenCV's guess, by the length of the longest of pictures, sound and subtitles, where the format does not count.
+        For formats without a frame count it is OpenCV's estimate, from the longest of video, sound and subtitles.
         """
         self._aspect = pixel_aspect(self._capture)
 
     def frames(self, options: ReadOptions = DEFAULTS) -> Iterator[ClipFrame]:
-        """Each wanted frame; the file is closed at the end.
+        """Yield each frame that the options choose; the file is closed at the end.
 
-        The pixels are square: a picture is as wide as players show it. Where reading starts later and the rate varies,
-        the number is an estimate; the time is always the clip's own. A clip that breaks off, or is interlaced, gives
-        the frames before, then raises SourceError with the reason alone.
+        The pixels are square: a picture is as wide as players show it. If reading starts later in the clip and its rate
+        varies, the frame numbers are estimates; the times are always the clip's own. A clip that breaks off, or is
+        interlaced, yields the frames before that, then raises SourceError with only the reason as its message.
         """
         pace, step = Pace(options), 1000 / self.fps
         index, time_ms = self._skip(1000 * options.start_s), 0.0
@@ -78,7 +79,7 @@ class Clip:
         try:
             while self._capture.grab():
                 stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC)
-                # raw streams carry no times: the frame rate takes their place
+                # raw streams have no time stamps: compute the time from the frame rate
                 time_ms = stamp if stamp > time_ms or index == first else time_ms + step
                 past_end = time_ms >= 1000 * options.end_s
                 if past_end:
@@ -102,14 +103,14 @@ class Clip:
             raise SourceError(reason)
 
     def _skip(self, start_ms: float) -> int:
-        """Go to a little before that time, where the format allows it without decoding what lies before.
+        """Seek to shortly before that time, if the format allows it without decoding everything before.
 
-        Gives the number of the frame that is next.
+        Returns the number of the next frame; 0 if reading starts at the beginning.
         """
         target_ms = start_ms - _SEEK_EARLY_MS
-        if target_ms <= 0 or self._kind in _UNSOUGHT:
+        if target_ms <= 0 or self._kind in _NO_SEEK:
             return 0
-        # seeking goes by an even rate, and may land late where the rate varies; then all is read from the beginning
+        # seeking assumes a constant rate and may land late if it varies: then read from the beginning instead
         if self._capture.set(cv2.CAP_PROP_POS_MSEC, target_ms) and self._capture.grab():
             index = round(self._capture.get(cv2.CAP_PROP_POS_FRAMES))
             if index > 0 and self._capture.get(cv2.CAP_PROP_POS_MSEC) < start_ms:
@@ -119,11 +120,11 @@ class Clip:
         return 0
 
     def _interlaced(self, frame: ClipFrame) -> bool:
-        """Whether this frame, or one before it, is interlaced, as FFmpeg says."""
+        """Whether this frame, or one shortly before it, is interlaced according to FFmpeg."""
         start_ms = frame.time_ms - _SEEK_EARLY_MS
-        if start_ms <= 0 or self._kind in _UNSOUGHT:
+        if start_ms <= 0 or self._kind in _NO_SEEK:
             return interlaced(self._path, 0.0, frame.number + 1)
-        # a second more, because seeking may land early
+        # probe one second more than that, because a seek may land early
         return interlaced(self._path, start_ms, round(self.fps * (1 + _SEEK_EARLY_MS / 1000)))
 
 

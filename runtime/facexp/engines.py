@@ -1,7 +1,7 @@
-"""What runs a model's file: onnxruntime or LiteRT, behind one face.
+"""Engines that run model files, with one interface for onnxruntime and LiteRT.
 
-An engine says what the file holds and answers batches; whether that is what was asked for is `facexp.session`'s to
-judge. Both libraries are imported on first use: names, labels and geometry work without either.
+An engine describes the tensors and metadata of a file and runs batches; `facexp.session` checks them against the
+manifest. Both libraries are imported on first use, so that names, labels and geometry work without either.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from facexp.cores import cores
 from facexp.errors import DeviceError, EngineError, one_line
 
 METADATA = "facexp"
-"""Under this name a model's file carries JSON with what its manifest says about it."""
+"""The name of the metadata entry in which a model file carries what the manifest says about it, as JSON."""
 
 _PROVIDERS: dict[str, list[str]] = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
 }
 _DTYPES: dict[str, str] = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
-# onnxruntime reports a provider that cannot start as log lines; here that becomes one error instead
+# onnxruntime logs several lines when a provider cannot start; they are silenced, since facexp raises one error instead
 _LOG_FATAL = 4
 _LOG_WARNING = 2
 
@@ -39,12 +39,13 @@ class Engine(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     metadata: str | None
-    """The JSON text that the file carries under METADATA."""
+    """The JSON text that the file carries under METADATA; None if there is none."""
 
     def run(self, name: str, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Output name -> array with a row per input, for a batch of at least one to the input called `name`.
+        """Run a batch of at least one row, given to the input called `name`.
 
-        Several threads may ask at once.
+        The result maps each output's name to an array with one row for each row of the batch. Several threads may call
+        it at once.
         """
         ...
 
@@ -53,30 +54,35 @@ class OnnxEngine:
     """A model in onnxruntime, on the CPU or on CUDA."""
 
     def __init__(self, model: bytes, name: str, device: str, threads: int | None) -> None:
-        """Load the bytes of an ONNX file; `name` is for messages. DeviceError, EngineError."""
+        """Load the bytes of an ONNX file; `name` is used in messages. Raises as `onnx_session` does."""
         self.session = onnx_session(model, name, device, threads)
         self.inputs = tuple(map(_onnx_tensor, self.session.get_inputs()))
         self.outputs = tuple(map(_onnx_tensor, self.session.get_outputs()))
         self.metadata: str | None = self.session.get_modelmeta().custom_metadata_map.get(METADATA)
         self._names = [output.name for output in self.outputs]
-        # on the CPU onnxruntime answers as many threads as ask; a GPU does one thing after the other anyway
-        self._turns = threading.Lock() if device == "cuda" else contextlib.nullcontext()
+        # on the CPU onnxruntime runs any number of threads in parallel; a GPU runs one call after the other anyway
+        self._lock = threading.Lock() if device == "cuda" else contextlib.nullcontext()
 
     def run(self, name: str, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """All rows at once."""
-        with self._turns:
-            answers = self.session.run(self._names, {name: batch})
-        return dict(zip(self._names, answers, strict=True))
+        """Run all rows in one call; see `Engine.run`."""
+        with self._lock:
+            outputs = self.session.run(self._names, {name: batch})
+        return dict(zip(self._names, outputs, strict=True))
 
 
 class LiteRtEngine:
-    """A model in LiteRT, on the CPU, one row at a time: there it is as fast as with many."""
+    """A model in LiteRT, on the CPU, one row at a time: in LiteRT larger batches are no faster."""
 
     def __init__(self, model: bytes, name: str, device: str, threads: int | None) -> None:
-        """Load the bytes of a TFLite file; `name` is for messages. DeviceError, EngineError."""
+        """Load the bytes of a TFLite file; `name` is used in messages.
+
+        `threads` limits the interpreter's threads; None means one for each core that this process may use.
+        Raises DeviceError when LiteRT is missing or the device is not "cpu", EngineError when the file cannot be
+        loaded.
+        """
         interpreter = _import("ai_edge_litert.interpreter", "ai-edge-litert", "litert")
         if device != "cpu":
-            raise DeviceError(f"device '{device}': LiteRT runs here on the CPU alone; use the onnxruntime backend")
+            raise DeviceError(f"device '{device}': facexp runs LiteRT only on the CPU; use the onnxruntime backend")
         try:
             self.interpreter = interpreter.Interpreter(model_content=model, num_threads=threads or cores())
             self.interpreter.allocate_tensors()
@@ -94,32 +100,35 @@ class LiteRtEngine:
             raise EngineError(f"model {name} cannot be loaded by LiteRT: {one_line(error)}") from error
         self._inputs = {key: item["index"] for key, item in inputs.items()}
         self._outputs = {key: item["index"] for key, item in outputs.items()}
-        # it has one place for its input and one for its answer
-        self._turns = threading.Lock()
+        # the interpreter has a single set of input and output buffers
+        self._lock = threading.Lock()
 
     def run(self, name: str, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """A row at a time: the file takes one."""
+        """Run the rows one by one, since the file takes a batch of one; see `Engine.run`."""
         rows: dict[str, list[NDArray[np.float32]]] = {key: [] for key in self._outputs}
         for row in batch:
-            with self._turns:
+            with self._lock:
                 self.interpreter.set_tensor(self._inputs[name], row[None])
                 self.interpreter.invoke()
                 for key, index in self._outputs.items():
                     rows[key].append(self.interpreter.get_tensor(index))
-        return {key: np.concatenate(found) for key, found in rows.items()}
+        return {key: np.concatenate(parts) for key, parts in rows.items()}
 
 
 ENGINES: dict[str, Callable[[bytes, str, str, int | None], Engine]] = {"onnx": OnnxEngine, "tflite": LiteRtEngine}
-"""Format of a file -> what runs it."""
+"""File format -> the class of its engine."""
 
 
 def has_cuda() -> bool:
-    """Whether this onnxruntime was built for CUDA, which promises nothing: only a live session tells."""
+    """Whether this onnxruntime was built with CUDA. Only a live session shows whether CUDA works on this machine.
+
+    Raises DeviceError where onnxruntime cannot be imported.
+    """
     return "CUDAExecutionProvider" in _onnxruntime().get_available_providers()
 
 
 def has_onnxruntime() -> bool:
-    """Whether onnxruntime can be imported, and is more than the empty folder that an uninstalled one may leave."""
+    """Whether onnxruntime can be imported and is not just the empty folder that uninstalling it may leave behind."""
     try:
         return hasattr(_onnxruntime(), "InferenceSession")
     except DeviceError:
@@ -127,7 +136,7 @@ def has_onnxruntime() -> bool:
 
 
 def tflite_metadata(model: bytes) -> str | None:
-    """The JSON text in the metadata of a TFLite file, None where there is none; needs ai-edge-litert."""
+    """The JSON text in a TFLite file's METADATA entry; None where there is none. Needs ai-edge-litert."""
     schema = importlib.import_module("ai_edge_litert.schema_py_generated")
     content = schema.Model.GetRootAs(model, 0)
     for index in range(content.MetadataLength()):
@@ -142,31 +151,35 @@ def _onnx_tensor(node: Any) -> TensorSpec:
 
 
 def onnx_session(model: bytes, name: str, device: str, threads: int | None, *, any_size: bool = False) -> Any:
-    """A live onnxruntime session on "cpu" or "cuda"; `name` is for messages. DeviceError, EngineError.
+    """Create an onnxruntime session on "cpu" or "cuda"; `name` is used in messages.
 
-    `any_size` is for pictures of ever other sizes: onnxruntime would keep a plan of its memory for each.
+    `threads` limits the threads inside one operator; None leaves the number to onnxruntime. `any_size` is for inputs
+    of many different sizes: it turns off the memory plan that onnxruntime would keep for each.
+    Raises DeviceError when onnxruntime is missing or the session does not run on the device, EngineError when the
+    model cannot be loaded on the CPU.
     """
     runtime = _onnxruntime()
     if device == "cuda" and not has_cuda():
         raise DeviceError(
-            f"device 'cuda': onnxruntime {runtime.__version__} here has no CUDA; "
+            f"device 'cuda': the installed onnxruntime {runtime.__version__} does not support CUDA; "
             'uninstall onnxruntime, then run: pip install "facexp[gpu]"'
         )
     options = runtime.SessionOptions()
     options.log_severity_level = _LOG_FATAL
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = not any_size
-    # idle threads that spin take the cores from whatever runs next: on 2 cores, with the detector in OpenCV, 55 ms of
-    # CPU a frame against 24
+    # Idle threads that spin take CPU time from whatever runs next: on 2 cores, with the detector in OpenCV, a frame
+    # took 55 ms of CPU time with spinning and 24 without.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     if device == "cuda":
-        # a failure to load CUDA's libraries goes through the process-wide logger, whose level cannot be asked for
+        # A failure to load CUDA's libraries is logged by the process-wide logger. Its level cannot be read, so it is
+        # set to the default afterwards.
         runtime.set_default_logger_severity(_LOG_FATAL)
         _load_nvidia_wheels(runtime)
     try:
-        # without `enable_fallback=0` onnxruntime would print to stdout and go on with the CPU
+        # without `enable_fallback=0` onnxruntime would print to stdout and continue on the CPU
         session = runtime.InferenceSession(model, options, providers=_PROVIDERS[device], enable_fallback=0)
     except Exception as error:
         kind = DeviceError if device == "cuda" else EngineError
@@ -177,17 +190,17 @@ def onnx_session(model: bytes, name: str, device: str, threads: int | None, *, a
     running = session.get_providers()
     if running[0] != _PROVIDERS[device][0]:
         raise DeviceError(
-            f"device '{device}': the live session runs on {running[0]}; check the NVIDIA driver (nvidia-smi) and that "
-            f"the CUDA and cuDNN versions which onnxruntime-gpu {runtime.__version__} needs are installed"
+            f"device '{device}': the session runs on {running[0]}; check the NVIDIA driver (nvidia-smi) and that "
+            f"the CUDA and cuDNN versions that onnxruntime-gpu {runtime.__version__} needs are installed"
         )
     return session
 
 
 def _load_nvidia_wheels(runtime: Any) -> None:
-    # pip puts CUDA's libraries where the system does not look for them; onnxruntime finds them there since 1.21
+    # pip installs CUDA's libraries where the system's loader does not search; onnxruntime can load them since 1.21
     preload = getattr(runtime, "preload_dlls", None)
     if preload is not None:
-        # it prints on stdout what it does not find; whether that matters, the session tells
+        # it prints the libraries that it does not find to stdout; if one is needed, creating the session fails
         with contextlib.redirect_stdout(io.StringIO()):
             preload()
 

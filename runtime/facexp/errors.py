@@ -1,4 +1,4 @@
-"""What can go wrong at run time, each with a message that says what, where and what to do."""
+"""The errors that facexp raises at run time; each message says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ class FacexpError(Exception):
 
 
 class BundleError(FacexpError):
-    """The model bundle is missing, incomplete, damaged or of another schema."""
+    """The model bundle is missing, incomplete, damaged or has a schema that facexp does not know."""
 
 
 class EngineError(BundleError):
-    """The library that runs a model cannot load its file, or cannot run it."""
+    """The library that runs the models cannot load or run a model file."""
 
 
 class DeviceError(FacexpError):
-    """The asked device does not really run here."""
+    """The requested device does not work on this machine, or the library that it needs is missing."""
 
 
 class DetectorError(FacexpError):
-    """The face detector's file is missing or not the expected one."""
+    """The face detector's model file is missing, has another hash than expected or is not a YuNet model."""
 
 
 class SourceError(FacexpError):
@@ -28,26 +28,26 @@ class SourceError(FacexpError):
 
 
 TOO_LARGE = "is too large for this machine's memory"
-"""What is said of a picture for which there is no memory."""
+"""The end of the message about a picture that does not fit into memory."""
 # OpenCV's Error::StsNoMem
 _NO_MEMORY = -4
 
 
 def no_memory(error: BaseException) -> bool:
-    """Whether Python, numpy, OpenCV or onnxruntime got no memory."""
+    """Whether the error means that Python, numpy, OpenCV or onnxruntime could not allocate memory."""
     if isinstance(error, MemoryError) or getattr(error, "code", None) == _NO_MEMORY:
         return True
-    # onnxruntime has no class of its own for it
+    # onnxruntime has no exception class for it
     return any(sign in str(error) for sign in ("bad_alloc", "bad allocation", "Failed to allocate memory"))
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one short line."""
+    """The error's message on one line, cut off after 300 characters."""
     return " ".join(str(error).split())[:300]
 
 
 def reason(error: OSError) -> str:
-    """Why a file or folder cannot be read."""
+    """Why a file or folder cannot be read, as the end of a message."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         return "no such file or folder"
     if isinstance(error, PermissionError):

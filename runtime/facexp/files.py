@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Writing and removing files so that no reader ever sees a partial one."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside, then rename: a reader never sees half a file. OSError, with the file's name, where it fails."""
-    beside = path.with_name(path.name + ".part")
+    """Write `content` to a temporary file in the same folder, then rename it atomically to `path`.
+
+    Raises OSError with the file's name where that fails; the temporary file is then removed.
+    """
+    temporary = path.with_name(path.name + ".part")
     try:
-        beside.write_bytes(content)
-        beside.replace(path)
+        temporary.write_bytes(content)
+        temporary.replace(path)
     except OSError as error:
-        # half a file fills a full disk for nothing
-        discard(beside)
-        # a write, unlike an open, does not say which file it was
+        # a partial file would only take space on a full disk
+        discard(temporary)
+        # unlike the error of an open, that of a write does not name the file
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def discard(path: Path) -> None:
-    """Remove a file that may be gone, or lie on a disk that nothing can be removed from: no error of its own."""
+    """Remove a file, ignoring any OSError: the file may be missing already, or the disk may be read-only."""
     with contextlib.suppress(OSError):
         path.unlink()

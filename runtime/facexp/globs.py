@@ -1,8 +1,8 @@
-"""Folders and globs -> the names of the files inside, in natural order (photo2 before photo10).
+"""The files in folders and those that match globs, in natural order (photo2 before photo10).
 
-As in a shell, hidden files and folders are found only where a pattern writes their dot out, and `**` stands for any
-number of folders. Unlike the standard library's, it follows links without going round in their circles, and what cannot
-be looked into is told instead of passed over.
+As in a shell, hidden files and folders match only where the pattern spells out their dot, and `**` stands for any
+number of folders. Unlike the standard library's `glob`, this follows links without running into loops, and reports
+folders that cannot be read instead of skipping them.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import NamedTuple
 
 from facexp.errors import reason
 
-_DEEP = "**"
+_RECURSIVE = "**"
 
 
 class Match(NamedTuple):
-    """A file or folder that a pattern matches."""
+    """A file or folder that matches a pattern, or a folder that has to be searched but cannot be read."""
 
     path: Path
-    """Relative where the pattern is."""
+    """Relative if the pattern is relative."""
     problem: str | None = None
-    """Why this folder, which has to be looked into, cannot be; None for a match."""
+    """Why the folder cannot be read; None for a match."""
 
 
 class Folder(NamedTuple):
@@ -34,36 +34,36 @@ class Folder(NamedTuple):
 
     path: Path
     inside: PurePath
-    """Its name inside the folder where the search began."""
+    """Its path relative to the folder where the search began."""
     files: list[str]
-    """The names of what is in it and is no folder, in natural order, hidden ones left out."""
+    """The names of its entries that are not folders, in natural order, without hidden ones."""
     problem: str | None = None
-    """Why it cannot be looked into; None where it can."""
+    """Why the folder cannot be read; None where it can."""
 
 
 def is_pattern(name: str) -> bool:
-    """Whether the name is a glob: it has wildcards, and there is nothing of that very name."""
+    """Whether the name is a glob: it has wildcards, and no file or folder has exactly this name."""
     return glob.has_magic(name) and path_problem(Path(name)) is not None
 
 
 def is_deep(pattern: str) -> bool:
-    """Whether the pattern searches folders to their depths by itself."""
-    return _DEEP in _split(pattern)[1]
+    """Whether the pattern contains `**` and so searches folders recursively."""
+    return _RECURSIVE in _split(pattern)[1]
 
 
 def root(name: str) -> Path:
-    """The file or folder that a name stands for; for a glob the folder before its first part with a wildcard."""
+    """The file or folder that a name stands for; for a glob, the folder before its first part with a wildcard."""
     return _split(name)[0] if is_pattern(name) else Path(name)
 
 
 def real_path(path: str | Path) -> Path:
-    """The path without links, as far as they can be followed."""
-    # pathlib's own refuses links that lead in a circle
+    """The absolute path with its links resolved, as far as that is possible."""
+    # Path.resolve() raises an error for links that form a loop
     return Path(os.path.realpath(path))
 
 
 def path_problem(path: Path) -> str | None:
-    """Why nothing can be found behind a path; None where there is something."""
+    """Why a path cannot be followed to a file or folder; None where it can."""
     try:
         path.stat()
     except OSError as error:
@@ -72,41 +72,44 @@ def path_problem(path: Path) -> str | None:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether the path leads to a folder; False, too, where it cannot be followed."""
+    """Whether the path leads to a folder; False also where it cannot be followed."""
     return path_problem(path) is None and path.is_dir()
 
 
 def is_inside(path: Path, folder: Path | None) -> bool:
-    """Whether a path, its links followed, is the folder (a real path) or inside it; False where there is none."""
+    """Whether a path, with its links resolved, is the folder (a real path) or inside it; False if `folder` is None."""
     return folder is not None and real_path(path).is_relative_to(folder)
 
 
 def natural(name: str) -> str:
-    """A key that sorts photo2 before photo10, capitals with small letters."""
-    # one flat text, because a million keys of nested lists weigh more than the names
+    """A sort key for natural order: photo2 before photo10, and upper case next to lower case."""
+    # one flat string, because a million keys made of nested lists take more memory than the names
     return re.sub(r"\d+", lambda digits: digits[0].zfill(20), name.casefold()) + "\0" + name
 
 
 def expand(pattern: str, skip: Path | None = None) -> Iterator[Match]:
-    """What a glob (see `is_pattern`) matches, each once. The folder `skip`, a real path, is not entered."""
+    """Yield each match of a glob (see `is_pattern`) once. The folder `skip`, a real path, is not entered."""
     start, parts = _split(pattern)
     if is_inside(start, skip):
         return
     found = _expand(start, parts, skip)
-    # several `**` may share the folders between them in several ways
-    yield from dict.fromkeys(found) if parts.count(_DEEP) > 1 else found
+    # with more than one `**`, the same path can match in several ways
+    yield from dict.fromkeys(found) if parts.count(_RECURSIVE) > 1 else found
 
 
 def folders(path: Path, skip: Path | None = None) -> Iterator[Folder]:
-    """A folder and those in it to their depths, each before those that it holds; hidden ones and `skip` left out."""
-    for each in _listings(path, skip):
-        yield Folder(each.path, each.inside, _shown(each.files), each.problem)
+    """Yield a folder and, recursively, its subfolders, parents first, without hidden ones and `skip` (a real path)."""
+    for each in _walk(path, skip):
+        yield Folder(each.path, each.inside, _visible(each.files), each.problem)
 
 
 def _split(pattern: str) -> tuple[Path, list[str]]:
-    """What stands before the first wildcard, and the parts from there on; the last is "" where only folders match."""
+    """The path before the first part with a wildcard, and the parts from there on.
+
+    The last part is "" for a pattern that ends with a slash and so matches only folders.
+    """
     path = Path(pattern)
-    parts = [""] if pattern.endswith(("/", os.sep)) and path.name != _DEEP else []
+    parts = [""] if pattern.endswith(("/", os.sep)) and path.name != _RECURSIVE else []
     while glob.has_magic(str(path)):
         parts.insert(0, path.name)
         path = path.parent
@@ -114,32 +117,36 @@ def _split(pattern: str) -> tuple[Path, list[str]]:
 
 
 class _Listing(NamedTuple):
-    """The names of what one folder holds, hidden ones too: a million of them weigh less than `os.scandir`'s entries."""
+    """The names of a folder's entries, hidden ones included. A name takes less memory than an `os.DirEntry`."""
 
     path: Path
     inside: PurePath
+    """The path relative to the folder where the search began."""
     real: Path
+    """The path with its links resolved."""
     files: list[str]
     folders: list[str]
     links: set[str]
+    """Which of the files and folders are symbolic links."""
     problem: str | None = None
+    """Why the folder cannot be read; None where it can."""
 
     def matching(self, part: str, skip: Path | None) -> list[str]:
-        """Those that one part of a pattern matches, in natural order; what leads into `skip` is left out."""
+        """The names that match one part of a pattern, in natural order, without those that lead into `skip`."""
         hidden = _is_hidden(part)
         names = [name for name in (*self.files, *self.folders) if hidden or not _is_hidden(name)]
         found = sorted(fnmatch.filter(names, part), key=natural)
         return found if skip is None else [name for name in found if not self._leads_into(name, skip)]
 
     def _leads_into(self, name: str, skip: Path) -> bool:
-        # this folder is not inside: asked once, not for each of its files
+        # the caller has checked that this folder is not inside `skip`, so only links have to be resolved
         if name in self.links:
             return is_inside(self.path / name, skip)
         return name == skip.name and self.real == skip.parent
 
 
 def _list(path: Path, inside: PurePath, real: Path) -> _Listing:
-    """Raises OSError where the folder cannot be looked into."""
+    """List a folder. Raises OSError where it cannot be read."""
     listing = _Listing(path, inside, real, [], [], set())
     with os.scandir(path) as entries:
         for entry in entries:
@@ -149,21 +156,22 @@ def _list(path: Path, inside: PurePath, real: Path) -> _Listing:
     return listing
 
 
-def _listings(path: Path, skip: Path | None) -> Iterator[_Listing]:
+def _walk(path: Path, skip: Path | None) -> Iterator[_Listing]:
     """As `folders`."""
-    # levels are kept here, because Python ends where a thousand calls wait for each other
-    levels = [iter([(path, PurePath(), real_path(path))])]
-    above: dict[Path, None] = {}
-    while levels:
-        place = next(levels[-1], None)
-        if place is None:
-            levels.pop()
-            if above:
-                above.popitem()
+    # an explicit stack, because folders may be nested more deeply than Python's recursion limit
+    stack = [iter([(path, PurePath(), real_path(path))])]
+    # the folders on the way to the current one, in order
+    ancestors: dict[Path, None] = {}
+    while stack:
+        folder = next(stack[-1], None)
+        if folder is None:
+            stack.pop()
+            if ancestors:
+                ancestors.popitem()
             continue
-        path, inside, real = place
-        # a link may lead back to a folder above
-        if real == skip or real in above:
+        path, inside, real = folder
+        # a link may lead back to an ancestor
+        if real == skip or real in ancestors:
             continue
         try:
             listing = _list(path, inside, real)
@@ -171,30 +179,30 @@ def _listings(path: Path, skip: Path | None) -> Iterator[_Listing]:
             yield _Listing(path, inside, real, [], [], set(), reason(error))
             continue
         yield listing
-        levels.append(_below(listing))
-        above[real] = None
+        stack.append(_subfolders(listing))
+        ancestors[real] = None
 
 
-def _below(listing: _Listing) -> Iterator[tuple[Path, PurePath, Path]]:
-    """Of each folder in one what `_list` takes."""
-    for name in _shown(listing.folders):
+def _subfolders(listing: _Listing) -> Iterator[tuple[Path, PurePath, Path]]:
+    """The arguments of `_list` for each visible subfolder."""
+    for name in _visible(listing.folders):
         path = listing.path / name
-        # to follow the whole path each time would take longer with each level
+        # only links are resolved: resolving the whole path each time would take longer at each level
         real = real_path(path) if name in listing.links else listing.real / name
         yield path, listing.inside / name, real
 
 
 def _expand(start: Path, parts: Sequence[str], skip: Path | None, listing: _Listing | None = None) -> Iterator[Match]:
-    """The matches of the parts below `start`, which is not inside `skip`; `listing` is what it holds, where known."""
+    """Yield the matches of the parts below `start`, which is not inside `skip`; `listing` is its listing, if known."""
     part, rest = parts[0], parts[1:]
     if part == "":
         if is_folder(start):
             yield Match(start)
-    elif part == _DEEP:
+    elif part == _RECURSIVE:
         if not is_folder(start):
             return
-        for each in _listings(start, skip):
-            # a link may lead to a folder deep inside
+        for each in _walk(start, skip):
+            # a link may lead to a folder deep inside `skip`
             if skip is not None and each.real.is_relative_to(skip):
                 continue
             if each.problem is not None:
@@ -202,7 +210,7 @@ def _expand(start: Path, parts: Sequence[str], skip: Path | None, listing: _List
             elif rest:
                 yield from _expand(each.path, rest, skip, each)
             else:
-                yield from (Match(each.path / name) for name in _shown(each.files))
+                yield from (Match(each.path / name) for name in _visible(each.files))
     elif not glob.has_magic(part):
         path = start / part
         if not is_inside(path, skip):
@@ -214,7 +222,7 @@ def _expand(start: Path, parts: Sequence[str], skip: Path | None, listing: _List
         try:
             listing = listing or _list(start, PurePath(), real_path(start))
         except (FileNotFoundError, NotADirectoryError):
-            # an earlier wildcard matched what is no folder
+            # an earlier wildcard matched something that is not a folder
             return
         except OSError as error:
             yield Match(start, reason(error))
@@ -230,8 +238,8 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".")
 
 
-def _shown(names: list[str]) -> list[str]:
-    """Without hidden ones, in natural order."""
+def _visible(names: list[str]) -> list[str]:
+    """The names without hidden ones, in natural order."""
     return sorted((name for name in names if not _is_hidden(name)), key=natural)
 
 
@@ -239,5 +247,5 @@ def _may_be_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # a link that cannot be followed: going there says why
+        # a link that cannot be followed: listing it as a folder reports why
         return True

@@ -1,4 +1,4 @@
-"""What is installed for this Python, whether it can be imported, and the commands that change it."""
+"""The packages installed for this Python: versions, imports, requirements, and the commands that change them."""
 
 from __future__ import annotations
 
@@ -17,52 +17,52 @@ from typing import Any
 
 
 class BrokenError(Exception):
-    """A module that cannot be imported; the text says which and why, on one line."""
+    """A module cannot be imported; the message says which one and why, on one line."""
 
 
 def load(module: str, attribute: str) -> Any:
-    """The imported module. Raises BrokenError where it fails to import in any way or lacks the attribute."""
+    """Import a module. Raises BrokenError where the import fails in any way or the module lacks the attribute."""
     try:
-        # OpenCV prints on stdout that it wants numpy
+        # without numpy, importing OpenCV prints an error to stdout
         with contextlib.redirect_stdout(sys.stderr):
             found = importlib.import_module(module)
-    # a damaged package raises what it likes: AttributeError, OSError, SystemError ...
+    # a damaged package can raise any exception: AttributeError, OSError, SystemError ...
     except Exception as error:
         raise BrokenError(f"{module} cannot be imported ({' '.join(str(error).split())[:200]})") from error
-    # the empty folder that an uninstalled package leaves behind can be imported
+    # an empty folder that an uninstalled package left behind can be imported
     if not hasattr(found, attribute):
         raise BrokenError(f"{module} is incomplete (it has no {attribute})")
     return found
 
 
 def installed() -> dict[str, Distribution]:
-    """Normalised name -> distribution, for all that this Python sees; of two with one name the one that is imported."""
+    """Normalised name -> distribution, for all on this Python's path; of two with the same name, the imported one."""
     found: dict[str, Distribution] = {}
     for distribution in importlib.metadata.distributions():
-        # a folder that a broken installation left behind has no name
+        # the metadata folder that a broken installation left behind has no name in it
         if name := distribution.metadata["Name"]:
             found.setdefault(normal(name), distribution)
     return found
 
 
 def providers(distributions: Mapping[str, Distribution], start: str, package: str) -> dict[str, str]:
-    """Name -> version of the distributions whose names start so and which put this package on disk."""
+    """Name -> version of the distributions whose names begin with `start` and whose files include `package`."""
     return {
         name: distribution.version
         for name, distribution in sorted(distributions.items())
         if name.startswith(start)
-        # without a list of its files it must be taken at its name
+        # a distribution without a list of its files is accepted by its name alone
         and (distribution.files is None or any(file.parts[0] == package for file in distribution.files))
     }
 
 
 def requirements(distribution: Distribution) -> dict[str, str]:
-    """Normalised name -> requirement as pip takes it, for what the distribution needs without any extra."""
+    """Normalised name -> requirement in pip's syntax, for all that the distribution needs without any extra."""
     plain = [text for text in distribution.requires or () if "extra ==" not in text]
     return {normal(re.split(r"[^\w.-]", text, maxsplit=1)[0]): text for text in plain}
 
 
-_ALLOWS: dict[str, Callable[[list[int], list[int]], bool]] = {
+_COMPARISONS: dict[str, Callable[[list[int], list[int]], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
     ">=": operator.ge,
@@ -74,11 +74,14 @@ _ALLOWS: dict[str, Callable[[list[int], list[int]], bool]] = {
 
 
 def fits(version: str, requirement: str) -> bool:
-    """Whether a requirement allows a version, by the numbers that both begin with; what has none is allowed."""
+    """Whether a version meets a requirement. Only the numbers at the beginning of version and bounds are compared.
+
+    `~=` is treated as `>=`, and bounds with a wildcard are ignored. A requirement without bounds allows any version.
+    """
     bounds = re.findall(r"([=!<>~]=|[<>])\s*(\d+(?:\.\d+)*)(?![\d.]*\*)", requirement.partition(";")[0])
     for comparison, bound in bounds:
         pairs = list(itertools.zip_longest(_numbers(version), _numbers(bound), fillvalue=0))
-        if not _ALLOWS[comparison]([has for has, _ in pairs], [asked for _, asked in pairs]):
+        if not _COMPARISONS[comparison]([left for left, _ in pairs], [right for _, right in pairs]):
             return False
     return True
 
@@ -88,36 +91,36 @@ def _numbers(version: str) -> list[int]:
 
 
 def origin(distribution: Distribution) -> str:
-    """What pip takes to install the distribution again: where it came from, or its name and version."""
+    """The argument with which pip installs the distribution again: its URL of origin, or its name and version."""
     text = distribution.read_text("direct_url.json")
     if not text:
         return f"{distribution.metadata['Name']}=={distribution.version}"
     direct = json.loads(text)
-    place: str = direct["url"]
+    url: str = direct["url"]
     if "vcs_info" in direct:
-        place = f"{direct['vcs_info']['vcs']}+{place}@{direct['vcs_info']['commit_id']}"
-    return f"{place}#subdirectory={direct['subdirectory']}" if direct.get("subdirectory") else place
+        url = f"{direct['vcs_info']['vcs']}+{url}@{direct['vcs_info']['commit_id']}"
+    return f"{url}#subdirectory={direct['subdirectory']}" if direct.get("subdirectory") else url
 
 
 def normal(name: str) -> str:
-    """A distribution's name in the one form that PEP 503 gives it."""
+    """A distribution's name, normalised as in PEP 503."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def pip(*arguments: str) -> str:
-    """The command line that runs pip for this very Python, or uv where this Python has no pip."""
+    """The command line that runs pip for this Python, or uv where this Python has no pip."""
     if importlib.util.find_spec("pip") is not None:
         return typed(sys.executable, "-m", "pip", *arguments)
-    # uv never asks, and says so when it is told not to
+    # uv never asks for confirmation, and warns about a needless -y
     kept = [argument for argument in arguments[1:] if argument != "-y"]
     return typed("uv", "pip", arguments[0], "--python", sys.executable, *kept)
 
 
 def typed(*words: str) -> str:
-    """A command line, quoted so that a POSIX shell and cmd.exe both read it."""
+    """A command line, quoted so that both a POSIX shell and cmd.exe can run it."""
     return " ".join(word if re.fullmatch(r"[\w./:=,@~+\\-]+", word) else f'"{word}"' for word in words)
 
 
 def then(commands: Iterable[str]) -> str:
-    """One line that runs the commands, each where the one before succeeded."""
+    """One command line that runs the commands in turn, and stops at the first that fails."""
     return " && ".join(commands)

@@ -1,4 +1,4 @@
-"""A JSON file read with care: what is missing or of another kind is named by file and key."""
+"""Checked reading of JSON files: errors about missing or wrong values name the file and the key."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A JSON object with its place in its file, so that every complaint names file and key."""
+    """A JSON object with its file and its position there, so that every error message names both."""
 
     file: Path
     key: str
@@ -28,7 +28,7 @@ class Node:
 
     @classmethod
     def read(cls, file: Path) -> Node:
-        """The object that a file of a bundle holds; BundleError where it cannot be read or holds something else."""
+        """Read the object in a bundle's file. Raises BundleError where the file cannot be read or holds no object."""
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
@@ -39,18 +39,22 @@ class Node:
         return cls(file, "", content)
 
     def get(self, key: str, kind: type[_T]) -> _T:
-        """The value of a key. BundleError where it is not there, or not a `kind` that can be reckoned with or shown."""
+        """The value of a key.
+
+        Raises BundleError where the key is missing, or where the value is not of type `kind`, is not finite, or is text
+        that UTF-8 cannot encode. An integer is converted where `kind` is float.
+        """
         if key not in self.value:
             raise self.wrong(key, "is missing")
         found = self.value[key]
-        # JSON writes 1.0 as 1, and Python takes True for a number
+        # JSON may write 1.0 as 1; in Python, True is an int
         if kind is float and isinstance(found, int) and not isinstance(found, bool):
             found = _as_float(found)
         if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
             raise self.wrong(key, f"must be {kind.__name__}, got {as_json(found)}")
         if isinstance(found, float) and not math.isfinite(found):
             raise self.wrong(key, f"must be a finite number, got {as_json(found)}")
-        # JSON can write half of a surrogate pair
+        # JSON can contain half of a surrogate pair
         if isinstance(found, str) and as_utf8(found) != found:
             raise self.wrong(key, f"must be text, got {as_json(found)}")
         return found
@@ -66,7 +70,7 @@ class Node:
         )
 
     def objects(self, key: str) -> tuple[dict[str, Any], ...]:
-        """The same objects as they are, of which there may be a thousand; their own keys are not complained of."""
+        """The objects of the list under a key as plain dictionaries, for long lists; their keys are not checked."""
         found = self.get(key, list)
         for index, value in enumerate(found):
             if not isinstance(value, dict):
@@ -74,16 +78,16 @@ class Node:
         return tuple(found)
 
     def path(self, key: str) -> str:
-        """Where a key stands in the file."""
+        """The full path of a key in the file, for messages, such as "models.emotion"."""
         return ".".join(part for part in (self.key, key) if part) or "the file"
 
     def wrong(self, key: str, what: str) -> BundleError:
-        """What to raise about a key."""
+        """The error to raise about a key; `what` says what is wrong with it."""
         return BundleError(f"{self.file}: {as_utf8(self.path(key))} {what}")
 
 
 def as_json(value: object) -> str:
-    """A value in short, as JSON that any terminal can show."""
+    """A value as JSON, cut off after 60 characters, that any terminal can show."""
     text = as_utf8(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= 60 else text[:57] + "..."
 

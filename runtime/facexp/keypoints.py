@@ -1,4 +1,4 @@
-"""The 15 points of faces that are already framed, looked for twice, and how far the two looks disagree."""
+"""The 15 keypoints of faces, found in two passes of the network, and how far the two passes disagree."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from facexp.geometry import (
 )
 from facexp.session import Session
 
-# 99.5% of the validation faces with a detector score of 0.9 or more drift less than this, and about one in six of what
-# is found beside the faces at scores of 0.3 to 0.7; in the sample photos no alarm does
+# 99.5% of the validation faces with a detector score of 0.9 or more have a smaller drift, but only about one in six of
+# the false positives at scores of 0.3 to 0.7, and none of the false positives in the sample photos
 MOST_DRIFT = 0.05
-"""What drifts more is no face, or one that cannot be read well (profiles)."""
+"""The largest drift of a face. More means that it is no face, or one whose points are unreliable (a profile)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The points of N faces."""
+    """The keypoints of N faces."""
 
     placed: list[Matrix]
-    """The (2, 3) matrices from image to crop of the second look."""
+    """N (2, 3) matrices from the image to the crop of the last pass."""
     points: NDArray[np.float32]
     """(N, 15, 2) in pixels of that crop."""
     drift: NDArray[np.float64]
-    """(N,) mean distance of the last two looks' points from each other, over the inter-ocular distance. What is no face
-    gives other points in each frame."""
+    """(N,) mean distance between the points of the last two passes, over the inter-ocular distance, or over an eighth
+    of the crop's side where that is larger. For something that is not a face the points change from pass to pass."""
 
     def rows(self, chosen: Sequence[int] | NDArray[np.intp]) -> Found:
-        """Those of some of the faces."""
+        """The keypoints of the faces with these indices."""
         return Found([self.placed[row] for row in chosen], self.points[list(chosen)], self.drift[list(chosen)])
 
 
 class KeypointFinder:
-    """The keypoint network on one session."""
+    """The keypoint network, run in one session."""
 
     def __init__(self, session: Session, spec: KeypointsSpec) -> None:
         self._session = session
@@ -57,67 +57,74 @@ class KeypointFinder:
 
     @property
     def device(self) -> str:
-        """Where the network really runs: "cpu" or "cuda"."""
+        """The device on which the network really runs: "cpu" or "cuda"."""
         return self._session.device
 
     def find(self, grays: list[Image], placed: list[Matrix]) -> Found:
-        """The points of N faces, for N gray images and (2, 3) matrices to crops as a detector or a guess frames them.
+        """Find the points of N faces, given N gray images and N (2, 3) matrices from image to crop.
 
-        The points of a first look put each face upright into the middle, and a second look is taken there: so the
-        points depend little on the first frame, which in a video is another one each time. Where the network fails the
-        points are those of an average face.
+        The matrices come from a detector's box or a guess. The points of a first pass serve to cut the crops again,
+        with each face upright and centred, for a second pass. So the points depend little on the first framing, which
+        in a video differs from frame to frame. Where the network's output is not finite, the points are those of the
+        mean face.
         """
-        return self._look_again(grays, placed, self._look(grays, placed))
+        return self._refine(grays, placed, self._predict(grays, placed))
 
     def follow(self, gray: Image, last: Found) -> Found:
-        """The points of faces in the frame after the one where they were found.
+        """Find the points of faces in the frame that follows the one where they were last found.
 
-        The last frame's points take the place of the first look: one look is enough, and tells whether the face is
-        still there. Where a head has moved so far that the two disagree, a second look is taken.
+        The last frame's points replace the first pass, so one pass is enough, and its drift shows whether the face is
+        still there. Where the drift is above MOST_DRIFT, as when a head has moved far, a second pass follows.
         """
-        found = self._look_again([gray] * len(last.placed), last.placed, last.points)
+        found = self._refine([gray] * len(last.placed), last.placed, last.points)
         moved = np.flatnonzero(found.drift > MOST_DRIFT)
         if not len(moved):
             return found
-        again = self._look_again([gray] * len(moved), [found.placed[row] for row in moved], found.points[moved])
-        for row, matrix in zip(moved, again.placed, strict=True):
+        refined = self._refine([gray] * len(moved), [found.placed[row] for row in moved], found.points[moved])
+        for row, matrix in zip(moved, refined.placed, strict=True):
             found.placed[row] = matrix
-        found.points[moved], found.drift[moved] = again.points, again.drift
+        found.points[moved], found.drift[moved] = refined.points, refined.drift
         return found
 
     def middle(self, matrix: Matrix, points: Points) -> Square:
-        """Where the training square lies round a face of these (15, 2) points of the crop that the matrix describes."""
+        """The square, as in training, round a face, in pixels of the image.
+
+        `points` are the face's (15, 2) points in the crop that the (2, 3) matrix from image to crop describes.
+        """
         centred = compose(self._centring(points), matrix)
         half = (self._spec.size - 1) / 2
         x, y = transform(np.array([half, half], np.float32), invert(centred)).tolist()
         return Square(x, y, self._spec.size / zoom_of(centred))
 
     def find_in_crops(self, grays: list[Image]) -> Found:
-        """As `find`, for gray images that one face each fills."""
-        # what lies outside a crop that is not square is filled from its border, what lies outside the square is lost:
-        # the mean side shares the damage, and the second look mends what it can
+        """As `find`, for gray images that are each filled by one face."""
+        # A crop that is not square loses what lies outside the square, and its border is replicated where the square
+        # extends beyond it. A square of the crop's mean side balances both errors; the second pass corrects the rest
+        # as far as it can.
         squares = [Square((w - 1) / 2, (h - 1) / 2, float(np.sqrt(w * h))) for h, w in (gray.shape for gray in grays)]
         return self.find(grays, [square_matrix(square, self._spec.size) for square in squares])
 
-    def _look_again(self, grays: list[Image], placed: list[Matrix], points: NDArray[np.float32]) -> Found:
+    def _refine(self, grays: list[Image], placed: list[Matrix], points: NDArray[np.float32]) -> Found:
+        """Run the network again, on crops in which these (N, 15, 2) points put each face upright and centred."""
         moves = [self._centring(each) for each in points]
         placed = [compose(move, matrix) for move, matrix in zip(moves, placed, strict=True)]
-        found = self._look(grays, placed)
+        refined = self._predict(grays, placed)
         moved = np.array([transform(each, move) for each, move in zip(points, moves, strict=True)])
-        return Found(placed, found, self._drift(moved.reshape(found.shape), found))
+        return Found(placed, refined, self._drift(moved.reshape(refined.shape), refined))
 
-    def _look(self, grays: list[Image], placed: list[Matrix]) -> NDArray[np.float32]:
+    def _predict(self, grays: list[Image], placed: list[Matrix]) -> NDArray[np.float32]:
+        """Run the network once; (N, 15, 2) points in pixels of the crops."""
         points = self._session.run(cut(grays, placed, self._spec.size))["keypoints"]
         failed = ~np.isfinite(points).all(axis=(1, 2))
         points[failed] = self._spec.mean_shape
         return points
 
     def _centring(self, points: Points) -> Matrix:
-        """The similarity that puts a face upright into the middle of its crop; the identity where there is no face."""
-        better = align(points, self._spec.mean_shape, zoom=1.0)
-        return np.eye(2, 3) if better is None else better
+        """The similarity transform that centres a face upright in its crop; the identity if the points fit no face."""
+        matrix = align(points, self._spec.mean_shape, zoom=1.0)
+        return np.eye(2, 3) if matrix is None else matrix
 
     def _drift(self, first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float64]:
         distance = np.linalg.norm(first - second, axis=2).mean(axis=1)
-        # in full profile the eyes lie on each other
+        # in full profile the eyes coincide
         return np.asarray(distance / np.maximum(interocular(second), self._spec.size / 8))

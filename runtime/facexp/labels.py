@@ -1,6 +1,6 @@
 """The labels of the shipped emotion network: seven classes in FER2013's order, and five of them.
 
-A bundle of one's own may have others: the labels in use are those of its manifest.
+Other bundles may have other labels: the labels in use are always those in the bundle's manifest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which shared libraries another one needs, and which of them this machine cannot load; without any tool installed."""
+"""Find the shared libraries that a library needs and those that this machine cannot load, without external tools."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _DT_NULL, _DT_NEEDED, _DT_STRTAB = 0, 1, 5
 
 
 def needed(library: Path) -> tuple[str, ...]:
-    """The libraries that a 64-bit little-endian ELF file names as needed (DT_NEEDED), in its order.
+    """The libraries that a 64-bit little-endian ELF file lists as needed (DT_NEEDED), in the order of the file.
 
-    Raises OSError when the file cannot be read, ValueError when it is not such a file.
+    Raises OSError when the file cannot be read, ValueError when it is not such a file or is damaged.
     """
     with library.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[: len(_MAGIC)] != _MAGIC:
@@ -28,22 +28,22 @@ def needed(library: Path) -> tuple[str, ...]:
         try:
             return _needed(content)
         except (struct.error, StopIteration) as error:
-            raise ValueError(f"{library}: a broken ELF file") from error
+            raise ValueError(f"{library}: a damaged ELF file") from error
 
 
 def missing(names: Iterable[str]) -> tuple[str, ...]:
-    """Those of the libraries that cannot be loaded, each one once.
+    """The libraries that cannot be loaded, without duplicates.
 
-    A library that is there but needs one that is not gives the name of that one.
+    If a library exists but needs another one that is missing, the name of the missing one is given instead.
     """
-    found = []
+    unloadable = []
     for name in names:
         try:
             ctypes.CDLL(name)
         except OSError as error:
             # "libcublasLt.so.13: cannot open shared object file: No such file or directory"
-            found.append(str(error).partition(":")[0])
-    return tuple(dict.fromkeys(found))
+            unloadable.append(str(error).partition(":")[0])
+    return tuple(dict.fromkeys(unloadable))
 
 
 def _needed(content: mmap.mmap) -> tuple[str, ...]:
@@ -56,11 +56,11 @@ def _needed(content: mmap.mmap) -> tuple[str, ...]:
             break
         entries.append((tag, value))
     address = next(value for tag, value in entries if tag == _DT_STRTAB)
-    # the table of names is given by its place in memory
+    # the string table is given by its address in memory; the segment that holds it gives its offset in the file
     names = next(
-        address - place + offset
-        for kind, _, offset, place, _, length in segments
-        if kind == _PT_LOAD and place <= address < place + length
+        address - virtual_address + offset
+        for kind, _, offset, virtual_address, _, length in segments
+        if kind == _PT_LOAD and virtual_address <= address < virtual_address + length
     )
     return tuple(_text(content, names + value) for tag, value in entries if tag == _DT_NEEDED)
 

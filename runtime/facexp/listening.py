@@ -1,4 +1,4 @@
-"""A port of this machine to be served on."""
+"""Listening sockets for the preview and the server."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import socket
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening TCP socket on a host name or address of this machine; port 0 takes a free one. Raises OSError."""
+    """Return a listening TCP socket on a host name or address of this machine; port 0 takes a free port.
+
+    Raises OSError if that is not possible.
+    """
     if host == "*":
-        # the resolver takes it for this machine alone, and a check of names for all of them
-        raise OSError(errno.EINVAL, "it is no address: 0.0.0.0 and :: stand for all of this machine's")
+        # the resolver reads it as the loopback address, but a check of Host headers reads it as any name
+        raise OSError(errno.EINVAL, "it is not an address: use 0.0.0.0 or :: for all addresses of this machine")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except UnicodeError:
-        raise OSError(errno.EINVAL, "it cannot be the name of a host") from None
+        raise OSError(errno.EINVAL, "it is not a valid host name") from None
     opened = socket.socket(family, kind, protocol)
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -28,7 +31,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_public(opened: socket.socket) -> bool:
-    """Whether other machines can reach it."""
+    """Return whether other machines can reach a listening socket."""
     address = ipaddress.ip_address(opened.getsockname()[0])
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped
@@ -36,9 +39,10 @@ def is_public(opened: socket.socket) -> bool:
 
 
 def own_names(opened: socket.socket, host: str) -> list[str]:
-    """The names under which this machine's browsers find it, as they stand in a Host header; `host` as it was given.
+    """Return the names, as in a Host header, by which browsers on this machine reach a socket opened for `host`.
 
-    A page on the internet may point a name of its own at this machine, and read what is served here.
+    Requests with any other name must be refused: a page on the internet may point a host name of its own at this
+    machine in order to read what is served here (DNS rebinding).
     """
     numeric = str(opened.getsockname()[0])
     return [
@@ -50,5 +54,5 @@ def own_names(opened: socket.socket, host: str) -> list[str]:
 
 
 def host_and_port(host: str, port: int) -> str:
-    """Both as an address writes them."""
+    """Return `host:port`, with the brackets that an IPv6 address needs."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,14 +1,14 @@
-"""One photo file -> pixels as a person sees them, or one line that says why not.
+"""Decode one photo file to the pixels that a person sees, or say in one line why that is not possible.
 
-What is decided here, format by format:
+Decisions per format:
 
 - EXIF orientation (JPEG, PNG, WebP, TIFF) and AVIF's rotation and mirror are applied.
-- Transparency is laid on white, as a browser shows it; that of gray TIFFs OpenCV keeps to itself.
-- 16-bit pictures become 8-bit. Where all values fit 8, 10, 12 or 14 bits, the file is taken for a camera's narrower
-  values in a 16-bit container and that range is the scale; a plain division would show them black.
-- Floats and 32-bit integers have no agreed black and white: refused.
-- Files that end early, that hold more than MAX_PIXELS, or that only preview a camera raw are refused.
-- A multi-page TIFF shows its first page, and a line is logged that says so.
+- Transparency is blended with white, as in a browser; OpenCV does not return the transparency of gray TIFFs.
+- 16-bit pictures become 8-bit. If all values fit into 8, 10, 12 or 14 bits, they are assumed to be a camera's values of
+  that depth in a 16-bit container, and that range is scaled to 0..255: with the full range they would look black.
+- Floats and 32-bit integers are refused: they have no standard black and white level.
+- Files that end early, hold more than MAX_PIXELS, or are only the preview of a camera raw file are refused.
+- Of a multi-page TIFF the first page is read, and a log line says so.
 - GIF, APNG, WebP and AVIF with more than one frame are clips: `animation` reads them.
 """
 
@@ -27,31 +27,31 @@ from facexp.errors import TOO_LARGE, SourceError, no_memory
 from facexp.geometry import Image
 
 MAX_PIXELS = 250_000_000
-"""Larger pictures are refused: decoded they would take more than 750 MB."""
+"""Pictures with more pixels are refused: decoded they would take more than 750 MB."""
 
-_STRIP = 256
+_STRIP_ROWS = 256
 MAX_BYTES = 1 << 30
-"""Larger photo files are refused, in bytes."""
+"""Photo files with more bytes are refused."""
 ANIMATION_WINDOW = 32_000_000
-"""Pixels of an animation decoded at once; it bounds the memory of a long one."""
-# OpenCV refuses to decode more of an animation at once, four frames more than it is asked for counted with them
-_AT_ONCE, _MORE = 1 << 30, 4
+"""Number of an animation's pixels that are decoded at once; this bounds the memory that a long one takes."""
+# OpenCV refuses to decode more pixels of an animation at once, and counts four frames more than are requested
+_MAX_AT_ONCE, _EXTRA_FRAMES = 1 << 30, 4
 
 ANIMATION_FPS = 50.0
-"""The rate at which an animation is worth saving: browsers show its frames for 20 ms or longer."""
+"""Frames per second at which an animation is saved: browsers show each frame for at least 20 ms."""
 
 Pixels = NDArray[np.generic]
 
 # EXIF orientations that change width and height
-_ON_ITS_SIDE = (5, 6, 7, 8)
+_TRANSPOSED = (5, 6, 7, 8)
 
-_COLOUR = {
+_COLOUR_FLAGS = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
-_GRAY = {
+_GRAY_FLAGS = {
     1: cv2.IMREAD_GRAYSCALE,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
@@ -60,15 +60,15 @@ _GRAY = {
 
 _ORIENTATION_TAG, _SUBFILE_TAG, _WIDTH_TAG, _HEIGHT_TAG, _EXTRA_TAG = 0x112, 254, 256, 257, 338
 _PHOTOMETRIC_TAG, _MIN_IS_WHITE = 262, 0
-# TIFF's types of whole numbers, as `struct` calls them
-_WHOLE = {1: "B", 3: "H", 4: "I"}
+# TIFF's integer types -> format characters of `struct`
+_INTEGER_TYPES = {1: "B", 3: "H", 4: "I"}
 
-# the length of OS/2's header, which is the first thing in it
-_OS2_BMP = struct.pack("<I", 12)
+# an OS/2 bitmap's header starts with its own length, 12
+_OS2_HEADER = struct.pack("<I", 12)
 
 
 def sniff(head: bytes) -> str | None:
-    """The photo format that a file's first bytes (32 are enough) announce, or None."""
+    """Return the photo format that a file's first bytes (32 are enough) identify, or None."""
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -95,63 +95,65 @@ def sniff(head: bytes) -> str | None:
 
 
 class TooLargeError(SourceError):
-    """The picture has more pixels than are read."""
+    """The picture has more pixels than are accepted."""
 
 
 def decode(data: bytes, kind: str, reduction: int = 1, most: int = MAX_PIXELS) -> Image:
-    """The bytes of a photo file -> BGR (H, W, 3) uint8, upright, opaque.
+    """Decode the bytes of a photo file to BGR (H, W, 3) uint8, upright and opaque.
 
-    `kind` is what `sniff` said, `most` how many pixels are read. A JPEG can be decoded 2, 4 or 8 times smaller (sides
-    are rounded up) in less than half the time: libjpeg computes fewer values of each block, which are means of the
-    pixels that they replace. Raises SourceError with the reason alone; the caller knows the name. It is TooLargeError
-    where there are more pixels, which for JPEG, PNG, GIF, BMP, TIFF and WebP shows before memory is taken for them.
+    `kind` is the format from `sniff`, `most` the largest number of pixels accepted. A JPEG can be decoded 2, 4 or 8
+    times smaller (`reduction`; sides are rounded up) in less than half the time: libjpeg computes fewer values of each
+    block, each the mean of the pixels that it replaces. Raises SourceError with only the reason as its message (the
+    caller adds the name), and TooLargeError for more pixels; JPEG, PNG, GIF, BMP, TIFF and WebP are checked by their
+    headers, before memory is allocated.
     """
     if kind == "HEIC":
         raise SourceError("is a HEIC photo, which OpenCV does not read: convert it to JPEG or PNG")
-    _refuse_by_header(data, kind, most)
-    image, turn = _raw(data, kind, _COLOUR[reduction])
+    _check_header(data, kind, most)
+    image, orientation = _decode_stored(data, kind, _COLOUR_FLAGS[reduction])
     if image.shape[0] * image.shape[1] > most:
         raise _too_large(image.shape[1], image.shape[0], most)
     tags = _tiff_tags(data) if kind == "TIFF" else {}
     premultiplied = False
     if kind == "TIFF" and image.ndim == 3 and image.shape[2] == 4:
-        # 0 is data without a meaning, 1 alpha that is multiplied in, 2 alpha that is not; OpenCV writes no tag with its
+        # 0: data without a meaning, 1: premultiplied alpha, 2: straight alpha; OpenCV writes its alpha without this tag
         extra = tags.get(_EXTRA_TAG, 2)
         if extra == 0:
             image = image[:, :, :3]
         # libtiff multiplies 8-bit colours by the alpha that the tag declares
         premultiplied = extra == 1 or (_EXTRA_TAG in tags and image.dtype == np.uint8)
-    shown = _shown(image, premultiplied)
+    shown = _to_bgr8(image, premultiplied)
     if image.dtype == np.uint16 and tags.get(_PHOTOMETRIC_TAG) == _MIN_IS_WHITE:
-        # with 8 bits libtiff does it
+        # libtiff inverts such pictures itself if they have 8 bits
         shown = np.asarray(cv2.bitwise_not(shown), dtype=np.uint8)
-    return _turned(shown, turn)
+    return _oriented(shown, orientation)
 
 
 def decode_gray(data: bytes, reduction: int) -> Image:
-    """The bytes of a JPEG -> gray (H, W) uint8, upright, in two thirds of the time of `decode`.
+    """Decode the bytes of a JPEG to gray (H, W) uint8, upright, in two thirds of the time of `decode`.
 
-    The grays are those of its colours, but where one of these was cut off at 0 or 255. `reduction` and errors are as
-    there.
+    The gray values are those of the decoded colours, except where a colour was clipped at 0 or 255. `reduction` and
+    errors are as for `decode`.
     """
-    _refuse_by_header(data, "JPEG", MAX_PIXELS)
-    image, turn = _raw(data, "JPEG", _GRAY[reduction])
-    return _turned(np.asarray(image, dtype=np.uint8), turn)
+    _check_header(data, "JPEG", MAX_PIXELS)
+    image, orientation = _decode_stored(data, "JPEG", _GRAY_FLAGS[reduction])
+    return _oriented(np.asarray(image, dtype=np.uint8), orientation)
 
 
 def reductions(data: bytes, longest: int) -> tuple[int, int, int]:
-    """How many times smaller a JPEG can be decoded so that its longest side still has `longest` pixels: 1, 2, 4 or 8.
+    """Return (reduction, width, height): how many times smaller a JPEG can be decoded, and the size of the photo.
 
-    Behind it stand the photo's width and height, upright; zeros where the header does not tell.
+    The reduction is the largest of 2, 4 and 8 that leaves at least `longest` pixels on the longest side, else 1. The
+    size is that of the upright photo in pixels, zeros if the header does not contain it.
     """
-    width, height, turn, _ = _jpeg_header(data)
-    if turn in _ON_ITS_SIDE:
+    width, height, orientation, _ = _jpeg_header(data)
+    if orientation in _TRANSPOSED:
         width, height = height, width
-    return max(n for n in _COLOUR if n == 1 or max(width, height) >= n * longest), width, height
+    return max(n for n in _COLOUR_FLAGS if n == 1 or max(width, height) >= n * longest), width, height
 
 
 def pages(path: Path, kind: str) -> int:
-    """How many pages or frames a photo file holds; 1 where the format has only one, or where the file is damaged."""
+    """Return how many pages or frames a photo file holds; 1 if its format has only one, or if the file is damaged."""
     if kind not in ("GIF", "PNG", "WebP", "AVIF", "TIFF"):
         return 1
     try:
@@ -161,16 +163,17 @@ def pages(path: Path, kind: str) -> int:
 
 
 def animation(path: Path, total: int) -> Iterator[tuple[Image, float]]:
-    """The frames of an animated GIF, APNG, WebP or AVIF, each as BGR (H, W, 3) uint8 with how long it shows, in ms.
+    """Yield the frames of an animated GIF, APNG, WebP or AVIF: BGR (H, W, 3) uint8, and its duration in ms.
 
-    Raises SourceError (the reason alone) where the file is damaged, and TooLargeError where a frame is too large.
+    `total` is the number of frames. Raises SourceError (only the reason) if the file is damaged, and TooLargeError if a
+    frame is too large.
     """
     with path.open("rb") as file:
         head = file.read(64)
     try:
-        _refuse_by_header(head, sniff(head) or "", min(MAX_PIXELS, _AT_ONCE // (1 + _MORE)))
+        _check_header(head, sniff(head) or "", min(MAX_PIXELS, _MAX_AT_ONCE // (1 + _EXTRA_FRAMES)))
     except TooLargeError as error:
-        raise TooLargeError(f"{error} of a frame of an animation") from None
+        raise TooLargeError(f"{error} per frame of an animation") from None
     start, window = 0, 1
     while start < total:
         try:
@@ -182,18 +185,18 @@ def animation(path: Path, total: int) -> Iterator[tuple[Image, float]]:
         if not ok or len(frames.frames) == 0:
             raise SourceError(f"breaks off after {start} of {total} frames: the file is damaged or cut short")
         for pixels, duration in zip(frames.frames, frames.durations, strict=True):
-            # browsers show a frame that claims 10 ms or less for 100 ms
-            yield _shown(pixels, premultiplied=False), float(duration) if duration > 10 else 100.0
+            # like browsers, show a frame with a duration of 10 ms or less for 100 ms
+            yield _to_bgr8(pixels, premultiplied=False), float(duration) if duration > 10 else 100.0
         start += len(frames.frames)
-        # every window is decoded from the file's beginning: few and large, but bounded
+        # OpenCV decodes from the beginning of the file for every window, so use few large ones, but of bounded size
         height, width = frames.frames[0].shape[:2]
-        window = min(max(16, ANIMATION_WINDOW // (height * width)), _AT_ONCE // (height * width) - _MORE)
+        window = min(max(16, ANIMATION_WINDOW // (height * width)), _MAX_AT_ONCE // (height * width) - _EXTRA_FRAMES)
 
 
 def opencv_name(path: Path) -> str:
-    """The absolute name, as OpenCV can open it: FFmpeg would take a relative one with a colon for a protocol.
+    """Return the absolute path as text for OpenCV: FFmpeg would read a relative one with a colon as a protocol.
 
-    Raises SourceError (the reason alone) for a name that is not valid UTF-8.
+    Raises SourceError (only the reason) for a name that is not valid UTF-8.
     """
     try:
         return os.fsencode(path.absolute()).decode()
@@ -201,31 +204,31 @@ def opencv_name(path: Path) -> str:
         raise SourceError("has a name that is not valid UTF-8, which OpenCV cannot open: rename it") from None
 
 
-def _raw(data: bytes, kind: str, jpeg: int) -> tuple[Pixels, int]:
-    """The decoded picture as stored, and the EXIF orientation (1 to 8; 0: none is told) that is still to be applied.
+def _decode_stored(data: bytes, kind: str, jpeg_flags: int) -> tuple[Pixels, int]:
+    """Return the picture as stored, and the EXIF orientation still to be applied (1 to 8; 0: none is given).
 
-    `jpeg` is how OpenCV is to read a JPEG.
+    `jpeg_flags` are OpenCV's read flags for a JPEG.
     """
     buffer = np.frombuffer(data, dtype=np.uint8)
-    # OpenCV turns TIFF itself; PNG and WebP only when it also drops alpha and depth, so they are turned here
-    turn = 1
+    # OpenCV rotates TIFF itself, but PNG and WebP only if it also drops alpha and bit depth, so they are rotated here
+    orientation = 1
     image: Pixels | None = None
     try:
         if kind in ("PNG", "WebP"):
             image, kinds, chunks = cv2.imdecodeWithMetadata(buffer, flags=cv2.IMREAD_UNCHANGED)
-            for what, chunk in zip(kinds, chunks, strict=True):
-                if what == cv2.IMAGE_METADATA_EXIF:
-                    turn = _exif_orientation(chunk.tobytes())
+            for metadata_type, chunk in zip(kinds, chunks, strict=True):
+                if metadata_type == cv2.IMAGE_METADATA_EXIF:
+                    orientation = _exif_orientation(chunk.tobytes())
         else:
             flags = cv2.IMREAD_UNCHANGED
             if kind == "JPEG":
-                # the orientation that `reductions` goes by; OpenCV may read another one
-                flags, turn = jpeg | cv2.IMREAD_IGNORE_ORIENTATION, _jpeg_header(data)[2]
-            elif kind == "BMP" and data[14:18] == _OS2_BMP:
-                # what OpenCV takes for the colours of an OS/2 bitmap as it is are grays
+                # apply the orientation that `reductions` reads; OpenCV may find another one
+                flags, orientation = jpeg_flags | cv2.IMREAD_IGNORE_ORIENTATION, _jpeg_header(data)[2]
+            elif kind == "BMP" and data[14:18] == _OS2_HEADER:
+                # read unchanged, the colours of an OS/2 bitmap become grays
                 flags = cv2.IMREAD_COLOR
             elif kind == "AVIF":
-                turn = _avif_orientation(data)
+                orientation = _avif_orientation(data)
             image = cv2.imdecode(buffer, flags)
     except cv2.error as error:
         raise SourceError(TOO_LARGE if no_memory(error) else f"cannot be decoded as {kind}: {error.err}") from None
@@ -237,14 +240,14 @@ def _raw(data: bytes, kind: str, jpeg: int) -> tuple[Pixels, int]:
         if cut:
             raise SourceError(f"is cut short: the {kind} data end early")
         raise SourceError(f"is damaged, or {kind} of a kind that OpenCV does not read")
-    return image, turn
+    return image, orientation
 
 
-def _shown(image: Pixels, premultiplied: bool) -> Image:
-    """As BGR of 8 bits without transparency."""
+def _to_bgr8(image: Pixels, premultiplied: bool) -> Image:
+    """Convert to BGR (H, W, 3) uint8, with transparency blended with white."""
     if image.dtype not in (np.uint8, np.uint16):
         raise SourceError(
-            f"holds {image.dtype} values, which have no agreed black and white: save it with 8 or 16 bits"
+            f"holds {image.dtype} values, which have no standard black and white level: save it with 8 or 16 bits"
         )
     channels = 1 if image.ndim == 2 else image.shape[2]
     if channels not in (1, 3, 4):
@@ -256,9 +259,9 @@ def _shown(image: Pixels, premultiplied: bool) -> Image:
         top = int(image.max())
         white = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if top < 2**bits)
     shown = np.empty((*image.shape[:2], 3), np.uint8)
-    # some rows at a time: what stands between would take several times the memory of a large picture
-    for start in range(0, len(image), _STRIP):
-        rows = slice(start, start + _STRIP)
+    # a strip of rows at a time: intermediate arrays of a whole large picture would take several times its memory
+    for start in range(0, len(image), _STRIP_ROWS):
+        rows = slice(start, start + _STRIP_ROWS)
         shown[rows] = _opaque(_eight_bits(image[rows], white), premultiplied)
     return shown
 
@@ -282,8 +285,8 @@ def _opaque(image: Image, premultiplied: bool) -> Image:
     return np.asarray(cv2.add(ink, cv2.bitwise_not(cover)), dtype=np.uint8)
 
 
-def _turned(image: Image, orientation: int) -> Image:
-    if orientation in _ON_ITS_SIDE:
+def _oriented(image: Image, orientation: int) -> Image:
+    if orientation in _TRANSPOSED:
         image = cv2.transpose(image)  # type: ignore[assignment]
     flips = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}
     if orientation in flips:
@@ -291,8 +294,8 @@ def _turned(image: Image, orientation: int) -> Image:
     return np.asarray(image, dtype=np.uint8)
 
 
-def _refuse_by_header(data: bytes, kind: str, most: int) -> None:
-    """Refuse what the header alone condemns, before memory is taken for it."""
+def _check_header(data: bytes, kind: str, most: int) -> None:
+    """Raise SourceError for a file that its header alone rules out, before memory is allocated for the picture."""
     if kind == "TIFF":
         tags = _tiff_tags(data)
         if tags.get(_SUBFILE_TAG, 0) & 1:
@@ -300,7 +303,7 @@ def _refuse_by_header(data: bytes, kind: str, most: int) -> None:
         width, height = tags.get(_WIDTH_TAG, 0), tags.get(_HEIGHT_TAG, 0)
     elif kind == "JPEG":
         width, height, _, scan = _jpeg_header(data)
-        # inside the data this pair of bytes is always something else; without it OpenCV may fill the rest with gray
+        # the end marker, which cannot occur inside the compressed data; without it OpenCV may fill the rest with gray
         if data.rfind(b"\xff\xd9", scan) < 0:
             raise SourceError("is cut short: the JPEG data end early")
     elif kind == "PNG" and len(data) >= 24:
@@ -308,7 +311,7 @@ def _refuse_by_header(data: bytes, kind: str, most: int) -> None:
     elif kind == "GIF" and len(data) >= 10:
         width, height = struct.unpack_from("<HH", data, 6)
     elif kind == "BMP" and len(data) >= 26:
-        width, height = struct.unpack_from("<HH" if data[14:18] == _OS2_BMP else "<ii", data, 18)
+        width, height = struct.unpack_from("<HH" if data[14:18] == _OS2_HEADER else "<ii", data, 18)
     elif kind == "WebP" and len(data) >= 30:
         width, height = _webp_size(data)
     else:
@@ -322,7 +325,7 @@ def _too_large(width: int, height: int, most: int) -> TooLargeError:
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height, by the first chunk of the container; zeros where it is none that holds them."""
+    """Return width and height from the first chunk of the container; zeros if that chunk does not hold them."""
     chunk = data[12:16]
     if chunk == b"VP8X":
         return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
@@ -336,25 +339,25 @@ def _webp_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int, int, int]:
-    """Width and height as stored, EXIF orientation and where the picture's data start; zeros for what is not found."""
-    width = height = turn = 0
+    """Return width and height as stored, EXIF orientation, and offset of the scan data; 0 for what is not found."""
+    width = height = orientation = 0
     position = 2
     while position + 9 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xDA:
-            return width, height, turn, position
+            return width, height, orientation, position
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, position + 5)
         # a marker may be preceded by any number of fill bytes
         length = 1 if marker == 0xFF else 2 + struct.unpack_from(">H", data, position + 2)[0]
-        if marker == 0xE1 and not turn and data.startswith(b"Exif\0\0", position + 4):
-            turn = _exif_orientation(data[position + 4 : position + length])
+        if marker == 0xE1 and not orientation and data.startswith(b"Exif\0\0", position + 4):
+            orientation = _exif_orientation(data[position + 4 : position + length])
         position += length
-    return width, height, turn, 0
+    return width, height, orientation, 0
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:
-    """The whole-number tags of a TIFF block's first directory (EXIF data are one, too); {} where it is damaged."""
+    """Return the integer tags of the first directory of a TIFF file or EXIF block; only those before any damage."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
     tags: dict[int, int] = {}
     if order is None:
@@ -364,24 +367,24 @@ def _tiff_tags(data: bytes) -> dict[int, int]:
         (count,) = struct.unpack_from(order + "H", data, start)
         for i in range(count):
             tag, kind = struct.unpack_from(order + "HH", data, start + 2 + 12 * i)
-            if kind in _WHOLE:
-                tags.setdefault(tag, struct.unpack_from(order + _WHOLE[kind], data, start + 10 + 12 * i)[0])
+            if kind in _INTEGER_TYPES:
+                tags.setdefault(tag, struct.unpack_from(order + _INTEGER_TYPES[kind], data, start + 10 + 12 * i)[0])
     except struct.error:
         pass
     return tags
 
 
 def _exif_orientation(exif: bytes) -> int:
-    """The orientation that a block of EXIF data tells, 0 where it tells none."""
+    """Return the orientation in a block of EXIF data, 0 if it has none."""
     return _tiff_tags(exif.removeprefix(b"Exif\0\0")).get(_ORIENTATION_TAG, 0)
 
 
 def _avif_orientation(data: bytes) -> int:
-    """AVIF's rotation and mirror properties as the EXIF orientation that does the same."""
+    """Return the EXIF orientation that equals AVIF's rotation and mirror properties."""
     head = data[: data.find(b"mdat")]
-    turn, mirror = head.find(b"irot"), head.find(b"imir")
-    quarters = head[turn + 4] & 3 if 0 <= turn < len(head) - 4 else 0
+    rotation, mirror = head.find(b"irot"), head.find(b"imir")
+    quarters = head[rotation + 4] & 3 if 0 <= rotation < len(head) - 4 else 0
     if not 0 <= mirror < len(head) - 4:
         return (1, 8, 3, 6)[quarters]
-    # mirrored after the turn: top with bottom (axis 0) or left with right (axis 1)
+    # mirrored after the rotation: top to bottom (axis 0) or left to right (axis 1)
     return ((4, 5, 2, 7), (2, 7, 4, 5))[head[mirror + 4] & 1][quarters]

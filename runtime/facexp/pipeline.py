@@ -1,4 +1,4 @@
-"""Sources -> analyzer -> frames: the loop that everybody would write."""
+"""The main loop: read sources, analyse their pictures and yield the records."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from facexp.shots import Shot, Source
 from facexp.tracking import SMOOTH_S, Tracker
 from facexp.types import Frame
 
-# a photo that waits takes memory, 36 MB in the case of 12 megapixels, and a network that looks at it as much again
-_MOST_READERS = 8
+# each photo that waits takes memory (36 MB for 12 megapixels), and a network that analyses it as much again
+_MAX_READERS = 8
 
 
 def analyze_sources(
@@ -31,28 +31,28 @@ def analyze_sources(
     smooth: float = SMOOTH_S,
     readers: int | None = None,
 ) -> Iterator[tuple[Frame, Shot | None]]:
-    """Each picture's record, with the picture itself; the largest face first.
+    """Yield the record of each picture, its largest face first, together with the picture.
 
-    `options` say which frames are taken. Where pictures follow each other in time faces are followed; `detect_every`
-    and `smooth` are as for `Tracker`. With `face_crops` each picture is one face and no detector runs. `readers` is how
-    many threads decode files ahead, and analyse photos, at most 8, None as many as there are cores; 0: nothing is read
-    ahead. `share_threads` says how many suit the sources.
-    A source that cannot be read gives a Frame whose `error` says why, without a picture, and the next one follows.
-    Raises ValueError as `Tracker`, before the first.
+    `options` choose the frames. In clips and live sources faces are tracked; `detect_every` and `smooth` are as for
+    `Tracker`. With `face_crops` each picture is one face and no detector runs. `readers` is the number of threads that
+    decode files ahead and analyse photos, at most 8: None takes one per core, and 0 reads nothing ahead.
+    `share_threads` returns the number that suits the sources.
+    A source that cannot be read gives a Frame with the reason in `error`, without a picture (None), and the next source
+    follows. Raises ValueError for the same arguments as `Tracker`, before the first record.
     """
     new_tracker = partial(Tracker, analyzer, detect_every=detect_every, smooth=smooth)
-    # photos take none: what it refuses would come in the middle of a job
+    # raise ValueError for bad arguments now: photos need no tracker, so it would otherwise come in the middle of a job
     new_tracker()
     if face_crops:
-        # such a picture is not looked at again
+        # a reduced photo must be decoded again if its faces are too small, which `analyze_crops` does not do
         options = replace(options, reduced=False)
-    readers = min(cores() if readers is None else readers, _MOST_READERS)
+    readers = min(cores() if readers is None else readers, _MAX_READERS)
 
-    def alone(shot: Shot) -> Frame | None:
-        # only pictures that follow each other in time have a rate
+    def analyze_single(shot: Shot) -> Frame | None:
+        # photos and face crops are analysed in the reading thread; other frames, which have a rate, need a tracker
         return analyze_shot(analyzer, shot, face_crops) if face_crops or shot.fps is None else None
 
-    for source, shots in read_ahead(sources, options, readers, alone):
+    for source, shots in read_ahead(sources, options, readers, analyze_single):
         index, tracker = 0, None
         try:
             for shot, frame in shots:
@@ -64,18 +64,18 @@ def analyze_sources(
         except SourceError as error:
             yield Frame.unread(source.name, index, str(error)), None
         except Exception as error:
-            # that there is none for this picture is no reason to leave out the others
+            # if memory is too small for this picture, the other sources can still be analysed
             if not no_memory(error):
                 raise
             yield Frame.unread(source.name, index, f"{printable(source.name)}: {TOO_LARGE}"), None
 
 
 def share_threads(sources: Sequence[Source], threads: int | None = None) -> tuple[int | None, int | None]:
-    """The threads inside of each network, for `Analyzer`, and the readers, for `analyze_sources`, of `threads` in all.
+    """Divide `threads` into threads inside each network, for `Analyzer`, and readers, for `analyze_sources`.
 
-    `sources` are the first two of those to come; None threads: as many as there are cores. Where both are photos,
-    several are analysed at once with one thread in each network, which takes two thirds of the time of one after the
-    other with two. A camera, a clip or a photo by itself gets all threads for each step.
+    `sources` are the first two sources; None threads are as many as there are cores. If both are photos, several photos
+    are analysed at the same time with one thread in each network, which takes two thirds of the time of analysing them
+    one by one with two threads. A camera, a clip or a single photo gets all threads for each step.
     """
     if len(sources) > 1 and all(source.is_photo() for source in sources):
         return 1, 0 if threads == 1 else threads
@@ -83,7 +83,7 @@ def share_threads(sources: Sequence[Source], threads: int | None = None) -> tupl
 
 
 def analyze_shot(analyzer: Analyzer, shot: Shot, face_crops: bool = False, tracker: Tracker | None = None) -> Frame:
-    """The record of one picture; `tracker` follows its faces from the pictures before."""
+    """Return the record of one picture; `tracker`, if given, follows its faces from the previous pictures."""
     if tracker is not None:
         faces, timings = tracker.track(shot.image, shot.time_ms), tracker.timings
     else:

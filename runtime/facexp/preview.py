@@ -1,13 +1,12 @@
-"""A page in a browser that shows what is being analysed: the picture with its faces, their emotions and the speed.
+"""A web page that shows the analysis as it runs: the picture with its faces, their emotions and the speed.
 
     with Preview("127.0.0.1", 8000) as preview:
         for frame, shot in analyze_sources(...):
             preview.write(frame, shot)
 
-The loop hands over the newest frame and goes on; drawing and encoding happen in the server's threads, and only for
-somebody who looks. The page asks for one frame after the other, so that a slow viewer misses frames, and sees no old
-ones.
-Needs Starlette and uvicorn: pip install "facexp[serve]".
+`write` only stores the newest frame and returns; drawing and encoding happen in the server's threads, and only if a
+browser has the page open. The page requests one frame after another, so a slow viewer misses frames but never sees old
+ones. Needs Starlette and uvicorn: pip install "facexp[serve]".
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ if TYPE_CHECKING:
     from facexp.shots import Shot
 
 LONGEST_SIDE = 1280
-"""Larger pictures are shown at this size, in pixels."""
+"""Longest side of the pictures shown, in pixels; larger ones are scaled down."""
 
-_QUALITY = 80
+_JPEG_QUALITY = 80
 _PATIENCE_S = 5.0
-_GOODBYE_S = 0.5
-_RATE_OVER = 30
-# the page brings all it needs, and may load nothing else
+_JOIN_TIMEOUT_S = 0.5
+_RATE_WINDOW = 30
+# the page contains everything it needs and may load nothing else
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src data:; "
     "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
@@ -68,12 +67,12 @@ class _Shown(NamedTuple):
 
 
 class Preview:
-    """A sink whose frames are seen in a browser. Its server runs in threads of this process and ends with it."""
+    """A sink that shows its frames in a browser. Its server runs in threads of this process and ends with it."""
 
     def __init__(self, host: str, port: int) -> None:
-        """Serve on this host name or address and port; port 0 takes a free one, which `url` names.
+        """Serve on this host name or address and port; port 0 takes a free port, which `url` contains.
 
-        Raises PreviewError where Starlette or uvicorn are missing or the port cannot be had.
+        Raises PreviewError if Starlette or uvicorn is missing, or if the port is not available.
         """
         try:
             import starlette  # noqa: F401
@@ -88,9 +87,9 @@ class Preview:
         self._shown = _Shown(0, None, None, None)
         self._encoded = (-1, b"")
         self._encoding = threading.Lock()
-        self._times: collections.deque[float] = collections.deque(maxlen=_RATE_OVER)
+        self._times: collections.deque[float] = collections.deque(maxlen=_RATE_WINDOW)
         self._loop = asyncio.new_event_loop()
-        self._newer = asyncio.Event()
+        self._new_frame = asyncio.Event()
         config = uvicorn.Config(
             _application(self), log_config=None, log_level="critical", access_log=False, lifespan="off", ws="none"
         )
@@ -100,7 +99,7 @@ class Preview:
 
     @property
     def url(self) -> str:
-        """Where a browser finds the page; with this machine's own name where it serves other machines, too."""
+        """The address of the page; it contains this machine's host name if the page is served on all its addresses."""
         host, port = self._socket.getsockname()[:2]
         if ipaddress.ip_address(host).is_unspecified:
             host = socket.gethostname()
@@ -112,20 +111,20 @@ class Preview:
         return is_public(self._socket)
 
     def write(self, frame: Frame, shot: Shot | None = None) -> None:
-        """Show this frame instead of the last; returns at once, whoever looks."""
+        """Show this frame instead of the last one; returns at once, however many or slow the viewers are."""
         self._times.append(time.monotonic())
         seconds = self._times[-1] - self._times[0]
         fps = (len(self._times) - 1) / seconds if seconds > 0 else None
-        # one assignment, so that the server's threads never see half of it
+        # one assignment, so that the server's threads never see a half-updated state
         self._shown = _Shown(self._shown.number + 1, frame, None if shot is None else shot.image, fps)
-        # a server that has ended takes nothing
+        # the loop of a server that has ended is closed and raises RuntimeError
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._wake)
 
     def close(self) -> None:
-        """End the server."""
+        """Stop the server."""
         self._server.should_exit = self._server.force_exit = True
-        self._thread.join(_GOODBYE_S)
+        self._thread.join(_JOIN_TIMEOUT_S)
 
     def __enter__(self) -> Self:
         return self
@@ -134,13 +133,13 @@ class Preview:
         self.close()
 
     def _serve(self) -> None:
-        # its end cancels what still waits for a slow viewer
+        # when the runner closes, it cancels the requests of slow viewers that still wait
         with self._socket, asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._server.serve([self._socket]))
 
     def _wake(self) -> None:
-        self._newer.set()
-        self._newer = asyncio.Event()
+        self._new_frame.set()
+        self._new_frame = asyncio.Event()
 
     async def _page(self, _: Request) -> Response:
         from starlette.responses import HTMLResponse
@@ -148,21 +147,21 @@ class Preview:
         return HTMLResponse(_html(), headers=_HEADERS)
 
     async def _frame(self, request: Request) -> Response:
-        """The newest frame as JSON, as soon as there is another one than the viewer has; 204 where none comes."""
+        """Return the newest frame as JSON as soon as it is not the one the viewer has; 204 if none comes in time."""
         from starlette.concurrency import run_in_threadpool
         from starlette.responses import Response
 
-        newer = self._newer
+        new_frame = self._new_frame
         if request.query_params.get("after", "0") == str(self._shown.number):
             try:
-                await asyncio.wait_for(newer.wait(), _PATIENCE_S)
+                await asyncio.wait_for(new_frame.wait(), _PATIENCE_S)
             except TimeoutError:
                 return Response(status_code=204, headers=_HEADERS)
         body = await run_in_threadpool(self._encode)
         return Response(body, media_type="application/json", headers=_HEADERS)
 
     def _encode(self) -> bytes:
-        # once for all viewers
+        # each frame is encoded once for all viewers
         with self._encoding:
             shown = self._shown
             if self._encoded[0] != shown.number:
@@ -186,7 +185,7 @@ def _reply(shown: _Shown) -> dict[str, Any]:
 def _jpeg(image: Image) -> bytes:
     scale = LONGEST_SIDE / max(image.shape[:2])
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
-    return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+    return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
 
 
 def _html() -> str:

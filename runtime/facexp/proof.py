@@ -1,7 +1,7 @@
-"""The proof of a bundle: what was checked, what was measured, what it was held to, and the verdict.
+"""The proof of a bundle: what was checked and measured, the limits, and the verdict.
 
-Five steps: structure, numbers, task, device and layers. `facexp.proof_structure` and `facexp.proof_device` make the
-first and the fourth with nothing but the runtime; the others need the faces and live with the export.
+There are five steps: structure, numbers, task, device and layers. `facexp.proof_structure` and `facexp.proof_device`
+carry out the first and the fourth with the runtime alone; the others need real faces and are part of the export.
 """
 
 from __future__ import annotations
@@ -12,54 +12,54 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 SCHEMA = 1
-"""Of report.json."""
+"""Schema version of report.json."""
 
 Verdict = Literal["passed", "failed", "skipped", "reported"]
-"""A skipped step proves nothing and refuses nothing; a reported one has figures that are held to no limit."""
+"""A skipped step neither proves nor rejects anything; a reported step has only figures without a limit."""
 
 SPEED_UP = "speed-up over "
-"""What the figure of a file's time beside another's is called; the other's name follows."""
+"""`Check.what` of a file's speed relative to another file starts with this; the other file's name follows."""
 
 STEPS: Mapping[int, str] = {1: "structure", 2: "numbers", 3: "task", 4: "device", 5: "layers"}
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One fact that was looked at, or one figure that was taken."""
+    """One fact that was checked, or one figure that was measured."""
 
     what: str
-    """The fact or the figure."""
+    """Name of the fact or figure."""
     task: str = ""
-    """"keypoints" or "emotion", empty where it is about the whole bundle."""
+    """"keypoints" or "emotion", empty if the check is about the whole bundle."""
     file: str = ""
-    """Key of the file as in the manifest, empty where it is about none."""
+    """Key of the file as in the manifest, empty if the check is about no file."""
     output: str = ""
-    """Name of the network's output, empty where it is about none."""
+    """Name of the network's output, empty if the check is about no output."""
     device: str = ""
-    """"cpu" or "cuda": where the live session really ran, empty where nothing did."""
+    """"cpu" or "cuda": the device on which the session really ran, empty if none did."""
     value: float | None = None
-    """The figure; None for a fact."""
+    """Value of the figure; None for a fact."""
     unit: str = ""
     low: float | None = None
     high: float | None = None
-    """The ends of the figure's 95% interval, where it has one."""
+    """The ends of the figure's 95% interval, if it has one."""
     limit: float | None = None
-    """What the figure, or the worse end of its interval, may be at most."""
+    """Largest allowed value of the figure, or of the upper end of its interval."""
     passed: bool | None = None
-    """None: reported, not judged."""
+    """None: reported without a verdict."""
     note: str = ""
-    """What is wrong and what to do about it, or why the limit is what it is."""
+    """What is wrong and what to do about it, or the reason for the limit."""
 
     @property
     def subject(self) -> str:
-        """What the check is about: task, file and output, as far as there are."""
+        """What the check is about: task, file and output as far as given, else "bundle"."""
         return " ".join(part for part in (self.task, self.file, self.output) if part) or "bundle"
 
 
 def held(check: Check) -> Check:
-    """The figure with its verdict: `high`, or the value where there is no interval, is at most `limit`.
+    """Return the figure with its verdict: passed if `high`, or the value if there is no interval, is at most `limit`.
 
-    What is not a number passes nothing.
+    NaN never passes. Raises ValueError if the value or the limit is missing.
     """
     worst = check.value if check.high is None else check.high
     if worst is None or check.limit is None:
@@ -69,18 +69,18 @@ def held(check: Check) -> Check:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One of STEPS, done or skipped."""
+    """One of STEPS, carried out or skipped."""
 
     number: int
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
-    """What was left out, why, and what to do to have it."""
+    """What was left out, why, and what to do to include it."""
     never: tuple[str, ...] = ()
-    """What the step does on no machine, and why: nothing is missing there."""
+    """What the step cannot do on any machine, and why; this does not count as left out."""
 
     @property
     def name(self) -> str:
-        """As in STEPS."""
+        """Name of the step, as in STEPS."""
         return STEPS[self.number]
 
     @property
@@ -90,7 +90,7 @@ class Step:
 
     @property
     def verdict(self) -> Verdict:
-        """Failed when one check has; skipped when there is none."""
+        """Failed if a check failed, skipped if there are no checks, passed if any check passed, else reported."""
         if self.failures:
             return "failed"
         if not self.checks:
@@ -103,14 +103,14 @@ class Report:
     """The whole proof of one bundle on one machine."""
 
     bundle: Mapping[str, str]
-    """name, version and created, as the manifest has them."""
+    """name, version and created, as in the manifest."""
     machine: Mapping[str, str]
-    """Where it was made: system, versions, threads."""
+    """The machine that made the report: system, versions, threads."""
     steps: tuple[Step, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether no step failed. What was skipped is not proved: see `skipped`."""
+        """Whether no step failed. Skipped steps count as passed here: see `skipped`."""
         return not self.failed
 
     @property
@@ -120,12 +120,12 @@ class Report:
 
     @property
     def skipped(self) -> tuple[Step, ...]:
-        """The steps 1 to 4 that were not done; layers are looked for only when something fails."""
+        """Those of steps 1 to 4 that were skipped; step 5 compares layers only if something fails."""
         return tuple(step for step in self.steps if step.verdict == "skipped" and step.number < 5)
 
     @property
     def unproved(self) -> tuple[tuple[Step, str], ...]:
-        """What steps 2 and 3 did not judge although they were done: each with the task, or with task and file."""
+        """What steps 2 and 3 gave no verdict on although they were carried out: (step, task or "task file")."""
         checks = [check for step in self.steps for check in step.checks]
         tasks = dict.fromkeys(check.task for check in checks if check.task)
         # step 1 names every file of the manifest
@@ -136,7 +136,7 @@ class Report:
                 continue
             judged = [check for check in step.checks if check.passed is not None]
             done = {check.task for check in judged}
-            # the file that step 3 holds the others against has figures there and no verdict
+            # in step 3 the file that the others are compared with has figures but no verdict
             seen = {(check.task, check.file) for check in (step.checks if step.number == 3 else judged)}
             left += [(step, task) for task in tasks if task not in done]
             left += [(step, f"{task} {file}") for task, file in files if task in done and (task, file) not in seen]
@@ -144,21 +144,21 @@ class Report:
 
     @property
     def proved(self) -> bool:
-        """Whether no step failed, and all were done for all files of all tasks."""
+        """Whether no step failed, and steps 1 to 4 covered all files of all tasks."""
         return not (self.failed or self.skipped or self.unproved)
 
     @property
     def whole(self) -> bool:
-        """Whether it is proved, and the notes say of nothing that it was left out."""
+        """Whether the bundle is proved, and no note of steps 1 to 4 says that something was left out."""
         return self.proved and not any(step.notes for step in self.steps if step.number < 5)
 
     def about(self, task: str) -> Report:
-        """Only the checks of one task; notes stay."""
+        """Return the report with only the checks of one task, and all notes."""
         steps = [replace(step, checks=tuple(c for c in step.checks if c.task == task)) for step in self.steps]
         return replace(self, steps=tuple(steps))
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in report.json; what is empty or not a number is null or left out."""
+        """Return the content of report.json; empty fields of checks are left out, figures that are not finite null."""
         return {
             "schema": SCHEMA,
             "passed": self.passed,
@@ -180,7 +180,7 @@ class Report:
 
 
 def failing(steps: Iterable[Step]) -> list[tuple[str, str]]:
-    """(task, file) of every file that failed a check, each once, in order."""
+    """Return (task, file) of every file that failed a check, each once, in order."""
     found = [(check.task, check.file) for step in steps for check in step.failures if check.task and check.file]
     return list(dict.fromkeys(found))
 

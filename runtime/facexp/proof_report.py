@@ -1,4 +1,4 @@
-"""A proof for people: a short text for the terminal, report.json for machines, and a page that opens offline."""
+"""Output of a proof: a short text for the terminal, report.json for programs, and a page that opens offline."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from facexp.proof import SPEED_UP, Check, Report, Step, Verdict
 
 MEANING: dict[int, str] = {
     1: "Are the files those of the manifest, and does the manifest make sense?",
-    2: "Do the files give the numbers that the trained model gave, on real faces?",
+    2: "Do the files give the same numbers as the trained model, on real faces?",
     3: "Is a file worse at its task than the most exact one, at the pessimistic end of a 95% interval?",
-    4: "Does this machine answer what the export's machine answered?",
-    5: "Where does a file that failed depart from the one it was made from?",
+    4: "Does this machine give the same answers as the machine of the export?",
+    5: "In which layers does a failed file differ most from the most exact ONNX file?",
 }
 
 
 def summary(report: Report) -> str:
-    """The verdict as lines of text: a line a step, what failed, what was skipped, and the verdict last."""
+    """Return the report as lines of text: each step with its failures and notes, and the verdict last."""
     lines = []
     for step in report.steps:
         judged = [check for check in step.checks if check.passed is not None]
@@ -41,7 +41,7 @@ def summary(report: Report) -> str:
 
 
 def verdict(report: Report) -> str:
-    """The whole report in one sentence."""
+    """Return the verdict on the whole report in one sentence."""
     name = f"{report.bundle['name']} {report.bundle['version']}".strip()
     if report.failed:
         return f"{name} FAILED in {_steps(report.failed)}"
@@ -56,7 +56,7 @@ def verdict(report: Report) -> str:
 
 
 def said(check: Check) -> str:
-    """One check in words: the fact or figure, its limit, and the note."""
+    """Return one check as text: the fact or figure, its limit, the device and the note."""
     parts = [check.what]
     if check.value is not None:
         parts.append(figure(check))
@@ -68,7 +68,7 @@ def said(check: Check) -> str:
 
 
 def figure(check: Check) -> str:
-    """Value, unit and interval of a check as text, empty for a fact."""
+    """Return value, unit and interval of a check as text, empty for a fact."""
     if check.value is None:
         return ""
     text = f"{_number(check.value)} {check.unit}".strip()
@@ -78,12 +78,12 @@ def figure(check: Check) -> str:
 
 
 def to_json(report: Report) -> str:
-    """Content of report.json."""
+    """Return the content of report.json."""
     return json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write(report: Report, directory: Path) -> tuple[Path, Path]:
-    """Write report.json and report.html into a directory, which is made; OSError where that cannot be."""
+    """Write report.json and report.html into a directory, which is created if missing. Raises OSError if that fails."""
     directory.mkdir(parents=True, exist_ok=True)
     paths = directory / "report.json", directory / "report.html"
     for path, content in zip(paths, (to_json(report), page(report)), strict=True):
@@ -92,7 +92,7 @@ def write(report: Report, directory: Path) -> tuple[Path, Path]:
 
 
 def page(report: Report) -> str:
-    """The report as one HTML page that needs nothing else."""
+    """Return the report as one HTML page that needs no other files."""
     state: Verdict = "failed" if report.failed else "passed" if report.whole else "skipped"
     machine = "".join(f"<dt>{_e(name)}</dt><dd>{_e(value)}</dd>" for name, value in report.machine.items())
     steps = "".join(_section(step) for step in report.steps)
@@ -166,7 +166,7 @@ def _facts(checks: Sequence[Check]) -> str:
 
 
 def _bar(check: Check) -> str:
-    """The value, its interval as a whisker and the limit as a line, from zero to a third beyond the limit."""
+    """Draw the value as a bar, its interval as a whisker and the limit as a line, from 0 to a third above the limit."""
     if check.limit is None or check.value is None:
         return ""
     known = [value for value in (check.value, check.low, check.high) if value is not None and math.isfinite(value)]

@@ -1,4 +1,4 @@
-"""What a device can prove by itself: steps 1 and 4, with the runtime alone, in seconds."""
+"""The part of the proof that any device can run by itself: steps 1 and 4, with the runtime alone, in seconds."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from facexp.proof_device import device
 from facexp.proof_structure import structure
 
 NO_DATA = "no faces given; name the data that the networks were trained on with --data"
-LAYERS_NEED_DATA = "layers are compared where faces are given: --data"
+LAYERS_NEED_DATA = "layers are compared only if faces are given with --data"
 NOTHING_FAILED = "nothing failed that runs here"
 
 
 def prove(directory: Path) -> Report:
-    """Steps 1 and 4 for the bundle in a directory; the steps that need faces are skipped, and say so."""
+    """Carry out steps 1 and 4 for the bundle in a directory; the other steps are skipped, with a note that says so."""
     skipped = [Step(number, notes=(NO_DATA,)) for number in (2, 3)]
     first, fourth = structure(directory), device(directory)
     note = LAYERS_NEED_DATA if first.failures or fourth.failures else NOTHING_FAILED
@@ -31,18 +31,18 @@ def prove(directory: Path) -> Report:
 
 
 def report(directory: Path, steps: Iterable[Step]) -> Report:
-    """The steps with what they are about and where they were made."""
+    """Return the report of the steps, with the bundle's name and version and this machine."""
     try:
         manifest = read_manifest(directory)
         bundle = {key: manifest.get(key, str) for key in ("name", "version", "created")}
     except BundleError:
-        # step 1 has said why
+        # step 1 reports the reason
         bundle = {"name": directory.resolve().name, "version": "", "created": ""}
     return Report(bundle, machine(), tuple(steps))
 
 
 def machine() -> dict[str, str]:
-    """System, processor, threads and versions of this machine; a library that is not there is "none"."""
+    """Return operating system, architecture, threads and versions; "none" for a library that is not installed."""
     versions = {"numpy": np.__version__, "OpenCV": cv2.__version__}
     for name, module in (("onnxruntime", "onnxruntime"), ("LiteRT", "ai_edge_litert")):
         try:

@@ -1,6 +1,6 @@
 """Step 1 of the proof: are the bundle's files those of its manifest, and does the manifest make sense?
 
-Names, shapes, dtypes and label order, the preprocessing, the hash of every file, and what each file says of itself.
+Checks names, shapes, dtypes and label order, the preprocessing, the hash of every file, and each file's own metadata.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from facexp.session import Session
 
 TASKS: tuple[str, ...] = ("keypoints", "emotion")
 
-_DESCRIBED = ("input", "outputs", "labels", "preprocessing")
-# the training square holds a whole face, so it is neither a part of the detector's box nor several of them
-_SCALES = (0.5, 2.0)
-_MOST_SHIFT = 0.5
+_METADATA_KEYS = ("input", "outputs", "labels", "preprocessing")
+# the training square holds one whole face, so its side is between half of and twice that of the detector's box
+_SCALE_RANGE = (0.5, 2.0)
+_MAX_SHIFT = 0.5
 
 
 def structure(directory: Path, tasks: Sequence[str] = TASKS) -> Step:
-    """Step 1 for the bundle in a directory, which must hold these models.
+    """Carry out step 1 for the bundle in a directory, which must contain the models of these tasks.
 
-    A manifest that the runtime refuses fails the step with the runtime's own message.
+    A manifest that the runtime rejects fails the step, with the runtime's own message.
     """
     what = "manifest: labels, inputs, outputs and preprocessing"
     try:
@@ -51,22 +51,24 @@ def structure(directory: Path, tasks: Sequence[str] = TASKS) -> Step:
 
 
 def _preprocessing(model: ModelSpec) -> Iterator[Check]:
-    """What would put every crop beside the face, although each number for itself is a number."""
+    """Check for values that are valid by themselves but would misplace every crop."""
     if isinstance(model, KeypointsSpec):
-        yield _shape(model, "mean_shape", model.mean_shape)
+        yield _face_shape(model, "mean_shape", model.mean_shape)
         framing = model.framing
-        good = _SCALES[0] <= framing.scale <= _SCALES[1] and max(abs(framing.dx), abs(framing.dy)) <= _MOST_SHIFT
-        note = (
-            f"{framing}: expected a scale of {_SCALES[0]} to {_SCALES[1]} and shifts of at most {_MOST_SHIFT} of the "
-            "box; export again"
+        plausible = (
+            _SCALE_RANGE[0] <= framing.scale <= _SCALE_RANGE[1] and max(abs(framing.dx), abs(framing.dy)) <= _MAX_SHIFT
         )
-        yield Check("framing holds a face", model.name, passed=good, note="" if good else note)
+        note = (
+            f"{framing}: expected a scale of {_SCALE_RANGE[0]} to {_SCALE_RANGE[1]} and shifts of at most {_MAX_SHIFT} "
+            "of the box; export again"
+        )
+        yield Check("framing holds a face", model.name, passed=plausible, note="" if plausible else note)
     if isinstance(model, EmotionSpec):
-        yield _shape(model, "template", model.template)
+        yield _face_shape(model, "template", model.template)
 
 
-def _shape(model: ModelSpec, key: str, points: Points) -> Check:
-    """The points of a face: inside the crop, as large as one, upright, and left and right not exchanged."""
+def _face_shape(model: ModelSpec, key: str, points: Points) -> Check:
+    """Check that points form a face: inside the crop, large enough, upright, and with left and right not swapped."""
     x, y = points.T
     at = KEYPOINTS.index
     faults = []
@@ -74,12 +76,12 @@ def _shape(model: ModelSpec, key: str, points: Points) -> Check:
         faults.append(f"points lie outside the {model.size} px crop")
     if np.ptp(points, axis=0).min() < model.size / 4:
         faults.append(f"the face is smaller than a quarter of the {model.size} px crop")
-    # "left" is the person's, which is on the right of the picture
+    # "left" is the person's left, which is on the right in the picture
     for name in ("left_eye_center", "left_eyebrow_inner_end", "mouth_left_corner"):
         if x[at(name)] <= x[at(name.replace("left", "right"))]:
-            faults.append(f"{name} is not right of {name.replace('left', 'right')} in the picture")
+            faults.append(f"{name} is not to the right of {name.replace('left', 'right')} in the picture")
     if not y[at("left_eyebrow_inner_end")] < y[at("left_eye_center")] < y[at("nose_tip")] < y[at("mouth_left_corner")]:
-        faults.append("brow, eye, nose and mouth do not follow each other downwards")
+        faults.append("eyebrow, eye, nose and mouth are not in this order from top to bottom")
     return Check(f"{key} is a face", model.name, passed=not faults, note="; ".join(faults))
 
 
@@ -102,7 +104,7 @@ def _file(
         return
     yield Check("sha256", model.name, file.key, passed=True)
     if file.format not in ENGINES:
-        never.append(f"{file.file}: not opened, the runtime has nothing that runs a {file.format}")
+        never.append(f"{file.file}: not opened, the runtime has no engine for {file.format}")
         return
     try:
         session = Session(path.read_bytes(), model, file.key)
@@ -117,14 +119,14 @@ def _file(
 
 
 def _metadata(model: ModelSpec, file: FileSpec, text: str | None, entry: Mapping[str, Any]) -> Check:
-    """What the file says of itself, against the manifest's entry of its model."""
+    """Compare the file's own metadata with the manifest's entry of its model."""
     what = "metadata is the manifest's"
     try:
-        says = json.loads(text) if text else None
+        metadata = json.loads(text) if text else None
     except (ValueError, RecursionError):
-        says = None
-    if not isinstance(says, dict):
-        return Check(what, model.name, file.key, passed=False, note=f"{file.file} says nothing of itself; export again")
-    wrong = [key for key in _DESCRIBED if says.get(key) != entry[key]]
-    note = f"{file.file} has another {', '.join(wrong)} than the manifest; export again" if wrong else ""
-    return Check(what, model.name, file.key, passed=not wrong, note=note)
+        metadata = None
+    if not isinstance(metadata, dict):
+        return Check(what, model.name, file.key, passed=False, note=f"{file.file} has no metadata; export again")
+    differing = [key for key in _METADATA_KEYS if metadata.get(key) != entry[key]]
+    note = f"{file.file} differs from the manifest in {', '.join(differing)}; export again" if differing else ""
+    return Check(what, model.name, file.key, passed=not differing, note=note)

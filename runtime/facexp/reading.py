@@ -1,4 +1,4 @@
-"""Which frames of a source are wanted, and how long one waits for them."""
+"""Options for reading a source: which frames are taken, and how long to wait for them."""
 
 from __future__ import annotations
 
@@ -9,46 +9,47 @@ from typing import Literal
 from facexp.checks import expect_count
 
 NOMINAL_FPS = 30.0
-"""The rate that is assumed where a stream names none."""
+"""The frame rate that is assumed if a stream declares none."""
 
-_MOST_FPS = 240
+_MAX_FPS = 240
 
-# a camera is never quite in time; less than a third, so that of three frames it is always the same one
-_EARLY = 0.3
-# and less than the next frame would be late
-_EARLY_OF_A_FRAME = 0.5
+# a camera's frames are never exactly on time, so a frame may be early by this share of the interval between the frames
+# taken; less than a third, so that out of every three frames always the same one is taken
+_EARLY_SHARE_OF_INTERVAL = 0.3
+# and by at most this share of the time since the previous frame: if earlier, the next frame is closer to the due time
+_EARLY_SHARE_OF_FRAME = 0.5
 
 Policy = Literal["latest", "all"]
 
 
 def sane_fps(rate: float) -> float:
-    """The rate that a decoder names, or NOMINAL_FPS where it names none that can be."""
-    return rate if 0 < rate <= _MOST_FPS else NOMINAL_FPS
+    """Return the rate that a decoder reports, or NOMINAL_FPS if it is not above 0 and at most 240."""
+    return rate if 0 < rate <= _MAX_FPS else NOMINAL_FPS
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How a source is read; of a photo only `reduced` counts. Raises ValueError for a value out of its range."""
+    """How a source is read; for a photo only `reduced` matters. Raises ValueError for a value out of its range."""
 
     every: int = 1
-    """Every N-th frame is taken, counted from the source's first."""
+    """Take every N-th frame, counted from the source's first."""
     max_fps: float | None = None
-    """At most so many frames of a second of the source; None takes all."""
+    """Take at most this many frames per second of the source; None takes all."""
     start_s: float = 0.0
-    """The first so many seconds are left out."""
+    """Skip this many seconds at the beginning."""
     duration_s: float | None = None
-    """So many seconds are read after that; None reads to the end."""
+    """Read this many seconds after that; None reads to the end."""
     policy: Policy | None = None
-    """What a reader that is too slow gets: "latest", the newest frame, or "all". None: live sources the newest, a pipe,
-    whose writer waits, all. Files always give all."""
+    """Which frames to give if the analysis is slower than the source: "latest", only the newest, or "all". None: the
+    newest of a live source, and all of a pipe, where the writing program waits. Files always give all."""
     timeout_s: float = 10.0
-    """A live source that shows nothing for so many seconds is given up and opened again."""
+    """Give up a live source that gives no frame for this many seconds, and open it again."""
     raw: tuple[int, int] | None = None
-    """Width and height of the raw BGR24 frames on standard input; None where they are encoded."""
+    """Width and height of the raw BGR24 frames on standard input; None if they are encoded."""
 
     reduced: bool = False
-    """Large JPEG photos are decoded at a half, a quarter or an eighth, which takes half the time, and again in full
-    where a face would be too small: for analysis alone, not for who wants the picture itself."""
+    """Decode large JPEG photos at a half, a quarter or an eighth of their size, which takes half the time, and again
+    larger if a face would be too small. Only for analysis: the picture that is returned is the small one."""
 
     def __post_init__(self) -> None:
         expect_count("every", self.every)
@@ -64,20 +65,20 @@ class ReadOptions:
 
     @property
     def end_s(self) -> float:
-        """When reading ends, in seconds of the source; infinite where it does not."""
+        """When reading ends, in seconds of the source; infinity if it has no end."""
         return math.inf if self.duration_s is None else self.start_s + self.duration_s
 
     def taken_fps(self, fps: float) -> float:
-        """How many frames a second are left of a source that has `fps`."""
+        """Return how many frames a second are taken from a source that has `fps`."""
         return min(fps / self.every, self.max_fps or math.inf)
 
 
 DEFAULTS = ReadOptions()
-"""Every frame of a file, the newest of what is live."""
+"""Every frame of a file or pipe, and the newest frame of a live source."""
 
 
 class Pace:
-    """Chooses the frames of one source, asked in their order."""
+    """Chooses which frames of one source to take; call `wants` for every frame in order."""
 
     def __init__(self, options: ReadOptions) -> None:
         self._options = options
@@ -85,14 +86,14 @@ class Pace:
         self._last_ms = -math.inf
 
     def wants(self, index: int, time_ms: float) -> bool:
-        """Whether the frame of this number and time is one of those to take."""
+        """Return whether to take the frame with this number and time."""
         since_ms, self._last_ms = time_ms - self._last_ms, time_ms
         if index % self._options.every or time_ms < 1000 * self._options.start_s:
             return False
         if self._options.max_fps is None:
             return True
-        beat_ms = 1000 / self._options.max_fps
-        if time_ms < self._due_ms - min(_EARLY * beat_ms, _EARLY_OF_A_FRAME * since_ms):
+        interval_ms = 1000 / self._options.max_fps
+        if time_ms < self._due_ms - min(_EARLY_SHARE_OF_INTERVAL * interval_ms, _EARLY_SHARE_OF_FRAME * since_ms):
             return False
-        self._due_ms = (self._due_ms if time_ms < self._due_ms + beat_ms else time_ms) + beat_ms
+        self._due_ms = (self._due_ms if time_ms < self._due_ms + interval_ms else time_ms) + interval_ms
         return True

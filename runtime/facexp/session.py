@@ -1,4 +1,4 @@
-"""One network on one device: the provider asked is the provider that runs, or an error says so."""
+"""One network on one device: a session runs on the device that was requested, or raises an error."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from facexp.engines import ENGINES, has_cuda
 from facexp.errors import BundleError, DeviceError, EngineError, one_line
 
 DEVICES: tuple[str, ...] = ("auto", "cpu", "cuda")
-"""What a caller may ask for."""
+"""The values that a caller may pass as `device`."""
 BACKENDS: dict[str, str] = {"onnxruntime": "onnx", "litert": "tflite"}
-"""What runs the networks -> the format of the files that it takes."""
+"""The library that runs the networks -> the format of the files that it loads."""
 
-# memory of a batch grows with its size and speed does not: a crowd or a folder of crops goes through in pieces
+# a larger batch takes more memory but is not faster: a crowd or a folder of crops is processed in chunks
 _CHUNK = 64
 
 
 def devices_to_try(device: str, backend: str = "onnxruntime") -> tuple[str, ...]:
-    """The devices to try for what was asked, best first; "auto" tries CUDA where onnxruntime was built for it.
+    """Return the devices to try for a requested one, best first; "auto" tries CUDA if onnxruntime was built with it.
 
-    Being in this list promises nothing: only a live `Session` tells. Raises ValueError for an unknown device.
+    A device in this tuple need not work: only creating a `Session` shows that. Raises ValueError for an unknown device.
     """
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
@@ -35,28 +35,29 @@ def devices_to_try(device: str, backend: str = "onnxruntime") -> tuple[str, ...]
 
 
 class Session:
-    """One model in onnxruntime or LiteRT, warmed up. Several threads may use it at once."""
+    """One model loaded in onnxruntime or LiteRT and warmed up. Several threads may use it at once."""
 
     def __init__(
         self, model: bytes, spec: ModelSpec, key: str, *, device: str = "cpu", threads: int | None = None
     ) -> None:
-        """Load `model`, the bytes of the file `key` of a model, check that it is what `spec` says, and run it once.
+        """Load a model from the bytes of its file, check it against `spec`, and run it once.
 
-        `key` is as in the manifest, "int8.onnx": its ending tells what runs the file. `device` is "cpu" or "cuda";
-        `threads` bounds the threads inside one operator, None leaves it to onnxruntime.
-        Raises DeviceError when the live session does not run on `device` or the library is missing, EngineError when
-        the model cannot be loaded or run, BundleError when it differs from `spec`, ValueError for an unknown device or
-        threads < 1.
+        `key` is the file's key in the manifest, such as "int8.onnx"; its ending selects the library that runs the file.
+        `device` is "cpu" or "cuda". `threads` limits the threads inside one operator; None is onnxruntime's own choice,
+        or all cores for LiteRT.
+        Raises DeviceError if the session does not really run on `device` or the library is missing, EngineError if the
+        model cannot be loaded or run, BundleError if it differs from `spec`, ValueError for an unknown device, an
+        unknown file ending or threads < 1.
         """
         if device not in DEVICES[1:]:
             raise ValueError(f"a session runs on one of {', '.join(DEVICES[1:])}, got {device!r}")
         expect_count("threads", threads, optional=True)
-        form = key.rpartition(".")[2]
-        if form not in ENGINES:
-            raise ValueError(f"a session runs files of {', '.join(ENGINES)}, got {key!r}")
+        file_format = key.rpartition(".")[2]
+        if file_format not in ENGINES:
+            raise ValueError(f"a session runs files of the formats {', '.join(ENGINES)}, got {key!r}")
         self._spec = spec
         self._device = device
-        self._engine = ENGINES[form](model, spec.name, device, threads)
+        self._engine = ENGINES[file_format](model, spec.name, device, threads)
         self._check_tensors("input", (spec.input,), self._engine.inputs)
         self._check_tensors("output", spec.outputs, self._engine.outputs)
         self._check_metadata()
@@ -64,18 +65,18 @@ class Session:
 
     @property
     def device(self) -> str:
-        """The device that really runs: "cpu" or "cuda"."""
+        """The device on which the model really runs: "cpu" or "cuda"."""
         return self._device
 
     @property
     def metadata(self) -> str | None:
-        """The JSON text in which the file says what it is, None where it says nothing."""
+        """The JSON text that describes the model inside its file; None if the file has none."""
         return self._engine.metadata
 
     def run(self, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Output name -> float32 array with a row per input, for a uint8 batch (N, H, W, 1) of any N, also 0.
+        """Run the network on a uint8 batch (N, H, W, 1), where N may be 0.
 
-        Raises ValueError for another dtype or shape.
+        Returns output name -> float32 array with one row for each input. Raises ValueError for another dtype or shape.
         """
         row = self._spec.input.row
         if not isinstance(batch, np.ndarray) or batch.dtype != np.uint8:
@@ -94,7 +95,8 @@ class Session:
         return self._engine.run(self._spec.input.name, batch)
 
     def _warm_up(self) -> None:
-        # the first run allocates and, on CUDA, loads kernels: a driver that cannot run shows here, not at a first face
+        # the first run allocates memory and, on CUDA, loads kernels: a driver that does not work fails here already,
+        # not at the first face
         blank = np.zeros((1, *self._spec.input.row), np.uint8)
         try:
             self._run(blank)
@@ -107,19 +109,19 @@ class Session:
             return
         spec = self._spec
         try:
-            says = json.loads(self.metadata)
-            found = {key: says[key] for key in ("task", "labels", "preprocessing")}
+            metadata = json.loads(self.metadata)
+            found = {key: metadata[key] for key in ("task", "labels", "preprocessing")}
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise BundleError(f"model {spec.name}: the file's metadata cannot be read ({one_line(error)})") from error
         expected = {"task": spec.name, "labels": list(spec.labels), "preprocessing": dict(spec.preprocessing)}
         for key, value in expected.items():
             if found[key] != value:
                 raise BundleError(
-                    f"model {spec.name}: the file's metadata has another {key} than the manifest; export it again"
+                    f"model {spec.name}: the file's metadata has a different {key} from the manifest; export it again"
                 )
 
     def _check_tensors(self, what: str, expected: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> None:
-        says = {tensor.name: (tensor.dtype, tensor.row) for tensor in expected}
-        has = {tensor.name: (tensor.dtype, tensor.row) for tensor in found}
-        if says != has:
-            raise BundleError(f"model {self._spec.name}: the file's {what} is {has}, the manifest says {says}")
+        declared = {tensor.name: (tensor.dtype, tensor.row) for tensor in expected}
+        actual = {tensor.name: (tensor.dtype, tensor.row) for tensor in found}
+        if declared != actual:
+            raise BundleError(f"model {self._spec.name}: the file's {what} is {actual}, the manifest says {declared}")

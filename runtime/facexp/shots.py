@@ -1,4 +1,4 @@
-"""One source, opened: the pictures of a photo, clip, camera, stream or pipe, one at a time."""
+"""Read one source: the pictures of a photo, clip, camera, stream or pipe, one at a time."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from facexp.pipe import JpegStream, Pipe, RawStream, Undecoded
 from facexp.reading import DEFAULTS, Pace, ReadOptions
 
 _JPEG_STREAMS = (".mjpg", ".mjpeg")
-# what FFmpeg takes for files that carry no times
+# FFmpeg's default frame rate for files without time stamps
 _MJPEG_FPS = 25.0
 
-# twice as much as the detector looks at: so hardly a face is too small for the keypoints, and the photo decoded again
-_LARGE = 1920
+# a reduced JPEG keeps at least this longest side, in pixels: twice the detector's input, so that almost no face is too
+# small for the keypoint network, which would mean decoding the photo again
+_REDUCED_LONGEST = 1920
 
 _UNKNOWN = "is not a photo or clip in a format that facexp reads"
 
@@ -39,7 +40,7 @@ class Shot:
     source: str
     """The name of the source as it was given, without the user name and password of an address."""
     save_as: PurePath
-    """Where an annotated copy belongs, relative to the folder it is saved in."""
+    """The path at which to save an annotated copy, relative to the output folder."""
     index: int
     """Number of the frame in its source, from 0; 0 for a photo."""
     time_ms: float
@@ -47,21 +48,22 @@ class Shot:
     image: Image
     """BGR (H, W, 3) uint8."""
     fps: float | None = None
-    """The rate at which these shots are worth saving, in frames a second; None for a photo."""
+    """Frame rate at which to save these shots as a clip, in frames a second; None for a photo."""
     total: int | None = None
-    """How many frames the clip claims to have; None for a photo and where the clip does not say."""
+    """Number of frames that the clip's header declares; None for a photo and if the clip does not declare it."""
     shown_ms: float | None = None
-    """How long an animation shows the frame, in milliseconds, whether or not the next is taken; None elsewhere."""
+    """How long an animation shows this frame, in milliseconds, even if the next frame is skipped; None for other
+    sources."""
     captured_s: float | None = None
-    """When a live source's frame came, on the clock of `time.monotonic`; None for what is not live."""
+    """When the frame of a live source arrived, on the clock of `time.monotonic`; None if the source is not live."""
     dropped: int | None = None
-    """How many frames of a live source newer ones replaced since the last shot; None for what is not live."""
+    """How many frames of a live source were replaced by newer ones since the last shot; None if it is not live."""
     reduction: int = 1
-    """How many times smaller than the photo the image is; 1 unless `ReadOptions.reduced` allows more."""
+    """By what factor the image is smaller than the photo; 1 unless `ReadOptions.reduced` allows more."""
     decode: Callable[[int], Image] | None = None
-    """Gives the photo in gray at another reduction (1, 2, 4 or 8) where this one is above 1, else None."""
+    """Decodes the photo in gray at another reduction (1, 2, 4 or 8); None if `reduction` is 1."""
     full_size: tuple[int, int] | None = None
-    """Width and height of the photo where the image is smaller, else None."""
+    """Width and height of the photo in pixels if the image is reduced, else None."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -74,22 +76,22 @@ class Source:
     """One photo, clip, camera or stream that was named or found, not opened yet."""
 
     name: str
-    """The name as it was given, or the folder's name with the file's name behind it; nothing secret."""
+    """The name as it was given, or the folder's name followed by the file's; without user name and password."""
     save_as: PurePath
-    """Where an annotated copy belongs: the name inside the given folder, with that folder's name before it."""
+    """The path at which to save an annotated copy: the given folder's name, then the file's path inside that folder."""
     problem: str | None = None
-    """Why there is nothing to open; None where there is."""
+    """Why the source cannot be opened; None if it can."""
     address: str | None = field(default=None, repr=False)
-    """What a live source or standard input is opened by, which may hold a password; None for a file."""
+    """What opens a live source or standard input, which may contain a password; None for a file."""
     data: bytes | None = field(default=None, repr=False)
-    """The file's content, where it is already here and not on this machine's disk; None: the name leads to it."""
+    """The file's content if it is in memory and not on this machine's disk; None: `name` is the file's path."""
 
     def shots(self, options: ReadOptions = DEFAULTS) -> Iterator[Shot]:
-        """The photo, or the frames of the clip, camera or stream that the options choose.
+        """Yield the photo, or the frames of the clip, camera or stream that the options choose.
 
-        Raises SourceError, its one line starting with the name, where the source cannot be read; a clip that breaks off
-        gives the frames before that first. A live source that stops is opened again, which the log `facexp` tells; so
-        it does where the options leave no frame.
+        Raises SourceError, one line that starts with the name, if the source cannot be read; for a clip that breaks
+        off, the frames before the break come first. A live source that stops is opened again, which is logged by the
+        logger `facexp`, as are options that leave no frame.
         """
         empty = True
         try:
@@ -105,7 +107,7 @@ class Source:
             _logger.warning("%s: no frame to read: reading starts at %g s", printable(self.name), options.start_s)
 
     def is_photo(self) -> bool:
-        """Whether it begins as a photo, or an animation, does; False for what is not there and for what is live."""
+        """Return whether the file begins like a photo or an animation; False for missing files and live sources."""
         if self.address is not None or self.problem is not None:
             return False
         try:
@@ -170,22 +172,22 @@ class Source:
         if kind is not None and _is_still(data, kind):
             yield self._single(data, kind, options)
             return
-        # clips and what may have pages can only be read from a file
+        # clips and formats with several pages can only be read from a file
         with _temporary(f"content{self.save_as.suffix}", data) as path:
             yield from self._file(path, options)
 
     def _single(self, data: bytes, kind: str, options: ReadOptions) -> Shot:
-        """A photo; a JPEG is no larger than it has to be, where the options ask for that."""
+        """Decode a photo; a large JPEG is decoded at a reduced size if the options allow it."""
         if kind != "JPEG" or not options.reduced:
             return Shot(self.name, self.save_as, 0, 0.0, photo.decode(data, kind))
-        reduction, width, height = photo.reductions(data, _LARGE)
+        reduction, width, height = photo.reductions(data, _REDUCED_LONGEST)
         image = photo.decode(data, kind, reduction)
         if reduction == 1:
             return Shot(self.name, self.save_as, 0, 0.0, image)
-        # only points and emotions are read from it, which takes no colour
-        again = functools.partial(photo.decode_gray, data)
+        # gray, because only the keypoint and emotion networks read it
+        decode = functools.partial(photo.decode_gray, data)
         return Shot(
-            self.name, self.save_as, 0, 0.0, image, reduction=reduction, decode=again, full_size=(width, height)
+            self.name, self.save_as, 0, 0.0, image, reduction=reduction, decode=decode, full_size=(width, height)
         )
 
     def _live(self, open_capture: Callable[[], Capture], options: ReadOptions) -> Iterator[Shot]:
@@ -206,7 +208,7 @@ class Source:
             raise SourceError("standard input is closed: pipe a picture or a stream into it")
         if sys.stdin.isatty():
             raise SourceError("standard input is a terminal: pipe a picture or a stream into it")
-        # past Python's own buffer, which would hold frames back and be locked by a thread that hangs
+        # unbuffered: Python's own buffer would hold frames back, and stay locked by a reading thread that hangs
         with open(sys.stdin.fileno(), "rb", buffering=0, closefd=False) as stream:
             pipe = Pipe(stream)
             if not pipe.reach(1):
@@ -229,7 +231,7 @@ class Source:
             else:
                 what = clip.sniff(head)
                 how = "ffmpeg -i FILE -f mjpeg - | facexp-infer -"
-                raise SourceError(_UNKNOWN if what is None else f"is a {what} clip: name its file, or pipe {how}")
+                raise SourceError(_UNKNOWN if what is None else f"is a {what} clip: give its file name, or pipe {how}")
 
     def _pipe(self, capture: JpegStream | RawStream, options: ReadOptions) -> Iterator[Shot]:
         if options.policy == "latest":
@@ -238,7 +240,7 @@ class Source:
         pace, index, fps = Pace(options), 0, options.taken_fps(capture.fps)
         damaged = Undecoded()
         while capture.grab():
-            # a pipe that waits for its reader tells no time: a nominal rate takes its place
+            # the writer of a pipe waits for its reader, so arrival times mean nothing: take a nominal frame rate
             time_ms = 1000 * index / capture.fps
             if time_ms >= 1000 * options.end_s:
                 break
@@ -247,13 +249,13 @@ class Source:
                 if image is not None:
                     yield Shot(self.name, self.save_as, index, time_ms, image, fps)
                 elif damaged.note(index):
-                    # the end, where it is an error, may be far away
-                    _logger.warning("%s: frame %d does not decode and is passed over", printable(self.name), index)
+                    # logged at once: the error at the end of the stream may come much later
+                    _logger.warning("%s: frame %d cannot be decoded and is skipped", printable(self.name), index)
             index += 1
         damaged.tell()
 
     def _spooled(self, pipe: Pipe, kind: str, options: ReadOptions) -> Iterator[Shot]:
-        """A photo or animation; one that may have pages can only be read from a file."""
+        """Read a photo or animation from a pipe; formats with several pages are spooled to a temporary file first."""
         if pipe.reach(photo.MAX_BYTES + 1):
             raise _too_large()
         if _is_still(pipe.ahead, kind):
@@ -264,29 +266,32 @@ class Source:
 
 
 def _beginning(path: Path) -> tuple[bytes, int]:
-    """The first 256 bytes of a file, and its size; SourceError where it is none: a pipe would give them only once."""
-    facts = path.stat()
-    if not stat.S_ISREG(facts.st_mode):
+    """Return the first 256 bytes of a file, and its size in bytes.
+
+    Raises SourceError if it is not a regular file: a named pipe, for example, would give these bytes only once.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
         raise SourceError("is neither a file nor a folder")
     with path.open("rb") as file:
-        return file.read(256), facts.st_size
+        return file.read(256), status.st_size
 
 
 def _photo_kind(head: bytes, name: PurePath) -> str | None:
-    """The format of a photo or animation that begins so; None for anything else, and where many JPEGs make a clip."""
+    """Return the format of a photo or animation with these first bytes; None for others and for files of many JPEGs."""
     kind = photo.sniff(head[:64])
     return None if kind == "JPEG" and name.suffix.lower() in _JPEG_STREAMS else kind
 
 
 def _is_still(data: bytes | bytearray, kind: str) -> bool:
-    """Whether it is known to hold one picture alone: a PNG that is animated says so before its first."""
+    """Return whether the data certainly holds only one picture; an animated PNG has an acTL chunk before its first."""
     return kind == "JPEG" or (kind == "PNG" and b"acTL" not in data[: data.find(b"IDAT")])
 
 
 @contextlib.contextmanager
 def _temporary(name: str, data: bytes | bytearray) -> Iterator[Path]:
-    """A file of this name and content that is gone in the end; SourceError where it cannot be written."""
-    # hardly ever needed, and its import is not for free
+    """Write a temporary file of this name and content, removed at the end; SourceError if it cannot be written."""
+    # imported here because it is rarely needed and its import takes time
     import tempfile
 
     with contextlib.ExitStack() as stack:
@@ -295,7 +300,7 @@ def _temporary(name: str, data: bytes | bytearray) -> Iterator[Path]:
             path.write_bytes(data)
         except OSError as error:
             why = error.strerror or str(error)
-            raise SourceError(f"needs a folder for temporary files: {why}; TMPDIR may name one") from error
+            raise SourceError(f"needs a folder for temporary files: {why}; set TMPDIR to one") from error
         yield path
 
 

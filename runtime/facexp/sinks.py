@@ -1,7 +1,7 @@
-"""Frames -> JSON lines, CSV or text in a stream (annotated pictures are `facexp.pictures`).
+"""Write frames as JSON lines, CSV or text to a stream (`facexp.pictures` writes annotated pictures).
 
-A sink is used as `JsonlSink(sys.stdout).write(frame, shot)`. Each frame goes out whole and at once, so that a crash
-loses nothing and a reader sees a result when it is there.
+Usage: `JsonlSink(sys.stdout).write(frame, shot)`. Each frame is written in one piece and flushed immediately, so that a
+crash loses no result and a reader sees each result as soon as it is ready.
 """
 
 from __future__ import annotations
@@ -19,24 +19,27 @@ from facexp.types import Emotion, Face, Frame
 
 
 class Stream(Protocol):
-    """Where lines go: an open text file, `sys.stdout`, or anything with these two."""
+    """The output of a sink: an open text file, `sys.stdout`, or any object with these two methods."""
 
     def write(self, text: str, /) -> object:
-        """Take the text."""
+        """Write the text."""
 
     def flush(self) -> object:
-        """Hand on what was taken."""
+        """Pass on buffered text."""
 
 
 class Sink(Protocol):
-    """Takes frames one by one."""
+    """Writes frames one by one."""
 
     def write(self, frame: Frame, shot: Shot | None = None) -> None:
-        """Take one frame, with its picture where there is one."""
+        """Write one frame; `shot` is its picture, if there is one."""
 
 
 def frame_record(frame: Frame) -> dict[str, Any]:
-    """The frame as plain JSON data, rounded to what it is worth: the schema that the README describes."""
+    """Return the frame as plain JSON data in the schema that the README describes.
+
+    Values are rounded to meaningful digits: pixels to 0.01, probabilities and scores to 0.0001.
+    """
     record: dict[str, Any] = {"schema": 2, "source": frame.source, "frame": frame.index}
     if frame.error is not None:
         return record | {"error": frame.error}
@@ -90,20 +93,21 @@ class _LineSink:
 
 
 class JsonlSink(_LineSink):
-    """One JSON object a line."""
+    """Writes one JSON object a line."""
 
     def write(self, frame: Frame, shot: Shot | None = None) -> None:
         """Write the frame's line."""
         names = frame.source + (frame.error or "")
-        # a name that is not valid UTF-8 cannot be printed as it is, but escaped it still leads back to the file
+        # a name that is not valid UTF-8 cannot be written as it is; escaped, it still identifies the file
         escaped = as_utf8(names) != names
         self._put(json.dumps(frame_record(frame), ensure_ascii=escaped, allow_nan=False) + "\n")
 
 
 class CsvSink(_LineSink):
-    """One row a face; a frame without a face gives one row with empty face columns. The heading goes out at once.
+    """Writes one row for each face; a frame without a face gives one row with empty face columns.
 
-    `labels` are the analyzer's, a column each. Emotion and points are the raw ones, also where there are smoothed ones.
+    The header row is written at once. `labels` are the analyzer's emotion labels, one column each. Emotion and
+    keypoints are always the raw values, even if there are smoothed ones.
     """
 
     def __init__(self, stream: Stream, labels: Sequence[str]) -> None:
@@ -144,14 +148,14 @@ class CsvSink(_LineSink):
         lines = []
         for row in rows:
             text = io.StringIO()
-            # Python 3.11 quotes only those signs of a line's end that end its own lines
+            # Python 3.11 quotes only the line-end characters that are in `lineterminator`
             csv.writer(text, lineterminator="\r\n").writerow(row)
             lines.append(text.getvalue().removesuffix("\r\n") + "\n")
         self._put("".join(lines))
 
 
 class TextSink(_LineSink):
-    """A heading per picture and a line per face, for a person."""
+    """Writes a heading for each picture and a line for each face, for people to read."""
 
     def write(self, frame: Frame, shot: Shot | None = None) -> None:
         """Write the frame's lines."""

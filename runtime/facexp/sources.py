@@ -1,12 +1,12 @@
-"""Names of photos, folders, globs, lists, clips, cameras and streams -> pictures, one at a time.
+"""Names of photos, folders, globs, lists, clips, cameras and streams -> their pictures, one at a time.
 
     for source in open_sources(["holiday", "clips/*.mp4", "@more.txt", "rtsp://camera/live"]):
         for shot in source.shots():
             shot.image          # BGR (H, W, 3) uint8
 
-Only names are kept in memory, of one folder at a time; a clip gives one frame at a time. What a file is, its content
-decides; only inside folders and globs do names choose which files are looked at. Files give every frame in order;
-cameras and streams give the newest, read by a thread of their own (`facexp.live`).
+Only the names of one folder at a time are kept in memory, and a clip gives one frame at a time. A file's type is
+detected from its content; its name only decides whether it is taken from a folder or glob. Files give every frame in
+order; cameras and streams give the newest frame, read in a separate thread (`facexp.live`).
 """
 
 from __future__ import annotations
@@ -23,49 +23,50 @@ from facexp.address import STDIN, address_problem, file_name, is_live, mistyped,
 from facexp.globs import expand, folders, is_deep, is_folder, is_pattern, path_problem, real_path, root
 from facexp.shots import Source
 
-# HEIC is not read, but a folder full of it must say so instead of looking empty
+# HEIC cannot be read, but it is included so that a folder of HEIC files gives errors instead of looking empty
 MEDIA = re.compile(
     r".+\.(jpe?g|jpe|jfif|a?png|gif|bmp|tiff?|webp|avif|hei[cf]|jp2|p[bgpn]m"
     r"|dib|mp4|m4v|mov|mkv|webm|avi|mpe?g|m[12]v|vob|mts|m2ts|wmv|asf|flv|ogv|3gp|y4m|ivf|mjpe?g|h?264)",
     re.IGNORECASE | re.DOTALL,
 )
-"""The names that are taken for photos and clips inside a folder or glob; .ts, which programs have too, is none."""
+"""Matches the names of photos and clips inside a folder or glob; not .ts, which TypeScript files have, too."""
 
 
 class Listed(NamedTuple):
-    """A name that is no list any more."""
+    """A name after lists were expanded."""
 
     name: str
-    """As it was given, or as it stands in a list."""
+    """The name as it was given, or as it is written in a list."""
     problem: str | None = None
-    """Why a list cannot be read; None for everything else."""
+    """Why the list, or this line of it, cannot be used; None for everything else."""
 
 
 Name = str | os.PathLike[str]
 
 
 def open_sources(names: Iterable[Name | Listed], skip: Path | None = None) -> Iterator[Source]:
-    """Each photo and clip that the names stand for, in natural order (photo2 before photo10).
+    """Yield a source for each photo and clip that the names stand for, in natural order (photo2 before photo10).
 
-    A name is a file, a folder (searched to its depths for photos and clips by suffix, hidden ones left out), a glob
-    (`**` searches to the depths; where it spells a suffix out, that is taken whatever it is), a camera (0,
+    A name is a file, a folder (searched recursively for photos and clips by suffix, without hidden ones), a glob (`**`
+    searches recursively; a literal suffix at its end, whatever it is, adds the files with that suffix), a camera (0,
     /dev/video0), the address of a stream (rtsp://..., http://...), "-" for standard input, or "@list.txt": a text file
-    with such names, as `listed` reads it. Nothing inside the folder `skip` is taken from a folder or glob: it is where
-    results are written. A name without anything behind it gives one Source whose `problem` says so. Raises ValueError
-    where `names` is one name, whose letters would pass for names.
+    with such names, read by `listed`.
+    Folders and globs leave out everything inside the folder `skip`, into which the results are written. A name that
+    leads to nothing gives one Source whose `problem` says why. Raises ValueError if `names` is a single name, because
+    its letters would be taken for names.
     """
     skip = None if skip is None else real_path(skip)
-    for name, trouble in listed(names):
-        if trouble is not None:
-            yield Source(name, PurePath(Path(name).name), trouble)
+    for name, list_problem in listed(names):
+        if list_problem is not None:
+            yield Source(name, PurePath(Path(name).name), list_problem)
             continue
         if name == STDIN or is_live(name):
             yield Source(shown(name), PurePath(file_name(name)), address_problem(name), name)
             continue
         path = Path(name)
-        # an empty name would be the current directory
+        # Path("") would be the current directory
         problem = path_problem(path) if name else "no such file or folder"
-        named = name if problem is None else mistyped(name)
+        shown_name = name if problem is None else mistyped(name)
         found: Iterator[Source] = iter(())
         if problem is None and path.is_dir():
             found, problem = _walk(path, PurePath(real_path(path).name), skip), "no photo or clip in this folder"
@@ -73,19 +74,19 @@ def open_sources(names: Iterable[Name | Listed], skip: Path | None = None) -> It
             found, problem = _glob(name, skip), "no photo or clip in what this pattern matches"
         first = next(found, None)
         if first is None:
-            yield Source(named, PurePath(Path(named).name), problem)
+            yield Source(shown_name, PurePath(Path(shown_name).name), problem)
         else:
             yield first
             yield from found
 
 
 def listed(names: Iterable[Name | Listed]) -> Iterator[Listed]:
-    """Each name, or, for "@list.txt", each name in that file; with the reason where a list cannot be read.
+    """Yield each name, or for "@list.txt" each name in that file; `problem` says why a list cannot be read.
 
-    A list is UTF-8 text with one name a line, as it would be given by itself: a relative one starts at the current
-    directory. Blank lines and those that start with # are passed over; blanks around a name are left out where it leads
-    to something only without them. What was listed before is handed on as it is, since a list that comes through a pipe
-    can be read only once. Raises ValueError where `names` is one name.
+    A list is a UTF-8 text file with one name on each line, written as on the command line: relative names start at the
+    current directory. Blank lines and lines that start with # are skipped; spaces around a name are removed if the name
+    leads to something only without them. A `Listed` is passed through unchanged, because a list that comes through a
+    pipe can be read only once. Raises ValueError if `names` is a single name.
     """
     if isinstance(names, (str, bytes, os.PathLike)):
         raise ValueError(f"names must be several names, got one: put {names!r} into a list")
@@ -97,42 +98,42 @@ def listed(names: Iterable[Name | Listed]) -> Iterator[Listed]:
         if not name.startswith("@"):
             yield Listed(name)
             continue
-        named = mistyped(name)
-        hint = f"(a file of this name is written ./{named})"
+        shown_name = mistyped(name)
+        hint = f"(a file of this name is written ./{shown_name})"
         try:
             with Path(name[1:]).open(encoding="utf-8-sig", errors="surrogateescape") as lines:
                 head = lines.read(1024)
                 if "\0" in head:
-                    yield Listed(named, f"is no list: it is not a text {hint}")
+                    yield Listed(shown_name, f"is not a list: it is not a text file {hint}")
                     continue
                 empty = True
-                # the head may end inside a line, and a pipe cannot be turned back
+                # the head may end inside a line, and a pipe cannot be rewound
                 for line in itertools.chain(io.StringIO(head + lines.readline()), lines):
                     if line.strip() and not line.strip().startswith("#"):
                         entry = _entry(line.removesuffix("\n"))
-                        yield Listed(entry, _no_entry(entry))
+                        yield Listed(entry, _entry_problem(entry))
                         empty = False
                 if empty:
-                    yield Listed(named, "this list names nothing")
+                    yield Listed(shown_name, "this list contains no names")
         except OSError as error:
-            yield Listed(named, f"this list cannot be read: {error.strerror or error} {hint}")
+            yield Listed(shown_name, f"this list cannot be read: {error.strerror or error} {hint}")
 
 
 def _entry(line: str) -> str:
-    """The name in a line of a list."""
+    """Return the name in a line of a list."""
     name = line.strip()
-    # a file's name may begin or end with a blank, but most blanks were left by whoever wrote the list
+    # a file name may begin or end with a space, but usually such spaces are not part of the name
     if name == line or "\0" in line or path_problem(Path(line)) is None:
         return line
-    leads = name == STDIN or name.startswith("@") or is_live(name) or is_pattern(name)
-    return name if leads or path_problem(Path(name)) is None else line
+    not_a_path = name == STDIN or name.startswith("@") or is_live(name) or is_pattern(name)
+    return name if not_a_path or path_problem(Path(name)) is None else line
 
 
-def _no_entry(entry: str) -> str | None:
-    """Why a line of a list is no name; None where it is one."""
+def _entry_problem(entry: str) -> str | None:
+    """Return why a line of a list is not a name; None if it is one."""
     if entry.startswith("@"):
         return "a list inside a list is not read"
-    return "holds a zero byte, as no name does" if "\0" in entry else None
+    return "contains a zero byte, which no name can" if "\0" in entry else None
 
 
 def _walk(folder: Path, save_as: PurePath, skip: Path | None) -> Iterator[Source]:
@@ -145,15 +146,15 @@ def _walk(folder: Path, save_as: PurePath, skip: Path | None) -> Iterator[Source
 
 
 def _glob(pattern: str, skip: Path | None) -> Iterator[Source]:
-    fixed, deep, suffix = root(pattern), is_deep(pattern), PurePath(pattern).suffix.lower()
-    named = suffix and not is_pattern(suffix)
+    base, deep, suffix = root(pattern), is_deep(pattern), PurePath(pattern).suffix.lower()
+    literal_suffix = suffix and not is_pattern(suffix)
     for path, problem in expand(pattern, skip):
-        save_as = PurePath(*(part for part in path.relative_to(fixed).parts if part != ".."))
+        save_as = PurePath(*(part for part in path.relative_to(base).parts if part != ".."))
         if problem is not None:
             yield Source(str(path), save_as, problem)
         elif is_folder(path):
-            # a deep pattern names the files inside by itself
+            # a pattern with ** matches the files inside by itself
             if not deep:
                 yield from _walk(path, save_as, skip)
-        elif MEDIA.fullmatch(path.name) or (named and path.suffix.lower() == suffix):
+        elif MEDIA.fullmatch(path.name) or (literal_suffix and path.suffix.lower() == suffix):
             yield Source(str(path), save_as)

@@ -1,4 +1,4 @@
-"""How long things take, measured fairly: rivals in turns, and whole processes from their start to their end."""
+"""Fair timing: alternatives measured in turns, and whole processes measured from start to end."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 
 _K = TypeVar("_K")
 _MB = 1e6
-# a process's peak memory counts what its parent had in use when it was forked: this one has next to nothing
-_LAUNCH = """
+# a child's peak memory includes what its parent used at the time of the fork, so a small process launches the command
+_LAUNCHER = """
 import json, os, subprocess, sys, time
 start = time.perf_counter()
 done = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -33,20 +33,22 @@ print(json.dumps({"status": done.returncode, "said": said, "s": seconds, "cpu_s"
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Times of one thing, in milliseconds."""
+    """The distribution of the measured times of one operation, in milliseconds."""
 
     count: int
-    """How often it was measured."""
+    """Number of measurements."""
     least: float
-    """The shortest: what is left of a busy machine's times when nothing else ran."""
+    """The shortest time: on a busy machine, the closest to the time without other load."""
     p50: float
-    """Half of the times are at most so long."""
+    """The median: half of the times are at most this long."""
     p90: float
+    """The 90th percentile."""
     p99: float
+    """The 99th percentile."""
 
     @classmethod
     def of(cls, times_ms: Sequence[float]) -> Spread:
-        """The percentiles, interpolated between neighbours. ValueError where there is no time."""
+        """Compute the percentiles, interpolated linearly. Raises ValueError for an empty sequence."""
         if len(times_ms) == 0:
             raise ValueError("no time was measured")
         p50, p90, p99 = np.percentile(np.asarray(times_ms), (50, 90, 99)).tolist()
@@ -55,24 +57,24 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One run of a command."""
+    """The measurements of one run of a command."""
 
     seconds: float
-    """From its start to its end, by the clock on the wall."""
+    """Wall-clock time from its start to its end."""
     cpu_seconds: float | None
-    """Of all its threads; None where the system does not tell (Windows)."""
+    """CPU time of all its threads; None if the system does not report it (Windows)."""
     peak_mb: float | None
-    """The most memory that it held, in MB of 10^6 bytes; None where the system does not tell."""
+    """Peak memory in MB of 10^6 bytes; None if the system does not report it (Windows)."""
 
 
 class Nowhere:
-    """A stream for results that nobody reads."""
+    """A stream that discards what is written to it."""
 
     def write(self, text: str, /) -> None:
-        """Take the text."""
+        """Discard the text."""
 
     def flush(self) -> None:
-        """Hand nothing on."""
+        """Do nothing."""
 
 
 def in_turns(
@@ -82,9 +84,10 @@ def in_turns(
     step: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[_K, Spread]:
-    """How long each call takes: all of them once in each round, so that whatever else runs here slows all of them.
+    """Measure how long each call takes.
 
-    A round more comes first, and does not count. `step` is called after each round.
+    Each round makes every call once, so that other load on the machine slows them all alike. One additional round comes
+    first as a warm-up and is not counted. `step` is called after each round, also after the warm-up.
     """
     times: dict[_K, list[float]] = {name: [] for name in rivals}
     for number in range(rounds + 1):
@@ -99,17 +102,20 @@ def in_turns(
 
 
 def run_process(command: Sequence[str]) -> Process:
-    """Run a command to its end. RuntimeError with the last line that it says where its status is not 0."""
-    done = subprocess.run([sys.executable, "-P", "-c", _LAUNCH, *command], capture_output=True, text=True, check=True)
-    told = json.loads(done.stdout)
-    if told["status"] != 0:
-        lines = str(told["said"]).splitlines() or ["it says nothing"]
-        raise RuntimeError(f"{command[0]} ended with status {told['status']}: {lines[-1]}")
-    return Process(told["s"], told["cpu_s"], None if told["peak"] is None else told["peak"] / _MB)
+    """Run a command to its end and measure it.
+
+    Raises RuntimeError, with the last line that it wrote to standard error, if its exit status is not 0.
+    """
+    done = subprocess.run([sys.executable, "-P", "-c", _LAUNCHER, *command], capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    if result["status"] != 0:
+        lines = str(result["said"]).splitlines() or ["no error message"]
+        raise RuntimeError(f"{command[0]} ended with status {result['status']}: {lines[-1]}")
+    return Process(result["s"], result["cpu_s"], None if result["peak"] is None else result["peak"] / _MB)
 
 
 def peak_mb() -> float | None:
-    """The most memory that this process has held, in MB of 10^6 bytes; None where the system does not tell."""
+    """Return this process's peak memory so far, in MB of 10^6 bytes; None if the system does not report it."""
     try:
         import resource
     except ImportError:

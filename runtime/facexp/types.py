@@ -1,4 +1,4 @@
-"""What facexp answers with: frozen records, safe to keep, compare and pickle."""
+"""The results of facexp: frozen records, safe to keep, compare and pickle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Emotion:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Smoothed:
-    """What one face of a video shows, with the frames before taken into account."""
+    """The keypoints and emotion of one face of a video, smoothed over the frames before."""
 
     keypoints: Points
     """(15, 2) float32 pixels, read-only, as in `Face`."""
@@ -39,37 +39,37 @@ class Smoothed:
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[type[Smoothed], tuple[object, ...]]:
-        # a copy is made anew: numpy does not keep that an array is read-only
+        # pickling calls the constructor again, because numpy does not preserve that an array is read-only
         return Smoothed, (self.keypoints, self.emotion)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Face:
-    """One face of an image. Coordinates are image pixels; the centre of the first pixel is (0, 0)."""
+    """One face of an image. Coordinates are in pixels of the image; the centre of the first pixel is (0, 0)."""
 
     box: tuple[float, float, float, float]
-    """x, y, width and height in pixels, counted at the pixels' borders: a whole image is (0, 0, width, height)."""
+    """x, y, width and height in pixels, measured at the pixels' edges: a whole image is (0, 0, width, height)."""
     score: float
-    """The detector's confidence in [0, 1] when it last saw the face, which in a video may be some frames ago; 1.0 where
-    a crop was given as a face."""
+    """The detector's confidence in [0, 1] when it last found the face, which in a video may be some frames ago; 1.0 for
+    a crop that was given as one face."""
     keypoints: Points
     """(15, 2) float32 x, y in the order of `facexp.KEYPOINTS`, read-only; points may lie outside the image."""
     emotion: Emotion
     id: int | None = None
-    """The same number from frame to frame while a video shows this face, from 1; None in a photo."""
+    """Number of the face, from 1, constant while a video shows it; None in a photo."""
     smoothed: Smoothed | None = None
-    """Points and emotion smoothed over time; None in a photo and where smoothing is off."""
+    """Keypoints and emotion smoothed over time; None in a photo and if smoothing is off."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keypoints", _frozen(self.keypoints))
 
     @property
     def shown(self) -> Smoothed:
-        """The points and the emotion for a person to see: smoothed where there is such a thing."""
+        """The keypoints and emotion to display: the smoothed ones if there are any, else the raw ones."""
         return self.smoothed or Smoothed(self.keypoints, self.emotion)
 
     def __eq__(self, other: object) -> bool:
-        # the generated comparison would ask an array for one truth value and raise
+        # the generated __eq__ would raise, because a comparison of arrays has no single truth value
         if not isinstance(other, Face):
             return NotImplemented
         return (
@@ -84,7 +84,7 @@ class Face:
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> tuple[type[Face], tuple[object, ...]]:
-        # as for Smoothed
+        # as in Smoothed
         return Face, (self.box, self.score, self.keypoints, self.emotion, self.id, self.smoothed)
 
 
@@ -107,7 +107,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The record of one image or of one frame of a clip: its faces, or the reason why there are none."""
+    """The record of one photo or of one frame of a clip or live source: its faces, or why it could not be read."""
 
     source: str
     """The source's name as it was given, without the user name and password of an address."""
@@ -116,23 +116,23 @@ class Frame:
     time_ms: float
     """Time of the frame in its source, or since a live source's first frame, in milliseconds; 0 for a photo."""
     width: int | None
-    """Width of the image in pixels; None where it could not be read."""
+    """Width of the image in pixels; None if it could not be read."""
     height: int | None
-    """Height of the image in pixels; None where it could not be read."""
+    """Height of the image in pixels; None if it could not be read."""
     device: str | None
-    """Where the networks ran: "cpu" or "cuda"; None where nothing ran."""
+    """Where the networks ran: "cpu" or "cuda"; None if nothing ran."""
     faces: tuple[Face, ...]
-    """Largest first; empty when there is no face or the image could not be read."""
+    """The faces, largest first; empty if there is no face or the image could not be read."""
     timings: Timings | None
-    """None where nothing ran."""
+    """How long the steps took; None if nothing ran."""
     error: str | None = None
-    """One line saying why the image could not be read; None when it was."""
+    """One line that says why the image could not be read; None if it was read."""
     age_ms: float | None = None
-    """Milliseconds from the arrival of a live source's frame to this record; None for what is not live."""
+    """Milliseconds from the arrival of a live source's frame to this record; None if the source is not live."""
     dropped: int | None = None
-    """How many frames of a live source newer ones replaced since the last record; None for what is not live."""
+    """How many frames of a live source were replaced by newer ones since the last record; None if it is not live."""
 
     @classmethod
     def unread(cls, source: str, index: int, error: str) -> Frame:
-        """The record of a frame that could not be read, or of a source that has no such frame."""
+        """Return the record of a frame, or of a whole source, that could not be read."""
         return cls(source, index, 0.0, None, None, None, (), None, error)

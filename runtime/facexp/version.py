@@ -7,5 +7,5 @@ import importlib.metadata
 try:
     __version__ = importlib.metadata.version("facexp")
 except importlib.metadata.PackageNotFoundError:
-    # a checkout on PYTHONPATH, as on a machine that trains without installing
+    # a checkout on PYTHONPATH, for example on a training machine where facexp is not installed
     __version__ = "0+unknown"

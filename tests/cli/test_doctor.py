@@ -28,7 +28,7 @@ def test_exit_status_and_json(monkeypatch: pytest.MonkeyPatch, findings: tuple[F
     assert json.loads(result.stdout) == {
         "schema": 1,
         "faults": len(findings) - 2,
-        "findings": [{"name": f.name, "state": f.state, "what": f.what, "mend": f.mend} for f in findings],
+        "findings": [{"name": f.name, "state": f.state, "what": f.what, "fix": f.fix} for f in findings],
     }
 
 
@@ -41,7 +41,7 @@ def test_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert result.stdout == (
         "ok     Python       3.11.7\n"
         "fault  onnxruntime  cannot be imported\n"
-        "                    mend: pip install onnxruntime\n"
+        "                    fix: pip install onnxruntime\n"
         "note   cameras      none\n"
         "1 fault\n"
     )
@@ -67,5 +67,5 @@ finally:
     assert (done.returncode, done.stderr) == (3, "[]\n")
     names = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
     assert names[name]["state"] == "fault"
-    assert names[name]["mend"]
+    assert names[name]["fix"]
     assert names[needing]["state"] == "note"

@@ -202,7 +202,7 @@ def test_what_stands_behind_an_endless_source_is_told(run: Run) -> None:
     Path("list.txt").write_text("blank.png\n98\nblank.png\n")
     result = run("@list.txt")
     assert [record["source"] for record in records(result.stdout)] == ["blank.png", "98", "blank.png"]
-    assert result.stderr.startswith("Note: 98 is read until it ends, and only then what is named after it")
+    assert result.stderr.startswith("Note: 98 is read until it ends, and only then the sources after it")
     assert "is read until" not in run("@list.txt", "--duration", "1").stderr
     assert "is read until" not in run("blank.png", "98").stderr
 

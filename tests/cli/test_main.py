@@ -148,7 +148,7 @@ def test_ctrl_c_outside_a_run_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        ("ImportError('libGL.so.1: cannot open')", "Error: libGL.so.1: cannot open: facexp doctor says what to type\n"),
+        ("ImportError('libGL.so.1: cannot open')", "Error: libGL.so.1: cannot open: run facexp doctor to find a fix\n"),
         ("OSError(28, 'No space left')", "Traceback"),
         ("ZeroDivisionError()", "Traceback"),
     ],

@@ -83,7 +83,7 @@ def test_what_cannot_be_done_is_one_line(run: Run) -> None:
         (("0", "--out", "o"), "0: a camera"),
         (("-", "--out", "o"), "-: a camera, stream or pipe"),
         (("rtsp://me:secret@camera/live", "--out", "o"), "rtsp://***@camera/live: a camera"),
-        (("blank.png", "--out", "there.parquet"), "there.parquet: is there already"),
+        (("blank.png", "--out", "there.parquet"), "there.parquet: exists already"),
     ):
         result = run(*arguments)
         assert (result.exit_code, result.stdout) == (1, "")
@@ -136,5 +136,5 @@ def test_an_interrupted_job_says_how_it_goes_on(run: Run, monkeypatch: pytest.Mo
     assert result.stderr.splitlines() == [
         "Note: blank.png: is small",
         "Error: blank.png: is odd",
-        "Note: 1 of 2 sources are done: --resume does the others",
+        "Note: 1 of 2 sources are done: --resume continues with the others",
     ]

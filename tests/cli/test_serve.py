@@ -57,7 +57,7 @@ def test_it_serves_until_a_signal(tiny_bundle: Path, number: int) -> None:
         # libpng would say so by itself, between the server's own lines
         assert "damaged" in ask_faces(process.rest, DAMAGED)["error"]
         code, said = process.end(number)
-        assert (code, said) == (0, "Note: stopping: what was taken is answered\n")
+        assert (code, said) == (0, "Note: stopping: accepted requests are still answered\n")
         host, _, port = process.rest.removeprefix("http://").rpartition(":")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, int(port)), timeout=60)
@@ -78,7 +78,7 @@ def test_it_ends_without_a_thread_that_hangs(tiny_bundle: Path, tmp_path: Path) 
         while under_way not in urllib.request.urlopen(f"{process.rest}/metrics", timeout=60).read():
             assert not asked.done()
         code, said = process.end()
-        assert (code, said.splitlines()[1:]) == (0, ["Note: requests that were taken and not answered within 0.1 s: 1"])
+        assert (code, said.splitlines()[1:]) == (0, ["Note: requests accepted but not answered within 0.1 s: 1"])
         with pytest.raises(urllib.error.HTTPError, match="503"):
             asked.result(60)
 

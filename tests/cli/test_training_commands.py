@@ -58,7 +58,7 @@ def test_evaluate_says_what_is_not_a_run(tmp_path: Path) -> None:
     stray.write_bytes(b"")
     status, _, err = run("evaluate", str(stray), str(tmp_path))
     assert status == 1
-    assert "manifest.json: no such file; a file is evaluated in its bundle" in err
+    assert "manifest.json: no such file; a model file is evaluated in its bundle's directory" in err
 
 
 def test_a_sheet_is_a_png(tmp_path: Path) -> None:

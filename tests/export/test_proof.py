@@ -228,7 +228,7 @@ def test_only_int8_is_held_against_nothing() -> None:
 
     (check,) = found("int8.onnx")
     assert check.passed is False
-    assert check.note == "no float32 or float16 file to hold the others against; export one too"
+    assert check.note == "no float32 or float16 file to compare the others with; export one too"
     assert found("float32.tflite", "int8.onnx") == []
 
 

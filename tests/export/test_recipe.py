@@ -70,7 +70,7 @@ def test_a_savedmodel_alone_can_be_judged(tmp_path: Path) -> None:
         ("[files]\nkeys = []", "files.keys must be some of"),
         (
             "[files]\nkeys = ['int8.onnx', 'int8.tflite']",
-            r"files.keys must hold a float32 or float16 file beside the int8 ones, .*, got \['int8.onnx', 'int8.tfl",
+            r"files.keys must hold a float32 or float16 file besides the int8 ones, .*, got \['int8.onnx', 'int8.tfl",
         ),
         ("[margins]\nrmse_px = '1'", "margins.rmse_px must be a number, got '1'"),
         ("[tolerances.golden]\nint8 = 0", "tolerances.golden.int8 must be finite and more than 0, got 0"),

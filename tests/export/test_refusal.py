@@ -202,7 +202,7 @@ def test_a_run_that_may_only_be_read_is_one_line(bundle: Any, tmp_path: Path, mo
     # in the way of what is written beside, also for root
     (run / "preprocessing.json.part").mkdir()
     monkeypatch.setattr(bundle_writer, "measure", lambda *_: {})
-    message = r"preprocessing\.json: cannot be written \(Is a directory\); let the run's directory be written, or"
+    message = r"preprocessing\.json: cannot be written \(Is a directory\); make the run's directory writable, or"
     with pytest.raises(ExportError, match=message):
         export_run(run, tmp_path / "bundle")
 
@@ -308,7 +308,7 @@ def test_code_inside_a_model_is_refused(tmp_path: Path) -> None:
     image = keras.Input((48, 48, 1), dtype="uint8", name="image")
     model = keras.Model(image, keras.layers.Lambda(lambda x: x)(image))
     model.save(tmp_path / "model.keras")
-    with pytest.raises(ExportError, match=r"model\.keras: not a Keras model that loads here"):
+    with pytest.raises(ExportError, match=r"model\.keras: not a Keras model that can be loaded here"):
         load_model(tmp_path / "model.keras", TASKS["emotion"])
 
 

@@ -243,13 +243,13 @@ def test_what_predict_refuses(prediction: PredictionServiceStub) -> None:
         (request("emotion", "", image=crops[0]), invalid, "the shape must be (N, 48, 48, 1), got (48, 48, 1)"),
         (request("emotion", "", image=huge), grpc.StatusCode.RESOURCE_EXHAUSTED, "elements are more than"),
         (request("emotion", "", image=short), invalid, "bytes of content for"),
-        (request("emotion", "", picture=crops), invalid, "the inputs must be image alone"),
+        (request("emotion", "", picture=crops), invalid, "the only input must be image"),
         (request("faces", "", encoded=["x"]), None, ""),
         (request("emotion", "serving_encoded", encoded=["x"]), invalid, "picture 0 is not a picture"),
         (request("emotion", "other", image=crops), missing, "it has serving_default, serving_encoded"),
         (request("other", "", image=crops), missing, "there are keypoints, emotion, faces"),
         (filtered, invalid, "the outputs are"),
-        (labelled, missing, "no labels"),
+        (labelled, missing, "version labels"),
     ):
         if code is None:
             prediction.Predict(asked, timeout=60)

@@ -19,7 +19,7 @@ from facexp_export.stage import prepare, staged
     [
         # what Linux always mounts, and lets nobody write, root neither
         ("/proc", "^/proc: is a mount point, .*; give a folder inside it: --out /proc/bundle$"),
-        ("/proc/new/bundle", r"^/proc: cannot be written \(.*\), and a bundle is made beside its place; give another"),
+        ("/proc/new/bundle", r"^/proc: cannot be written \(.*\), and a bundle is made in a folder next to it; give"),
     ],
 )
 def test_a_place_that_cannot_be_taken_is_refused_at_once(emotion_run: Path, out: str, message: str) -> None:

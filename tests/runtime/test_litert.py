@@ -61,7 +61,7 @@ def test_the_same_faces_and_points_as_onnxruntime(astronaut: np.ndarray) -> None
 def test_auto_is_the_cpu_and_cuda_is_refused() -> None:
     # guards: a device that does not run
     assert facexp.Analyzer("auto", backend="litert").device == "cpu"
-    with pytest.raises(facexp.DeviceError, match="device 'cuda': LiteRT runs here on the CPU alone"):
+    with pytest.raises(facexp.DeviceError, match="device 'cuda': facexp runs LiteRT only on the CPU"):
         facexp.Analyzer("cuda", backend="litert")
 
 
@@ -77,7 +77,7 @@ def test_a_wrong_backend_or_file_is_named(bundle: Bundle) -> None:
     # guards: clear words for what cannot work
     with pytest.raises(ValueError, match="backend must be one of onnxruntime, litert, got 'tensorrt'"):
         facexp.Analyzer(backend="tensorrt")
-    with pytest.raises(ValueError, match="a session runs files of onnx, tflite, got 'savedmodel'"):
+    with pytest.raises(ValueError, match="a session runs files of the formats onnx, tflite, got 'savedmodel'"):
         Session(b"", bundle.emotion, "savedmodel")
     with pytest.raises(facexp.BundleError, match="model emotion cannot be loaded by LiteRT"):
         Session(b"no model at all, but long enough to look at", bundle.emotion, KEY)

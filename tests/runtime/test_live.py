@@ -337,7 +337,7 @@ def test_a_stream_that_shows_the_same_is_asked_once(quick: None, monkeypatch: py
 def test_an_interlaced_stream_is_not_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards 1080i: OpenCV gives what its memory held, which no other attempt mends."""
     monkeypatch.setattr(live, "interlaced", lambda *_: True)
-    with pytest.raises(SourceError, match=r"^is interlaced, which OpenCV cannot convert: let it send progressive"):
+    with pytest.raises(SourceError, match=r"^is interlaced, which OpenCV cannot convert: set it to send progressive"):
         next(live_frames(opening(Still(True, True)), "x", ReadOptions(timeout_s=PATIENCE_S), "rtsp://x"))
 
 

@@ -307,7 +307,7 @@ def test_an_animation_that_opencv_finds_too_large_is_called_so(tmp_path: Path) -
     with pytest.raises(photo.TooLargeError) as caught:
         next(photo.animation(path, 3))
     assert str(caught.value) == (
-        "is too large, 15000x15000 pixels: at most 214.7 megapixels are read of a frame of an animation"
+        "is too large, 15000x15000 pixels: at most 214.7 megapixels are read per frame of an animation"
     )
 
 

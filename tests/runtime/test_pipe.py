@@ -116,7 +116,7 @@ def test_a_damaged_jpeg_is_passed_over(standard_input: Any, caplog: pytest.LogCa
     assert shots[-1].index == 9
     with pytest.raises(SourceError, match=r"^-: 2 frames do not decode, first: frame 3$"):
         standard_input(data)
-    assert caplog.messages == ["-: frame 3 does not decode and is passed over"]
+    assert caplog.messages == ["-: frame 3 cannot be decoded and is skipped"]
     stream = JpegStream(Pipe(Trickle(data, 1000)))
     while stream.grab():
         got.append(stream._grabbed)
@@ -151,7 +151,7 @@ def test_a_device_that_cannot_be_written_to(
     (shot,) = standard_input(cv2.imencode(".png", picture(60))[1].tobytes())
     assert value_of(shot) == 60
     assert fault(standard_input, cv2.imencode(".webp", picture(60))[1].tobytes()) == (
-        "-: needs a folder for temporary files: No usable temporary directory found in ['/tmp']; TMPDIR may name one"
+        "-: needs a folder for temporary files: No usable temporary directory found in ['/tmp']; set TMPDIR to one"
     )
 
 
@@ -195,7 +195,7 @@ def test_raw_frames(standard_input: Any) -> None:
     # the analyzer and whoever draws may write into what they get
     assert all(shot.image.flags.writeable for shot in shots)
     assert fault(standard_input, data[:-1], raw=(64, 48)) == (
-        "-: ends in frame 2, 9,215 bytes into the 9,216 of a frame: are these frames of 64x48 in BGR24?"
+        "-: ends inside frame 2, after 9,215 of its 9,216 bytes: are the frames really 64x48 in BGR24?"
     )
 
 
@@ -204,11 +204,11 @@ def test_what_is_no_picture(standard_input: Any, monkeypatch: pytest.MonkeyPatch
     assert fault(standard_input, b"") == "-: is empty (0 bytes)"
     assert fault(standard_input, b"hello\n" * 99) == "-: is not a photo or clip in a format that facexp reads"
     said = fault(standard_input, struct.pack(">I4s", 16, b"ftyp") + b"isom" * 99)
-    assert said == "-: is a MP4 clip: name its file, or pipe ffmpeg -i FILE -f mjpeg - | facexp-infer -"
+    assert said == "-: is a MP4 clip: give its file name, or pipe ffmpeg -i FILE -f mjpeg - | facexp-infer -"
     assert fault(standard_input, jpeg(60)[:-400]) == "-: breaks off in frame 0: its JPEG data end early"
     two = jpeg(60) + jpeg(80)
     assert fault(standard_input, two + jpeg(100)[:-400]) == "-: breaks off in frame 2: its JPEG data end early"
-    assert fault(standard_input, two + bytes(1 << 17)) == "-: breaks off after frame 1: what follows is no JPEG"
+    assert fault(standard_input, two + bytes(1 << 17)) == "-: breaks off after frame 1: what follows is not a JPEG"
     boundary = b"--frame\r\n" + b"x" * (1 << 17)
     assert fault(standard_input, boundary) == "-: holds no JPEG"
     monkeypatch.setattr(sys, "stdin", None)

@@ -128,7 +128,7 @@ def test_what_is_a_live_source() -> None:
         assert not is_live(name), name
     assert shown("a@b?pwd=x.jpg") == "a@b?pwd=x.jpg"
     assert address_problem("foo://x") == (
-        "is an address of an unknown kind: http, https, rtsp, rtsps, rtmp, rtmps, rtp, tcp, udp are read"
+        "is an address with an unknown scheme: facexp reads http, https, rtsp, rtsps, rtmp, rtmps, rtp, tcp, udp"
     )
     assert address_problem("RTSP://x") is address_problem("0") is address_problem("http://ümlaut/x y") is None
     # OpenCV ends the process where an address is not valid UTF-8

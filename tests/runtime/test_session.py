@@ -143,7 +143,7 @@ def test_a_file_that_is_not_what_the_manifest_says_is_refused(bundle: Bundle) ->
 @pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
 def test_cuda_is_refused_where_onnxruntime_has_none(tiny_bundle: Path) -> None:
     # guards: the real onnxruntime here; the message says what to install
-    with pytest.raises(facexp.DeviceError, match=r'has no CUDA; .*pip install "facexp\[gpu\]"'):
+    with pytest.raises(facexp.DeviceError, match=r'does not support CUDA; .*pip install "facexp\[gpu\]"'):
         facexp.Analyzer("cuda", bundle=tiny_bundle)
     assert facexp.Analyzer("auto", bundle=tiny_bundle).device == "cpu"
 
@@ -151,7 +151,7 @@ def test_cuda_is_refused_where_onnxruntime_has_none(tiny_bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("live", "fails", "words"),
     [
-        (["CPUExecutionProvider"], "", "live session runs on CPUExecutionProvider"),
+        (["CPUExecutionProvider"], "", "the session runs on CPUExecutionProvider"),
         ([CUDA, "CPUExecutionProvider"], "load", "libcudnn.so.9: cannot open shared object file"),
         ([CUDA, "CPUExecutionProvider"], "run", "does not run on cuda: no kernel image"),
     ],

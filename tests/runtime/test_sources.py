@@ -120,9 +120,9 @@ def test_lists(tree: Path) -> None:
     put(Path("@x.png"))
     Path("empty.txt").write_text("# nothing\n")
     hint = "(a file of this name is written ./@{})"
-    assert problem("@@x.png") == f"@@x.png: is no list: it is not a text {hint.format('@x.png')}"
+    assert problem("@@x.png") == f"@@x.png: is not a list: it is not a text file {hint.format('@x.png')}"
     assert problem("@gone") == f"@gone: this list cannot be read: No such file or directory {hint.format('gone')}"
-    assert problem("@empty.txt") == "@empty.txt: this list names nothing"
+    assert problem("@empty.txt") == "@empty.txt: this list contains no names"
     assert next(next(open_sources(["./@x.png"])).shots()).image.shape == (8, 10, 3)
 
 

@@ -81,7 +81,7 @@ def test_another_bundle_aligns_by_its_own_shape(
 def test_a_file_is_scored_on_crops_of_its_own_precision(
     own_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, points: str
 ) -> None:
-    """Guards "as the product cuts faces": on a CPU it runs both networks in int8, and not the points' exact file."""
+    """Guards "as facexp crops faces": on a CPU it runs both networks in int8, and not the points' exact file."""
     manifest = json.loads((own_bundle / "manifest.json").read_text())
     files = manifest["models"]["emotion"]["files"]
     # the keypoints have no such file
@@ -96,7 +96,7 @@ def test_a_file_is_scored_on_crops_of_its_own_precision(
         cli, ["evaluate", str(own_bundle / f"emotion.{file}"), str(tmp_path / "fer2013.csv"), "-q"]
     )
     assert (done.exit_code, read) == (0, [points]), done.stderr
-    assert "aligned, as the product cuts faces" in done.stdout
+    assert "aligned, as facexp crops faces" in done.stdout
 
 
 def test_unlabelled_faces_are_drawn_and_keep_their_surroundings(

@@ -98,11 +98,11 @@ def test_an_epoch_without_mistakes_leaves_its_row_out(
     pictures = answer_sheets.draw_epochs(epochs, 2, tmp_path)
     shown = {name: len(cells) for name, cells in drawn_rows["epochs_worst_fer2013"].items()}
     assert shown == {
-        f"epoch 1: {100 * (14 - mistakes) / 14:.1f}% right": mistakes,
-        "epoch 2, the best: 100.0% right": 0,
+        f"epoch 1: {100 * (14 - mistakes) / 14:.1f}% correct": mistakes,
+        "epoch 2, the best: 100.0% correct": 0,
     }
     heights = [cv2.imread(str(tmp_path / f"{picture.name}.png")).shape[0] for picture in pictures]
     assert heights[2] == pytest.approx(heights[0] / 2, abs=1)
     large = answer_sheets.draw_best_and_worst(epochs[2], tmp_path)
     assert [picture.name for picture in large] == ["best_fer2013"]
-    assert large[0].caption == "The most confident right answers on the validation faces, by FER2013's labels."
+    assert large[0].caption == "The most confident correct answers on the validation faces, by FER2013's labels."

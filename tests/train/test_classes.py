@@ -115,7 +115,7 @@ def test_a_class_that_the_data_could_have_is_no_slip(tmp_path: Path, monkeypatch
         ('classes = ["a", "A"]', "classes must be a list of different names"),
         ('classes = ["a", 1]', "classes must be a list of different names"),
         ('classes = ["a", "b"]\n[names]\nc = "d"', "names.c must be one of a, b, got 'd'"),
-        ('leave_out = "neutral"', "leave_out must be a list of texts"),
+        ('leave_out = "neutral"', "leave_out must be a list of strings"),
     ],
 )
 def test_a_wrong_file_of_labels_is_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -37,18 +37,18 @@ from facexp_train.run_directory import taken
         ("network=5", "network must be a table"),
         ("repeat=5", "repeat must be a table"),
         ("repeat.helen=two", "repeat.helen must be a whole number and not negative, got 'two'"),
-        ("leave_out=abc", "leave_out must be a list of texts, got 'abc'"),
-        ("leave_out=[1]", "leave_out must be a list of texts"),
+        ("leave_out=abc", "leave_out must be a list of strings, got 'abc'"),
+        ("leave_out=[1]", "leave_out must be a list of strings"),
         ("teachers=5", "teachers must be a list of tables"),
         ('teachers=["a"]', "teachers must be a list of tables"),
         ('teachers=[{"augmentation": 5}]', r"teachers\[0\]: augmentation must be a table"),
-        ('teachers=[{"votes": "a.csv"}]', "votes is no setting"),
-        ("start_from=5", "start_from must be a text"),
+        ('teachers=[{"votes": "a.csv"}]', "votes is not a setting"),
+        ("start_from=5", "start_from must be a string"),
         ("grow=no", "grow must be true or false, got 'no'"),
         ("optimizer=lion", "optimizer must be one of sgd, adam, adamw"),
         ("optimizer=[]", "optimizer must be one of sgd, adam, adamw"),
-        ("data=other.csv", "data is no setting: name it on the command line"),
-        ("task=keypoints", "task is no setting"),
+        ("data=other.csv", "data is not a setting: give it on the command line"),
+        ("task=keypoints", "task is not a setting"),
         ("epochs", "expected KEY=VALUE"),
     ],
 )
@@ -68,7 +68,7 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"my\.toml: cannot be read as TOML"):
             run.configure("emotion", "faces.csv", name=str(path))
     path.write_text('votes = "mine.csv"\n')
-    with pytest.raises(DataError, match=r"my\.toml: votes is no setting"):
+    with pytest.raises(DataError, match=r"my\.toml: votes is not a setting"):
         run.configure("emotion", "faces.csv", name=str(path))
 
 

@@ -195,7 +195,7 @@ def test_no_votes(tmp_path: Path) -> None:
     """Guards the line that says which file is missing when votes are asked for."""
     faces = read(write_csv(tmp_path / "f.csv", "emotion,pixels", smooth(3), [0] * 3), tmp_path)
     for ask in (faces.majority, faces.distributions):
-        with pytest.raises(DataError, match=r"no FER\+ votes; put fer2013new.csv beside"):
+        with pytest.raises(DataError, match=r"no FER\+ votes; put fer2013new.csv next to"):
             ask()
 
 
@@ -229,7 +229,7 @@ def test_wrong_votes(tmp_path: Path) -> None:
     text = votes.read_text()
     votes.write_text(text.replace("fer0000002", "x").replace("fer0000004", "fer0000002").replace(",x", ",fer0000004"))
     assert message() == (
-        "v.csv: row 4, column Image name: fer0000003.png stands below fer0000004.png; votes must lie in the order of "
+        "v.csv: row 4, column Image name: fer0000003.png comes after fer0000004.png; votes must be in the order of "
         "their faces: sort the rows by Image name"
     )
     # a changed copy has its face's name, and a row may have none

@@ -84,4 +84,4 @@ def test_wrong_folders(tmp_path: Path) -> None:
     assert message().startswith(
         f"faces/bored: expected a folder named after one of {', '.join(SEVEN)}; faces/labels.toml"
     )
-    assert message(votes="v.csv").startswith("v.csv: votes go with FER2013's CSV file")
+    assert message(votes="v.csv").startswith("v.csv: votes belong to FER2013's CSV file")

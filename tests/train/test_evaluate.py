@@ -178,7 +178,7 @@ def test_the_faces_are_scored_as_the_product_cuts_them_too() -> None:
     assert found.value("fer2013/accuracy", "test/aligned") == 7 / 8
     # an angry face that is called neutral is called the first of the five where only these are asked for
     assert found.value("fer2013_five/accuracy", "test/aligned") == 1
-    assert "aligned, as the product cuts faces: accuracy 87.5" in evaluate.emotion_table(found)
+    assert "aligned, as facexp crops faces: accuracy 87.5" in evaluate.emotion_table(found)
     assert "aligned" not in evaluate.emotion_table(evaluate.evaluate_emotion(predict, faces, "test"))
 
 

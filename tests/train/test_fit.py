@@ -116,7 +116,7 @@ def test_training_learns_and_leaves_a_whole_run(faces_csv: Path, tmp_path: Path)
     with pytest.raises(DataError, match="holds a run already; give --resume"):
         run.start(config, tmp_path / "run", quiet=True)
     other = run.configure("keypoints", str(faces_csv), changes=[*settings, "epochs=7"])
-    with pytest.raises(DataError, match="started with another epochs"):
+    with pytest.raises(DataError, match="started with different settings: epochs"):
         run.start(other, tmp_path / "run", resume=True, quiet=True)
 
 
@@ -233,7 +233,7 @@ def test_a_run_starts_from_anothers_best_weights_and_resumes_without_them(tmp_pa
 def test_a_run_that_cannot_begin_leaves_its_directory_free(faces_csv: Path, tmp_path: Path) -> None:
     # guards: a mistake in the network, found before the directory is made, and one in the weights to start from, after
     wrong = run.configure("keypoints", str(faces_csv), changes=["network.stem=-1"])
-    with pytest.raises(DataError, match=r"network: kind 'facexp' cannot be built of .*'stem': -1"):
+    with pytest.raises(DataError, match=r"network: kind 'facexp' cannot be built from .*'stem': -1"):
         run.start(wrong, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
     small = {"task": "keypoints", "data": "nowhere", "dtype": "float32", "epochs": 1}

@@ -31,7 +31,7 @@ def test_they_are_found_by_name(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text("epochs = 3\n")
     assert configure("emotion", "data", name=str(tmp_path / "own.toml")).epochs == 3
     with pytest.raises(
-        DataError, match=r"keypoints-cnn: no such file, .*; there are emotion, emotion-cnn, emotion-large, "
+        DataError, match=r"keypoints-cnn: no such file, .*; choose from emotion, emotion-cnn, emotion-large, "
     ):
         configure("emotion", "data", name="keypoints-cnn")
 
@@ -83,7 +83,7 @@ def test_a_configuration_may_be_another_one_and_what_differs(tmp_path: Path) -> 
     other = tmp_path / "other.toml"
     own.write_text(f'config = "{other.as_posix()}"\n')
     other.write_text(f'config = "{own.as_posix()}"\n')
-    with pytest.raises(DataError, match=r"own\.toml: config: own cannot be made of itself"):
+    with pytest.raises(DataError, match=r"own\.toml: config: own cannot be based on itself"):
         configure("emotion", "data", name=str(own))
     other.write_text(f'[[teachers]]\nconfig = "{own.as_posix()}"\n')
     with pytest.raises(DataError, match=r"own\.toml: teachers: own cannot be among its own teachers"):
@@ -132,11 +132,11 @@ def test_the_mean_squared_error_is_over_labelled_coordinates() -> None:
     ("changes", "message"),
     [
         (["network.kind=vgg"], "network.kind must be one of facexp, resnet, cnn, got 'vgg'"),
-        (["network.stagez=[8]"], "kind 'facexp' cannot be built of .*stagez"),
+        (["network.stagez=[8]"], "kind 'facexp' cannot be built from .*stagez"),
         (["network.kind=[1]"], r"network.kind must be one of facexp, resnet, cnn, got \[1\]"),
-        (["network.stages=[]"], r"kind 'facexp' cannot be built of .*'stages': \[\]"),
-        (["network.stages=ab"], "kind 'facexp' cannot be built of .*'stages': 'ab'"),
-        (["network.stem=-1"], "kind 'facexp' cannot be built of .*'stem': -1"),
+        (["network.stages=[]"], r"kind 'facexp' cannot be built from .*'stages': \[\]"),
+        (["network.stages=ab"], "kind 'facexp' cannot be built from .*'stages': 'ab'"),
+        (["network.stem=-1"], "kind 'facexp' cannot be built from .*'stem': -1"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_one_line(changes: list[str], message: str) -> None:
@@ -151,7 +151,7 @@ def test_a_network_that_cannot_be_built_is_one_line(changes: list[str], message:
     [
         ("keypoints", {"classes": ["a", "b"]}, "classes: only the emotion task has them"),
         ("emotion", {"classes": ["a"]}, "classes must be two or more"),
-        ("emotion", {"loss": "mse"}, "loss: the emotion task has no other than cross-entropy"),
+        ("emotion", {"loss": "mse"}, "loss: the emotion task always uses cross-entropy"),
         ("keypoints", {"schedule": "steps"}, "schedule must be one of cosine, constant, got 'steps'"),
     ],
 )

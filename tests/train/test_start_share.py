@@ -111,7 +111,7 @@ def test_advice_to_start_from_a_run_fits_a_network_that_grew() -> None:
     grown = {"teachers": [{}], "grow": True}
     for more, words in (({}, ""), (grown, " --set grow=false")):
         config = TrainConfig.from_dict({"task": "emotion", "data": "data", **more}, "")
-        assert fit._going_on(Path("a run"), config) == f"--set start_from='a run'{words}"
+        assert fit._start_options(Path("a run"), config) == f"--set start_from='a run'{words}"
 
 
 def test_what_a_network_has_learnt_is_not_held_out_from_the_next(
@@ -130,7 +130,7 @@ def test_what_a_network_has_learnt_is_not_held_out_from_the_next(
         return run.start(config, tmp_path / "second", resume, quiet=True)
 
     assert start(data) == tmp_path / "trained"
-    with pytest.raises(DataError, match=r"names no splits, .* seeds 1 and 0: what the one holds out"):
+    with pytest.raises(DataError, match=r"names no splits, .* seeds 1 and 0: one was trained on faces"):
         start(data, "seed=1")
     # what it has read already it does not read again, and other data are other faces
     assert start(data, "seed=1", resume=True)

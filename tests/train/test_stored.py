@@ -74,9 +74,9 @@ def test_damaged_runs_are_named(tmp_path: Path) -> None:
         cut(tmp_path / name)
     with pytest.raises(DataError, match=r"config\.json: cannot be read \(.*\); train that run again"):
         TrainConfig.from_run(tmp_path)
-    with pytest.raises(DataError, match=r"summary\.json: cannot be read \(.*\); .* --resume writes it anew"):
+    with pytest.raises(DataError, match=r"summary\.json: cannot be read \(.*\); .* --resume writes it again"):
         run.temperatures(tmp_path)
-    with pytest.raises(DataError, match=r"model\.keras: cannot be read \(.*\); .* --resume writes it anew") as error:
+    with pytest.raises(DataError, match=r"model\.keras: cannot be read \(.*\); .* --resume writes it again") as error:
         run.load_predict(tmp_path)
     assert "\n" not in str(error.value)
     job = SimpleNamespace(build=lambda: model, batches=[0], losses="mse")

@@ -37,7 +37,7 @@ def test_what_is_to_be_unpacked_or_saved_anew_is_named(tmp_path: Path) -> None:
     archive = "is an archive; unpack it, and give the CSV file in it"
     files = {Path(shutil.make_archive(str(tmp_path / "packed"), kind, tmp_path, table.name)): archive for kind in KINDS}
     files[write(tmp_path / "t.csv.gz", gzip.compress(text.encode()))] = archive
-    files[write(tmp_path / "utf16.csv", text.encode("utf-16"))] = "is a text in UTF-16; save it as UTF-8"
+    files[write(tmp_path / "utf16.csv", text.encode("utf-16"))] = "is text in UTF-16; save it as UTF-8"
     for file, message in files.items():
         for look in (tables.columns, lambda path: read(path, ["a", "b"])):
             with pytest.raises(DataError, match=message):
@@ -62,8 +62,8 @@ def test_chunks_number_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ("a,b\n", "the table has no rows; expected at least one below the header"),
         ("a,c\n1,2\n", "no column b; expected a, b, found a, c"),
         ("a,c\n", "no column b; expected a, b, found a, c"),
-        ("a,b,b\n1,2,3\n", "two columns of one name; found a, b, b"),
-        ("a,b, b \n1,2,3\n", "two columns of one name; found a, b, b"),
+        ("a,b,b\n1,2,3\n", "two columns with the same name; found a, b, b"),
+        ("a,b, b \n1,2,3\n", "two columns with the same name; found a, b, b"),
         ("a,b\n1,2,3\n4,5,6\n", "row 1: more cells than the header has columns: a, b"),
         ("a,b\n1,2\n1,2,3\n", "not a CSV table with a, b: .*line 3"),
         (b"a,b\n1,\xff\xfe\n", "not a CSV table with a, b: .*decode"),

@@ -135,7 +135,7 @@ def test_a_teacher_is_trained_first_asked_once_and_kept(blobs_csv: Path, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"teachers": [settings()]}, "teacher_views: teachers of points are asked once, so at least 1 is needed"),
+        ({"teachers": [settings()]}, "teacher_views: must be 1 or more: keypoint teachers"),
         ({"teachers": [{"epoch": 3}], "teacher_views": 1}, r"teachers\[0\]: epoch is unknown"),
         ({"teachers": [settings()], "teacher_views": 1, "unlabelled": "d"}, "unlabelled: only the emotion task has it"),
         ({"teachers": [settings()], "teacher_views": 1, "grow": True}, "grow: only the emotion task has it"),

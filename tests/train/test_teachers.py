@@ -289,8 +289,8 @@ def test_a_mirrored_network_starts_with_the_partners_that_are_there(bars_csv: Pa
     ("narrower", "message"),
     [
         ({"dense": [4]}, "has 4 channels, the first teacher's 8, and no batch norm to judge by"),
-        ({"stages": [4, 4]}, "flat lays a map out in a row"),
-        ({"stages": [16, 16]}, "flat lays a map out in a row"),
+        ({"stages": [4, 4]}, "flat flattens a map"),
+        ({"stages": [16, 16]}, "flat flattens a map"),
     ],
 )
 def test_other_widths_are_refused_where_places_would_move(narrower: dict[str, object], message: str) -> None:
@@ -311,7 +311,7 @@ def test_other_widths_are_refused_where_places_would_move(narrower: dict[str, ob
         ({"teacher_share": 1.5}, "teacher_share must be between 0 and 1"),
         ({"grow": True}, "grows from its first teacher"),
         ({"votes_share": 1.2}, "votes_share must be between 0 and 1"),
-        ({"grow": True, "teachers": [{}], "start_from": "runs/e1"}, "and from nothing else"),
+        ({"grow": True, "teachers": [{}], "start_from": "runs/e1"}, "and no start_from"),
     ],
 )
 def test_wrong_teachers_are_told_at_once(bars_csv: Path, changes: dict[str, object], message: str) -> None:

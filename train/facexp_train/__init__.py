@@ -1,1 +1,1 @@
-"""Training: datasets, augmentation, networks, fitting and evaluation, in backend-neutral Keras 3."""
+"""Training: datasets, augmentation, networks, the training loop and evaluation, in backend-neutral Keras 3."""

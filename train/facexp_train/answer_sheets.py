@@ -1,4 +1,4 @@
-"""Sheets of a run's answers to the validation faces: the best and the worst ones, and how they came about."""
+"""Sheets of a run's answers to the validation faces: the best, the worst, and how they changed over the epochs."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from facexp_train.page import Picture
 from facexp_train.sheets import SHOWN, SMALL_COLUMNS, draw_rows, draw_sheet
 
 Outputs = Mapping[str, NDArray[np.float32]]
-"""What a network answered to the validation faces that choose the epoch, by output name."""
+"""A network's outputs (N, ...) for the validation faces that choose the best epoch, by output name."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """The validation faces that choose the epoch."""
+    """The validation faces that choose the best epoch."""
 
     crops: NDArray[np.uint8]
-    """(N, S, S, 1)"""
+    """uint8 (N, S, S, 1)"""
     judge: Callable[[Outputs], dict[str, Answered]]
-    """What a network answered to them, by head; "" where there is but one."""
+    """Turns a network's outputs for these faces into answers by head; keypoints have one head, ""."""
 
 
 def held_out(faces: KeypointFaces | EmotionFaces) -> HeldOut:
-    """Those of a dataset."""
+    """Return the validation faces of a dataset; of keypoint faces only those that can be rated."""
     part = faces.part("val")
     if isinstance(part, EmotionFaces):
         truth = truths(part)
@@ -52,31 +52,32 @@ def held_out(faces: KeypointFaces | EmotionFaces) -> HeldOut:
 
 
 def draw_best_and_worst(heads: Mapping[str, Answered], out: Path) -> list[Picture]:
-    """The best and the worst answers of one epoch as PNGs in the folder `out`, two sheets a head."""
+    """Draw the best and the worst answers of one epoch as PNGs in the folder `out`: two sheets per head."""
     pictures = []
     for head, answered in heads.items():
         for name, rows in (("best", answered.best()), ("worst", answered.worst())):
             if len(rows):
-                picture = _picture(name, head, f"{_WHAT[bool(head), name]} on the validation faces")
+                picture = _picture(name, head, f"{_TITLES[bool(head), name]} on the validation faces")
                 draw_sheet([answered.cell(row) for row in rows[:SHOWN]], out / f"{picture.name}.png")
                 pictures.append(picture)
     return pictures
 
 
 def draw_epochs(epochs: Mapping[int, Mapping[str, Answered]], best: int, out: Path) -> list[Picture]:
-    """A row of faces for each epoch as PNGs in the folder `out`: the same faces, the best, the worst.
+    """Draw sheets with a row of faces per epoch as PNGs in the folder `out`: three sheets per head.
 
-    `epochs` holds the answers of some epochs by number, by head, among them those of the `best` one.
+    They show the same faces in every epoch, each epoch's best answers, and its worst. `epochs` holds answers by epoch
+    number and head, among them those of the `best` epoch.
     """
     pictures = []
     for head in epochs[best]:
         answered = {epoch: heads[head] for epoch, heads in epochs.items()}
         ranked = answered[best].ranked()
         same = ranked[[len(ranked) * part // 8 for part in (1, 3, 5, 7)]]
-        said = "The same four faces in each epoch, from one that the best epoch answers well to one that it does not"
-        sheets = {_picture("followed", head, said): dict.fromkeys(answered, same)}
+        caption = "The same four faces in each epoch, from a good answer of the best epoch to a bad one"
+        sheets = {_picture("followed", head, caption): dict.fromkeys(answered, same)}
         for name in ("best", "worst"):
-            picture = _picture(f"epochs_{name}", head, f"{_WHAT[bool(head), name]} of each epoch")
+            picture = _picture(f"epochs_{name}", head, f"{_TITLES[bool(head), name]} of each epoch")
             sheets[picture] = {e: each.best() if name == "best" else each.worst() for e, each in answered.items()}
         for picture, chosen in sheets.items():
             rows = {
@@ -91,14 +92,14 @@ def draw_epochs(epochs: Mapping[int, Mapping[str, Answered]], best: int, out: Pa
     return pictures
 
 
-_WHAT = {
+_TITLES = {
     (False, "best"): "The smallest errors over the inter-ocular distance",
     (False, "worst"): "The largest errors over the inter-ocular distance",
-    (True, "best"): "The most confident right answers",
+    (True, "best"): "The most confident correct answers",
     (True, "worst"): "The most confident mistakes",
 }
 
 
-def _picture(name: str, head: str, what: str) -> Picture:
-    caption = f"{what}, by {LABELLINGS.get(head, head)}." if head else f"{what}."
+def _picture(name: str, head: str, title: str) -> Picture:
+    caption = f"{title}, by {LABELLINGS.get(head, head)}." if head else f"{title}."
     return Picture(f"{name}_{head}" if head else name, caption, caption)

@@ -1,4 +1,4 @@
-"""Faces with what a model answered to them: which answers are good and bad, and how each is shown on a sheet."""
+"""A model's answers to faces: which of them are good or bad, and how each is shown on a sheet."""
 
 from __future__ import annotations
 
@@ -22,53 +22,53 @@ LABELLINGS = {
     "ferplus_clear": "FER+, more than half of all votes",
     "own": "the data's own labels",
 }
-"""What the labels that a view is scored by are to a reader."""
+"""The name that readers see of each labelling that a view is scored against."""
 
 
 class Answered(Protocol):
-    """Answers of one model to N faces; rows are numbers of faces."""
+    """Answers of one model to N faces. Rows are indices of faces."""
 
     def ranked(self) -> Rows:
-        """All faces that can be judged, from the best answer to the worst."""
+        """Return all faces that can be judged, from the best answer to the worst."""
 
     def best(self) -> Rows:
-        """The good answers, the best first."""
+        """Return the good answers, the best first."""
 
     def worst(self) -> Rows:
-        """The bad answers, the worst first."""
+        """Return the bad answers, the worst first."""
 
     def score(self) -> str:
-        """How good they are as a whole, in a few words."""
+        """Return a short text that says how good the answers are overall."""
 
     def cell(self, row: int) -> Cell:
-        """The face with its answer and the truth."""
+        """Return the cell of a sheet that shows a face with its answer and the truth."""
 
 
 @dataclass(frozen=True)
 class AnsweredPoints:
-    """Judged by the error over the inter-ocular distance; faces without one are left out."""
+    """Keypoints, judged by the error over the inter-ocular distance; faces without such an error are left out."""
 
     located: Located
 
     def ranked(self) -> Rows:
-        """From the smallest error to the largest."""
+        """Return the faces from the smallest error to the largest."""
         order = np.argsort(self._errors, kind="stable")
         return order[np.isfinite(self._errors[order])]
 
     def best(self) -> Rows:
-        """From the smallest error on."""
+        """Return all judged faces, the smallest error first."""
         return self.ranked()
 
     def worst(self) -> Rows:
-        """From the largest error on."""
+        """Return all judged faces, the largest error first."""
         return self.ranked()[::-1]
 
     def score(self) -> str:
-        """The mean error."""
+        """Return the mean error, as text."""
         return f"mean error {100 * np.nanmean(self._errors):.1f}%"
 
     def cell(self, row: int) -> Cell:
-        """True and predicted points, and the error."""
+        """Show the true and the predicted points, and the error."""
         located = self.located
         points = {"true": located.truth[row], "predicted": located.predicted[row]}
         caption = short(str(located.names[row])), f"error {100 * self._errors[row]:.1f}%"
@@ -81,55 +81,56 @@ class AnsweredPoints:
 
 @dataclass(frozen=True)
 class AnsweredEmotions:
-    """Judged by the probability of the true class; faces that the labelling does not rate are left out."""
+    """Emotions, judged by the probability of the true class; faces without a label in the view are left out."""
 
     view: View
     faces: EmotionFaces
 
     def ranked(self) -> Rows:
-        """From the largest probability of the truth to the smallest."""
+        """Return the faces from the largest probability of the true class to the smallest."""
         rows = np.flatnonzero(self.view.truth >= 0)
-        of_truth = self._chances[rows, self.view.truth[rows]]
-        return rows[np.argsort(-of_truth, kind="stable")]
+        of_true_class = self._probabilities[rows, self.view.truth[rows]]
+        return rows[np.argsort(-of_true_class, kind="stable")]
 
     def best(self) -> Rows:
-        """The right answers, the most confident first."""
-        return self._said(right=True)
+        """Return the correct answers, the most confident first."""
+        return self._by_confidence(correct=True)
 
     def worst(self) -> Rows:
-        """The mistakes, the most confident first."""
-        return self._said(right=False)
+        """Return the mistakes, the most confident first."""
+        return self._by_confidence(correct=False)
 
     def score(self) -> str:
-        """The accuracy."""
-        return f"{100 * len(self.best()) / max(1, len(self.ranked())):.1f}% right"
+        """Return the accuracy, as text."""
+        return f"{100 * len(self.best()) / max(1, len(self.ranked())):.1f}% correct"
 
     def cell(self, row: int) -> Cell:
-        """What is true, and what was said with which probability."""
-        chances, labels = self._chances[row], self.view.labels
-        said = int(chances.argmax())
-        words = (
+        """Show the true class, the predicted class and its probability."""
+        probabilities, labels = self._probabilities[row], self.view.labels
+        predicted = int(probabilities.argmax())
+        caption = (
             called(str(self.faces.names[row])),
             f"true: {labels[self.view.truth[row]]}",
-            f"said: {labels[said]} {100 * chances[said]:.0f}%",
+            f"said: {labels[predicted]} {100 * probabilities[predicted]:.0f}%",
         )
-        return Cell(self.faces.images[row], words)
+        return Cell(self.faces.images[row], caption)
 
     @cached_property
-    def _chances(self) -> NDArray[np.float64]:
+    def _probabilities(self) -> NDArray[np.float64]:
         return np.asarray(softmax(self.view.logits.astype(np.float64), axis=1))
 
-    def _said(self, right: bool) -> Rows:
-        chances, truth = self._chances, self.view.truth
-        rows = np.flatnonzero((truth >= 0) & ((chances.argmax(axis=1) == truth) == right))
-        return rows[np.argsort(-chances[rows].max(axis=1), kind="stable")]
+    def _by_confidence(self, correct: bool) -> Rows:
+        """The correct answers or the mistakes, the most confident first."""
+        probabilities, truth = self._probabilities, self.view.truth
+        rows = np.flatnonzero((truth >= 0) & ((probabilities.argmax(axis=1) == truth) == correct))
+        return rows[np.argsort(-probabilities[rows].max(axis=1), kind="stable")]
 
 
 def called(name: str) -> str:
-    """What a face is called below it, by its row in a CSV file or by its file in a folder."""
+    """Return the caption of a face: its row in a CSV file, or its file's name in a folder."""
     return f"row {name}" if name.isdecimal() else short(name)
 
 
 def short(name: str) -> str:
-    """A file's name that fits below its face: the end, which tells files apart."""
+    """Return a file's name, at most 24 letters to fit below its face: its end, which distinguishes files."""
     return name if len(name) <= 24 else f"...{name[-21:]}"

@@ -1,7 +1,7 @@
-"""Augmentation in batches: one matrix a face moves the pixels and the points together, so they cannot come apart.
+"""Augmentation of batches: one matrix per face moves its pixels and its points, so that they always stay together.
 
-The few random numbers a face needs are drawn with numpy, so that a seed gives the same crops under every Keras backend;
-the pixels are moved by `keras.ops`.
+The random numbers of a face are drawn with numpy, so that a seed gives the same changes under every Keras backend; only
+the pixel noise is drawn by `keras.random`, with a seed from numpy. The pixels are moved by `keras.ops`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from facexp_train.framing import Matrices
 
 
 def warp_batch(canvases: NDArray[np.uint8], matrices: Matrices, size: int) -> Any:
-    """uint8 (N, C, C) canvases through (N, 2, 3) canvas-to-crop matrices -> float tensor (N, size, size, 1), 0 to 255.
+    """Warp uint8 (N, C, C) canvases by (N, 2, 3) canvas-to-crop matrices; return a float tensor (N, size, size, 1).
 
-    Bilinear with a replicated border, as `facexp.geometry.warp`. ValueError where a canvas is smaller than the crop.
+    Its values are 0 to 255. Bilinear with a replicated border, like `facexp.geometry.warp`. Raises ValueError if the
+    canvases are smaller than the crop.
     """
     if canvases.shape[1] < size:
         raise ValueError(f"canvases of {canvases.shape[1]} px are smaller than the {size} px crop")
@@ -35,11 +36,15 @@ def warp_batch(canvases: NDArray[np.uint8], matrices: Matrices, size: int) -> An
 
 
 def _column(values: NDArray[np.float64]) -> Any:
+    """(N,) values as a float32 tensor (N, 1, 1, 1)."""
     return ops.convert_to_tensor(values.astype(np.float32).reshape(-1, 1, 1, 1))
 
 
 def change_pixels(pixels: Any, rng: np.random.Generator, how: Augmentation) -> Any:
-    """Brightness, contrast, gamma, blur, noise and erasing on a float tensor (N, S, S, 1), 0 to 255."""
+    """Change brightness, contrast, gamma, blur and noise of a float tensor (N, S, S, 1), 0 to 255, and erase parts.
+
+    Values of the result may lie outside of 0 to 255.
+    """
     count, size = pixels.shape[0], pixels.shape[1]
     if how.contrast or how.brightness:
         mean = ops.mean(pixels, axis=(1, 2, 3), keepdims=True)
@@ -62,6 +67,7 @@ def change_pixels(pixels: Any, rng: np.random.Generator, how: Augmentation) -> A
 
 
 def _erase(pixels: Any, rng: np.random.Generator, count: int, size: int, chance: float) -> Any:
+    """Fill a random rectangle of a share `chance` of the crops with a random gray."""
     area = rng.uniform(0.02, 0.2, count) * size**2
     aspect = np.exp(rng.uniform(np.log(0.4), np.log(2.5), count))
     width, height = np.sqrt(area * aspect), np.sqrt(area / aspect)
@@ -76,13 +82,15 @@ def _erase(pixels: Any, rng: np.random.Generator, count: int, size: int, chance:
 
 
 def to_uint8(pixels: Any) -> Any:
-    """Rounded to what a camera would give: uint8, 0 to 255."""
+    """Round and clip pixels to uint8, 0 to 255, which is what a camera gives."""
     return ops.cast(ops.clip(ops.round(pixels), 0, 255), "uint8")
 
 
 def degrade(crops: Any, rng: np.random.Generator, how: Augmentation) -> Any:
-    """What small pictures and cameras do to uint8 crops (N, S, S, 1): fewer pixels, then JPEG. The tensor itself where
-    neither is asked for, else an array."""
+    """Degrade uint8 crops (N, S, S, 1) as small pictures and cameras do: fewer pixels, then JPEG compression.
+
+    Returns a numpy array, or the tensor itself if `how` has neither.
+    """
     if not (how.shrink or how.jpeg):
         return crops
     changed = np.array(ops.convert_to_numpy(crops))

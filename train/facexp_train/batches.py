@@ -1,4 +1,4 @@
-"""Batches of augmented crops for Keras, the same for a seed and an epoch however often a run was resumed."""
+"""Batches of augmented crops for Keras. A seed and an epoch give the same ones, however often a run was resumed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from facexp_train.teaching import Teach
 
 
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """Shuffled batches; `epoch` is set by the training loop and, with the seed, fixes the order and every change."""
+    """Shuffled batches. `epoch`, set by the training loop, and the seed determine the order and every change."""
 
     def __init__(self, count: int, config: TrainConfig) -> None:
         super().__init__(workers=1, max_queue_size=8)
@@ -33,29 +33,29 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
         return self.batch(rows, self._rng(index))
 
     def _rng(self, *part: int) -> np.random.Generator:
-        # numpy takes a 0 at the end of a seed for nothing: as [seed, epoch, index] the first batch's stream would be
-        # that of the order
+        # numpy ignores a 0 at the end of a seed: with [seed, epoch, index] the first batch would get the random numbers
+        # of the order
         return np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch], spawn_key=part))
 
     @property
     def how(self) -> Augmentation:
-        """How this epoch's crops are changed."""
+        """The augmentation of this epoch's crops."""
         return self.config.changes(self.epoch)
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """The rows of an epoch, shuffled."""
+        """Return the rows of an epoch, shuffled."""
         return rng.permutation(self.count)
 
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Any, Any]:
-        """The crops and targets of some rows."""
+        """Return the crops and targets of the given rows."""
         raise NotImplementedError
 
 
 class KeypointBatches(_Batches):
-    """uint8 crops (B, size, size, 1) and targets (B, 15, 3): x, y in crop pixels, and a point's weight.
+    """uint8 crops (B, size, size, 1) and targets (B, 15, 3): x, y in crop pixels, and the point's weight.
 
-    The weight is one over the face's inter-ocular distance, the unit that errors are reported in, so that the eyes of a
-    face in profile, which lie close together, count as they do in the score; 0 where a point is not labelled.
+    The weight is 1 over the face's inter-ocular distance, the unit in which errors are reported. So an error counts as
+    much as in the score, also for a face in profile, whose eyes are close together. It is 0 for an unlabelled point.
     """
 
     def __init__(self, faces: KeypointFaces, size: int, config: TrainConfig) -> None:
@@ -69,18 +69,20 @@ class KeypointBatches(_Batches):
         self.framing = framing.square_matrices(faces.squares, size)
 
     def learn(self, taught: NDArray[np.float32]) -> None:
-        """Move labelled points towards those that teachers gave, (N, 15, 2) in canvas pixels, by `teacher_share`; take
-        these alone where there is no label."""
+        """Move labelled points towards the teachers' points, (N, 15, 2) in canvas pixels, by `teacher_share`.
+
+        Where there is no label, the teachers' point is used alone.
+        """
         share = np.where(np.isfinite(self.faces.points), self.config.teacher_share, 1.0)
         labels = np.nan_to_num(self.faces.points)
         self.points = (labels + share * (taught - labels)).astype(np.float32)
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Every completely labelled face, and this epoch's draw of the others, shuffled."""
+        """Return the completely labelled faces, as often as `repeat` says, and a draw of the others, shuffled."""
         return rng.permutation(np.concatenate([self.whole, rng.permutation(self.partial)[: self.drawn]]))
 
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Any, Any]:
-        """The crops and targets of some rows."""
+        """Return the crops and targets of the given rows."""
         jitter = framing.jitter_matrices(rng, len(rows), self.size, self.how)
         matrices = framing.compose(jitter, self.framing[rows])
         points = framing.move_points(self.points[rows], matrices)
@@ -93,20 +95,24 @@ class KeypointBatches(_Batches):
 
 
 def _unit(points: NDArray[np.float32], size: int) -> NDArray[np.float64]:
-    """(N,) inter-ocular distances in pixels, at least an eighth of the crop: a full profile's is almost 0, and its
-    labels are no more exact than others'. An average face's where an eye is not labelled."""
+    """(N,) inter-ocular distances in pixels, at least an eighth of the crop's side.
+
+    In full profile the distance is almost 0, but the labels are no more exact than those of other faces. If an eye is
+    not labelled, the distance is that of an average face.
+    """
     distance = interocular(points)
     return np.where(np.isfinite(distance), np.maximum(distance, size / 8), 0.37 * size)
 
 
 class EmotionBatches(_Batches):
-    """uint8 crops (B, size, size, 1) and, for each head, a distribution (B, C), all zero where a face has no label.
+    """uint8 crops (B, size, size, 1) and, for each head, a distribution (B, C), all zero for a face without a label.
 
-    With teachers targets are a mean of label and teacher, weighed by `teacher_share`. `taught` holds their word for
-    each face. `teach` asks them: a teacher then sees the very crop that the network sees (Beyer et al., "Knowledge
-    distillation: A good teacher is patient and consistent", CVPR 2022), but before light, noise, blur, erasing,
-    shrinking and JPEG: what they hide, the network is to see through. `told`, what the votes tell of a labelling, then
-    weighs `votes_share`.
+    With teachers, a target is the mean of the label and the teachers' probabilities, weighted by `teacher_share`.
+    `taught` holds these probabilities (N, C) for each face, by head. Without it, `teach` computes them for every batch:
+    the teachers then get the same crop as the network (Beyer et al., "Knowledge distillation: A good teacher is patient
+    and consistent", CVPR 2022), but before changes of light, noise, blur, erasing, shrinking and JPEG, because the
+    network should learn to give the same answer in spite of these. `vote_targets` holds probabilities (N, C) predicted
+    from the votes, by head; they are mixed in last, with the weight `votes_share`.
     """
 
     teach: Teach | None = None
@@ -118,14 +124,14 @@ class EmotionBatches(_Batches):
         self.drawn = round(config.partial_share * len(self.unlabelled))
         super().__init__(len(self.labelled) + self.drawn, config)
         self.faces = faces
-        self.told: dict[str, NDArray[np.float32]] = {}
+        self.vote_targets: dict[str, NDArray[np.float32]] = {}
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Every labelled face, and this epoch's draw of the others, shuffled."""
+        """Return every labelled face and this epoch's draw of the others, shuffled."""
         return rng.permutation(np.concatenate([self.labelled, rng.permutation(self.unlabelled)[: self.drawn]]))
 
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Any, Any]:
-        """The crops and targets of some rows."""
+        """Return the crops and targets of the given rows."""
         jitter = framing.jitter_matrices(rng, len(rows), self.faces.size, self.how)
         cuts = self.faces.cuts(rows, rng.random(len(rows)) < self.config.aligned)
         pixels = augment.warp_batch(self.faces.images[rows], framing.compose(jitter, cuts), self.faces.size)
@@ -135,7 +141,7 @@ class EmotionBatches(_Batches):
         elif self.teach:
             taught = self.teach(keras.ops.convert_to_numpy(augment.to_uint8(pixels)))
             targets = {head: self._mixed(values, taught[head]) for head, values in targets.items()}
-        targets |= {head: self._with_votes(targets[head], told[rows]) for head, told in self.told.items()}
+        targets |= {head: self._with_votes(targets[head], votes[rows]) for head, votes in self.vote_targets.items()}
         pixels = augment.change_pixels(pixels, rng, self.how)
         if rng.random() < self.how.mixup:
             weight = rng.beta(0.4, 0.4)
@@ -150,10 +156,10 @@ class EmotionBatches(_Batches):
     def _mixed(self, labels: NDArray[np.float32], taught: NDArray[np.float32]) -> NDArray[np.float32]:
         return _mean(labels, taught, np.where(labels.any(axis=1), self.config.teacher_share, 1.0))
 
-    def _with_votes(self, targets: NDArray[np.float32], told: NDArray[np.float32]) -> NDArray[np.float32]:
-        return _mean(targets, told, np.where(told.any(axis=1), self.config.votes_share, 0.0))
+    def _with_votes(self, targets: NDArray[np.float32], votes: NDArray[np.float32]) -> NDArray[np.float32]:
+        return _mean(targets, votes, np.where(votes.any(axis=1), self.config.votes_share, 0.0))
 
 
 def _mean(first: NDArray[np.float32], second: NDArray[np.float32], share: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Distributions (B, C), the second weighing `share` (B,)."""
+    """The weighted mean of two distributions (B, C); the second has the weight `share` (B,)."""
     return (first + share[:, None] * (second - first)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""From the table `network` of a configuration to the network that it describes."""
+"""Builds the network that the table `network` of a configuration describes."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ BUILDERS: dict[Task, dict[str, Callable[..., keras.Model]]] = {
         "cnn": partial(classic.emotion, classic.cnn),
     },
 }
-"""Task -> kind -> the function that makes the network."""
+"""Task -> kind -> the function that builds the network."""
 
 
 def build_network(task: Task, network: Mapping[str, Any], **made: Any) -> keras.Model:
-    """A new network: `network` holds its kind and the function's own arguments, `made` those that the data decides.
+    """Build a new network.
 
-    DataError where the kind or an argument is unknown, or the network cannot be built.
+    `network` holds its kind and arguments of the kind's function; `made` are the arguments that depend on the data.
+    Raises DataError if the kind or an argument is unknown, or the network cannot be built.
     """
     kinds, kind = BUILDERS[task], network.get("kind", DEFAULT)
     if not isinstance(kind, str) or kind not in kinds:
@@ -41,4 +42,4 @@ def build_network(task: Task, network: Mapping[str, Any], **made: Any) -> keras.
         return kinds[kind](**{key: value for key, value in network.items() if key != "kind"}, **made)
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())
-        raise DataError(f"network: kind {kind!r} cannot be built of {dict(network)}: {reason}") from error
+        raise DataError(f"network: kind {kind!r} cannot be built from {dict(network)}: {reason}") from error

@@ -1,4 +1,4 @@
-"""The changes that make more faces out of a face: what `facexp augment` writes."""
+"""The changes of a face that `facexp augment` writes copies of."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from facexp.geometry import warp
 from facexp_train.framing import Matrices, about_centre, move_points
 
 CHANGES: tuple[str, ...] = ("flip", "vertical-flip", "brighter", "darker", "rotated", "scaled")
-"""Left and right exchanged; up and down; 1.2 to 1.6 times as bright; 0.4 to 0.8 times; turned by 5 to 20 degrees either
-way; 0.8 to 0.92 or 1.08 to 1.25 times as large."""
+"""In order: mirrored left to right; mirrored top to bottom; 1.2 to 1.6 times as bright; 0.4 to 0.8 times as bright;
+rotated by 5 to 20 degrees in either direction; scaled by 0.8 to 0.93 or by 1.08 to 1.25."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change of N faces: float64 matrices (N, 2, 3) about the picture's centre, and factors (N,) of the pixels."""
+    """One change of N faces: matrices (N, 2, 3) about the picture's centre, and brightness factors (N,), in float64."""
 
     name: str
     matrices: Matrices
     light: NDArray[np.float64]
 
     def image(self, image: NDArray[np.uint8], face: int) -> NDArray[np.uint8]:
-        """The changed copy of the (S, S) picture of one of the faces; what was outside is filled from the border."""
+        """Return the changed copy of the (S, S) picture of the face with index `face`; the border is replicated."""
         size = image.shape[0]
         if not np.array_equal(self.matrices[face], np.eye(2, 3)):
             image = warp(image, self.matrices[face], size)
@@ -33,12 +33,15 @@ class Change:
         return image
 
     def points(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(N, 15, 2) points where they are in the changed copies; a reflection changes the names of left and right."""
+        """Return (N, 15, 2) points in the changed copies; a reflection exchanges the names of left and right points."""
         return move_points(points, self.matrices)
 
 
 def draw_change(name: str, count: int, size: int, seed: int) -> Change:
-    """The change of that name for `count` faces of `size` pixels, the same for a seed whatever else is drawn."""
+    """Draw the change `name`, one of CHANGES, for `count` faces of `size` pixels.
+
+    A seed gives the same change, whatever other changes are drawn.
+    """
     rng = np.random.default_rng([seed, CHANGES.index(name)])
     one = np.ones(count)
     angle, scale, light = np.zeros(count), one, one

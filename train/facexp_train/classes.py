@@ -1,4 +1,4 @@
-"""What the labels of a dataset mean: FER2013's codes and folder names, or what a small file beside the data says."""
+"""What the labels of a dataset mean: FER2013's codes, folder names, or the definitions in a labels file."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from facexp_train.errors import DataError
 from facexp_train.stored import read_toml
 
 NAME = "labels.toml"
-"""The file's name in a folder of images; beside faces.csv it is faces.labels.toml."""
+"""Name of the labels file in a folder of images; next to faces.csv it is faces.labels.toml."""
 
 LEFT_OUT = ""
-"""Stands for a class where the faces are not to be read."""
+"""Takes the place of the class of a face that is not to be read."""
 
 _KEYS = ("classes", "names", "leave_out")
-_OTHER_NAMES = {
+_SYNONYMS = {
     "anger": "angry",
     "disgusted": "disgust",
     "fearful": "fear",
@@ -32,33 +32,33 @@ _OTHER_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The classes of a dataset, and the texts that stand for them in it."""
+    """The classes of a dataset, and the texts that denote them in the data."""
 
     names: tuple[str, ...]
-    """In the order of their codes, which is that of a network's outputs."""
+    """In the order of their codes, which is the order of a network's outputs."""
     meaning: dict[str, str]
-    """Text in the data, in small letters -> one of `names`, or LEFT_OUT."""
+    """Text in the data, in lower case -> one of `names`, or LEFT_OUT."""
 
     def named(self, texts: Sequence[str], path: Path, row: int, column: str) -> list[str]:
-        """The class of each text, or LEFT_OUT; DataError names the first that stands for none (see tables.choices)."""
+        """Return the class of each text, or LEFT_OUT; DataError reports the first unknown one (see tables.choices)."""
         return tables.choices([text.lower() for text in texts], self.meaning, path, row, column)
 
 
-FOLDERS = Classes(SEVEN, {**{name: name for name in SEVEN}, **_OTHER_NAMES})
-"""Of folders without a file of labels."""
+FOLDERS = Classes(SEVEN, {**{name: name for name in SEVEN}, **_SYNONYMS})
+"""Classes of folders of images without a labels file."""
 CODES = Classes(SEVEN, {str(code): name for code, name in enumerate(SEVEN)})
-"""Of FER2013's CSV files."""
+"""Classes of FER2013's CSV files."""
 FIVE_CODES = Classes(FIVE, {str(code): name for code, name in enumerate(FIVE)})
-"""Of the five-class set's CSV file."""
+"""Classes of the five-class set's CSV file."""
 
 
 def read_classes(data: Path) -> Classes | None:
-    """What the file of labels that lies with a folder of images or a CSV file says; None where there is none.
+    """Read the labels file in a folder of images or next to a CSV file; None if there is none.
 
-    The file is TOML. `classes` lists the classes in the order of the network's outputs, and may be left out where they
-    are facexp's seven. `[names]` says which class a text of the data stands for, a folder's name or a cell of the
-    column `emotion`, large or small letters alike; a class's own name needs no line. The faces of `leave_out` are not
-    read. Raises DataError with file and key.
+    The file is TOML. `classes` lists the classes in the order of the network's outputs; without it they are facexp's
+    seven. `[names]` maps texts of the data (a folder's name, or a cell of the column `emotion`) to classes, ignoring
+    case; a class's own name needs no entry. Faces whose text is in `leave_out` are not read. Raises DataError with file
+    and key.
     """
     path = data / NAME if data.is_dir() else data.with_suffix(f".{NAME}")
     if not path.is_file():
@@ -69,21 +69,21 @@ def read_classes(data: Path) -> Classes | None:
     classes = checked(values.get("classes", list(SEVEN)), f"{path}: classes")
     meaning = {name.lower(): name for name in classes}
     if classes == SEVEN:
-        meaning |= _OTHER_NAMES
+        meaning |= _SYNONYMS
     for text, name in _table(values.get("names", {}), path).items():
         if name not in classes:
             raise DataError(f"{path}: names.{text} must be one of {', '.join(classes)}, got {name!r}")
         meaning[text.lower()] = name
     left_out = values.get("leave_out", [])
     if not isinstance(left_out, list) or not all(isinstance(text, str) for text in left_out):
-        raise DataError(f"{path}: leave_out must be a list of texts, got {left_out!r}")
+        raise DataError(f"{path}: leave_out must be a list of strings, got {left_out!r}")
     return Classes(classes, meaning | {text.lower(): LEFT_OUT for text in left_out})
 
 
 def checked(classes: object, origin: str) -> tuple[str, ...]:
-    """A list of two or more different names, as a bundle's manifest takes them; DataError begins with `origin`.
+    """Check that `classes` are two or more different names, as a bundle's manifest requires, and return them.
 
-    The seven are always in their one order.
+    The seven emotions are returned in their standard order. The message of DataError begins with `origin`.
     """
     good = isinstance(classes, (list, tuple)) and all(
         isinstance(name, str) and name.isprintable() and name.strip() for name in classes

@@ -1,5 +1,7 @@
-"""The networks that course notebooks build: a residual network of bottlenecks, and a plain convolutional one, each with
-dense layers behind it. Inputs and outputs are those of `facexp_train.networks`, so that everything else stays as it is.
+"""The networks that course notebooks build: a residual network of bottlenecks, and a plain convolutional one.
+
+Each is followed by dense layers. Inputs and outputs are those of `facexp_train.networks`, so that all other code works
+with them unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ Trunk = Callable[..., Any]
 
 
 def resnet(x: Any, stem: int = 64, stages: Sequence[int] = (64, 128), blocks: int = 3) -> Any:
-    """A 7x7 stem, then stages of bottlenecks of these widths, four times as wide at their ends.
+    """Apply a 7x7 stem, then stages of bottlenecks of these widths, with outputs four times as wide.
 
     He et al., "Deep Residual Learning for Image Recognition", CVPR 2016. Each stage halves the map.
     """
@@ -41,7 +43,7 @@ def _bottleneck(x: Any, width: int, stride: int, *, name: str) -> Any:
 
 
 def cnn(x: Any, stages: Sequence[int] = (32, 64, 128, 256), blocks: int = 2, dropout: float = 0.1) -> Any:
-    """Stages of 3x3 convolutions of these widths, each with a pooling that halves the map, and a dropout."""
+    """Apply stages of 3x3 convolutions of these widths, each followed by a pooling that halves the map, and dropout."""
     for number, width in enumerate(stages, 1):
         for block in range(1, blocks + 1):
             x = convolution(x, width, 3, name=f"stage{number}_block{block}")
@@ -53,13 +55,13 @@ def cnn(x: Any, stages: Sequence[int] = (32, 64, 128, 256), blocks: int = 2, dro
 def keypoints(
     trunk: Trunk, size: int = 96, dense: Sequence[int] = (512,), dense_dropout: float = 0.2, **options: Any
 ) -> keras.Model:
-    """Dense layers behind a trunk give the coordinates: uint8 (N, size, size, 1) -> float32 (N, 15, 2) in crop pixels.
+    """Build a trunk with dense layers for coordinates: uint8 (N, size, size, 1) -> float32 (N, 15, 2) in crop pixels.
 
-    `options` are the trunk's.
+    `options` are passed to the trunk.
     """
     image = keras.Input((size, size, 1), dtype="uint8", name="image")
     x = _dense(trunk(layers.Rescaling(1 / 255, name="scale")(image), **options), dense, dense_dropout)
-    # an untrained network says that all points lie in the middle
+    # the biases of an untrained network put all points into the middle of the crop
     x = layers.Dense(2 * len(KEYPOINTS), bias_initializer=_middle(size), name="coordinates", dtype="float32")(x)
     points = layers.Reshape((len(KEYPOINTS), 2), name="keypoints", dtype="float32")(x)
     return keras.Model(image, points, name="keypoints")
@@ -75,9 +77,9 @@ def emotion(
     classes: int = len(SEVEN),
     **options: Any,
 ) -> keras.Model:
-    """Dense layers behind a trunk give the classes: uint8 (N, size, size, 1) -> logits (N, classes) per head.
+    """Build a trunk with dense layers for classes: uint8 (N, size, size, 1) -> float32 logits (N, classes) per head.
 
-    `enlarge`: how many times as large the trunk sees the face. `options` are the trunk's.
+    `enlarge` is the factor by which the crop is enlarged for the trunk. `options` are passed to the trunk.
     """
     image = keras.Input((size, size, 1), dtype="uint8", name="image")
     x = layers.Rescaling(1 / 255, name="scale")(image)

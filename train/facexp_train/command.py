@@ -1,4 +1,4 @@
-"""The command that repeats a training run, whatever it was started with."""
+"""The command that repeats a training run, however the run was configured."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from facexp_train.config import TrainConfig
 from facexp_train.stored import read_toml
 
 CONFIGS = Path(str(files("facexp_train"))) / "configs"
-"""The configurations that come with facexp, TASK.toml the default."""
+"""Directory of the configurations that come with facexp; TASK.toml is the default of a task."""
 
 
 def parsed(text: str) -> Any:
-    """The value of `--set KEY=VALUE`: JSON, else the text itself."""
+    """Return the value of `--set KEY=VALUE`: parsed as JSON, or the text itself if it is not JSON."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -27,9 +27,10 @@ def parsed(text: str) -> Any:
 
 
 def repeating(config: TrainConfig, out: Path) -> str:
-    """A line for the shell that trains with the same configuration beside `out`, below the versions it ran with.
+    """Return a shell command that trains with the same configuration into `out`-again.
 
-    It names every setting in which the configuration differs from the default, so that it needs no other file.
+    The line above it is a comment with the versions that the run used. The command sets every value that differs from
+    the task's default configuration, so that it needs no other configuration file.
     """
     words = ["facexp", "train", config.task, str(Path(config.data).resolve())]
     if config.votes is not None:
@@ -43,7 +44,8 @@ def repeating(config: TrainConfig, out: Path) -> str:
     return f"# {versions}, Python {platform.python_version()}\n{shlex.join(words)}\n"
 
 
-def _changes(before: dict[str, Any], after: dict[str, Any], place: str = "") -> list[str]:
+def _changes(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """KEY=VALUE for each setting of `after` that differs from `before`."""
     changes = []
     for key, value in after.items():
         if value == before[key]:
@@ -53,12 +55,12 @@ def _changes(before: dict[str, Any], after: dict[str, Any], place: str = "") -> 
         else:
             value = _absolute({key: value})[key]
             plain = isinstance(value, str) and parsed(value) == value
-            changes.append(f"{place}{key}={value if plain else json.dumps(value)}")
+            changes.append(f"{prefix}{key}={value if plain else json.dumps(value)}")
     return changes
 
 
 def _absolute(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings, and those of the teachers among them, with paths that mean the same from everywhere."""
+    """The settings, also those of the teachers among them, with absolute paths."""
     found = dict(values)
     for key, value in values.items():
         if key in ("start_from", "unlabelled") and value is not None:

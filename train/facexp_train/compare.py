@@ -1,4 +1,4 @@
-"""Two models on the same faces: what each scores, and the difference with its paired bootstrap interval."""
+"""Two models on the same faces: the figures of each, and the differences with paired bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from facexp_train.metrics import Figure, Floats, Metric, figure, keypoint_metric
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A metric of two models on the same faces. `difference` is the second's less the first's.
+    """A metric of two models on the same faces. `difference` is the second model's value minus the first's.
 
-    Its interval comes from drawing the same faces for both, so that what makes a face hard for both is not counted.
+    Its interval comes from resampling the same faces for both models, so that faces that are hard for both do not widen
+    it.
     """
 
     metric: str
@@ -28,12 +29,12 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return not self.difference.low <= 0 <= self.difference.high
 
 
 def compare(first: Evaluation, second: Evaluation) -> list[Difference]:
-    """Every metric that both evaluations have, of the same faces; DataError where there is none."""
+    """Return every metric that both evaluations have, on the same faces; DataError if there is none."""
     split = first.split
     if first.located is not None and second.located is not None:
         errors = first.located.errors(), second.located.errors()
@@ -48,7 +49,7 @@ def compare(first: Evaluation, second: Evaluation) -> list[Difference]:
             weights = resample_weights(view.groups[view.truth >= 0])
             found += _differences(f"{view.name}/", view.metrics(), other.metrics(), split, weights)
     if not found:
-        raise DataError("the two models answer nothing in common: they have other outputs, or other classes")
+        raise DataError("the two models have nothing in common to compare: their outputs or their classes differ")
     return found
 
 
@@ -58,17 +59,17 @@ def _differences(
     found = []
     for name in first:
         if name in second:
-            metrics = first[name], second[name], partial(_less, first[name], second[name])
+            metrics = first[name], second[name], partial(_minus, first[name], second[name])
             found.append(Difference(prefix + name, *(figure(split, prefix + name, each, weights) for each in metrics)))
     return found
 
 
-def _less(first: Metric, second: Metric, weights: Floats) -> Floats:
+def _minus(first: Metric, second: Metric, weights: Floats) -> Floats:
     return second(weights) - first(weights)
 
 
 def comparison_table(differences: Sequence[Difference], names: Sequence[str]) -> str:
-    """Both models' figures and the difference, as text; "*" marks an interval that leaves out zero."""
+    """Return both models' figures and the differences, as text; "*" marks an interval that excludes zero."""
     width = max(len(each.metric) for each in differences) + 6
     first, second = map(short, names)
     lines = [f"{'metric':<{width}}{'faces':>7}{first:>26}{second:>26}{'difference':>28}"]
@@ -77,4 +78,4 @@ def comparison_table(differences: Sequence[Difference], names: Sequence[str]) ->
         name = f"{each.metric}, {unit(each.metric)}"
         mark = " *" if each.clear else ""
         lines.append(f"{name:<{width}}{each.first.n:>7}{cells[0]:>26}{cells[1]:>26}{cells[2]:>28}{mark}")
-    return "\n".join([*lines, "", "difference: second less first, on the same faces; * its 95% interval leaves out 0"])
+    return "\n".join([*lines, "", "difference: second minus first, on the same faces; * its 95% interval excludes 0"])

@@ -1,4 +1,4 @@
-"""The emotion task: its targets, validation and scores against both labellings."""
+"""The emotion task: targets, validation and scores for the labellings of FER2013 and FER+, or for other classes."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from facexp_train.networks import mirror_symmetric, with_temperatures
 from facexp_train.splits import SPLITS
 from facexp_train.teaching import kept, load_teachers, mean_of, over_views, told_by_votes
 
-_LOOKED_AT = 256
-"""Faces on which channels that mirror each other are looked for, where a mirrored network starts from another."""
+_PAIRING_FACES = 256
+"""Number of faces on which pairs of mirrored channels are found, when a mirrored network starts from a plain one."""
 
 
 def targets(faces: EmotionFaces, smoothing: float) -> dict[str, NDArray[np.float32]]:
-    """Per head a distribution (N, C) over the faces' classes, all zero where a face has no label.
+    """Return for each head a distribution (N, C) over the faces' classes, all zero for a face without a label.
 
-    "fer2013", or "own" for other classes: the file's label, smoothed. "ferplus" (only where votes were read): the
-    distribution of FER+'s votes.
+    The head "fer2013", or "own" for other classes, has the file's labels, smoothed. The head "ferplus", only if votes
+    were read, has the distributions of FER+'s votes.
     """
     classes = len(faces.classes)
     own = np.eye(classes, dtype=np.float32)[np.maximum(faces.labels, 0)] * (1 - smoothing) + smoothing / classes
@@ -47,19 +47,19 @@ def targets(faces: EmotionFaces, smoothing: float) -> dict[str, NDArray[np.float
 
 
 def predict(model: keras.Model, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-    """Logits (N, C) per head for uint8 faces (N, 48, 48)."""
+    """Return logits (N, C) per head for uint8 faces (N, 48, 48)."""
     return dict(model.predict(images[..., None], batch_size=512, verbose=0))
 
 
 def _check_classes(faces: EmotionFaces, data: str) -> None:
-    """DataError where a network would be asked for a class that it has no face to learn from."""
+    """Raise DataError if there are training faces of fewer than two classes, or none of a class that is scored."""
     counts = {}
     for split in SPLITS:
         codes = faces.labels[faces.split == split]
         counts[split] = np.bincount(codes[codes >= 0], minlength=len(faces.classes))
     if np.count_nonzero(counts["train"]) < 2:
-        shown = ", ".join(faces.classes[code] for code in np.flatnonzero(counts["train"])) or "without a class"
-        raise DataError(f"{data}: all training faces are {shown}; at least two classes are needed")
+        found = ", ".join(faces.classes[code] for code in np.flatnonzero(counts["train"])) or "without a class"
+        raise DataError(f"{data}: all training faces are {found}; at least two classes are needed")
     for split in ("val", "test"):
         for code in np.flatnonzero((counts[split] > 0) & (counts["train"] == 0)):
             raise DataError(
@@ -69,15 +69,15 @@ def _check_classes(faces: EmotionFaces, data: str) -> None:
 
 
 def _loss(faces: EmotionFaces, config: TrainConfig) -> Callable[[Any, Any], Any]:
-    among = [faces.classes.index(name) for name in FIVE if name in faces.classes]
-    # of the five alone, or of other classes, there is no five-class view
-    if config.five_weight and len(FIVE) == len(among) < len(faces.classes):
-        return grouped_cross_entropy(among, config.five_weight)
+    five = [faces.classes.index(name) for name in FIVE if name in faces.classes]
+    # there is a five-class view only if the classes are the five and others
+    if config.five_weight and len(FIVE) == len(five) < len(faces.classes):
+        return grouped_cross_entropy(five, config.five_weight)
     return soft_cross_entropy
 
 
 class EmotionJob:
-    """Train on the training split, choose the epoch by the mean accuracy of the heads on the validation split."""
+    """Trains on the training split; chooses the epoch by the mean accuracy of the heads on the validation split."""
 
     monitor = "val_accuracy"
     higher_is_better = True
@@ -93,7 +93,7 @@ class EmotionJob:
             raise DataError(
                 f"{config.data}: {len(part.images)} training and {len(self.held.images)} validation faces; both are "
                 f"needed. Left out of training: {left.copies} copies and {left.near_copies} near copies of validation "
-                f"and test faces, or in a group with one, {left.flat} flat pictures"
+                f"and test faces, or faces in a group with one, {left.flat} flat pictures"
             )
         _check_classes(faces, config.data)
         self.targets = targets(part, config.label_smoothing)
@@ -101,36 +101,36 @@ class EmotionJob:
             for split, rated in (("training", self.targets[head].any()), ("validation", (codes >= 0).any())):
                 if not rated:
                     raise DataError(
-                        f"{config.data}: no {split} face is rated by {LABELLINGS[head]}; move the votes away to learn "
-                        "the file's own labels"
+                        f"{config.data}: no {split} face is rated by {LABELLINGS[head]}; move the votes away to train "
+                        "on the file's own labels"
                     )
         self.losses = dict.fromkeys(self.targets, _loss(faces, config))
         self.batches = EmotionBatches(shown(part.images, self.targets, config, quiet), config)
         if config.votes_share and part.votes is not None:
-            told = told_by_votes(part.votes, part.labels, len(part.classes))
-            # faces without labels lie behind these
-            others = len(self.batches.faces.images) - len(told)
-            self.batches.told = {part.labelling: np.pad(told, ((0, others), (0, 0)))}
+            from_votes = told_by_votes(part.votes, part.labels, len(part.classes))
+            # the unlabelled faces follow the labelled ones
+            others = len(self.batches.faces.images) - len(from_votes)
+            self.batches.vote_targets = {part.labelling: np.pad(from_votes, ((0, others), (0, 0)))}
         self.held_crops = {"": self.held.images}
         if config.aligned:
             self.held_crops["_aligned"] = aligned_crops(self.held.images, quiet)
 
     def build(self) -> keras.Model:
-        """A new network under the current dtype policy, with a head for each labelling that the data has."""
+        """Build a new network under the current dtype policy, with a head for each labelling that the data has."""
         return self.network(self.config)
 
     def network(self, config: TrainConfig) -> keras.Model:
-        """A new network of another configuration, a teacher's, for the same heads and classes."""
+        """Build a new network of another configuration, such as a teacher's, with the same heads and classes."""
         made = {"heads": tuple(self.targets), "classes": len(self.faces.classes)}
         return build_network("emotion", config.network, **made)
 
     def learn_from(self, teachers: Sequence[Path], out: Path) -> None:
-        """Mix the mean of the teachers' probabilities into the targets. `teachers`: their runs, ended.
+        """Mix the mean of the teachers' probabilities into the targets. `teachers` are their completed runs.
 
-        What they say of each face, where it is asked for once, is kept in `out`/taught.npz.
+        With `teacher_views` the probabilities of each face are computed once and kept in `out`/taught.npz.
         """
         models = load_teachers(teachers, self.config, self.network)
-        self.elder = models[0]
+        self.first_teacher = models[0]
         teach = mean_of(models, tuple(self.targets))
         if not self.config.teacher_views:
             self.batches.teach = teach
@@ -141,17 +141,20 @@ class EmotionJob:
         )
 
     def begin(self, model: keras.Model) -> None:
-        """Start with the first teacher's weights, where the configuration says so."""
+        """Give a new network the first teacher's weights, if the configuration says so."""
         if self.config.grow:
-            self.begin_with(self.elder, model)
+            self.begin_with(self.first_teacher, model)
 
     def begin_with(self, elder: keras.Model, model: keras.Model) -> None:
-        """Give a network the weights of another one; DataError where it cannot take them (see `inherit`)."""
-        inherit(elder, model, self.held.images[:_LOOKED_AT, ..., None])
+        """Give a network the weights of `elder`; DataError if they do not fit (see `inherit`)."""
+        inherit(elder, model, self.held.images[:_PAIRING_FACES, ..., None])
 
     def validate(self, model: keras.Model) -> fit.Validation:
-        """Accuracy per head over its rated faces, cut as the data and, where it is trained so, as the runtime cuts
-        them; and the mean of these. The answers are to the faces as the data cuts them."""
+        """Return the accuracy of each head over its rated faces, the mean of these, and the answers.
+
+        Faces are cropped as the data crops them and, if some are trained so, also as the runtime crops them. The
+        answers are those to the former.
+        """
         scores = {}
         answers = {cut: predict(model, crops) for cut, crops in self.held_crops.items()}
         for cut, logits in answers.items():
@@ -161,9 +164,9 @@ class EmotionJob:
         return fit.Validation({self.monitor: float(np.mean(list(scores.values()))), **scores}, answers[""])
 
     def finish(self, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
-        """The trained network, its probabilities made to mean something.
+        """Return the trained network with calibrated probabilities, and the temperatures.
 
-        Each head's temperature is fitted on the validation faces: on FER2013's own labels, and on the emotion that has
+        Each head's temperature is fitted on the validation faces: to the file's own labels, and to the emotions with
         more than half of a face's FER+ votes.
         """
         mirror_symmetric(model)
@@ -175,7 +178,7 @@ class EmotionJob:
         return with_temperatures(model, temperatures), {"temperatures": temperatures}
 
     def summary(self) -> dict[str, Any]:
-        """Faces per split, and what was dropped."""
+        """Return the number of faces per split, and the heads."""
         names, counts = np.unique(self.faces.split, return_counts=True)
         return {
             "faces": {str(name): int(count) for name, count in zip(names, counts, strict=True)},

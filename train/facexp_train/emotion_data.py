@@ -1,5 +1,5 @@
 """Faces with an emotion: FER2013's files, FER+'s votes, the five-class set, a folder of images per class, or a dataset
-of one's own whose labels a small file explains (see classes.read_classes).
+with labels of its own, defined by a labels file (see classes.read_classes).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from facexp_train.splits import SPLITS, duplicate_groups, pixel_hash, split_by_g
 from facexp_train.votes import VOTES, VOTES_NAME, read_votes, votes_beside
 
 SIZE = 48
-# where each of SEVEN stands among FER+'s columns, and the columns that are none of them
+# the FER+ column of each of SEVEN, and the columns of other answers
 _SEVEN_COLUMNS = [4, 5, 6, 1, 3, 2, 0]
 _OTHER_COLUMNS = [7, 8, 9]
 _USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
@@ -43,15 +43,15 @@ _SPLIT_FOLDERS = {
 
 @dataclass(frozen=True, slots=True)
 class EmotionReport:
-    """What a reader found: the faces in the file, and the training faces that it leaves out.
+    """What a reader found: the number of faces in the file, and of those that it leaves out.
 
     Attributes:
         rows: faces in the file.
-        copies: left out, equal in every pixel to a validation or test face.
-        near_copies: left out, showing the same picture as one, with other pixels (see splits.duplicate_groups), or in a
-            group of the file's own with one.
-        flat: left out, all pixels alike.
-        unread: faces of classes that the file of labels leaves out, of every split.
+        copies: training faces left out because all their pixels equal those of a validation or test face.
+        near_copies: training faces left out because they show the same picture as such a face with other pixels (see
+            splits.duplicate_groups), or are in one group with it by the file's own column.
+        flat: training faces left out because all their pixels are equal.
+        unread: faces of any split that the labels file leaves out.
     """
 
     rows: int
@@ -70,12 +70,12 @@ class EmotionFaces:
         labels: int64 (N,) codes in the order of `classes`; -1 where a face has no label.
         votes: float32 (N, 10) FER+ votes in the order of VOTES, or None.
         split: (N,) str, "train", "val" or "test".
-        rows: int64 (N,) the 1-based data row of the file, or the place in a folder's sorted list of images.
+        rows: int64 (N,) the 1-based data row of the file, or the position in a folder's sorted list of images.
         copies: (N,) str, equal where faces show the same picture (see splits.duplicate_groups).
-        group: (N,) str, `copies`, or what the file's own column says.
+        group: (N,) str, the file's own column, else `copies`; a group is never divided between splits.
         names: (N,) str, the image's path in the folder, or the 1-based data row of the file.
         report: what is left out of training; of the whole file, also in a part.
-        classes: their names; facexp.labels.SEVEN, FIVE for the five-class set, or those of a file of labels.
+        classes: names of the classes: facexp.labels.SEVEN, FIVE for the five-class set, or those of a labels file.
     """
 
     images: NDArray[np.uint8]
@@ -93,20 +93,21 @@ class EmotionFaces:
         return len(self.images)
 
     def part(self, split: str) -> EmotionFaces:
-        """The faces of one split; ValueError when it is not train, val or test."""
+        """Return the faces of one split; ValueError if it is not train, val or test."""
         if split not in SPLITS:
             raise ValueError(f"a split is one of {', '.join(SPLITS)}, got {split!r}")
         return self.chosen(self.split == split)
 
     @property
     def labelling(self) -> str:
-        """Whose labels these are, and the output that learns them: "fer2013", or "own" for other classes."""
+        """Name of the labelling, and of the output that learns it: "fer2013", or "own" for other classes."""
         return "fer2013" if set(self.classes) <= set(SEVEN) else "own"
 
     def of(self, classes: Sequence[str]) -> EmotionFaces:
-        """The faces of these classes alone, with their codes among these; DataError where there are none.
+        """Return only the faces of these classes, with codes in their order; DataError if there are none.
 
-        FER+'s votes are about the seven and are left out where the classes are others.
+        Faces without a label stay. FER+'s votes are for the seven emotions and are left out unless the classes stay the
+        same.
         """
         if tuple(classes) == self.classes:
             return self
@@ -120,11 +121,11 @@ class EmotionFaces:
         return kept
 
     def distributions(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """FER+'s votes as float32 (N, 7) probabilities in the order of SEVEN, and a bool (N,) mask of usable faces.
+        """Return FER+'s votes as float32 (N, 7) probabilities in the order of SEVEN, and a mask (N,) of usable faces.
 
-        A single vote counts as noise unless nothing would remain without it, as in FER+'s paper (Barsoum et al., ICMI
-        2016). Contempt, unknown and "not a face" take no share; a face where one of them leads is not usable, nor one
-        without a vote for the seven: its probabilities are 0. DataError when there are no votes.
+        A single vote for an emotion is dropped as noise, unless no vote would remain, as in FER+'s paper (Barsoum et
+        al., ICMI 2016). Contempt, unknown and "not a face" get no share. A face is not usable, and its probabilities
+        are 0, if one of these three has the most votes or no vote is for the seven. DataError if there are no votes.
         """
         votes = self._votes()
         seven = votes[:, _SEVEN_COLUMNS]
@@ -136,35 +137,35 @@ class EmotionFaces:
         return shares, usable
 
     def majority(self) -> NDArray[np.int64]:
-        """FER+'s majority by its authors' rule, as int64 (N,) codes of SEVEN; -1 where there is none, or another's.
+        """Return FER+'s majority by its authors' rule, as int64 (N,) codes of SEVEN.
 
         Single votes are dropped, then one emotion needs more than half of the votes that remain (Barsoum et al., ICMI
-        2016). DataError when there are no votes.
+        2016). -1 if there is no majority, or not for one of the seven. DataError if there are no votes.
         """
         votes = self._votes()
-        return _led(np.where(votes > 1, votes, 0))
+        return _majority_of(np.where(votes > 1, votes, 0))
 
     def clear_majority(self) -> NDArray[np.int64]:
-        """The emotion with more than half of a face's ten votes, as int64 (N,) codes of SEVEN; -1 where none has.
+        """Return the emotion with more than half of all of a face's votes, as int64 (N,) codes of SEVEN; -1 if none.
 
-        Rates fewer faces than `majority`, and those about which the voters agree. DataError when there are no votes.
+        This rates fewer faces than `majority`: those on which the voters agree. DataError if there are no votes.
         """
-        return _led(self._votes())
+        return _majority_of(self._votes())
 
     def _votes(self) -> NDArray[np.float32]:
         if self.votes is None:
-            raise DataError(f"these faces have no FER+ votes; put {VOTES_NAME} beside the faces' CSV file or name it")
+            raise DataError(f"these faces have no FER+ votes; put {VOTES_NAME} next to the faces' CSV file or name it")
         return self.votes
 
     def chosen(self, keep: NDArray[np.bool_]) -> EmotionFaces:
-        """The faces of a mask."""
+        """Return the faces where the mask (N,) is true."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         kept: dict[str, Any] = {name: each[keep] for name, each in values.items() if isinstance(each, np.ndarray)}
         return replace(self, **kept)
 
 
-def _led(votes: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The code of the emotion that has more than half of a face's (N, 10) votes; -1 where none of the seven has."""
+def _majority_of(votes: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The codes (N,) of the emotions with more than half of a face's votes (N, 10); -1 if none of the seven has."""
     codes = np.full(len(VOTES), -1, dtype=np.int64)
     codes[_SEVEN_COLUMNS] = np.arange(len(SEVEN))
     clear = votes.max(axis=1) > votes.sum(axis=1) / 2
@@ -172,7 +173,7 @@ def _led(votes: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def truths(faces: EmotionFaces) -> dict[str, NDArray[np.int64]]:
-    """Per head the true codes (N,), -1 where a face is not rated: the file's labels, and FER+'s clear majorities."""
+    """Return for each head the true codes (N,), -1 for a face that is not rated: the labels, and FER+'s majorities."""
     heads = {faces.labelling: faces.labels}
     if faces.votes is not None:
         heads["ferplus"] = faces.majority()
@@ -188,42 +189,42 @@ def read_emotion(
     whole: bool = False,
     quiet: bool = False,
 ) -> EmotionFaces:
-    """Faces and emotions from a CSV file or from a folder.
+    """Read faces and emotions from a CSV file or a folder.
 
-    A CSV file has `emotion` and `pixels` (2,304 numbers) and may have `Usage`, in any order, as fer2013.csv and
-    icml_face_data.csv: Training trains, PublicTest validates, PrivateTest tests. A file without `Usage` whose codes all
-    lie in 0..4 is taken for the five-class set (0 angry, 1 disgust, 2 sad, 3 happy, 4 surprise); with higher codes they
-    are FER2013's. FER+'s votes are read from `votes`, or from fer2013new.csv beside a file that has `Usage`. Of a file
-    with a column `split` (train, val, test) or `group` (faces that must not be divided), these are kept to.
+    A CSV file has the columns `emotion` and `pixels` (2,304 numbers) and optionally `Usage`, in any order, like
+    fer2013.csv and icml_face_data.csv: Training is the split train, PublicTest val, PrivateTest test. If a file without
+    `Usage` has only the codes 0 to 4, they are those of the five-class set (0 angry, 1 disgust, 2 sad, 3 happy, 4
+    surprise), else FER2013's. FER+'s votes are read from `votes`, or from fer2013new.csv next to a file with `Usage`.
+    The columns `split` (train, val, test) and `group` (faces that must not be divided) are obeyed if a file has them.
 
     A folder holds fer2013.csv or icml_face_data.csv, or a folder of images per class (angry or anger, happy or
-    happiness ...), directly or under train, val and test; images become gray and 48x48.
+    happiness ...), directly or under train, val and test; images are converted to gray and resized to 48x48.
 
-    Either may have labels of its own, which labels.toml in the folder or NAME.labels.toml beside NAME.csv explains (see
+    Both may have labels of their own, defined by labels.toml in the folder or NAME.labels.toml next to NAME.csv (see
     classes.read_classes).
 
-    Without named splits the faces are divided 80/10/10 after `seed`, copies together; with named splits but no
-    validation faces, a tenth of the training faces validates. Then training faces are left out, and counted in
-    `report`, that are flat or show the same picture as a validation or test face (see splits.duplicate_groups), or that
-    the file's own column puts into a group with one; with `whole` they stay, and so do faces whose class is not read,
-    with the label -1.
+    Faces without named splits are divided 80/10/10 by `seed`, copies together; with named splits but no validation
+    faces, a tenth of the training faces becomes val. Training faces are then left out, and counted in `report`, if they
+    are flat, show the same picture as a validation or test face (see splits.duplicate_groups), or are in one group with
+    such a face by the file's own column. With `whole` they stay, and so do the faces that a labels file leaves
+    out, with the label -1.
 
     A CSV file is parsed once and then read from `cache` (see tables.cached). Raises DataError with the file, row and
-    column of the first thing that is wrong.
+    column of the first error.
     """
     place = Path(path)
     if place.is_dir():
         inside = csv_inside(place)
         if inside is None:
             if votes is not None:
-                raise DataError(f"{votes}: votes go with FER2013's CSV file, and {place} is a folder of images")
+                raise DataError(f"{votes}: votes belong to FER2013's CSV file, but {place} is a folder of images")
             classes = read_classes(place) or FOLDERS
             images, labels, split, names = _read_folder(place, classes, quiet)
             copies = duplicate_groups(images, quiet=quiet)
             return _assemble(images, labels, classes, None, split, copies, copies, names, seed, whole)
         place = inside
     own = read_classes(place)
-    # what the texts of the file mean is not kept in the cache: another file of labels may lie there next time
+    # the cache holds the texts, not their classes, because the labels file may change
     arrays = tables.cached(place, "emotion", lambda: _parse_csv(place, own or CODES, quiet), cache)
     images = np.asarray(arrays["images"], dtype=np.uint8)
     usage = np.asarray(arrays["usage"], dtype=np.str_)
@@ -232,7 +233,7 @@ def read_emotion(
     classes = own or (FIVE_CODES if five else CODES)
     labels = classes.named(texts, place, 1, "emotion")
     if classes.names != SEVEN and votes is not None:
-        raise DataError(f"{votes}: votes are about {', '.join(SEVEN)}, and {place} has {', '.join(classes.names)}")
+        raise DataError(f"{votes}: votes are for {', '.join(SEVEN)}, but {place} has {', '.join(classes.names)}")
     if votes is None and own is None and usage.size:
         votes = votes_beside(place)
     ballots = None if votes is None else read_votes(Path(votes), place, usage, len(images))
@@ -243,12 +244,12 @@ def read_emotion(
 
 
 def csv_inside(place: Path) -> Path | None:
-    """FER2013's CSV file in a folder, None where there is none."""
+    """Return FER2013's CSV file in a folder, None if there is none."""
     return next((place / name for name in _CSV_NAMES if (place / name).is_file()), None)
 
 
 def usage_of(split: str) -> str:
-    """What FER2013's column Usage calls a split."""
+    """Return the name of a split in FER2013's column Usage."""
     return next(usage for usage, name in _USAGES.items() if name == split)
 
 
@@ -264,8 +265,9 @@ def _assemble(
     seed: int,
     whole: bool,
 ) -> EmotionFaces:
-    """Split what is not split yet, then, but for `whole`, leave training faces out that are flat or copies, and all
-    that are not read.
+    """Complete the splits, count what training leaves out, and leave it out unless `whole` is set.
+
+    That is: training faces that are flat or copies, and all faces that a labels file leaves out.
     """
     split = with_validation(split, groups, seed) if split.size else split_by_group(groups, seed)
     train = split == "train"
@@ -286,7 +288,7 @@ def _assemble(
 def _parse_csv(path: Path, classes: Classes, quiet: bool) -> tables.Arrays:
     images, texts, usages, splits, groups = [], [], [], [], []
     for row, columns in tables.chunks(path, ["emotion", "pixels"], quiet=quiet):
-        # now, because to look for copies takes its time
+        # checked here, before the slow search for copies
         classes.named(columns["emotion"], path, row, "emotion")
         texts.extend(columns["emotion"])
         images.append(tables.pixels(columns["pixels"], SIZE, path, row, "pixels"))
@@ -304,7 +306,7 @@ def _parse_csv(path: Path, classes: Classes, quiet: bool) -> tables.Arrays:
         "usage": np.array(usages, dtype=np.str_),
         "split": np.array(splits, dtype="U5"),
         "copies": copies,
-        # of people, say, or of a face with its changed copies
+        # such as the faces of a person, or a face with its changed copies
         "group": np.array(groups, dtype=np.str_) if groups else copies,
     }
 
@@ -312,7 +314,7 @@ def _parse_csv(path: Path, classes: Classes, quiet: bool) -> tables.Arrays:
 def _read_folder(
     folder: Path, classes: Classes, quiet: bool
 ) -> tuple[NDArray[np.uint8], list[str], NDArray[np.str_], NDArray[np.str_]]:
-    """Images, classes, splits and names of a folder of images per class; no splits when the folder names none."""
+    """Images, classes, splits and names of a folder of images per class; splits are empty if the folder has none."""
     children = _folders(folder)
     if children and all(child.name.lower() in _SPLIT_FOLDERS for child in children):
         parts = [(_SPLIT_FOLDERS[child.name.lower()], child) for child in children]
@@ -334,7 +336,7 @@ def _read_folder(
                     f"{folder / NAME} can say what other names mean"
                 )
             files = sorted(file for file in child.iterdir() if file.suffix.lower() in _IMAGE_ENDINGS)
-            # a Mac puts ._face.png beside face.png
+            # macOS writes ._face.png next to face.png
             found.extend((file, name, split) for file in files if not file.name.startswith("."))
     if not found:
         raise DataError(f"{folder}: no images in its class folders; expected {', '.join(sorted(_IMAGE_ENDINGS))}")
@@ -355,6 +357,6 @@ def _read_folder(
 
 
 def _folders(folder: Path) -> list[Path]:
-    # __MACOSX is what a Mac puts into its archives
+    # macOS adds __MACOSX to archives
     hidden = (".", "__MACOSX")
     return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(hidden))

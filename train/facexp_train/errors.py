@@ -1,11 +1,11 @@
-"""What can go wrong in training, told in one line."""
+"""The errors of training. Each message is one line."""
 
 from __future__ import annotations
 
 
 class DataError(Exception):
-    """A dataset cannot be used: the line says which file, row and column, and what was expected there."""
+    """A dataset, configuration or run cannot be used. The message says where (file, row, key) and what was expected."""
 
 
 class TrainingError(Exception):
-    """Training cannot go on: the line says where, what is kept, and how to go on."""
+    """Training cannot continue. The message says where it stopped, what is kept, and how to continue."""

@@ -1,4 +1,4 @@
-"""Score a model on a split: figures with intervals, a table for the terminal, and a confusion matrix."""
+"""Scores of a model on a split: figures with intervals, confusion matrices, and tables for the terminal."""
 
 from __future__ import annotations
 
@@ -31,24 +31,23 @@ from facexp_train.progress import progress_bar
 from facexp_train.shifts import SHIFTS, shifted
 
 Predict = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
-"""uint8 crops (N, S, S, 1) -> arrays by output name, whatever runs the model."""
+"""uint8 crops (N, S, S, 1) -> arrays by output name, independent of what runs the model."""
 
 Faces = TypeVar("Faces", KeypointFaces, EmotionFaces, KeypointFaces | EmotionFaces)
 
 Locate = Callable[[NDArray[np.uint8], tuple[float, float]], NDArray[np.float32] | None]
-"""A gray uint8 image (H, W) and a point (x, y) inside a face -> that face's (15, 2) points, None where not found."""
-
+"""A gray uint8 image (H, W) and a point (x, y) inside a face -> that face's (15, 2) points, None if not found."""
 
 Align = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-"""uint8 (N, S, S) faces -> uint8 (N, S, S), cut as the product would cut them."""
+"""uint8 (N, S, S) faces -> uint8 (N, S, S), aligned as the runtime aligns them."""
 
 ALIGNED = "aligned"
-"""What follows the split's name where such faces are scored."""
+"""Suffix of the split's name in figures of such faces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """A confusion matrix: true rows, predicted columns."""
+    """A confusion matrix: int64 counts (C, C), true classes in rows, predicted classes in columns."""
 
     name: str
     labels: tuple[str, ...]
@@ -57,10 +56,10 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a model said of each face under one labelling and choice of classes.
+    """A model's answers to N faces, with the true classes of one labelling, over all or some classes.
 
-    logits: float32 (N, C). truth: int64 (N,) codes of `labels`, -1 for a face that is not rated. groups: (N,) str, of
-    the faces that belong together.
+    logits: float32 (N, C). truth: int64 (N,) codes of `labels`, -1 for a face that is not rated. groups: (N,) str,
+    equal for faces that the bootstrap draws together.
     """
 
     name: str
@@ -70,17 +69,18 @@ class View:
     groups: NDArray[np.str_]
 
     def metrics(self) -> dict[str, Metric]:
-        """Of the rated faces, by name."""
+        """Return the metrics over the rated faces, by name."""
         rated = self.truth >= 0
         return emotion_metrics(self.logits[rated], self.truth[rated], self.labels)
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """Where a model saw the points of each face.
+    """A model's keypoints for N faces, with the true ones.
 
-    images: uint8 (N, S, S). truth, predicted: float32 (N, 15, 2) in their pixels; NaN where not labelled, or where a
-    face was not found. names, groups: (N,) str, of each face and of those that belong together.
+    images: uint8 (N, S, S). truth, predicted: float32 (N, 15, 2) in pixels of the images; NaN where a point is not
+    labelled or a face was not found. names: (N,) str. groups: (N,) str, equal for faces that the bootstrap draws
+    together.
     """
 
     images: NDArray[np.uint8]
@@ -90,11 +90,11 @@ class Located:
     groups: NDArray[np.str_]
 
     def errors(self) -> KeypointErrors:
-        """Distances of predicted from true points."""
+        """Return the distances between predicted and true points."""
         return keypoint_errors(self.predicted, self.truth)
 
     def missed(self) -> NDArray[np.bool_]:
-        """(N,) the faces that were not found."""
+        """Return a mask (N,) of the faces that were not found."""
         return np.asarray(np.isnan(self.predicted).any(axis=(1, 2)))
 
 
@@ -102,8 +102,8 @@ class Located:
 class Evaluation:
     """What was measured on one split. `worst` are the keypoint faces with the largest errors, as (name, error).
 
-    `calibrations` holds a labelling's curves by what they are of: the model as it is, and without its temperature.
-    `views` (emotion) and `located` (keypoints) are the answers themselves, `faces` the emotion faces that they are to.
+    `calibrations` holds the curves of each labelling: of the model as it is, and without its temperature. `views`
+    (emotion) and `located` (keypoints) are the answers themselves, `faces` the emotion faces that were answered.
     """
 
     split: str
@@ -116,18 +116,18 @@ class Evaluation:
     located: Located | None = None
 
     def value(self, metric: str, split: str | None = None) -> float:
-        """The figure of that name; KeyError where it was not measured."""
+        """Return the value of a metric; KeyError if it was not measured."""
         return self.of(split or self.split)[metric].value
 
     def of(self, split: str) -> dict[str, Figure]:
-        """The figures of a split, or of a part of one ("SPLIT/NAME"), by metric."""
+        """Return the figures of a split, or of a part of one ("SPLIT/NAME"), by metric."""
         return {figure.metric: figure for figure in self.figures if figure.split == split}
 
 
 def evaluate_keypoints(predict: Predict, faces: KeypointFaces, split: str) -> Evaluation:
-    """Errors on the jittered crops of one split, over all faces and over each of `strata` (metric split "SPLIT/NAME").
+    """Measure errors on the jittered crops of a split, over all faces and over each of `strata` (split "SPLIT/NAME").
 
-    DataError where the split is empty.
+    DataError if the split is empty.
     """
     part = part_of(faces, split)
     crops, points = jittered_crops(part)
@@ -140,10 +140,10 @@ def evaluate_keypoints(predict: Predict, faces: KeypointFaces, split: str) -> Ev
 
 
 def evaluate_detected(locate: Locate, faces: KeypointFaces, split: str, quiet: bool = False) -> Evaluation:
-    """Errors of the whole way from a picture: what `locate` finds on the canvases of one split.
+    """Measure errors including detection: of the points that `locate` finds on the canvases of one split.
 
     Metrics are named "detected_...": `detected_failures` is the share of faces with an error above 10% or not found,
-    `detected_missed` of those not found; the errors are over the faces that were found. DataError where the split is
+    `detected_missed` the share of faces not found; errors are over the faces that were found. DataError if the split is
     empty.
     """
     part = part_of(faces, split)
@@ -164,20 +164,22 @@ def evaluate_detected(locate: Locate, faces: KeypointFaces, split: str, quiet: b
 
 
 def strata(faces: KeypointFaces) -> dict[str, NDArray[np.bool_]]:
-    """Masks (N,) of the faces by source, by pose and by size; only those that hold a face.
+    """Return masks (N,) of the faces by source, by pose and by size; only those that hold a face.
 
-    Pose is the distance between the eyes over that between their middle and the mouth's, which shrinks as a head turns:
-    "profile" up to 0.6 (about 50 degrees), "turned" up to 0.8 (about 30), "frontal" beyond. Size is the side of the
-    framing square in pixels of the picture before it was enlarged.
+    Pose is the distance between the eyes over the distance from their midpoint to the mouth's, which decreases as a
+    head turns: "profile" up to 0.6 (about 50 degrees), "turned" up to 0.8 (about 30 degrees), "frontal" above. Size is
+    the side of the framing square in pixels of the original picture, before it was enlarged.
     """
     masks = {str(source): faces.source == source for source in np.unique(faces.source)}
-    masks |= dict(zip(("profile", "turned", "frontal"), _between(_width(faces.points), 0.6, 0.8), strict=True))
+    masks |= dict(
+        zip(("profile", "turned", "frontal"), _between(_eye_to_mouth_ratio(faces.points), 0.6, 0.8), strict=True)
+    )
     sides = faces.squares[:, 2] / faces.upscale
     masks |= dict(zip(("below 64 px", "64 to 128 px", "above 128 px"), _between(sides, 64, 128), strict=True))
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
-def _width(points: NDArray[np.float32]) -> NDArray[np.float64]:
+def _eye_to_mouth_ratio(points: NDArray[np.float32]) -> NDArray[np.float64]:
     eyes = [KEYPOINTS.index(name) for name in ("left_eye_center", "right_eye_center")]
     mouth = [KEYPOINTS.index(name) for name in ("mouth_left_corner", "mouth_right_corner")]
     height = np.linalg.norm(points[:, eyes].mean(axis=1) - points[:, mouth].mean(axis=1), axis=1)
@@ -185,12 +187,12 @@ def _width(points: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _between(values: NDArray[np.float64], low: float, high: float) -> list[NDArray[np.bool_]]:
-    # NaN is in none of them
+    # NaN is in none of the three
     return [values <= low, (values > low) & (values <= high), values > high]
 
 
 def part_of(faces: Faces, split: str) -> Faces:
-    """The faces of a split; DataError where it has none."""
+    """Return the faces of a split; DataError if it has none."""
     part = faces.part(split)
     if not len(part):
         raise DataError(f"the data has no faces in split {split!r}; it has {', '.join(np.unique(faces.split))}")
@@ -209,18 +211,19 @@ def evaluate_emotion(
     temperatures: Mapping[str, float] | None = None,
     align: Align | None = None,
 ) -> Evaluation:
-    """Scores of each head against its own labelling, over all classes and, where there are more, over the five.
+    """Score each head against its own labelling, over all classes and, if there are more, over the five.
 
-    Metrics are named "fer2013/accuracy", "ferplus_five/macro_f1" and so on; the head "ferplus" is scored against its
-    clear majorities as well, as "ferplus_clear". All of these are scored on the faces that `align` cuts too (metric
-    split "SPLIT/aligned"), and all classes under each of `shifts.SHIFTS` ("SPLIT/NAME"). `temperatures` are those that
-    the graph divides a head's logits by, for the curves without them. DataError where the split is empty.
+    Metrics are named "fer2013/accuracy", "ferplus_five/macro_f1" and so on; the head "ferplus" is also scored against
+    FER+'s clear majorities, as "ferplus_clear". With `align` all of these are scored on aligned faces too (split
+    "SPLIT/aligned"); all classes are also scored under each of `shifts.SHIFTS` (split "SPLIT/NAME"). `temperatures` are
+    those by which the model divides a head's logits, for the calibration curves without them. DataError if the split is
+    empty.
     """
     part = part_of(faces, split)
     truth_of = {head: (head, truth) for head, truth in truths(part).items()}
     if part.votes is not None:
         truth_of["ferplus_clear"] = "ferplus", part.clear_majority()
-    # none where the classes are the five, or others
+    # empty unless the classes are the five and others
     five = [part.classes.index(label) for label in FIVE if set(part.classes) > set(FIVE)]
     truth_five = np.full(len(part.classes) + 1, -1)
     truth_five[five] = np.arange(len(five))
@@ -283,7 +286,7 @@ _COLUMNS = {
 
 
 def keypoint_table(evaluation: Evaluation) -> str:
-    """Figures per split, source, pose and size, then per point, as text."""
+    """Return the figures by split, source, pose and size, then by point, as text."""
     columns = [name for name in _COLUMNS if any(figure.metric == name for figure in evaluation.figures)]
     lines = [f"{'split':<24}{'faces':>6}" + "".join(f"{_COLUMNS[name]:>22}" for name in columns)]
     for split in dict.fromkeys(figure.split for figure in evaluation.figures):
@@ -304,13 +307,13 @@ def keypoint_table(evaluation: Evaluation) -> str:
 
 
 def point_figures(evaluation: Evaluation) -> list[tuple[str, Figure]]:
-    """The error over the inter-ocular distance of each keypoint that was measured, by the keypoint's name."""
+    """Return the error over the inter-ocular distance of each keypoint that was measured, with the keypoint's name."""
     found = evaluation.of(evaluation.split)
     return [(name, found[f"error_interocular/{name}"]) for name in KEYPOINTS if f"error_interocular/{name}" in found]
 
 
 def emotion_table(evaluation: Evaluation) -> str:
-    """Accuracy, macro-F1 and calibration error per labelling with its classes, then the accuracy by shift, as text."""
+    """Return accuracy, macro-F1 and calibration error by labelling and class, then accuracy by shift, as text."""
     found = {(figure.split, figure.metric): figure for figure in evaluation.figures}
     lines = []
     for confusion in evaluation.confusions:
@@ -348,4 +351,4 @@ def _aligned_line(found: Mapping[tuple[str, str], Figure], split: str, labelling
     row = [found.get((f"{split}/{ALIGNED}", f"{labelling}/{name}")) for name in ("accuracy", "macro_f1")]
     cells = [figure.said() for figure in row if figure is not None]
     if cells:
-        yield f"  aligned, as the product cuts faces: accuracy {cells[0]}, macro-F1 {cells[1]}"
+        yield f"  aligned, as facexp crops faces: accuracy {cells[0]}, macro-F1 {cells[1]}"

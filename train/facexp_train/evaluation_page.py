@@ -1,4 +1,4 @@
-"""What an evaluation leaves for people and programs: pictures, tables and one page, of one model or of two."""
+"""The output files of an evaluation of one or two models: pictures, tables, numbers and one page."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _INTERVAL = ("value", "95% from", "95% to")
 
 
 def write_figures(evaluation: Evaluation, data: Path, out: Path) -> Path:
-    """evaluation.json with every figure and the worst faces; figures of other splits of the same data stay.
+    """Write evaluation.json with every figure and the worst faces into the folder `out`, and return its path.
 
-    DataError where there is one that cannot be read.
+    Figures of other splits of the same data stay. DataError if an existing file cannot be read.
     """
     out.mkdir(parents=True, exist_ok=True)
     path, place = out / "evaluation.json", str(data.resolve())
     stored = read_facts(path, "delete it") if path.is_file() else {}
-    # versions before 0.9.2 did not say what they had measured on
+    # versions before 0.9.2 did not record the data
     if stored.get("data", place) != place:
         stored = {}
     figures = [f for f in stored.get("figures", []) if f["split"].partition("/")[0] != evaluation.split]
@@ -43,9 +43,10 @@ def write_figures(evaluation: Evaluation, data: Path, out: Path) -> Path:
 
 
 def write_report(models: Mapping[str, Evaluation], data: str, out: Path) -> Path:
-    """Pictures, CSV files, numbers.json and index.html; `models` are one or two, of the same faces, by their names.
+    """Write pictures, CSV files, numbers.json and index.html into the folder `out`, and return the page's path.
 
-    Returns the page. DataError where two models answer nothing in common.
+    `models` holds one or two evaluations of the same faces, by the models' names. DataError if two models have no
+    output in common.
     """
     out.mkdir(parents=True, exist_ok=True)
     names, evaluations = list(models), list(models.values())
@@ -77,7 +78,7 @@ def _overview(parts: _Parts, differences: Sequence[Difference]) -> Section:
     single = {*KEYPOINTS, *(label for view in views for label in view.labels)}
 
     def detail(each: Figure | Difference) -> bool:
-        """Of a single point or class: it stands in the sections below."""
+        """Whether a figure is of a single point or class; these are in the sections below."""
         return each.metric.rpartition("/")[2] in single
 
     if differences:
@@ -91,7 +92,9 @@ def _overview(parts: _Parts, differences: Sequence[Difference]) -> Section:
             for each in differences
         ]
         columns = ("metric", "unit", "faces", *parts.models, "difference", *_INTERVAL[1:], "0 left out")
-        text = "The difference is the second less the first; its interval comes from drawing the same faces for both."
+        text = (
+            "The difference is the second minus the first; its interval comes from resampling the same faces for both."
+        )
         return Section("Both models", (text, Table(f"differences_{parts.split}", "Differences", columns, rows, shown)))
     (evaluation,) = parts.models.values()
     figures = sorted(evaluation.of(evaluation.split).values(), key=detail)
@@ -103,7 +106,7 @@ def _overview(parts: _Parts, differences: Sequence[Difference]) -> Section:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """Draws the pictures of one or two models, and says what stands around them."""
+    """Draws the pictures of one or two models, and makes the page's sections of them."""
 
     models: Mapping[str, Evaluation]
     split: str
@@ -114,7 +117,7 @@ class _Parts:
         curves, texts = {}, {}
         for name, each in located.items():
             face = each.errors().face
-            # a face whose eyes are not labelled has no error, and has not failed
+            # a face without labelled eyes has no error, but is no failure either
             rated = each.missed() | np.isfinite(face)
             curves[name] = face[rated], each.groups[rated]
         for name, evaluation in self.models.items():
@@ -122,7 +125,9 @@ class _Parts:
             area, failed = found.get("ced_auc_10"), found.get("faces_above_10", found.get("detected_failures"))
             measured = {"area to 10%": area, "failures": failed}
             texts[name] = ", ".join(f"{what} {_said(each)}%" for what, each in measured.items() if each is not None)
-        cumulative = self._picture("cumulative", "The share of faces over the error that they stay below.")
+        cumulative = self._picture(
+            "cumulative", "The share of faces with an error below the value on the horizontal axis."
+        )
         report.draw_cumulative(curves, self._path(cumulative), texts, f"cumulative errors, {self.split}")
         sections = [Section("Cumulative errors", (cumulative,))]
         points = {name: point_figures(each) for name, each in self.models.items()}
@@ -165,7 +170,7 @@ class _Parts:
         return [*sections, *(self._shifts(name) for name in self.models)]
 
     def _report(self, name: str, view: View) -> Table:
-        """scikit-learn's classification report, with intervals."""
+        """The figures of scikit-learn's classification report, with intervals."""
         rated = view.truth >= 0
         true, predicted = view.truth[rated], view.logits[rated].argmax(axis=1)
         codes = np.unique(true)
@@ -224,7 +229,7 @@ class _Parts:
             curves = {name: each["as it is"] for name, each in found.items()}
         else:
             (curves,) = (dict(each) for each in found.values())
-        caption = "How often labels are right over how probable they are said to be; larger marks are more faces."
+        caption = "The accuracy of the predicted classes over their probability; larger marks are more faces."
         picture = self._picture(f"calibration_{view}", caption)
         report.draw_calibration(curves, self._path(picture), f"{view}, {self.split}")
         return [picture]
@@ -253,7 +258,7 @@ class _Parts:
         return Section(self._of("Changed faces", name), (table,))
 
     def _name(self, what: str, model: str | None = None) -> str:
-        """A file's name: numbered by its model where two share a folder."""
+        """A file's name; it has the model's number if there are two models."""
         number = f"_{list(self.models).index(model) + 1}" if model is not None and len(self.models) > 1 else ""
         return f"{what}_{self.split}{number}"
 

@@ -1,4 +1,4 @@
-"""`facexp explore`: look at a dataset before training on it."""
+"""`facexp explore`: a report about a dataset, to read before training on it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from facexp_train.splits import SPLITS
 from facexp_train.survey import Survey, survey
 
 Judge = Callable[[list[NDArray[np.uint8]]], NDArray[np.bool_]]
-"""Gray uint8 pictures, each filled by a face -> bool (N,): does it show one?"""
+"""Gray uint8 pictures, each to be filled by a face -> bool (N,): whether each shows a face."""
 _BATCH = 256
 _PICTURED = 12
-"""Faces of a finding that are shown on the page."""
+"""Number of faces of a finding that the page shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """What was found: `warnings` as lines, `summary` as a text for the terminal, `page` the path of the report."""
+    """What was found: `summary` is text for the terminal, `warnings` are one line each, `page` is the report's path."""
 
     summary: str
     warnings: tuple[str, ...]
@@ -44,12 +44,13 @@ def explore(
     seed: int = 0,
     quiet: bool = False,
 ) -> Exploration:
-    """Look at a dataset of any format that the readers know, and write a report about it into the folder `out`.
+    """Examine a dataset of any format that the readers support, and write a report about it into the folder `out`.
 
-    index.html, which needs no other file; its pictures as PNG; classes.csv, points.csv, light.csv and findings.csv (a
-    line for each thing found in a row); numbers.json. `judge` is asked whether each picture shows a face. `seed` draws
-    the samples and the split of a file that names none, as in training. DataError where the dataset cannot be read or
-    the report would lie among its files, OSError where `out` cannot be written.
+    The report is index.html, which needs no other file; its pictures as PNG; classes.csv, points.csv, light.csv and
+    findings.csv (one line per row and finding); and numbers.json. `judge` decides whether each picture shows a face;
+    without it this is not examined. `seed` draws the samples, and the splits of a file that names none, as in training.
+    Raises DataError if the dataset cannot be read or the report would lie among its files, and OSError if `out` cannot
+    be written.
     """
     place, folder = Path(data).resolve(), out.resolve()
     if folder in (place, place.parent) or place in folder.parents:
@@ -100,7 +101,7 @@ def _judged(faces: Survey, judge: Judge, quiet: bool) -> NDArray[np.bool_]:
 
 
 def _counts(faces: Survey) -> tuple[list[str], dict[str, NDArray[np.int64]]]:
-    """What the faces are counted by (their class, or the set they come from), and the counts in each split."""
+    """The names that faces are counted by (classes, or else sources), and the counts (names,) in each split."""
     if faces.labels is not None:
         names, codes = list(faces.classes), faces.labels
     else:
@@ -140,12 +141,12 @@ def _overview(faces: Survey, out: Path) -> Section:
 def _samples(faces: Survey, out: Path, rng: np.random.Generator) -> Section:
     figures.draw_samples(faces, out / "samples.png", rng)
     figures.draw_mean_faces(faces, out / "mean_face.png")
-    said = "a row for each class" if faces.labels is not None else "with their points; left is the person's left"
+    detail = "a row for each class" if faces.labels is not None else "with their points; left is the person's left"
     return Section(
         "Samples",
         [
-            Picture("samples", f"Faces of the dataset, {said}.", f"Drawn at random, {said}."),
-            Picture("mean_face", "Blurred mean faces.", "The mean of all pictures that are counted below it."),
+            Picture("samples", f"Faces of the dataset, {detail}.", f"Drawn at random, {detail}."),
+            Picture("mean_face", "Blurred mean faces.", "The mean of all pictures of a group; their number is below."),
         ],
     )
 
@@ -161,12 +162,12 @@ def _points(faces: Survey, out: Path, rng: np.random.Generator) -> Section:
             Picture("missing", "Bars of how many faces have each of the 15 points."),
             Picture(
                 "mean_shape",
-                "The mean face with the mean of each point and an ellipse round it.",
+                "The mean face with the mean of each point and an ellipse around it.",
                 "Mean points and ellipses of two standard deviations, over the mean face.",
             ),
             Picture(
                 "scatter",
-                "The points of many faces drawn over each other.",
+                "The points of many faces, drawn on top of each other.",
                 "Every point of up to 2,000 faces; neighbouring points have different colours.",
             ),
             _point_table(faces.points, shape),
@@ -188,7 +189,7 @@ def _point_table(points: NDArray[np.float32], shape: Shape) -> Table:
         for index, name in enumerate(KEYPOINTS)
     ]
     columns = ["point", "labelled", "missing", "missing %", "mean x px", "mean y px", "sd x px", "sd y px"]
-    return Table("points", "Each point: how often it is labelled, and where it lies", columns, rows)
+    return Table("points", "Each point: how often it is labelled, and its position", columns, rows)
 
 
 def _light(faces: Survey, out: Path) -> tuple[Section, tuple[NDArray[np.float64], NDArray[np.float64]]]:
@@ -210,12 +211,10 @@ def _light(faces: Survey, out: Path) -> tuple[Section, tuple[NDArray[np.float64]
     return Section("Light", parts), (brightness, spread)
 
 
-def _found(faces: Survey, found: list[Finding], asked: bool, out: Path, drawn: Callable[[], object]) -> Section:
+def _found(faces: Survey, found: list[Finding], judged: bool, out: Path, drawn: Callable[[], object]) -> Section:
     parts: list[Part] = []
-    if not asked:
-        parts.append(
-            "The runtime's networks were not asked whether the pictures show faces: onnxruntime is not installed."
-        )
+    if not judged:
+        parts.append("Whether the pictures show faces was not checked, because onnxruntime is not installed.")
     summary: list[list[Cell]] = [[finding.kind, len(finding.faces), finding.text] for finding in found]
     parts.append(Table("found", "What was found", ["kind", "faces", "what it is"], summary, shown=40))
     lines: list[list[Cell]] = []
@@ -231,10 +230,11 @@ def _found(faces: Survey, found: list[Finding], asked: bool, out: Path, drawn: C
         ]
         drawn()
     parts.append(Table("findings", "Row by row", ["row", "split", "finding", "detail"], lines))
-    return Section("Worth a look", parts)
+    return Section("Findings", parts)
 
 
 def _summary(name: str, lead: str, faces: Survey, found: list[Finding], warnings: list[str]) -> str:
+    """The text for the terminal: counts, warnings, and notes about harmless findings."""
     names, counts = _counts(faces)
     lines = [f"{name}: {lead}", "", f"{'':<12}" + "".join(f"{split:>9}" for split in counts)]
     for index, label in [*enumerate(names), (-1, "all")]:

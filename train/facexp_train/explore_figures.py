@@ -19,13 +19,13 @@ from facexp_train.style import COLOURS, drawing
 from facexp_train.survey import Survey
 
 _DOTS = 2000
-"""Faces whose points are drawn over each other; more hide what is common."""
+"""Number of faces whose points are drawn on top of each other; more would hide where most points lie."""
 _LETTERS = 16
-"""Of a text that stands below a face."""
+"""Letters per line of a text below a face."""
 
 
 def draw_shares(counts: Mapping[str, NDArray[np.int64]], names: Sequence[str], path: Path, label: str) -> None:
-    """Bars of the share of each name in each split, with the counts; `counts` has an array (names,) for each split."""
+    """Draw bars of the share of each name in each split, with counts; `counts` has an array (names,) per split."""
     with drawing(path, 0.8 + 0.3 * len(names) * max(1, len(counts) / 2)) as figure:
         axes = figure.subplots()
         height = 0.8 / len(counts)
@@ -44,7 +44,7 @@ def draw_shares(counts: Mapping[str, NDArray[np.int64]], names: Sequence[str], p
 
 
 def draw_missing(points: NDArray[np.float32], path: Path) -> None:
-    """Bars of the share of the faces in which each point is labelled."""
+    """Draw bars of the share of the faces in which each point is labelled."""
     known = known_points(points)
     with drawing(path, 3.9) as figure:
         axes = figure.subplots()
@@ -59,7 +59,7 @@ def draw_missing(points: NDArray[np.float32], path: Path) -> None:
 def draw_light(
     brightness: NDArray[np.float64], contrast: NDArray[np.float64], split: NDArray[np.str_], path: Path
 ) -> None:
-    """Histograms of the pictures' mean and standard deviation, a line for each split."""
+    """Draw histograms of the pictures' mean and standard deviation, a line for each split."""
     with drawing(path, 4.2) as figure:
         for axes, values, end, label in zip(
             figure.subplots(2, 1),
@@ -78,7 +78,7 @@ def draw_light(
 
 
 def draw_samples(survey: Survey, path: Path, rng: np.random.Generator) -> None:
-    """Faces drawn at random: a row of them for each class, or with their points."""
+    """Draw randomly chosen faces: a row for each class, or a sheet of faces with their points."""
     if survey.labels is None:
         chosen = rng.permutation(len(survey))[:24]
         draw_sheet([_cell(survey, face) for face in chosen], path, SMALL_COLUMNS, side=SMALL)
@@ -91,7 +91,7 @@ def draw_samples(survey: Survey, path: Path, rng: np.random.Generator) -> None:
 
 
 def draw_faces(survey: Survey, faces: Sequence[int] | NDArray[np.int64], details: Sequence[str], path: Path) -> None:
-    """A sheet of some faces, each with its row and a short text."""
+    """Draw a sheet of the given faces, each with its row and a short text."""
     cells = [_cell(survey, face, detail) for face, detail in zip(faces, details, strict=True)]
     draw_sheet(cells, path, SMALL_COLUMNS, side=SMALL)
 
@@ -99,7 +99,7 @@ def draw_faces(survey: Survey, faces: Sequence[int] | NDArray[np.int64], details
 def _cell(survey: Survey, face: int, detail: str = "") -> Cell:
     row = str(survey.rows[face])
     name = f"row {row}" if row.isdecimal() else row.rpartition("/")[2]
-    # names of points break between their words
+    # without underscores, names of points can wrap between their words
     lines = [_short(name), *textwrap.wrap(detail.replace("_", " "), _LETTERS)[:3]]
     return Cell(survey.images[face], lines, {} if survey.points is None else sides(survey.points[face]))
 
@@ -109,7 +109,7 @@ def _short(text: str) -> str:
 
 
 def draw_mean_faces(survey: Survey, path: Path) -> None:
-    """The mean of all pictures and of each class."""
+    """Draw the mean of all pictures and of each class."""
     cells = [Cell(_mean(survey.images), ("all", f"{len(survey):,}"))]
     if survey.labels is not None:
         for code, name in enumerate(survey.classes):
@@ -124,7 +124,10 @@ def _mean(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def draw_mean_shape(survey: Survey, path: Path) -> Shape:
-    """The mean picture with the mean of each point and the ellipse that holds about 87% of the faces."""
+    """Draw the mean picture with each point's mean and an ellipse, which holds the point in about 87% of the faces.
+
+    Returns the mean points and their spread.
+    """
     assert survey.points is not None
     shape = mean_shape(survey.points)
     size = survey.images.shape[1]
@@ -134,7 +137,7 @@ def draw_mean_shape(survey: Survey, path: Path) -> Shape:
         for mean, spread in zip(shape.mean, shape.spread, strict=True):
             if np.isfinite(spread).all():
                 variances, directions = np.linalg.eigh(spread)
-                # two standard deviations along each of the ellipse's axes
+                # full axes of four standard deviations: two on each side of the mean
                 width, height = 4 * np.sqrt(np.maximum(variances, 0))
                 angle = float(np.degrees(np.arctan2(directions[1, 0], directions[0, 0])))
                 axes.add_patch(Ellipse(tuple(mean), width, height, angle=angle, fill=False, color=COLOURS[5]))
@@ -144,7 +147,7 @@ def draw_mean_shape(survey: Survey, path: Path) -> Shape:
 
 
 def draw_scatter(survey: Survey, path: Path, rng: np.random.Generator) -> None:
-    """Every point of many faces over each other, a colour for each name."""
+    """Draw the points of many faces on top of each other; neighbouring points have different colours."""
     assert survey.points is not None
     size = survey.images.shape[1]
     chosen = survey.points[rng.permutation(len(survey))[:_DOTS]]

@@ -1,9 +1,9 @@
-"""The training loop: an epoch, a validation with the averaged weights, a checkpoint; then the next.
+"""The training loop: an epoch, a validation with the averaged weights, a checkpoint; then the next epoch.
 
-A run directory holds config.json, command.txt, log.csv, curves.png (drawn anew every ten seconds at most, and at the
-end), checkpoint.npz (everything needed to go on), best.weights.npz and answers/, what was said to the validation faces
-in some epochs; at the end model.keras in float32, ready for export. Each file is written beside and renamed, so a kill
-at any moment, a full disk and a loss that is no number leave the last whole ones.
+A run directory holds config.json, command.txt, log.csv, curves.png (redrawn at most every ten seconds, and at the end),
+checkpoint.npz (everything needed to resume), best.weights.npz and answers/ (outputs for the validation faces after some
+epochs); at the end also model.keras in float32, ready for export. Each file is written under another name and renamed,
+so that a kill, a full disk or a loss that is not finite leaves the last complete files.
 """
 
 from __future__ import annotations
@@ -35,46 +35,46 @@ from facexp_train.report import draw_curves
 from facexp_train.run_directory import best_weights
 from facexp_train.stored import damaged, read_arrays, write_arrays
 
-_PAUSE = 10.0
-"""Seconds between two pictures of the curves: drawing one takes as long as an epoch of a few hundred faces."""
+_DRAWING_INTERVAL = 10.0
+"""Least seconds between two drawings of the curves: one takes as long as an epoch of a few hundred faces."""
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What an epoch gave on the validation split: scores by name, and the outputs (N, ...) by name for its faces."""
+    """The result of an epoch on the validation split: scores by name, and outputs (N, ...) for its faces by name."""
 
     scores: dict[str, float]
     answers: dict[str, NDArray[np.float32]]
 
 
 class Job(Protocol):
-    """What the loop needs to know of a task."""
+    """What the training loop needs of a task."""
 
     batches: Any
     losses: Any
     monitor: str
-    """The validation metric that chooses the epoch, and stops the run when it no longer improves."""
+    """The validation metric that chooses the best epoch, and stops the run when it no longer improves."""
     higher_is_better: bool
 
     def build(self) -> keras.Model:
-        """A new network under the current dtype policy."""
+        """Build a new network under the current dtype policy."""
 
     def begin(self, model: keras.Model) -> None:
-        """Give a new network other weights than random ones, where the task knows some."""
+        """Replace the random weights of a new network, if the task has others to start from."""
 
     def validate(self, model: keras.Model) -> Validation:
-        """Metrics on the validation split, and the answers that they come from."""
+        """Return metrics on the validation split, and the outputs that they are computed from."""
 
     def finish(self, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
-        """The model to ship, made of the trained one, and facts about the making, for the manifest."""
+        """Return the final model, made from the trained one, and facts about it for the manifest."""
 
     def summary(self) -> dict[str, Any]:
-        """Facts about the data, for the manifest."""
+        """Return facts about the data for the manifest."""
 
 
 @contextmanager
 def dtype_policy(name: str) -> Iterator[None]:
-    """Networks built inside compute in `name`, float32 again after it."""
+    """Networks built inside the context compute in `name`; afterwards the policy is float32."""
     keras.config.set_dtype_policy(name)
     try:
         yield
@@ -87,33 +87,33 @@ def train(
 ) -> Path:
     """Train `job` into the run directory `out` and return the path of model.keras.
 
-    `out` has been prepared for `config`; with `resume` the run goes on after its last whole epoch. `tensorboard` writes
-    the rows of log.csv into `out`/tensorboard as well. Ctrl-C ends the run after a batch, or once the epoch is kept
-    that was being validated. DataError where the weights to start from are damaged or another network's; TrainingError
-    where a file cannot be written or the loss or the validation score is no number: what the last whole epoch left
-    stays.
+    `out` must be prepared for `config`; with `resume` the run continues after its last complete epoch. `tensorboard`
+    also writes the rows of log.csv into `out`/tensorboard. Ctrl-C ends the run after the current batch, or during a
+    validation after the epoch is saved. Raises DataError if the weights to start from are damaged or of another
+    network, and TrainingError if a file cannot be written or the loss or validation score is not finite; the files of
+    the last complete epoch stay.
     """
     keras.utils.set_random_seed(config.seed)
     with dtype_policy(config.dtype):
         model = job.build()
     optimizer = _optimizer(config, len(job.batches))
-    # XLA is two to three times slower than plain TensorFlow on a CPU
+    # on a CPU, XLA is two to three times slower than plain TensorFlow
     jit = "auto" if keras.backend.backend() != "tensorflow" else False
     model.compile(optimizer=optimizer, loss=job.losses, jit_compile=jit)
     optimizer.build(model.trainable_variables)
 
     history: list[dict[str, float]] = []
-    goes_on = resume and (out / "checkpoint.npz").is_file()
-    if config.start_share or not goes_on:
+    resumed = resume and (out / "checkpoint.npz").is_file()
+    if config.start_share or not resumed:
         if config.start_from:
             load_best(Path(config.start_from), model)
         else:
             job.begin(model)
     start = model.get_weights()
-    if goes_on:
+    if resumed:
         history = _restore(out / "checkpoint.npz", config, model, optimizer)
     sign = 1 if job.higher_is_better else -1
-    drawn = -np.inf
+    drawn_at = -np.inf
     with held_interrupts() as check_interrupt:
         for epoch in range(len(history), config.epochs):
             scores = [sign * row[job.monitor] for row in history]
@@ -122,9 +122,9 @@ def train(
                 break
             started = time.perf_counter()
             job.batches.epoch = epoch
-            bar = _Bar(f"epoch {epoch + 1}/{config.epochs}", len(job.batches), quiet)
-            trained = _Trained(check_interrupt)
-            # the batches shuffle themselves; Keras would do so once more, and in a resumed run in another way
+            bar = _ProgressBar(f"epoch {epoch + 1}/{config.epochs}", len(job.batches), quiet)
+            trained = _TrainedWeights(check_interrupt)
+            # the batches are shuffled already; Keras would shuffle them again, and differently in a resumed run
             logs = model.fit(
                 job.batches,
                 initial_epoch=epoch,
@@ -135,21 +135,21 @@ def train(
             ).history
             row = {"epoch": epoch + 1.0, **{name: float(values[-1]) for name, values in logs.items()}}
             if trained.lost_in is not None:
-                bar.close("the loss is no number")
+                bar.close("the loss is not finite")
                 what = f"the loss in batch {trained.lost_in + 1} of {len(job.batches)}"
                 raise _lost(what, job, config, out, history)
             row["learning_rate"] = float(keras.ops.convert_to_numpy(optimizer.learning_rate))
-            # `fit` ends by putting the moving average in the place of the weights: that is what is scored and kept, and
-            # what lies between it and the start, where the configuration asks for that
+            # `fit` ends by replacing the weights by their moving average, which is scored and kept; with `start_share`
+            # it is the mean of that average and the starting weights
             end = model.get_weights()
             if share := config.start_share:
                 end = [share * first + (1 - share) * last for first, last in zip(start, end, strict=True)]
-            # also as they are: JAX has put the average's own arrays there, and gives them up when it predicts
+            # needed even without changes: JAX puts the average's own arrays there, and deletes them when it predicts
             model.set_weights(end)
             validation = job.validate(model)
             row |= validation.scores
             if not np.isfinite(row[job.monitor]):
-                bar.close(f"{job.monitor} is no number")
+                bar.close(f"{job.monitor} is not finite")
                 raise _lost(job.monitor, job, config, out, history)
             with writing(out, len(history)):
                 if sign * row[job.monitor] > best:
@@ -159,18 +159,18 @@ def train(
                 write_arrays(answers_path(out, epoch + 1), validation.answers)
                 history.append(row)
                 write_arrays(out / "checkpoint.npz", _state(model, optimizer, history))
-                # a run that stops early ends in an epoch that nobody could foresee
+                # keep this epoch's answers too: a run that stops early may end with any epoch
                 drop_answers(out, milestones(config) | {epoch + 1})
                 _write_log(out / "log.csv", history)
-                if time.perf_counter() - drawn >= _PAUSE:
+                if time.perf_counter() - drawn_at >= _DRAWING_INTERVAL:
                     _draw(job, out, history)
-                    drawn = time.perf_counter()
+                    drawn_at = time.perf_counter()
                 if tensorboard:
                     _write_scalars(out / "tensorboard", row)
             bar.close(f"{job.monitor} {row[job.monitor]:.4f}, best {max(best, sign * row[job.monitor]) * sign:.4f}")
             check_interrupt()
     with writing(out, len(history)):
-        # a kill may have come between the last checkpoint and these
+        # the process may have been killed between the last checkpoint and these
         drop_answers(out, milestones(config) | {len(history)})
         _write_log(out / "log.csv", history)
         _draw(job, out, history)
@@ -179,17 +179,17 @@ def train(
 
 @contextmanager
 def writing(out: Path, epochs: int) -> Iterator[None]:
-    """Says what a run whose files cannot be written has kept, and how it goes on; `epochs` are those that are whole."""
+    """Turns an OSError into a TrainingError that says what is kept, `epochs` complete epochs, and how to resume."""
     try:
         yield
     except OSError as error:
         kept = (
-            f"the run is kept up to epoch {epochs}: go on with --resume"
+            f"the run is kept up to epoch {epochs}: continue with --resume"
             if epochs
             else "no epoch was kept: start with --resume"
         )
         raise TrainingError(
-            f"{error.filename or out}: cannot be written ({error.strerror or error}); make room or mend it; {kept}"
+            f"{error.filename or out}: cannot be written ({error.strerror or error}); free space or fix it; {kept}"
         ) from error
 
 
@@ -198,11 +198,11 @@ def _best_row(job: Job, history: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _lost(what: str, job: Job, config: TrainConfig, out: Path, history: list[dict[str, float]]) -> TrainingError:
-    """The error for a run whose numbers have run away."""
+    """The error for a run whose loss or validation score `what` is not finite."""
     if history:
         epoch = _best_row(job, history)["epoch"]
         kept = f"{out / 'best.weights.npz'} keeps epoch {epoch:.0f}, the best; start from it"
-        start = f" {_going_on(out, config)}"
+        start = f" {_start_options(out, config)}"
     else:
         kept, start = "no epoch was kept; start again", ""
     return TrainingError(
@@ -218,7 +218,7 @@ def _optimizer(config: TrainConfig, steps: int) -> keras.Optimizer:
         decay_steps=max(1, config.epochs * steps - warmup),
         warmup_target=config.learning_rate if warmup else None,
         warmup_steps=warmup,
-        # the cosine ends at this part of the rate
+        # the cosine ends at this share of the initial rate
         alpha=1.0 if config.schedule == "constant" else 0.0,
     )
     common: dict[str, Any] = {"weight_decay": config.weight_decay or None}
@@ -262,14 +262,14 @@ def _state(model: keras.Model, optimizer: keras.Optimizer, history: list[dict[st
     return arrays | {"history": np.array(json.dumps(history))}
 
 
-def _going_on(run: Path, config: TrainConfig) -> str:
-    """What lets a run of the configuration start with another one's best weights."""
-    # weights come from there, or grow from a teacher
+def _start_options(run: Path, config: TrainConfig) -> str:
+    """The options that let a run of the configuration start with the best weights of `run`."""
+    # start_from and grow exclude each other
     return f"--set start_from={shlex.quote(str(run))}{' --set grow=false' * config.grow}"
 
 
 def _restore(path: Path, config: TrainConfig, model: keras.Model, optimizer: keras.Optimizer) -> list[dict[str, float]]:
-    best = f"start from the best epoch, into another --out: {_going_on(path.parent, config)}"
+    best = f"start from the best epoch, into another --out: {_start_options(path.parent, config)}"
     stored = read_arrays(path, best)
     _assign(stored, "v", model.variables, path)
     _assign(stored, "o", optimizer.variables, path)
@@ -280,7 +280,7 @@ def _restore(path: Path, config: TrainConfig, model: keras.Model, optimizer: ker
 
 
 def load_best(run: Path, model: keras.Model) -> None:
-    """Put the weights of a run's best epoch into a network of its making; DataError where they do not fit."""
+    """Put the weights of a run's best epoch into a network of its configuration; DataError if they do not fit."""
     path = best_weights(run)
     _assign(read_arrays(path, "train that run again, into another --out"), "v", model.variables, path)
 
@@ -298,17 +298,17 @@ def _write_log(path: Path, history: list[dict[str, float]]) -> None:
 
 
 def _finish(job: Job, out: Path, history: list[dict[str, float]]) -> Path:
-    # built anew in float32: a model that was made under a mixed policy would export its casts too
+    # built again in float32: a model that was built under a mixed policy would export its casts too
     model = job.build()
     load_best(out, model)
     path = out / "model.keras"
-    beside = out / "model.part.keras"
+    partial = out / "model.part.keras"
     finished, facts = job.finish(model)
     try:
-        finished.save(beside)
-        beside.replace(path)
+        finished.save(partial)
+        partial.replace(path)
     except OSError:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
     best = _best_row(job, history)
     summary = {
@@ -327,14 +327,14 @@ def _finish(job: Job, out: Path, history: list[dict[str, float]]) -> Path:
 
 
 def _write_scalars(directory: Path, row: dict[str, float]) -> None:
-    """The row of an epoch as TensorBoard's scalars."""
+    """Write the row of an epoch as TensorBoard scalars."""
     import tensorflow as tf
 
-    # a file for each epoch: a run that is killed leaves none that is half written
+    # a file for each epoch, so that a killed run leaves complete files of its earlier epochs
     try:
         writer = tf.summary.create_file_writer(str(directory), filename_suffix=f".epoch{row['epoch']:04.0f}")
         with writer.as_default(step=int(row["epoch"])):
-            # `tf.summary.scalar` wants TensorBoard installed, which only who looks at the logs needs
+            # `tf.summary.scalar` needs TensorBoard installed, which writing does not require otherwise
             summary = tf.compat.v1.Summary()
             for name, value in row.items():
                 if name != "epoch":
@@ -345,11 +345,11 @@ def _write_scalars(directory: Path, row: dict[str, float]) -> None:
         raise OSError(None, error.message, str(directory)) from error
 
 
-class _Trained(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the weights that training goes on with, in whose place what is scored stands at an epoch's end.
+class _TrainedWeights(keras.callbacks.Callback):  # type: ignore[misc]
+    """Saves the weights that training continues with, because `fit` replaces them at an epoch's end.
 
-    Ends an epoch whose loss is no longer a finite number, and says in which batch that was; calls `check_interrupt`
-    after each batch.
+    Ends an epoch when the loss is not finite, in the batch with the index `lost_in`; calls `check_interrupt` after each
+    batch.
     """
 
     lost_in: int | None = None
@@ -359,23 +359,23 @@ class _Trained(keras.callbacks.Callback):  # type: ignore[misc]
         self.check_interrupt = check_interrupt
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        """Stop where nothing more can be learnt, or somebody wants it."""
+        """Stop if the run is interrupted or the loss is not finite."""
         self.check_interrupt()
         if logs and not np.isfinite(logs["loss"]):
             self.lost_in = batch
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Copy the weights before `fit` averages them."""
+        """Copy the weights before `fit` replaces them by their average."""
         self.values = self.model.get_weights()
 
     def restore(self) -> None:
-        """Put them back."""
+        """Put the saved weights back."""
         self.model.set_weights(self.values)
 
 
-class _Bar(keras.callbacks.Callback):  # type: ignore[misc]
-    """A line of progress on stderr, only on a terminal."""
+class _ProgressBar(keras.callbacks.Callback):  # type: ignore[misc]
+    """A progress bar on stderr, only on a terminal."""
 
     def __init__(self, title: str, steps: int, quiet: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How faces are framed, as matrices: where crops are cut, jittered, and where their points go. Keras is not needed."""
+"""The framing of faces, as matrices: cutting crops, jittering them, and moving their points. Keras is not needed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from facexp_train.keypoint_data import KeypointFaces
 Matrices = NDArray[np.float64]
 
 SIZE = 96
+"""Side of a keypoint crop in pixels."""
 TEST_JITTER = Augmentation(flip=0, rotation=8, scale=0.08, shift=0.05)
-"""How far off the framing of a validation or test face is, as a detector's is: standard deviations of normal draws."""
+"""Jitter of the framing of validation and test faces, like a detector's: standard deviations of normal draws."""
 TEST_SEED = 2026
 
 
 def square_matrices(squares: NDArray[np.float64], size: int) -> Matrices:
-    """(N, 3) squares (centre x, y, side) -> (N, 2, 3) matrices from canvas to crop pixels."""
+    """Return (N, 2, 3) matrices from canvas to crop pixels, for (N, 3) squares (centre x, centre y, side)."""
     return np.stack([square_matrix(Square(*map(float, square)), size) for square in squares])
 
 
 def jitter_matrices(rng: np.random.Generator, count: int, size: int, how: Augmentation) -> Matrices:
-    """(N, 2, 3) matrices from the crop to the jittered crop: reflection, rotation, scale and shift about its centre."""
+    """Draw (N, 2, 3) matrices from crop to jittered crop: reflection, rotation, scale and shift about its centre."""
     angle = np.deg2rad(how.rotation) * rng.standard_normal(count)
     scale = np.exp(how.scale * rng.standard_normal(count))
     shift = how.shift * size * rng.standard_normal((count, 2))
@@ -40,9 +41,10 @@ def about_centre(
     down: NDArray[np.float64],
     shift: NDArray[np.float64],
 ) -> Matrices:
-    """(N, 2, 3) matrices that keep the centre of a crop of `size` pixels, but for the (N, 2) shift in pixels.
+    """Return (N, 2, 3) matrices that move the centre of a crop of `size` pixels only by `shift` (N, 2), in pixels.
 
-    Reflected where `across` or `down` is -1, then turned by `angle` in radians (clockwise, y points down) and scaled.
+    They reflect left to right where `across` (N,) is -1 and top to bottom where `down` is, else these are 1; then they
+    rotate by `angle` in radians (clockwise, as y points down) and multiply by `scale`.
     """
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     linear = np.stack([np.stack([cos * across, -sin * down], -1), np.stack([sin * across, cos * down], -1)], axis=1)
@@ -52,16 +54,16 @@ def about_centre(
 
 
 def compose(outer: Matrices, inner: Matrices) -> Matrices:
-    """Batched `facexp.geometry.compose`."""
+    """Compose (N, 2, 3) matrices, `inner` first: the batched `facexp.geometry.compose`."""
     return np.concatenate(
         [outer[:, :, :2] @ inner[:, :, :2], outer[:, :, :2] @ inner[:, :, 2:] + outer[:, :, 2:]], axis=2
     )
 
 
 def move_points(points: NDArray[np.float32], matrices: Matrices) -> NDArray[np.float32]:
-    """(N, 15, 2) points through (N, 2, 3) matrices; a reflection changes the names of left and right points.
+    """Move (N, 15, 2) points by (N, 2, 3) matrices; a reflection exchanges the names of left and right points.
 
-    Missing points (NaN) stay missing, and change names too.
+    Missing points (NaN) stay missing; their names are exchanged too.
     """
     moved = points @ np.swapaxes(matrices[:, :, :2], 1, 2) + matrices[:, None, :, 2]
     mirrored = np.linalg.det(matrices[:, :, :2]) < 0
@@ -72,7 +74,10 @@ def move_points(points: NDArray[np.float32], matrices: Matrices) -> NDArray[np.f
 def jittered_crops(
     faces: KeypointFaces, how: Augmentation = TEST_JITTER, seed: int = TEST_SEED
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """uint8 crops (N, 96, 96, 1) as the runtime cuts them, and the points (N, 15, 2) in them (NaN where missing)."""
+    """Return jittered uint8 crops (N, 96, 96, 1), and the points (N, 15, 2) in them (NaN if missing).
+
+    They are cut as the runtime cuts them; a seed gives the same jitter.
+    """
     rng = np.random.default_rng(seed)
     jitter = jitter_matrices(rng, len(faces.images), SIZE, how)
     crops, points = _cut(faces, compose(jitter, square_matrices(faces.squares, SIZE)))
@@ -80,7 +85,7 @@ def jittered_crops(
 
 
 def cut_squares(faces: KeypointFaces) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """uint8 crops (N, 96, 96) of the framing squares as they are, and the points (N, 15, 2) in them (NaN: missing)."""
+    """Return uint8 crops (N, 96, 96) of the framing squares without jitter, and their points (NaN if missing)."""
     return _cut(faces, square_matrices(faces.squares, SIZE))
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C that no library swallows."""
+"""Deferred handling of Ctrl-C, so that no library swallows it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from types import FrameType
 
 @contextmanager
 def held_interrupts() -> Iterator[Callable[[], None]]:
-    """Ctrl-C inside waits for the next call of what this gives, or for the end; a second one does not wait.
+    """Defer Ctrl-C inside the block until the next call of the yielded function, or until the end of the block.
 
-    Python raises KeyboardInterrupt wherever it happens to be. In one of TensorFlow's destructors, where a training
-    often is, it is printed and lost. Who has a handler of their own, ignores the signal or trains in a thread is left
-    alone. SIGTERM ends the process at once, as it always does: each file is whole at any moment.
+    A second Ctrl-C raises KeyboardInterrupt immediately. By default Python raises it at whatever point the code has
+    reached: in one of TensorFlow's destructors, where a training run often is, it is only printed and then lost.
+    Nothing changes if the program has its own SIGINT handler, ignores the signal, or trains outside the main thread.
+    SIGTERM still ends the process at once: every file is complete at all times.
     """
     pressed = False
 
@@ -30,13 +31,13 @@ def held_interrupts() -> Iterator[Callable[[], None]]:
             raise KeyboardInterrupt
 
     main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)
-    if not main or before is not signal.default_int_handler:
+    previous = signal.getsignal(signal.SIGINT)
+    if not main or previous is not signal.default_int_handler:
         yield check
         return
     signal.signal(signal.SIGINT, press)
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)
     check()

@@ -1,4 +1,4 @@
-"""The keypoint task: its crops, targets, validation and the framing that its tests use."""
+"""The keypoint task of a training run: its data, network, teachers and validation."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ from facexp_train.teaching import kept, load_teachers, points_over_views
 
 
 class KeypointJob:
-    """Train on the training split; the error over inter-ocular distance on validation faces chooses the epoch."""
+    """Training of the keypoint network on the training split.
+
+    The best epoch is the one with the lowest error over the inter-ocular distance on the validation faces. DataError if
+    the data has too few faces, or no training face with one of the 15 points.
+    """
 
     monitor = "val_error_interocular"
     higher_is_better = False
@@ -49,33 +53,35 @@ class KeypointJob:
             )
         self.batches = KeypointBatches(part, SIZE, config)
         if not self.batches.count:
-            raise DataError(f"{config.data}: an epoch would show no face: look at repeat and partial_share")
+            raise DataError(f"{config.data}: an epoch would show no face: check repeat and partial_share")
         crops, points = jittered_crops(held)
         self.held = crops[rated], points[rated], held.source[rated]
 
     def build(self) -> keras.Model:
-        """A new network under the current dtype policy."""
+        """A new, untrained network under the current dtype policy."""
         return self._network(self.config)
 
     def _network(self, config: TrainConfig) -> keras.Model:
         return build_network("keypoints", config.network, size=SIZE)
 
     def learn_from(self, teachers: Sequence[Path], out: Path) -> None:
-        """Mix what the teachers say of each face into its points, and fill in those that are not labelled. `teachers`:
-        their runs, ended. What they say is kept in `out`/taught.npz."""
+        """Mix the teachers' predictions into the points of each face, and fill in the points that are not labelled.
 
-        def ask() -> dict[str, NDArray[np.float32]]:
+        `teachers` are the directories of their finished runs. The predictions are saved in `out`/taught.npz.
+        """
+
+        def compute() -> dict[str, NDArray[np.float32]]:
             models = load_teachers(teachers, self.config, self._network)
             views, seed = self.config.teacher_views, self.config.seed
             return {"keypoints": points_over_views(models, self.batches.faces, SIZE, views, seed, self.quiet)}
 
-        self.batches.learn(kept(out, ["keypoints"], ask)["keypoints"])
+        self.batches.learn(kept(out, ["keypoints"], compute)["keypoints"])
 
     def begin(self, model: keras.Model) -> None:
-        """Random weights are what there is to begin with."""
+        """Do nothing: the network starts with its random weights."""
 
     def validate(self, model: keras.Model) -> fit.Validation:
-        """Mean error over inter-ocular distance: over all validation faces with 15 points, and per source."""
+        """Mean error over the inter-ocular distance, of all rated validation faces and of those of each source."""
         crops, points, source = self.held
         predicted = model.predict(crops, batch_size=256, verbose=0)
         face = keypoint_errors(predicted, points).face
@@ -83,11 +89,11 @@ class KeypointJob:
         return fit.Validation({self.monitor: float(face.mean()), **errors}, {"keypoints": predicted})
 
     def finish(self, model: keras.Model) -> tuple[keras.Model, dict[str, Any]]:
-        """The trained network itself."""
+        """The trained network, unchanged, and no further facts for the summary."""
         return model, {}
 
     def summary(self) -> dict[str, Any]:
-        """Faces per source and split, without those left out."""
+        """The number of faces per source and split, without the training faces of `leave_out`."""
         keys, counts = np.unique(
             [f"{s}/{p}" for s, p in zip(self.faces.source, self.faces.split, strict=True)], return_counts=True
         )

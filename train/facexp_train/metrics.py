@@ -1,7 +1,7 @@
-"""What is measured, and how sure we are: every figure comes with a bootstrap interval.
+"""Metrics of keypoints and emotions, each with a 95% bootstrap interval.
 
 The bootstrap resamples groups (a photo, a person) where they are known, because faces of one group are not independent.
-Each metric is a function of a weight for each face, so one resampling scheme serves them all.
+Each metric is a function of one weight per face, so that the same resampling scheme works for all of them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from facexp_train.calibration import BINS, bin_of
 
 Floats = NDArray[np.float64]
 Metric = Callable[[Floats], Floats]
-"""(B, N) weights of N faces -> (B,) values."""
+"""A function from (B, N) weights of N faces to (B,) values."""
 RESAMPLES = 1000
 SHARES = "%"
-"""The unit of figures that are shares; those in pixels have theirs."""
+"""The unit of figures that are shares; figures in pixels have units of their own (see `unit`)."""
 FAILURE = 0.10
-"""A face whose error over the inter-ocular distance is larger counts as a failure."""
+"""The error over the inter-ocular distance above which a face counts as a failure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured value with its 95% bootstrap interval."""
+    """A measured value with its 95% bootstrap interval, `low` to `high`, over `n` faces."""
 
     split: str
     metric: str
@@ -40,7 +40,7 @@ class Figure:
     n: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in evaluation.json and in a manifest."""
+        """The figure as a JSON object, as in evaluation.json and in a manifest."""
         return asdict(self)
 
     def scaled(self) -> tuple[float, float, float]:
@@ -49,19 +49,19 @@ class Figure:
         return factor * self.value, factor * self.low, factor * self.high
 
     def said(self) -> str:
-        """The value with its interval, in the metric's unit, as text: shares with one digit behind the point."""
+        """The value and its interval as text, in the metric's unit: one decimal for shares, two for pixels."""
         digits = 1 if unit(self.metric) == SHARES else 2
         value, low, high = (f"{each:.{digits}f}" for each in self.scaled())
         return f"{value} [{low}, {high}]"
 
 
 def unit(metric: str) -> str:
-    """The unit that a metric is shown in."""
+    """The unit in which a metric is shown."""
     return {"rmse_px": "px", "mse_px": "px\u00b2"}.get(metric.rpartition("/")[2], SHARES)
 
 
 def resample_weights(groups: Sequence[Any] | NDArray[Any], seed: int = 0) -> Floats:
-    """(RESAMPLES, N) how often each face is drawn when whole groups are drawn with replacement."""
+    """(RESAMPLES, N) float64: how often each of N faces is drawn when whole groups are drawn with replacement."""
     _, index = np.unique(np.asarray(groups), return_inverse=True)
     count = int(index.max()) + 1
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
@@ -69,30 +69,30 @@ def resample_weights(groups: Sequence[Any] | NDArray[Any], seed: int = 0) -> Flo
 
 
 def figure(split: str, metric: str, value: Metric, weights: Floats) -> Figure:
-    """`value` takes (B, N) weights and gives (B,) values; the figure itself is its value at weight one each."""
+    """The figure of a metric: `value` at a weight of one for each face, with an interval over the rows of `weights`."""
     n = weights.shape[1]
     samples = value(weights)
     low, high = np.nanpercentile(samples, [2.5, 97.5])
     return Figure(split, metric, float(value(np.ones((1, n)))[0]), float(low), float(high), n)
 
 
-def _reaching(figure: Figure) -> Figure:
-    """The figure with an interval that reaches down to its value.
+def _including_value(figure: Figure) -> Figure:
+    """The figure, its interval extended down to its value if the value lies below it.
 
-    A mean of distances grows by whatever noise is added, and resampling adds some: its interval lies high.
+    Noise always increases a mean of absolute differences, and resampling adds noise, so that its interval is too high.
     """
     return replace(figure, low=min(figure.low, figure.value))
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Metric:
-    """Weighted sum over weighted sum, the form of every mean and share."""
+    """The metric of a weighted sum of (N,) numerators over that of (N,) denominators, such as a mean or a share."""
     return lambda weights: _divide(weights @ numerator, weights @ denominator)
 
 
 def rmse(pixels: Floats) -> Metric:
     """Root mean square error of (N, 15) distances in pixels, NaN where a point is not labelled.
 
-    Over coordinates, as Kaggle scores it: a point's squared distance holds two of them.
+    The mean is over coordinates, as in Kaggle's score: a point's squared distance is the sum of two squared errors.
     """
     known = np.isfinite(pixels)
     squared = ratio((np.where(known, pixels, 0) ** 2).sum(axis=1) / 2, known.sum(axis=1).astype(np.float64))
@@ -101,7 +101,7 @@ def rmse(pixels: Floats) -> Metric:
 
 @dataclass(frozen=True, slots=True)
 class KeypointErrors:
-    """Distances of predicted from true points; NaN where a point is not labelled.
+    """Distances between predicted and true points; NaN where a point is not labelled.
 
     pixels: float64 (N, 15) in crop pixels. relative: float64 (N, 15) over the true inter-ocular distance
     (between the eye centres). face: float64 (N,) the mean of `relative` over a face's labelled points.
@@ -112,14 +112,14 @@ class KeypointErrors:
     face: Floats
 
     def chosen(self, rows: NDArray[np.bool_]) -> KeypointErrors:
-        """Those of some faces."""
+        """The errors of the faces that the mask (N,) selects."""
         return KeypointErrors(self.pixels[rows], self.relative[rows], self.face[rows])
 
 
 def keypoint_errors(prediction: NDArray[np.float32], truth: NDArray[np.float32]) -> KeypointErrors:
-    """(N, 15, 2) predicted and true points in crop pixels (truth NaN where missing) -> their errors.
+    """The errors of (N, 15, 2) predicted points, given the true ones; both in crop pixels, truth NaN where missing.
 
-    A face whose two eyes are labelled at one place has no unit, and so no error.
+    A face with both eyes labelled at the same position has no inter-ocular distance, and so no relative error (NaN).
     """
     pixels = np.linalg.norm(prediction.astype(np.float64) - truth, axis=2)
     unit = interocular(truth)
@@ -130,10 +130,10 @@ def keypoint_errors(prediction: NDArray[np.float32], truth: NDArray[np.float32])
 
 
 def keypoint_metrics(errors: KeypointErrors) -> dict[str, Metric]:
-    """What is measured of faces that are all rated, by its name, each as a function of the faces' weights.
+    """The keypoint metrics by name, each a function of the faces' weights; every face must have an error.
 
-    ced_auc_10 is the area under the curve of the share of faces over the error that they stay below, up to `FAILURE`,
-    as a share of the whole: the mean of max(0, 1 - error / FAILURE).
+    ced_auc_10 is the area under the cumulative error distribution (share of faces with at most an error) up to
+    `FAILURE`, as a share of the largest possible area: the mean of max(0, 1 - error / FAILURE).
     """
     pixels, relative, face = errors.pixels, errors.relative, errors.face
     known, ones = np.isfinite(pixels), np.ones(len(face))
@@ -149,15 +149,15 @@ def keypoint_metrics(errors: KeypointErrors) -> dict[str, Metric]:
         within = (np.where(known, relative, np.inf) <= percent / 100).sum(axis=1).astype(np.float64)
         metrics[f"points_within_{percent}"] = ratio(within, count)
     for index, name in enumerate(KEYPOINTS):
-        has = known[:, index]
-        if has.any():
-            value = ratio(np.where(has, relative[:, index], 0), has.astype(np.float64))
+        labelled = known[:, index]
+        if labelled.any():
+            value = ratio(np.where(labelled, relative[:, index], 0), labelled.astype(np.float64))
             metrics[f"error_interocular/{name}"] = value
     return metrics
 
 
 def keypoint_figures(errors: KeypointErrors, groups: NDArray[Any], split: str) -> list[Figure]:
-    """`keypoint_metrics` of the rated faces, and the median face's error."""
+    """`keypoint_metrics` of the faces that have an error, and the median error of a face; empty without such faces."""
     rated = np.isfinite(errors.face)
     if not rated.any():
         return []
@@ -170,7 +170,11 @@ def keypoint_figures(errors: KeypointErrors, groups: NDArray[Any], split: str) -
 def detected_figures(
     errors: KeypointErrors, missed: NDArray[np.bool_], groups: NDArray[Any], split: str
 ) -> list[Figure]:
-    """Share of the faces that fail, share that was not found, and the error of those that were found."""
+    """Figures of faces that a detector had to find first.
+
+    These are the share of faces that fail (not found, or an error above `FAILURE`), the share that was not found, and
+    mean and median error of the faces that were found. `missed` is (N,), True where a face was not found.
+    """
     rated = missed | np.isfinite(errors.face)
     if not rated.any():
         return []
@@ -203,27 +207,28 @@ def emotion_scores(
 ) -> list[Figure]:
     """Accuracy, macro-F1 and calibration error over all classes.
 
-    `logits` is (N, C); `truth` (N,) holds codes 0..C-1, and -1 for a face that is not rated; `groups` (N,) names the
-    faces that belong together. A class that is not in the truth has no F1 and stays out of the mean. The calibration
-    error is the mean distance between the probability of a face's first label and how often such labels are right, over
-    `calibration.BINS` bins (Guo et al., ICML 2017).
+    `logits` is (N, C). `truth` (N,) holds codes 0..C-1, and -1 for a face that is not rated. `groups` (N,) names the
+    groups that are resampled together. A class that is not in the truth has no F1 score and is left out of the mean.
+    The expected calibration error is the mean difference between the probability of the predicted label and the share
+    of such labels that are correct, over `calibration.BINS` bins (Guo et al., ICML 2017).
     """
     rated = truth >= 0
     return _figures(_scores(logits[rated], truth[rated]), groups[rated], split)
 
 
 def emotion_metrics(logits: NDArray[np.float32], truth: NDArray[np.int64], labels: Sequence[str]) -> dict[str, Metric]:
-    """What is measured of faces that are all rated, by its name, each as a function of the faces' weights.
+    """The emotion metrics by name, each a function of the faces' weights; every face must be rated.
 
-    `emotion_scores`; the means of precision and recall over the classes of the truth, each class alike (macro) or by
-    its faces (weighted; recall's is the accuracy); and per class of the truth recall, precision (unless it was never
+    These are the metrics of `emotion_scores`; the means of precision, recall and F1 over the classes of the truth, with
+    equal weights (macro) or weighted by the number of faces (the weighted recall is the accuracy, and has no entry of
+    its own); the mean area under the ROC curves; and for each class of the truth recall, precision (unless it was never
     predicted), F1 and the area under its ROC curve, one against the rest.
     """
-    predicted, chances = logits.argmax(axis=1), softmax(logits.astype(float), axis=1)
+    predicted, probabilities = logits.argmax(axis=1), softmax(logits.astype(float), axis=1)
     confusions = Confusions(truth, predicted, len(labels))
     present = [index for index in range(len(labels)) if (truth == index).any()]
-    # a class that all faces are of has no rest to be told from
-    areas = {index: roc_area(chances[:, index], truth == index) for index in present if len(present) > 1}
+    # with a single class in the truth there are no negatives, and so no ROC curve
+    areas = {index: roc_area(probabilities[:, index], truth == index) for index in present if len(present) > 1}
     metrics = _scores(logits, truth) | {
         "macro_precision": confusions.macro_precision,
         "macro_recall": confusions.macro_recall,
@@ -250,7 +255,7 @@ def emotion_figures(
     labels: Sequence[str],
     split: str,
 ) -> tuple[list[Figure], NDArray[np.int64]]:
-    """`emotion_metrics` of the rated faces as figures, and the confusion matrix, whose rows are true."""
+    """The figures of `emotion_metrics` over the rated faces, and the (C, C) confusion matrix with true rows."""
     rated = truth >= 0
     values, true = logits[rated], truth[rated]
     confusions = Confusions(true, values.argmax(axis=1), len(labels))
@@ -273,13 +278,13 @@ def _scores(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, 
 def _figures(metrics: Mapping[str, Metric], groups: NDArray[np.str_], split: str) -> list[Figure]:
     weights = resample_weights(groups)
     figures = [figure(split, name, value, weights) for name, value in metrics.items()]
-    return [_reaching(each) if each.metric == "calibration_error" else each for each in figures]
+    return [_including_value(each) if each.metric == "calibration_error" else each for each in figures]
 
 
 def roc_area(score: Floats, positive: NDArray[np.bool_]) -> Metric:
-    """The area under the ROC curve of (N,) scores: how often a positive face scores higher than a negative one.
+    """The metric of the area under the ROC curve of (N,) scores: how often a positive face outscores a negative one.
 
-    Ties count half, as in scikit-learn's `roc_auc_score`; NaN where the weighted faces are all of one kind.
+    Ties count half, as in scikit-learn's `roc_auc_score`; NaN if the weighted faces are all positive or all negative.
     """
     order = np.argsort(score, kind="stable")
     starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
@@ -296,59 +301,59 @@ def roc_area(score: Floats, positive: NDArray[np.bool_]) -> Metric:
 
 
 class Confusions:
-    """Confusion matrices of N faces under any weights, and what follows from them.
+    """Confusion matrices of N faces under any weights, and the metrics that are computed from them.
 
-    Every method takes (B, N) weights of the faces and gives an array whose first dimension is B.
+    Every method takes (B, N) weights of the faces and returns an array with B as its first dimension.
     """
 
     def __init__(self, true: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> None:
-        """True and predicted codes (N,), 0 to classes - 1."""
+        """Take true and predicted codes (N,), from 0 to `classes` - 1."""
         self._classes = classes
         self._pair = np.eye(classes * classes)[true * classes + predicted]
 
     def tables(self, weights: Floats) -> Floats:
-        """(B, C, C) weighted counts: true rows, predicted columns."""
+        """(B, C, C) weighted counts: rows are true classes, columns predicted ones."""
         return np.asarray(weights @ self._pair).reshape(-1, self._classes, self._classes)
 
     def accuracy(self, weights: Floats) -> Floats:
-        """(B,) share of the faces that are right."""
+        """(B,) share of the faces that are classified correctly."""
         tables = self.tables(weights)
         return _divide(np.einsum("bii->b", tables), tables.sum(axis=(1, 2)))
 
     def recall(self, weights: Floats) -> Floats:
-        """(B, C), NaN for a class that is not in the truth."""
+        """(B, C) recall of each class, NaN for a class that is not in the truth."""
         tables = self.tables(weights)
         return _divide(np.einsum("bii->bi", tables), tables.sum(axis=2))
 
     def precision(self, weights: Floats) -> Floats:
-        """(B, C), NaN for a class that was never predicted."""
+        """(B, C) precision of each class, NaN for a class that was never predicted."""
         tables = self.tables(weights)
         return _divide(np.einsum("bii->bi", tables), tables.sum(axis=1))
 
     def f1(self, weights: Floats) -> Floats:
-        """(B, C), NaN for a class that is not in the truth."""
+        """(B, C) F1 score of each class, NaN for a class that is not in the truth."""
         tables = self.tables(weights)
         both = tables.sum(axis=1) + tables.sum(axis=2)
         return np.where(tables.sum(axis=2) > 0, _divide(2 * np.einsum("bii->bi", tables), both), np.nan)
 
     def macro_f1(self, weights: Floats) -> Floats:
-        """(B,) mean of F1 over the classes of the truth."""
+        """(B,) unweighted mean of F1 over the classes of the truth."""
         return np.asarray(np.nanmean(self.f1(weights), axis=1))
 
     def macro_recall(self, weights: Floats) -> Floats:
-        """(B,) mean of recall over the classes of the truth."""
+        """(B,) unweighted mean of recall over the classes of the truth."""
         return np.asarray(np.nanmean(self.recall(weights), axis=1))
 
     def macro_precision(self, weights: Floats) -> Floats:
-        """(B,) mean of precision over the classes of the truth; 0 for one that was never predicted."""
+        """(B,) unweighted mean of precision over the classes of the truth; 0 for a class that was never predicted."""
         return np.asarray(np.nanmean(self._precision_of_truth(weights), axis=1))
 
     def weighted_precision(self, weights: Floats) -> Floats:
-        """(B,) mean of precision over the classes of the truth by their faces; 0 for one that was never predicted."""
+        """(B,) mean of precision over the classes of the truth, weighted by their faces; 0 if never predicted."""
         return self._by_faces(self._precision_of_truth(weights), weights)
 
     def weighted_f1(self, weights: Floats) -> Floats:
-        """(B,) mean of F1 over the classes of the truth by their faces."""
+        """(B,) mean of F1 over the classes of the truth, weighted by their faces."""
         return self._by_faces(self.f1(weights), weights)
 
     def _precision_of_truth(self, weights: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""The epochs of a run that are worth a look, and what the network answered in each: files in the run directory."""
+"""The epochs of a run that its page shows, and the network's validation outputs in each: files in the run directory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ _SPREAD = 5
 
 
 def milestones(config: TrainConfig) -> set[int]:
-    """The first epoch, counted from 1, the last, those that lie evenly between them, five in all, and the first whose
-    crops are changed in the settled way.
+    """The epochs, counted from 1, that the run's page shows.
+
+    These are five evenly spaced ones, among them the first and the last, and the first of the `settle_epochs`.
     """
     spread = {round(epoch) for epoch in np.linspace(1, config.epochs, _SPREAD)}
     settled = config.epochs - config.settle_epochs + 1
@@ -24,21 +25,21 @@ def milestones(config: TrainConfig) -> set[int]:
 
 
 def answers_path(out: Path, epoch: int) -> Path:
-    """The file in the run directory `out` with what was answered to the validation faces, arrays by output name."""
+    """The file in the run directory `out` with an epoch's outputs for the validation faces: arrays by output name."""
     return out / "answers" / f"{epoch:04d}.npz"
 
 
 def drop_answers(out: Path, kept: Collection[int]) -> None:
-    """Delete the answers of all other epochs."""
+    """Delete the answers of all epochs that are not in `kept`."""
     for epoch in _written(out):
         if epoch not in kept:
             answers_path(out, epoch).unlink()
 
 
 def read_answers(out: Path) -> dict[int, dict[str, NDArray[np.float32]]]:
-    """What was answered in each epoch that was kept, in their order."""
-    mend = "delete it and go on with --resume"
-    return {epoch: read_arrays(answers_path(out, epoch), mend) for epoch in _written(out)}
+    """The outputs of each saved epoch, as arrays by output name, in the order of the epochs; DataError if damaged."""
+    remedy = "delete it and continue with --resume"
+    return {epoch: read_arrays(answers_path(out, epoch), remedy) for epoch in _written(out)}
 
 
 def _written(out: Path) -> list[int]:

@@ -1,4 +1,4 @@
-"""Muon for convolutions: Keras' own optimizer leaves every weight that is not a matrix to AdamW."""
+"""Muon for convolutions: Keras' own Muon uses AdamW for every weight that is not a matrix."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from keras import ops
 
 
 class ConvolutionMuon(keras.optimizers.Muon):  # type: ignore[misc]
-    """Muon on the kernels of convolutions, each as a matrix of inputs times outputs; AdamW on all else.
+    """Muon on convolution kernels, each reshaped to a matrix (height * width * inputs, outputs); AdamW on all else.
 
-    Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024; the step's length as in Liu et al.,
-    "Muon is Scalable for LLM Training", 2025, so that a rate means what it means for AdamW. The convolution that gives
-    a network's outputs is no hidden layer: name it in `exclude_layers`.
+    Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. The update is scaled as in Liu et
+    al., "Muon is Scalable for LLM Training", 2025, so that a learning rate means the same as for AdamW. A convolution
+    that computes the network's outputs is not a hidden layer: name it in `exclude_layers`.
     """
 
     def _should_use_adamw(self, variable: Any) -> bool:

@@ -1,6 +1,6 @@
 """The two networks: residual blocks of plain 3x3 convolutions, which quantize well and run fast on a CPU.
 
-Both take uint8 crops and scale them to [0, 1] in their first layer, so no caller can get the scaling wrong.
+Both take uint8 crops and scale them to [0, 1] in one of their first layers, so that no caller can scale them wrongly.
 Residual blocks follow He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (batch norm after each
 convolution, so that an exporter can fold it).
 """
@@ -16,18 +16,20 @@ from keras import layers
 from facexp.geometry import KEYPOINTS
 from facexp.labels import SEVEN
 
-# what a keras.json or another program says otherwise is meant for other networks
+# a keras.json, or the program that imports this, may have set other values for networks of its own
 keras.config.set_image_data_format("channels_last")
 keras.config.set_floatx("float32")
 
 
 @keras.saving.register_keras_serializable("facexp")
 class MirrorSymmetric(keras.constraints.Constraint):  # type: ignore[misc]
-    """Keeps a weight the mean of itself and its reflection, which is reversed along `axes`.
+    """Constraint that replaces a weight by the mean of itself and its reflection, reversed along `axes`.
 
-    A kernel that is the same when width, inputs and outputs are reversed answers a mirrored map with the mirrored map,
-    its channels in reverse order: each channel looks for what its partner looks for on the face's other side (after
-    Cohen and Welling, "Group Equivariant Convolutional Networks", ICML 2016, for a picture and its mirror image).
+    A kernel that is unchanged when its width, inputs and outputs are reversed is mirror-equivariant: for a mirrored
+    input map, with channels in reverse order, it gives the mirrored output map, also with channels in reverse order.
+    So each channel responds to a feature, and its partner to the same feature on the other side of the face (after
+    Cohen and Welling, "Group Equivariant Convolutional Networks", ICML 2016, for the group of a picture and its mirror
+    image).
     """
 
     def __init__(self, axes: Sequence[int]) -> None:
@@ -38,27 +40,27 @@ class MirrorSymmetric(keras.constraints.Constraint):  # type: ignore[misc]
         return (weight + keras.ops.flip(weight, self.axes)) / 2
 
     def get_config(self) -> dict[str, Any]:
-        """What rebuilds the constraint."""
+        """The arguments from which Keras rebuilds the constraint."""
         return {"axes": self.axes}
 
 
 def is_mirrored(model: keras.Model) -> bool:
-    """Whether the network gives a face and its mirror image the same answer by construction."""
+    """Whether the network gives the same output for a face and its mirror image by construction."""
     return any(isinstance(variable.constraint, MirrorSymmetric) for variable in model.trainable_variables)
 
 
 def mirror_symmetric(model: keras.Model) -> None:
-    """Make a mirrored network's weights, and the statistics of its batch norms, symmetric to the last digit.
+    """Make the weights of a mirrored network, and the statistics of its batch norms, exactly symmetric.
 
-    A constraint holds after each step of the optimizer, not for the averaged weights nor for what was counted.
+    The optimizer applies a constraint after each step, but neither to averaged weights nor to batch-norm statistics.
     """
     for variable in model.trainable_variables:
         if isinstance(variable.constraint, MirrorSymmetric):
             variable.assign(variable.constraint(variable))
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization) and isinstance(layer.gamma.constraint, MirrorSymmetric):
-            for counted in (layer.moving_mean, layer.moving_variance):
-                counted.assign(layer.gamma.constraint(counted))
+            for statistic in (layer.moving_mean, layer.moving_variance):
+                statistic.assign(layer.gamma.constraint(statistic))
 
 
 def convolution(
@@ -72,14 +74,14 @@ def convolution(
     padding: str = "same",
     mirrored: bool = False,
 ) -> Any:
-    """A convolution with batch norm, and a ReLU unless told otherwise.
+    """A convolution with batch norm, and with a ReLU unless `activation` is False.
 
-    `mirrored`: a mirrored map gets the same answers, mirrored, their channels in reverse order. ValueError where a
-    stride leaves out other columns of a mirrored map.
+    `mirrored`: the layer is mirror-equivariant (see `MirrorSymmetric`). ValueError if it is, and a stride of 2 would
+    pick different columns of a map and of its mirror image, as it does for an even number of columns.
     """
     if mirrored and stride == 2 and x.shape[2] % 2 == 0:
         raise ValueError(
-            f"mirrored: {name} halves a map of {x.shape[2]} columns; only of an odd number both sides are the same"
+            f"mirrored: {name} halves a map of {x.shape[2]} columns; a mirrored network needs an odd number"
         )
     x = layers.Conv2D(
         channels,
@@ -108,10 +110,10 @@ def _residual(x: Any, channels: int, stride: int, *, name: str, mirrored: bool) 
 def _stages(
     x: Any, channels: Sequence[int], blocks: int | Sequence[int], *, first_stride: int = 2, mirrored: bool = False
 ) -> list[Any]:
-    """The outputs of stages that each halve the map; the first one divides it by `first_stride`."""
+    """The outputs of all stages. Each stage halves the map; the first one divides it by `first_stride`."""
     outputs = []
-    deep = [blocks] * len(channels) if isinstance(blocks, int) else blocks
-    for number, (width, count) in enumerate(zip(channels, deep, strict=True), 1):
+    counts = [blocks] * len(channels) if isinstance(blocks, int) else blocks
+    for number, (width, count) in enumerate(zip(channels, counts, strict=True), 1):
         for block in range(count):
             stride = 1 if block else first_stride if number == 1 else 2
             x = _residual(x, width, stride, name=f"stage{number}_block{block + 1}", mirrored=mirrored)
@@ -121,7 +123,9 @@ def _stages(
 
 @keras.saving.register_keras_serializable("facexp")
 class SoftArgmax(layers.Layer):  # type: ignore[misc]
-    """Heatmap logits (N, H, W, K) -> expected positions (N, K, 2) of the maps' softmax, x and y in crop pixels.
+    """Layer from heatmap logits (N, H, W, K) to expected positions (N, K, 2) under the maps' softmax.
+
+    Positions are x and y in pixels of a square crop with `size` pixels a side.
 
     Formula: integral regression, Sun et al., "Integral Human Pose Regression", ECCV 2018.
     """
@@ -131,17 +135,17 @@ class SoftArgmax(layers.Layer):  # type: ignore[misc]
         self.size = size
 
     def call(self, logits: Any) -> Any:
-        """Expectation over the map; a cell stands for the centre of its block of crop pixels."""
+        """Return the expectation over the map; the position of a cell is the centre of its block of crop pixels."""
         height, width, points = logits.shape[1:]
         cell = self.size / width
         columns = keras.ops.tile(keras.ops.arange(width, dtype="float32"), [height])
         rows = keras.ops.repeat(keras.ops.arange(height, dtype="float32"), width)
         grid = (keras.ops.stack([columns, rows], axis=1) + 0.5) * cell - 0.5
-        chance = keras.ops.softmax(keras.ops.reshape(logits, (-1, height * width, points)), axis=1)
-        return keras.ops.matmul(keras.ops.transpose(chance, (0, 2, 1)), grid)
+        probability = keras.ops.softmax(keras.ops.reshape(logits, (-1, height * width, points)), axis=1)
+        return keras.ops.matmul(keras.ops.transpose(probability, (0, 2, 1)), grid)
 
     def get_config(self) -> dict[str, Any]:
-        """What rebuilds the layer."""
+        """The arguments from which Keras rebuilds the layer."""
         return {**super().get_config(), "size": self.size}
 
 
@@ -155,12 +159,13 @@ def keypoint_network(
 ) -> keras.Model:
     """A residual network for the 15 points: uint8 (N, size, size, 1) -> float32 (N, 15, 2) in crop pixels.
 
-    The stages' maps are merged back to a quarter of the crop's resolution, where a heatmap per point gives its position
-    by soft-argmax. A dense offset from the pooled last stage lets a point lie outside of the
-    crop, where no map reaches.
+    The stages' maps are upsampled and merged at a quarter of the crop's resolution, where one heatmap per point gives
+    the point's position by soft-argmax. A dense offset from the pooled last stage is added, so that a point can lie
+    outside the crop, which the heatmaps do not cover.
 
-    `blocks`: of every stage, or of each. `stem_stride`: the first convolution has 3x3 pixels and halves the crop, and
-    the first stage halves it once more; or it has 7x7 and goes to a quarter at once, which saves the largest maps.
+    `blocks`: the number of blocks, for all stages or one for each. `stem_stride`: with 2, the first convolution is 3x3
+    and halves the crop's sides, and the first stage halves them again; with 4, the first convolution is 7x7 and divides
+    the sides by four at once, which saves the largest maps.
     """
     if stem_stride not in (2, 4):
         raise ValueError(f"stem_stride must be 2 or 4, got {stem_stride}")
@@ -195,11 +200,12 @@ def emotion_network(
     classes: int = len(SEVEN),
     mirrored: bool = False,
 ) -> keras.Model:
-    """A residual network for the emotion: uint8 (N, size, size, 1) -> logits (N, classes) per head, a head a labelling.
+    """A residual network for the emotion: uint8 (N, size, size, 1) -> logits (N, classes) of each head, by its name.
 
-    The outermost `margin` pixels are cut off inside the graph: a shifted training crop replicates its border there.
-    `mirrored`: a face and its mirror image get the same answer, by construction. The first convolution then has 4x4
-    pixels and no padding, so that the strides meet maps of 41, 21 and 11 columns, whose middle lies in one.
+    There is one head per labelling. The outermost `margin` pixels are cropped inside the graph, because a shifted
+    training crop has only replicated border pixels there. `mirrored`: a face and its mirror image get the same output
+    by construction. The first convolution is then 4x4 without padding, so that the strides meet maps of 41, 21 and 11
+    columns: an odd number, with a column in the middle.
     """
     image = keras.Input((size, size, 1), dtype="uint8", name="image")
     x = layers.Cropping2D(margin, name="crop")(image)
@@ -219,7 +225,7 @@ def emotion_network(
 
 
 def with_temperatures(model: keras.Model, temperatures: dict[str, float]) -> keras.Model:
-    """The same emotion network with each head's logits divided by its temperature, inside the graph."""
+    """The emotion network with each head's logits divided by its temperature, inside the graph."""
     outputs = {
         name: layers.Rescaling(1 / temperatures[name], name=f"{name}_temperature")(logits)
         for name, logits in model.output.items()

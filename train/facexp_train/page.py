@@ -1,4 +1,4 @@
-"""A report for people: an HTML page that opens offline on any screen, its tables as CSV, its numbers as JSON."""
+"""A report: an HTML page that needs no network and fits any screen, its tables as CSV, its numbers as JSON."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ INDEX, NUMBERS = "index.html", "numbers.json"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of a report: NAME.csv holds all of them, the page the first `shown`.
+    """A table of a report: NAME.csv holds all rows, the page only the first `shown`.
 
-    None and NaN are empty cells. Numbers, also as text with an interval, stand to the right and on one line, floats in
-    the page with four digits.
+    None and values that are not finite are empty cells. Columns of numbers, also as text with an interval, are
+    right-aligned and not wrapped; the page shows floats with four significant digits.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """NAME.png in the report's folder. `alt` says in words what there is to see, for those who cannot."""
+    """The picture NAME.png in the report's folder; `alt` is its alternative text, for screen readers."""
 
     name: str
     alt: str
@@ -49,7 +49,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Lines to copy, which are not broken: a line that is wider than the screen scrolls."""
+    """Lines of text to copy, which are not wrapped: a line that is wider than the screen scrolls."""
 
     text: str
 
@@ -60,7 +60,7 @@ Part = str | Code | Table | Picture
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading with what stands below it."""
+    """A heading and the parts below it."""
 
     title: str
     parts: Sequence[Part]
@@ -68,7 +68,7 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A whole report. `lead` is the sentence below the title; warnings stand above all sections."""
+    """A whole report. `lead` is the sentence below the title; the warnings are shown above all sections."""
 
     title: str
     lead: str
@@ -77,10 +77,10 @@ class Page:
 
 
 def write(page: Page, folder: Path, numbers: Mapping[str, object]) -> Path:
-    """Write index.html, numbers.json and a CSV file for each table into a folder; the path of the page.
+    """Write index.html, numbers.json and a CSV file for each table into a folder; return the path of the page.
 
-    The pictures must lie in the folder already; they go into the page. `numbers` are what JSON can say, where a float
-    that is not finite becomes null. OSError where a file cannot be read or written: none is ever half written.
+    The pictures must be in the folder already; they are embedded in the page. `numbers` must be serialisable as JSON; a
+    float that is not finite becomes null. OSError if a file cannot be read or written; files are written atomically.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for section in page.sections:
@@ -95,7 +95,7 @@ def write(page: Page, folder: Path, numbers: Mapping[str, object]) -> Path:
 
 
 def render(page: Page, folder: Path) -> str:
-    """The page as HTML that needs no other file; its pictures are read from the folder."""
+    """The page as self-contained HTML; its pictures are read from the folder and embedded."""
     links = "".join(f'<li><a href="#s{i}">{_e(s.title)}</a></li>' for i, s in enumerate(page.sections))
     body = "".join(
         f'<section id="s{i}"><h2>{_e(s.title)}</h2>{"".join(_part(part, folder) for part in s.parts)}</section>'
@@ -134,9 +134,9 @@ def _table(table: Table) -> str:
         "<tr>" + "".join(f"<td{kind}>{_e(_text(cell))}</td>" for cell, kind in zip(row, kinds, strict=True)) + "</tr>"
         for row in table.rows[: table.shown]
     )
-    left = len(table.rows) - table.shown
-    more = f'<p class="more">{left:,} more in {_e(table.name)}.csv</p>' if left > 0 else ""
-    # a table wider than the screen scrolls by itself, also by keyboard, and leaves the page in its place
+    hidden = len(table.rows) - table.shown
+    more = f'<p class="more">{hidden:,} more in {_e(table.name)}.csv</p>' if hidden > 0 else ""
+    # a table that is wider than the screen scrolls on its own, also by keyboard, without the rest of the page
     return (
         f'<p class="title" id="t-{_e(table.name)}">{_e(table.title)}</p>'
         f'<div class="table" role="region" aria-labelledby="t-{_e(table.name)}" tabindex="0">'
@@ -156,9 +156,9 @@ def _picture(picture: Picture, folder: Path) -> str:
     pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     assert pixels is not None, path
     height, width = pixels.shape[:2]
-    # sheets of faces are a fifth as large as PNG, and look the same
+    # a sheet of faces as WebP has a fifth of the PNG's size and looks the same
     data = cv2.imencode(".webp", pixels, (cv2.IMWRITE_WEBP_QUALITY, 90))[1].tobytes()
-    # pixels of the page are 1/96 inch
+    # a CSS pixel is 1/96 inch
     size = f'width="{round(width * 96 / DPI)}" height="{round(height * 96 / DPI)}"'
     caption = f"<figcaption>{_e(picture.caption)}</figcaption>" if picture.caption else ""
     source = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
@@ -193,7 +193,7 @@ def _finite(content: object) -> object:
     return content
 
 
-# the colours of the runtime's own pages
+# the same colours as on the runtime's pages
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --ink: #1b1c1e; --faint: #63666b; --line: #dedfe0; --alarm: #b3261e; }
 @media (prefers-color-scheme: dark) {

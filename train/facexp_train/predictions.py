@@ -1,4 +1,4 @@
-"""What models answer to the faces of a split: a sheet to look at, and a CSV file beside it."""
+"""The predictions of models on the faces of a split: a picture (sheet) of faces, and a CSV file next to it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ Points = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What was answered to N faces, framed as their labels frame them.
+    """The predictions for N faces, in the framing of the dataset.
 
     Attributes:
         crops: uint8 (N, S, S).
-        points: float32 (N, 15, 2) in pixels of the crops, None where nobody was asked for them.
-        truth: float32 (N, 15, 2) labelled points, NaN where missing; None where the data has none.
-        emotions: probabilities float (N, C) over `classes`, by the output that says so.
+        points: float32 (N, 15, 2) in pixels of the crops, None if the model does not predict points.
+        truth: float32 (N, 15, 2) labelled points, NaN where missing; None if the data has none.
+        emotions: probabilities float64 (N, C) over `classes`, by the name of the network's output.
         classes: names of the emotions.
     """
 
@@ -50,40 +50,40 @@ class Answers:
 
 
 def framed(faces: Faces) -> tuple[NDArray[np.uint8], Points | None]:
-    """uint8 crops (N, S, S) and, of keypoint faces, the labelled points in them."""
+    """uint8 crops (N, S, S), and for keypoint faces the labelled points (N, 15, 2) in them, otherwise None."""
     return (faces.images, None) if isinstance(faces, EmotionFaces) else cut_squares(faces)
 
 
 def ask(predict: Predict, faces: Faces) -> Answers:
-    """What one network answers."""
+    """The predictions of one network."""
     crops, truth = framed(faces)
     outputs = predict(crops[..., None])
     if isinstance(faces, KeypointFaces):
         return Answers(crops, outputs["keypoints"], truth, {}, ())
-    chances = {head: softmax(logits.astype(np.float64), axis=1) for head, logits in outputs.items()}
-    return Answers(crops, None, None, chances, faces.classes)
+    probabilities = {head: softmax(logits.astype(np.float64), axis=1) for head, logits in outputs.items()}
+    return Answers(crops, None, None, probabilities, faces.classes)
 
 
 def ask_product(analyzer: Analyzer, faces: Faces, quiet: bool = False) -> Answers:
-    """What the product answers, points and emotion, to crops that each show one face."""
+    """The predictions of the runtime's Analyzer, points and emotion, for crops that each show one face."""
     crops, truth = framed(faces)
-    found = []
+    results = []
     with progress_bar(len(crops), "analysing", "face", quiet=quiet) as bar:
         for start in range(0, len(crops), 64):
-            found += analyzer.analyze_crops(list(crops[start : start + 64]))
-            bar.update(len(found) - start)
-    chances = np.array([[face.emotion.probabilities[label] for label in analyzer.labels] for face in found])
-    points = np.stack([face.keypoints for face in found]).astype(np.float32)
-    return Answers(crops, points, truth, {"emotion": chances}, tuple(analyzer.labels))
+            results += analyzer.analyze_crops(list(crops[start : start + 64]))
+            bar.update(len(results) - start)
+    probabilities = np.array([[face.emotion.probabilities[label] for label in analyzer.labels] for face in results])
+    points = np.stack([face.keypoints for face in results]).astype(np.float32)
+    return Answers(crops, points, truth, {"emotion": probabilities}, tuple(analyzer.labels))
 
 
 def answers_beside(sheet: Path) -> Path:
-    """The CSV file that goes with a sheet; DataError where either would replace what is no older one of these."""
+    """The path of a sheet's CSV file; DataError if either file exists and was not written by `write_predictions`."""
     path = sheet.with_suffix(".csv")
     if path.exists() and not _holds_answers(path):
         raise DataError(f"{path}: the answers would replace this file, which holds something else; name another --out")
     if sheet.exists() and not path.exists():
-        raise DataError(f"{sheet}: the sheet would replace this file, no older one of ours; name another --out")
+        raise DataError(f"{sheet}: the sheet would replace this file, which is not an older sheet; name another --out")
     return path
 
 
@@ -96,16 +96,17 @@ def _holds_answers(path: Path) -> bool:
 
 
 def write_predictions(answers: Answers, faces: Faces, sheet: Path, count: int) -> Path:
-    """The sheet of `count` faces, chosen by chance but always the same, and a CSV file of all; returns its path.
+    """Write a sheet of `count` faces, a random but reproducible choice, and a CSV file of all faces; return its path.
 
-    The CSV file has a row a face: its name or row number, the true class, the predicted class and every class's
-    probability; Kaggle's columns for the predicted points and "true_..." for the labelled ones, in pixels of the crop
-    (96 x 96 for keypoint faces, which of Kaggle's files is the whole picture). DataError as `answers_beside`.
+    The CSV file has one row per face. It holds the face's name or row number. Of emotions it holds the true class, the
+    predicted class and the probability of each class. Predicted points are in Kaggle's columns and labelled points in
+    the same with the prefix "true_", in pixels of the crop (96 x 96 for keypoint faces; for Kaggle's files the crop is
+    the whole picture). DataError as in `answers_beside`.
     """
     path = answers_beside(sheet)
     sheet.parent.mkdir(parents=True, exist_ok=True)
     rows = np.sort(np.random.default_rng(0).permutation(len(faces))[:count])
-    # a picture by itself, seen on a desk
+    # a file of its own is seen on a desktop screen, so it may be twice as wide as the sheets in a page
     draw_sheet([_cell(answers, faces, int(row)) for row in rows], sheet, 2 * COLUMNS)
     columns = _columns(answers, faces)
     text = io.StringIO()
@@ -124,10 +125,10 @@ def _columns(answers: Answers, faces: Faces) -> dict[str, Sequence[object]]:
         columns["row"] = faces.names.tolist()
         for labelling, codes in truths(faces).items():
             columns[f"true_{labelling}"] = [faces.classes[code] if code >= 0 else "" for code in codes]
-    for head, chances in answers.emotions.items():
-        columns[f"predicted_{head}"] = [answers.classes[code] for code in chances.argmax(axis=1)]
+    for head, probabilities in answers.emotions.items():
+        columns[f"predicted_{head}"] = [answers.classes[code] for code in probabilities.argmax(axis=1)]
         for code, label in enumerate(answers.classes):
-            columns[f"{head}_{label}"] = [round(float(value), 4) for value in chances[:, code]]
+            columns[f"{head}_{label}"] = [round(float(value), 4) for value in probabilities[:, code]]
     if answers.points is not None and answers.truth is not None:
         columns["error_percent"] = _numbers(100 * keypoint_errors(answers.points, answers.truth).face)
     for prefix, points in (("", answers.points), ("true_", answers.truth)):
@@ -148,10 +149,10 @@ def _cell(answers: Answers, faces: Faces, row: int) -> Cell:
         caption = [called(str(faces.names[row]))]
         for labelling, codes in truths(faces).items():
             caption.append(f"true {labelling}: {faces.classes[codes[row]] if codes[row] >= 0 else '-'}")
-    for head, chances in answers.emotions.items():
-        code = int(chances[row].argmax())
-        said = f"said {head}" if len(answers.emotions) > 1 else "said"
-        caption.append(f"{said}: {answers.classes[code]} {100 * chances[row, code]:.0f}%")
+    for head, probabilities in answers.emotions.items():
+        code = int(probabilities[row].argmax())
+        predicted = f"said {head}" if len(answers.emotions) > 1 else "said"
+        caption.append(f"{predicted}: {answers.classes[code]} {100 * probabilities[row, code]:.0f}%")
     points = {"true": answers.truth, "predicted": answers.points}
     if answers.truth is not None and answers.points is not None:
         error = keypoint_errors(answers.points[[row]], answers.truth[[row]]).face[0]

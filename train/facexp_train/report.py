@@ -1,4 +1,4 @@
-"""Charts of a run and of an evaluation."""
+"""The charts of a training run and of an evaluation."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from facexp_train.metrics import FAILURE, Figure, Floats, resample_weights
 from facexp_train.style import COLOURS, SHADES, WIDTH, drawing
 
 LIMIT = 0.2
-"""Where the curve of cumulative errors ends, over the inter-ocular distance."""
+"""The end of the cumulative error curve's axis, an error over the inter-ocular distance."""
 
 
 def draw_curves(history: Sequence[dict[str, float]], path: Path, monitor: str, lower_is_better: bool = True) -> None:
-    """Loss, the validation metric that chooses the epoch (a share), and learning rate, per epoch, as a PNG."""
+    """Draw loss, learning rate and the validation metric that chooses the epoch (a share), per epoch, as a PNG."""
     epochs = [row["epoch"] for row in history]
     values = [100 * row[monitor] for row in history]
     best = (np.argmin if lower_is_better else np.argmax)(values)
-    # runs of the versions that did not log it
+    # runs of older versions have no learning rate in their log
     rates = [row.get("learning_rate", np.nan) for row in history]
     with drawing(path, height=6.3) as figure:
         loss, score, rate = figure.subplots(3, 1, sharex=True)
@@ -51,7 +51,7 @@ def _title(metric: str) -> str:
 
 
 def draw_confusion(table: NDArray[np.int64], labels: Sequence[str], path: Path, title: str) -> None:
-    """A confusion matrix (true rows, predicted columns), as a PNG: share of the true class, and count below it."""
+    """Draw a confusion matrix (true rows, predicted columns) as a PNG, with shares of the true class and counts."""
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     side = max(WIDTH, 0.62 * len(labels) + 1.6)
     with drawing(path, height=side * 0.95, width=side) as figure:
@@ -63,7 +63,7 @@ def draw_confusion(table: NDArray[np.int64], labels: Sequence[str], path: Path, 
         counted = [f"{label} ({count:,})" for label, count in zip(labels, table.sum(axis=1), strict=True)]
         axes.set_yticks(range(len(labels)), counted)
         for (row, column), value in np.ndenumerate(share):
-            # whichever of the two stands out more from the blue
+            # the one with more contrast to the blue background
             shade = "white" if value > 0.7 else "black"
             axes.text(column, row - 0.14, f"{100 * value:.0f}%", ha="center", va="center", color=shade)
             below: dict[str, Any] = {"ha": "center", "va": "center", "color": shade, "fontsize": 7}
@@ -71,9 +71,9 @@ def draw_confusion(table: NDArray[np.int64], labels: Sequence[str], path: Path, 
 
 
 def draw_calibration(curves: Mapping[str, Curve], path: Path, title: str) -> None:
-    """How often labels are right over how probable they are said to be, a line a curve, as a PNG.
+    """Draw reliability curves, accuracy over the probability of the predicted label, one line per curve, as a PNG.
 
-    A marker's area is in proportion to the faces of its bin; on the diagonal a probability means what it says.
+    A marker's area is proportional to the number of faces in its bin. On the diagonal, probabilities are calibrated.
     """
     with drawing(path, height=4.4) as figure:
         axes = figure.subplots()
@@ -83,9 +83,11 @@ def draw_calibration(curves: Mapping[str, Curve], path: Path, title: str) -> Non
             axes.plot(x, y, color=colour, linestyle=_LINES[number], label=name)
             axes.scatter(x, y, 10 + 400 * curve.faces / curve.faces.sum(), color=colour, alpha=0.7)
         axes.set(
-            title=title, xlabel="probability of the first label, %", ylabel="share of such labels that are right, %"
+            title=title,
+            xlabel="probability of the predicted label, %",
+            ylabel="share of such labels that are correct, %",
         )
-        # room for a mark at the top
+        # leave room for a marker at the top
         axes.set(xlim=(0, 100), ylim=(0, 103))
         axes.legend(loc="lower right")
 
@@ -96,10 +98,10 @@ _LINES = ("-", "--", ":")
 def draw_cumulative(
     faces: Mapping[str, tuple[Floats, NDArray[np.str_]]], path: Path, texts: Mapping[str, str], title: str
 ) -> None:
-    """The share of faces over the error that they stay below, with a band of 95%, a curve a model, as a PNG.
+    """Draw cumulative error curves, the share of faces with at most an error, one per model with 95% band, as a PNG.
 
-    `faces` holds each model's errors over the inter-ocular distance, NaN for a face that was not found, and the groups
-    of the faces that belong together.
+    `faces` holds for each model the errors over the inter-ocular distance (N,), NaN for a face that was not found, and
+    the group names (N,) for the bootstrap. `texts` holds what the legend says of each model.
     """
     errors = np.linspace(0, LIMIT, 201)
     with drawing(path, height=3.6, width=WIDTH * 1.2) as figure:
@@ -114,20 +116,23 @@ def draw_cumulative(
                 100 * errors, 100 * below.mean(axis=0), color=COLOURS[number], linestyle=_LINES[number], label=label
             )
         axes.axvline(100 * FAILURE, color="0.4", linewidth=1, linestyle=":")
-        axes.text(100 * FAILURE + 0.2, 3, "failures beyond", fontsize=8, color="0.3")
+        axes.text(100 * FAILURE + 0.2, 3, "failure threshold", fontsize=8, color="0.3")
         axes.set(title=title, xlabel="error / inter-ocular distance, %", ylabel="share of faces below, %")
         axes.set(xlim=(0, 100 * LIMIT), ylim=(0, 101))
         figure.legend(loc="outside lower center", ncols=1)
 
 
 def draw_points(points: Mapping[str, Sequence[tuple[str, Figure]]], path: Path, title: str) -> None:
-    """Each point's error with its interval, a mark a model, as a PNG. `points`: (name, figure) of each model."""
+    """Draw each keypoint's error with its interval, one marker per model, as a PNG.
+
+    `points` holds for each model the (name, figure) of every keypoint.
+    """
     names = [name for name, _ in next(iter(points.values()))]
     with drawing(path, height=0.26 * len(names) + 1.1, width=WIDTH * 1.2) as figure:
         axes = figure.subplots()
-        for number, (model, found) in enumerate(points.items()):
+        for number, (model, pairs) in enumerate(points.items()):
             shift = 0.2 * (number - (len(points) - 1) / 2)
-            value, low, high = (np.array([100 * getattr(f, key) for _, f in found]) for key in ("value", "low", "high"))
+            value, low, high = (np.array([100 * getattr(f, key) for _, f in pairs]) for key in ("value", "low", "high"))
             reach = np.maximum(0, [value - low, high - value])
             marks: dict[str, Any] = {"fmt": "os^"[number], "markersize": 4, "capsize": 2, "color": COLOURS[number]}
             axes.errorbar(value, np.arange(len(value)) + shift, xerr=reach, label=model, **marks)
@@ -140,9 +145,9 @@ def draw_points(points: Mapping[str, Sequence[tuple[str, Figure]]], path: Path, 
 
 
 def draw_roc(views: Mapping[str, View], areas: Mapping[str, Mapping[str, str]], path: Path, title: str) -> None:
-    """ROC curves of each class against the rest, a panel a class and a line a model, as a PNG.
+    """Draw ROC curves of each class against the rest, one panel per class and one line per model, as a PNG.
 
-    `areas` holds what is written of each class's curve, by model.
+    `areas` holds the text for each curve, by model and class; a class without a text is not drawn.
     """
     labels = [label for label in next(iter(views.values())).labels if any(label in texts for texts in areas.values())]
     columns = min(2, len(labels))
@@ -154,7 +159,7 @@ def draw_roc(views: Mapping[str, View], areas: Mapping[str, Mapping[str, str]], 
         for axes in panels[len(labels) :]:
             axes.set_axis_off()
         for axes in panels[::columns]:
-            axes.set_ylabel("its faces found, %")
+            axes.set_ylabel("true positive rate, %")
         figure.suptitle(title, fontsize=10)
         if len(views) > 1:
             handles = panels[0].get_lines()[1:]
@@ -165,15 +170,15 @@ def _roc_panel(axes: Axes, views: Mapping[str, View], areas: Mapping[str, Mappin
     axes.plot([0, 100], [0, 100], color="0.6", linewidth=1, linestyle="--")
     for number, (name, view) in enumerate(views.items()):
         rated, code = view.truth >= 0, view.labels.index(label)
-        chances = softmax(view.logits[rated].astype(float), axis=1)[:, code]
-        false, true, _ = roc_curve(view.truth[rated] == code, chances)
+        probabilities = softmax(view.logits[rated].astype(float), axis=1)[:, code]
+        false, true, _ = roc_curve(view.truth[rated] == code, probabilities)
         axes.plot(100 * false, 100 * true, color=COLOURS[number], linestyle=_LINES[number])
         place = 0.04 + 0.11 * (len(views) - 1 - number)
         text: dict[str, Any] = {"ha": "right", "fontsize": 8, "color": COLOURS[number], "transform": axes.transAxes}
         axes.text(0.97, place, areas[name].get(label, ""), **text)
     axes.set(
         title=label,
-        xlabel="others taken for it, %",
+        xlabel="false positive rate, %",
         xlim=(-1, 101),
         ylim=(-1, 101),
         aspect="equal",

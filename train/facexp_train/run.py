@@ -1,4 +1,4 @@
-"""Start a training run from a configuration, and load what a run left: the doors that the command line uses."""
+"""Start a training run from a configuration, and load the results of a run: the entry points of the command line."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from facexp_train.stored import damaged, read_facts, read_toml
 def configure(
     task: Task, data: str, votes: str | None = None, name: str | None = None, changes: Sequence[str] = ()
 ) -> TrainConfig:
-    """The configuration called `name`, or like the task, with changes such as "epochs=2" or "augmentation.flip=0".
+    """The configuration `name`, by default the task's own, with changes such as "epochs=2" or "augmentation.flip=0".
 
-    `name` is a TOML file, or one of `recipes`. It may name another one, `config = "emotion"`, and hold what differs
-    from it; so may a teacher's table. DataError names an unknown key or a value of the wrong kind.
+    `name` is a TOML file, or one of `recipes`. It may name a base configuration, `config = "emotion"`, and hold only
+    the keys that differ; so may a teacher's table. DataError names an unknown key or a value of the wrong type.
     """
     file = _find(task, name or task)
     values = _over_base(task, read_toml(file), (file,))
@@ -49,7 +49,7 @@ def configure(
                 raise DataError(f"--set {change}: {name} is a value, not a table")
         value = parsed(text.strip())
         if (path, last) == (["network"], "kind") and value != place.get("kind", DEFAULT):
-            # another kind of network has settings of its own
+            # the settings of one kind of network do not apply to another
             place.clear()
         place[last] = value
     values = _with_teachers(task, values, (file,)) | {"task": task, "data": data, "votes": votes}
@@ -57,34 +57,37 @@ def configure(
 
 
 def recipes(task: Task) -> list[str]:
-    """Names of the configurations that come with facexp; the one called like the task is the default."""
+    """The names of a task's configurations that come with facexp; the one named like the task is the default."""
     return sorted(file.stem for file in CONFIGS.glob(f"{task}*.toml"))
 
 
 def _find(task: Task, name: str, named_in: Path | None = None) -> Path:
-    """A configuration by its name, or by its file's, which begins where the file lies that names it."""
+    """The file of a configuration, by its name or its path; the path is relative to the file `named_in`, if given."""
     if name in recipes(task):
         return CONFIGS / f"{name}.toml"
     file = Path(name) if named_in is None else named_in.parent / name
     if file.is_file():
         return file
-    raise DataError(f"{name}: no such file, and no configuration of that name; there are {', '.join(recipes(task))}")
+    raise DataError(f"{name}: no such file, and no configuration of that name; choose from {', '.join(recipes(task))}")
 
 
 def _over_base(task: Task, values: dict[str, Any], within: tuple[Path, ...]) -> dict[str, Any]:
-    """The keys of a configuration laid over those of the one that it names; the files `within` are made of it."""
+    """The keys of a configuration, merged over those of its base configuration if it names one.
+
+    `within` are the files that led here by naming each other; the last one holds `values`. DataError for a cycle.
+    """
     if "config" not in values:
         return values
     file = _find(task, str(values["config"]), within[-1])
     if file in within:
-        raise DataError(f"{within[0]}: config: {file.stem} cannot be made of itself")
+        raise DataError(f"{within[0]}: config: {file.stem} cannot be based on itself")
     own = {key: value for key, value in values.items() if key != "config"}
     return _merged(_over_base(task, read_toml(file), (*within, file)), own)
 
 
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     if own.get("kind", base.get("kind", DEFAULT)) != base.get("kind", DEFAULT):
-        # another kind of network has settings of its own
+        # the settings of one kind of network do not apply to another
         return own
     both = {
         key: _merged(base[key], own[key])
@@ -95,18 +98,19 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_teachers(task: Task, values: dict[str, Any], within: tuple[Path, ...]) -> dict[str, Any]:
-    """The keys of a configuration with those of the teachers that it names; it stands in the files `within`.
+    """The keys of a configuration, with its teachers' tables merged over the configurations that they name.
 
-    DataError where it holds what the command names.
+    `within` are the files that led here by naming each other. DataError for a cycle, or if the configuration sets a key
+    that only the command line may set.
     """
     if named := [name for name in ("task", "data", "votes") if name in values]:
-        raise DataError(f"{within[-1]}: {named[0]} is no setting: name it on the command line, as its help says")
+        raise DataError(f"{within[-1]}: {named[0]} is not a setting: give it on the command line, as its help says")
     if not isinstance(values.get("teachers"), list):
         return values
     teachers = []
     for teacher in values["teachers"]:
         files = within
-        # one with teachers of its own has none of that configuration's
+        # a table that lists teachers replaces those of its base configuration, so it cannot close a cycle with them
         if isinstance(teacher, dict) and "config" in teacher and "teachers" not in teacher:
             file = _find(task, str(teacher["config"]), within[-1])
             if file in within:
@@ -119,7 +123,7 @@ def _with_teachers(task: Task, values: dict[str, Any], within: tuple[Path, ...])
 
 
 def read_faces(config: TrainConfig, quiet: bool = False) -> KeypointFaces | EmotionFaces:
-    """The data of a configuration, of its classes where it names some; DataError where it cannot be read."""
+    """The data of a configuration, only of its classes if it names some; DataError if the data cannot be read."""
     if config.task == "keypoints":
         return read_keypoints(config.data, seed=config.seed, quiet=quiet)
     faces = read_emotion(config.data, config.votes, seed=config.seed, quiet=quiet)
@@ -129,34 +133,34 @@ def read_faces(config: TrainConfig, quiet: bool = False) -> KeypointFaces | Emot
 def check_splits(
     faces: KeypointFaces | EmotionFaces, config: TrainConfig, other: TrainConfig, quiet: bool = False
 ) -> None:
-    """DataError where another configuration would split the same faces in another way.
+    """Raise DataError if the configuration `other` would split the same faces differently.
 
-    Data that names no splits is divided after the seed, so that a network of another seed may have been trained on
+    Data without splits of its own is split by the seed, so that a network with another seed may have been trained on
     faces that this one holds out.
     """
     if other.seed != config.seed and not np.array_equal(read_faces(other, quiet).split, faces.split):
         raise DataError(
             f"{config.data}: names no splits, and the networks were trained with seeds {config.seed} and {other.seed}: "
-            "what the one holds out the other has learnt"
+            "one was trained on faces that the other holds out"
         )
 
 
 def start(config: TrainConfig, out: Path, resume: bool = False, quiet: bool = False, tensorboard: bool = False) -> Path:
-    """Train into the directory `out`; returns the path of model.keras.
+    """Train into the directory `out`; return the path of model.keras.
 
-    Teachers are trained first, into `out`/teacher1 and so on; a teacher whose run has ended is not trained again, and
-    one that several networks have in common is trained once. `tensorboard` writes logs for it into the run's own
-    folder. DataError where the data cannot be trained on, TrainingError where training cannot go on.
+    Teachers are trained first, into `out`/teacher1 and so on. A teacher with a finished run is not trained again, and
+    one that several networks have in common is trained once. `tensorboard` also writes logs for TensorBoard into the
+    run's directory. DataError if the data cannot be trained on, TrainingError if training cannot continue.
     """
     faces = read_faces(replace(config, classes=[]), quiet)
     if isinstance(faces, EmotionFaces):
-        # a chosen class without a face is a mistake; one that the data could have and has not is the data's own
+        # a class that the configuration chose must have faces; a class that only the dataset's format has may be empty
         if config.classes and tuple(config.classes) != faces.classes:
             faces = faces.of(config.classes)
             seen = np.unique(faces.part("train").labels)
             if unseen := [name for code, name in enumerate(faces.classes) if code not in seen]:
                 raise DataError(f"{config.data}: no training face is {unseen[0]}, one of the configuration's classes")
-        # a run says what its outputs mean, whatever the data said
+        # the run's own configuration always names the classes of its outputs
         config = replace(config, classes=list(faces.classes))
     if not resume:
         _check_starts(faces, config, quiet)
@@ -164,8 +168,9 @@ def start(config: TrainConfig, out: Path, resume: bool = False, quiet: bool = Fa
 
 
 def _check_starts(faces: KeypointFaces | EmotionFaces, config: TrainConfig, quiet: bool) -> None:
-    """DataError where a run that this one or a teacher starts from was trained for something else, or on faces that
-    are held out here.
+    """Raise DataError if the run that this one or a teacher starts from has another task, classes or split.
+
+    With another split it may have been trained on faces that are held out here.
     """
     for number in range(len(config.teachers)):
         _check_starts(faces, config.teacher(number), quiet)
@@ -175,7 +180,7 @@ def _check_starts(faces: KeypointFaces | EmotionFaces, config: TrainConfig, quie
     if before.task != config.task:
         raise DataError(f"start_from: {config.start_from} was trained for {before.task}, this is for {config.task}")
     if before.classes and before.classes != config.classes:
-        # as many in another order would fit
+        # the weights would also load if the same number of classes had another order
         was, now = (", ".join(each.classes) for each in (before, config))
         raise DataError(f"start_from: {config.start_from} was trained for {was}, this is for {now}")
     if Path(before.data).resolve() == Path(config.data).resolve():
@@ -191,21 +196,24 @@ def _train(
     tensorboard: bool,
     runs: dict[str, Path],
 ) -> Path:
-    """`runs`: by configuration, as JSON, the directories of the teachers met so far."""
+    """Train a network and, before it, its teachers; see `start`.
+
+    `runs` maps the configuration of each teacher met so far, as JSON, to its run directory.
+    """
     job = KeypointJob(faces, config, quiet) if isinstance(faces, KeypointFaces) else EmotionJob(faces, config, quiet)
-    # a network that cannot be built, or begun with what it is to begin with, leaves no run directory behind
+    # before the run directory is made, so that a network that cannot be built or initialised leaves none behind
     model = job.build()
     if config.start_from and not resume:
         fit.load_best(Path(config.start_from), model)
     elif config.grow and not resume and isinstance(job, EmotionJob):
         job.begin_with(job.network(config.teacher(0)), model)
-    wanted = [config.teacher(number) for number in range(len(config.teachers))]
-    teachers = [runs.setdefault(each.to_json(), out / f"teacher{number}") for number, each in enumerate(wanted, 1)]
+    configs = [config.teacher(number) for number in range(len(config.teachers))]
+    teachers = [runs.setdefault(each.to_json(), out / f"teacher{number}") for number, each in enumerate(configs, 1)]
     with taken(config, out, resume):
         added = job.batches.faces.unlabelled if isinstance(job, EmotionJob) else ""
         with fit.writing(out, 0):
             expect_faces(faces, config, out, added)
-        for each, run in zip(wanted, teachers, strict=True):
+        for each, run in zip(configs, teachers, strict=True):
             if not all((run / name).is_file() for name in ("model.keras", INDEX)):
                 _train(faces, each, run, (run / "config.json").is_file(), quiet, tensorboard, runs)
         if teachers:
@@ -219,14 +227,14 @@ def _train(
 
 
 def load_predict(run: Path) -> Predict:
-    """The trained model of a run as a function from crops to arrays by output name; DataError where it has none."""
+    """The trained model of a run as a function from crops to arrays by output name; DataError without one."""
     path = run / "model.keras"
     if not path.is_file():
-        raise DataError(f"{run}: no model.keras; let `facexp train` end, or go on with --resume")
+        raise DataError(f"{run}: no model.keras; wait until `facexp train` ends, or continue it with --resume")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # whatever half a file does to Keras and to the zip reader
-        raise damaged(path, error, "`facexp train` with --resume writes it anew") from error
+    except Exception as error:  # a truncated file makes Keras and its zip reader raise errors of many types
+        raise damaged(path, error, "`facexp train` with --resume writes it again") from error
 
     def predict(crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         outputs = model.predict(crops, batch_size=512, verbose=0)
@@ -236,8 +244,8 @@ def load_predict(run: Path) -> Predict:
 
 
 def temperatures(run: Path) -> dict[str, float] | None:
-    """What the logits of a run's heads are divided by, None where its network has no temperatures."""
+    """The temperatures by which the logits of a run's heads are divided, by head; None if the network has none."""
     path = run / "summary.json"
-    mend = "`facexp train` with --resume writes it anew"
-    found: dict[str, float] | None = read_facts(path, mend).get("temperatures") if path.is_file() else None
-    return found
+    remedy = "`facexp train` with --resume writes it again"
+    values: dict[str, float] | None = read_facts(path, remedy).get("temperatures") if path.is_file() else None
+    return values

@@ -1,4 +1,4 @@
-"""The directory of a run, taken by one run at a time."""
+"""The directory of a run, held by one process at a time."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _KEPT = ("checkpoint.npz", "model.keras", "teacher1")
-"""One of these lies in the directory of a run that was worth something."""
+"""Results of a run; a directory without any of them can be used by another run."""
 
 
 @contextmanager
 def taken(config: TrainConfig, out: Path, resume: bool) -> Iterator[None]:
-    """Make the directory of a run, and leave it free for another one where the run fails before anything is kept.
+    """Make the directory of a run and hold it; if the run fails before it has any result, free it for another run.
 
-    DataError where it holds another run, which may be under way, or with `resume` none; TrainingError where it cannot
-    be written.
+    DataError if the directory holds another run, which may be still in progress, or with `resume` no run, or one with
+    another configuration. TrainingError if it cannot be written.
     """
     _check(config, out, resume)
     with _locked(out):
@@ -39,7 +39,7 @@ def taken(config: TrainConfig, out: Path, resume: bool) -> Iterator[None]:
         try:
             yield
         except (DataError, TrainingError) as error:
-            # where a file could not be written, the run starts with --resume, as the message says
+            # after a failed write the message recommends --resume, which needs these files
             if not isinstance(error.__cause__, OSError) and not any((out / name).exists() for name in _KEPT):
                 for name in ("config.json", "faces.json"):
                     (out / name).unlink(missing_ok=True)
@@ -47,29 +47,29 @@ def taken(config: TrainConfig, out: Path, resume: bool) -> Iterator[None]:
 
 
 def expect_faces(faces: KeypointFaces | EmotionFaces, config: TrainConfig, out: Path, unlabelled: str = "") -> None:
-    """Note down which faces a run has begun with; DataError where it is to go on with others.
+    """Record the faces of a run when it starts; raise DataError if it is resumed with other faces.
 
-    What teachers said of each face, and what was answered to each, is kept by its number. `unlabelled`: the digest of
-    the faces that the configuration adds.
+    The teachers' predictions and the validation outputs are stored by the faces' positions in the data, so these must
+    not change. `unlabelled` is the digest of the faces without labels that the configuration adds.
     """
     path, now = out / "faces.json", {"faces": len(faces), "digest": digest_of(faces), "unlabelled": unlabelled}
-    # runs of versions before 0.9.2 have no such file, and that one's does not tell of unlabelled faces
+    # runs of versions before 0.9.2 have no such file, and the file of 0.9.2 has no entry for unlabelled faces
     before = read_facts(path, "delete it") if path.is_file() else {}
     changed = {key for key in now if before.get(key, now[key]) != now[key]}
-    other = "start another one, with another --out"
+    remedy = "start a new run with another --out"
     if changed == {"unlabelled"}:
-        raise DataError(f"unlabelled: {config.unlabelled} has changed since the run was started; {other}")
+        raise DataError(f"unlabelled: {config.unlabelled} has changed since the run was started; {remedy}")
     if changed:
         raise DataError(
             f"{config.data}: has changed since the run was started: {before['faces']} faces then and {len(faces)} now, "
-            f"or others; {other}"
+            f"or other faces; {remedy}"
         )
     if before != now:
         write_atomically(path, (json.dumps(now) + "\n").encode())
 
 
 def best_weights(run: Path) -> Path:
-    """The weights of a run's best epoch; DataError where there are none."""
+    """The file with the weights of a run's best epoch; DataError if there is none."""
     path = run / "best.weights.npz"
     if not path.is_file():
         raise DataError(f"{path}: no such file; expected in the --out directory of `facexp train`")
@@ -78,7 +78,10 @@ def best_weights(run: Path) -> Path:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Make a directory and hold it, as long as the process lives; DataError where another run holds it."""
+    """Make a directory and hold an exclusive lock on it inside the block; DataError if another process holds it.
+
+    The operating system releases the lock if the process dies. On Windows nothing is locked.
+    """
     with _written(out):
         (out / "answers").mkdir(parents=True, exist_ok=True)
     if fcntl is None:
@@ -89,9 +92,9 @@ def _locked(out: Path) -> Iterator[None]:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(directory)
-        raise DataError(f"{out}: another process trains here; wait for its end, or give another --out") from None
+        raise DataError(f"{out}: another process trains here; wait until it ends, or use another --out") from None
     except OSError:
-        # some network drives lock nothing
+        # some network file systems do not support locks; the run goes on without one
         pass
     try:
         yield
@@ -102,14 +105,14 @@ def _locked(out: Path) -> Iterator[None]:
 def _check(config: TrainConfig, out: Path, resume: bool) -> None:
     path = out / "config.json"
     if path.is_file() and not resume:
-        raise DataError(f"{out}: holds a run already; give --resume to go on with it, or another --out")
+        raise DataError(f"{out}: holds a run already; give --resume to continue it, or another --out")
     if resume and not path.is_file():
-        raise DataError(f"{out}: no run to resume; leave --resume out to start one")
+        raise DataError(f"{out}: no run to resume; start one without --resume")
     if resume:
         before, now = (json.loads(c.to_json()) for c in (TrainConfig.from_run(out), config))
         changed = [key for key in now if now[key] != before[key]]
         if changed:
-            raise DataError(f"{path}: the run to resume was started with another {', '.join(changed)}")
+            raise DataError(f"{path}: the run to resume was started with different settings: {', '.join(changed)}")
     if config.start_from and not resume:
         best_weights(Path(config.start_from))
 

@@ -1,4 +1,4 @@
-"""What a training run leaves for people: crops as the network saw them, its best and worst answers, and one page."""
+"""The report of a training run: training crops after augmentation, the best and worst predictions, and index.html."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ _SETTLED = "samples_settled"
 def draw_samples(
     batches: KeypointBatches | EmotionBatches, classes: tuple[str, ...], config: TrainConfig, out: Path, resume: bool
 ) -> None:
-    """The first crops of the first epoch after augmentation, with what they are to teach; and of the last epoch where
-    that changes its crops in another way. `classes` are the emotions' names. What a resumed run has drawn stays.
+    """Draw the first crops of the first epoch after augmentation, with their targets, into `out`/samples.png.
+
+    If the configuration has `settle_epochs`, those of the last epoch are drawn too, because its augmentation differs.
+    `classes` are the names of the emotions. A resumed run keeps the pictures that it has drawn already.
     """
     epochs = {"samples": 0} | ({_SETTLED: config.epochs - 1} if config.settle_epochs else {})
     for name, epoch in epochs.items():
@@ -41,13 +43,14 @@ def draw_samples(
             cells = [sheets.Cell(image, (), {"true": points}) for image, points in zip(images, known, strict=False)]
         else:
             cells = [
-                sheets.Cell(image, [_taught(head, values[row], classes) for head, values in targets.items()])
+                sheets.Cell(image, [_target_text(head, values[row], classes) for head, values in targets.items()])
                 for row, image in enumerate(images)
             ]
         sheets.draw_sheet(cells, path)
 
 
-def _taught(head: str, target: NDArray[np.float32], classes: tuple[str, ...]) -> str:
+def _target_text(head: str, target: NDArray[np.float32], classes: tuple[str, ...]) -> str:
+    """The most probable class of a target and its probability; "-" for a face without a label."""
     if not target.any():
         return f"{head}: -"
     code = int(target.argmax())
@@ -55,13 +58,13 @@ def _taught(head: str, target: NDArray[np.float32], classes: tuple[str, ...]) ->
 
 
 def draw_answers(predict: Predict, faces: KeypointFaces | EmotionFaces, out: Path) -> list[Section]:
-    """The answers of the run in the directory `out`: of the trained network, and of the epochs that were kept."""
+    """Draw the validation predictions of the run in `out`: of the trained network and of the saved epochs."""
     summary = json.loads((out / "summary.json").read_text())
     best, temperatures = summary["best_epoch"], summary.get("temperatures", {})
     held = held_out(faces)
     shipped = held.judge(predict(held.crops))
     sections = [Section("Best and worst answers", draw_best_and_worst(shipped, out))]
-    # an epoch was scored without the temperatures, which were fitted to the last network
+    # the outputs of epochs were saved without temperatures, which are fitted to the final network afterwards
     epochs = {
         epoch: held.judge({head: values / temperatures.get(head, 1.0) for head, values in outputs.items()})
         for epoch, outputs in read_answers(out).items()
@@ -73,20 +76,20 @@ def draw_answers(predict: Predict, faces: KeypointFaces | EmotionFaces, out: Pat
 
 
 def write_page(config: TrainConfig, out: Path, answers: list[Section]) -> Path:
-    """index.html over all that lies in the run directory `out`, which has ended."""
+    """Write index.html about the finished run in the directory `out`; return its path."""
     summary = json.loads((out / "summary.json").read_text())
     versions, command = (out / "command.txt").read_text().splitlines()
     scores = [(name.removeprefix("val_"), 100 * value) for name, value in summary["validation"].items()]
     settings = [(key, _text(value)) for key, value in json.loads(config.to_json()).items()]
     facts = [(name, _text(value)) for name, value in summary.items() if name != "validation"]
-    taught = "the true points" if config.task == "keypoints" else "the share of the leading class"
-    seen = f"Training crops after every change, with what they teach: {taught}."
-    samples = [Picture("samples", seen, f"{seen} The first of the first epoch.")]
+    target = "the true points" if config.task == "keypoints" else "the most probable class and its probability"
+    seen = f"Training crops after augmentation, with their targets: {target}."
+    samples = [Picture("samples", seen, f"{seen} These are the first crops of the first epoch.")]
     if config.settle_epochs:
         samples.append(
-            Picture(_SETTLED, seen, "The same of the last epoch, whose crops are changed as [settled] says.")
+            Picture(_SETTLED, seen, "The first crops of the last epoch, which is augmented as [settled] says.")
         )
-    text = f"Epoch {summary['best_epoch']} of {summary['epochs_run']} was the best and is what model.keras holds."
+    text = f"Epoch {summary['best_epoch']} of {summary['epochs_run']} was the best; model.keras holds its network."
     curves = Picture("curves", "Training loss, validation score and learning rate over the epochs.")
     sections = [
         Section(

@@ -1,4 +1,4 @@
-"""Sheets of faces for people: each with its points and a few words below it."""
+"""Sheets, which are pictures of many faces in rows, each face with its keypoints and a short caption."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from facexp_train.style import COLOURS, drawing
 
 SIDE, COLUMNS, SHOWN = 1.5, 3, 18
 SMALL, SMALL_COLUMNS = 1.05, 4
-"""Inches of a face, how many of them fill a telephone's screen across, and how many a sheet shows; a page for a desk
-shows two such sheets abreast."""
+"""Side of a face in inches, the number of faces that fill the width of a phone's screen, and the number that a sheet
+shows; SMALL is for rows of small faces. On a desktop screen two such sheets fit side by side."""
 _LINE, _LETTER, _GAP, _NAME = 0.15, 0.058, 0.1, 0.18
-"""Inches of a line of text and of a letter in it, between two faces, and of the name of a row."""
+"""In inches: height of a line of text, width of a letter in it, gap between two faces, height of a row's name."""
 _MARKS: dict[str, dict[str, Any]] = {
     "true": {"marker": "o", "color": COLOURS[1], "markerfacecolor": "none", "markersize": 4.5},
     "predicted": {"marker": "x", "color": COLOURS[5], "markersize": 4.0},
@@ -40,13 +40,16 @@ _MARKS: dict[str, dict[str, Any]] = {
         "markeredgewidth": 0.4,
     },
 }
-"""Shapes that differ, so that colour is not needed to tell them apart."""
+"""Markers with different shapes, so that they can be told apart without colour."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One face. `image` is uint8 (S, S), `points` float (K, 2) in its pixels by what they are: "true" and "predicted",
-    or those of `sides`."""
+    """One face of a sheet.
+
+    `image` is uint8 (S, S) and `caption` its lines of text. `points` are float (K, 2) in pixels of the image, by kind:
+    "true" and "predicted", or the kinds that `sides` returns.
+    """
 
     image: NDArray[np.uint8]
     caption: Sequence[str]
@@ -54,16 +57,19 @@ class Cell:
 
 
 def sides(points: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """The (15, 2) points of a face by the person's side: "left", "right" and "middle"."""
-    named = {
+    """The (15, 2) points of a face, divided by the person's side: "left", "right" and "middle"."""
+    by_side = {
         side: [index for index, name in enumerate(KEYPOINTS) if side in name.split("_")] for side in ("left", "right")
     }
-    named["middle"] = [index for index in range(len(KEYPOINTS)) if index not in named["left"] + named["right"]]
-    return {side: points[indices] for side, indices in named.items()}
+    by_side["middle"] = [index for index in range(len(KEYPOINTS)) if index not in by_side["left"] + by_side["right"]]
+    return {side: points[indices] for side, indices in by_side.items()}
 
 
 def draw_rows(rows: Mapping[str, Sequence[Cell]], path: Path) -> None:
-    """Rows of small faces below their names, as a PNG; a row without a face is left out. ValueError where all are."""
+    """Draw rows of small faces, each below the row's name, as a PNG; rows without faces are left out.
+
+    ValueError if no row has a face.
+    """
     rows = {name: cells for name, cells in rows.items() if cells}
     columns = max(map(len, rows.values()), default=0)
     padded: list[Cell] = []
@@ -76,19 +82,19 @@ def draw_rows(rows: Mapping[str, Sequence[Cell]], path: Path) -> None:
 def draw_sheet(
     cells: Sequence[Cell], path: Path, columns: int = COLUMNS, *, side: float = SIDE, names: Sequence[str] = ()
 ) -> None:
-    """The faces in rows, each `side` inches, as a PNG; NaN points are left out. ValueError where there is no face.
+    """Draw the faces in rows, each face `side` inches wide and high, as a PNG. Points that are NaN are left out.
 
-    `names`, one for each row, stand above it.
+    `names` are headings, one for each row, drawn above it. ValueError if there is no face.
     """
     if not cells:
         raise ValueError("a sheet needs at least one face")
     columns = min(columns, len(cells))
     rows = -(-len(cells) // columns)
-    words = max(len(cell.caption) for cell in cells)
+    lines_below = max(len(cell.caption) for cell in cells)
     head = _NAME if names else 0.0
-    across, down = side + _GAP, head + side + _GAP + words * _LINE
+    across, down = side + _GAP, head + side + _GAP + lines_below * _LINE
     kinds = [kind for kind in _MARKS if any(kind in cell.points for cell in cells)]
-    # a sheet of few columns is still as wide as its legend
+    # a sheet with few columns must still be as wide as its legend
     width, top = max(columns * across, 1.5 * len(kinds)), 0.35 if kinds else 0.0
     with drawing(path, height=rows * down + top, width=width) as figure:
         figure.set_layout_engine("none")
@@ -106,12 +112,12 @@ def draw_sheet(
                 lines = axes.plot(pairs[:, :, 0], pairs[:, :, 1], color="white", linewidth=0.7, zorder=2)
             for kind, points in drawn.items():
                 lines += axes.plot(points[:, 0], points[:, 1], linestyle="none", zorder=3, **_MARKS[kind])
-            # a point outside its picture is not to lie on another's words
+            # do not draw a point outside its picture, where it would cover the captions and faces of others
             frame = Rectangle((left, upper), side, side, transform=axes.transData)
             for line in lines:
                 line.set_clip_path(frame)
             for below, text in enumerate(cell.caption):
-                # words that are too many for their face become small rather than lie on their neighbour's
+                # text that is wider than its face is drawn smaller, so that it does not overlap the next caption
                 size = 8 * min(1.0, side / max(1, len(text)) / _LETTER)
                 axes.text(left, upper + side + (below + 0.5) * _LINE, text, fontsize=size, va="center")
         for row, name in enumerate(names):

@@ -1,4 +1,4 @@
-"""Faces as other cameras, crops and lights give them: fixed changes, to see what a score loses by each."""
+"""Fixed changes of faces that imitate other cameras, framings and lighting, to measure how much a score drops."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SCALES = (0.85, 1.25)
 
 
 def _warped(image: Images, angle: float = 0.0, scale: float = 1.0, move: tuple[float, float] = (0.0, 0.0)) -> Images:
-    """Turned by degrees and scaled about the middle, then moved by parts of the side; the border is continued."""
+    """Rotate by `angle` degrees and scale about the centre, then move by parts of the side; replicate the border."""
     size = image.shape[0]
     middle = (size - 1) / 2
     turn = scale * np.array([[np.cos(a := np.deg2rad(angle)), -np.sin(a)], [np.sin(a), np.cos(a)]])
@@ -38,7 +38,7 @@ def _halved(image: Images) -> Images:
 
 
 def _side(number: int) -> tuple[float, float]:
-    """Left, right, up and down in turn, from face to face."""
+    """The direction of the shift for a face's number: left, right, up and down in turn."""
     return ((-_MOVE, 0.0), (_MOVE, 0.0), (0.0, -_MOVE), (0.0, _MOVE))[number % 4]
 
 
@@ -52,9 +52,13 @@ SHIFTS: Mapping[str, Callable[[Images, int], Images]] = {
     "JPEG 30": lambda image, number: _compressed(image),
     "half the resolution": lambda image, number: _halved(image),
 }
-"""Name -> change of one uint8 (S, S) face and its number in the set. Blur: a Gaussian of 1 px; darkened: to 40%."""
+"""By name, a function of one uint8 (S, S) face and its number in the set that returns the changed face.
+
+Blurred: by a Gaussian with a standard deviation of 1 px. Darkened: to 40% of the gray values. JPEG 30: compressed at
+quality 30.
+"""
 
 
 def shifted(images: Images, name: str) -> Images:
-    """uint8 (N, S, S) faces, each changed by SHIFTS[name]."""
+    """Return uint8 (N, S, S) faces, each changed by SHIFTS[name]."""
     return np.stack([SHIFTS[name](image, number) for number, image in enumerate(images)])

@@ -1,4 +1,4 @@
-"""Splits in which no face straddles: copies are found and grouped, and whole groups are divided."""
+"""Splits into train, val and test that no picture crosses: copies are grouped, and groups are kept together."""
 
 from __future__ import annotations
 
@@ -21,33 +21,35 @@ Texts = NDArray[np.str_]
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
-# Looked at on FER2013's training and validation faces: of 80 pairs above 0.85 that an earlier rule, which compared
-# pixels where they lie, had not joined 79 show one photo, of 16 from 0.80 to 0.85 half, of 16 from 0.75 to 0.80 three.
+# Chosen by inspecting pairs of FER2013's training and validation faces that an earlier rule, which compared pixels at
+# the same position, had not joined: of 80 that correlate by more than 0.85, 79 show the same photo; of 16 from 0.80 to
+# 0.85, half; of 16 from 0.75 to 0.80, three.
 MIN_CORRELATION = 0.85
 _COMPARED_SIZE = 48
-# 77% of it, at sides in pixels of up to 16% more or less; all sides from 27 to 47 find 504 copies where these find 495
+# The middle of a face, 77% of its side, is resized to these sides in pixels, up to 16% more or less. All sides from 27
+# to 47 find 504 copies where these find 495.
 _MIDDLE = slice(5, 42)
 _MIDDLE_SIDES = (37, 34, 40, 32, 43)
-# A look at half the size first, twice as quick: of FER2013's 340,986 candidates all 7,424 copies correlate by 0.72 and
-# more there, and 85% of the others by less than this.
+# A first comparison at half the size makes the search twice as fast: of FER2013's 340,986 candidate pairs, all 7,424
+# copies correlate there by 0.72 or more, and 85% of the others by less than _MIN_HALF_CORRELATION.
 _HALF_SIDES = (18, 17, 20, 16, 21)
 _MIN_HALF_CORRELATION = 0.65
-# gray levels, as a standard deviation: nothing is to be compared in what has less
-_LEAST_DETAIL = 1.0
-# Of 599 copies that are found among the eight nearest by any of five kinds of thumbnails, this kind finds 568, by its
-# four nearest 492; 19 of 20 of them resemble each other by more than 0.81.
+# standard deviation in gray levels below which a face has too little detail to be compared
+_MIN_DETAIL = 1.0
+# Of 599 copies that are among the eight nearest by any of five kinds of thumbnails, this kind finds 568 with its eight
+# nearest and 492 with its four nearest; 19 of 20 of them have a thumbnail correlation above 0.81.
 _NEAREST = 8
 _MIN_RESEMBLANCE = 0.8
 _BLOCK_ROWS = 256
 
 
 def pixel_hash(images: Images) -> Texts:
-    """32 hex digits for each of (N, H, W) uint8 images: equal exactly when all pixels are equal."""
+    """32 hex digits for each of (N, H, W) uint8 images: equal if and only if all pixels are equal."""
     return np.array([hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in images], dtype="U32")
 
 
 def digest_of(faces: object) -> str:
-    """32 hex digits for faces of either task: equal as long as their pictures, splits and labels are."""
+    """32 hex digits for the faces of either task: equal if their pictures, splits, labels, votes and points are."""
     digest = hashlib.blake2b(digest_size=16)
     for name in ("images", "split", "labels", "votes", "points"):
         values = getattr(faces, name, None)
@@ -57,12 +59,12 @@ def digest_of(faces: object) -> str:
 
 
 def near_copies(images: Images, *, quiet: bool = True) -> NDArray[np.int64]:
-    """(M, 2) pairs i < j of (N, H, W) uint8 images that show the same picture, upright or one of them mirrored.
+    """(M, 2) int64 pairs i < j of (N, H, W) uint8 images that show the same picture, as it is or mirrored.
 
-    Images that resemble each other when small and blurred are compared in their detail: the middle of one is laid over
-    the other at every place and several sizes, and somewhere it must correlate by more than MIN_CORRELATION. So another
-    crop of a photo is found as well, moved by up to 5 of 48 pixels and up to 16% larger or smaller, and a change of
-    light or a watermark hides none. Images without detail have no copies.
+    Images with similar small, blurred thumbnails are compared in their detail: the middle of one is matched against the
+    other at every position and several sizes, and the best match must correlate by more than MIN_CORRELATION. This also
+    finds other crops of a photo, moved by up to 5 of 48 pixels and up to 16% larger or smaller, and copies with another
+    brightness or a watermark. Images without detail have no copies.
     """
     size = (_COMPARED_SIZE, _COMPARED_SIZE)
     faces = images
@@ -78,37 +80,37 @@ def near_copies(images: Images, *, quiet: bool = True) -> NDArray[np.int64]:
         for part, same in zip(parts, pool.map(lambda part: _same_picture(faces, halves, part), parts), strict=True):
             found.append(part[same, :2])
             bar.update(len(part))
-    # a picture may be a copy both ways
+    # a pair may match both as it is and mirrored, so pairs are made unique
     return rows[np.unique(np.concatenate(found), axis=0)]
 
 
 def _candidates(faces: Images, quiet: bool) -> NDArray[np.int64]:
-    """(M, 3) rows i < j of (N, 48, 48) faces that are worth a closer look, and 1 where j is to be mirrored for it.
+    """(M, 3) candidate pairs of (N, 48, 48) faces: rows i < j, and 1 if j must be mirrored for the comparison, else 0.
 
-    Of each face the _NEAREST, as far as small and blurred they correlate by more than _MIN_RESEMBLANCE.
+    These are each face and its _NEAREST others, if their thumbnails correlate by more than _MIN_RESEMBLANCE.
     """
     upright = _thumbnails(faces)
-    # a face is nearest to itself
+    # one more, because each face is its own nearest one
     nearest = min(_NEAREST + 1, len(faces))
     found = [np.empty((0, 3), dtype=np.int64)]
     with progress_bar(2 * len(faces), "finding copies", "image", quiet=quiet) as bar:
         for mirrored in (0, 1):
             others = _thumbnails(faces[:, :, ::-1]) if mirrored else upright
             for start in range(0, len(faces), _BLOCK_ROWS):
-                alike = upright[start : start + _BLOCK_ROWS] @ others.T
-                j = np.argpartition(-alike, nearest - 1, axis=1)[:, :nearest]
-                i, place = np.nonzero(np.take_along_axis(alike, j, axis=1) > _MIN_RESEMBLANCE)
+                correlations = upright[start : start + _BLOCK_ROWS] @ others.T
+                j = np.argpartition(-correlations, nearest - 1, axis=1)[:, :nearest]
+                i, place = np.nonzero(np.take_along_axis(correlations, j, axis=1) > _MIN_RESEMBLANCE)
                 pairs = np.sort(np.stack([i + start, j[i, place]], axis=1), axis=1)
                 pairs = pairs[pairs[:, 0] < pairs[:, 1]]
                 found.append(np.column_stack([pairs, np.full(len(pairs), mirrored)]))
-                bar.update(len(alike))
+                bar.update(len(correlations))
     return np.unique(np.concatenate(found), axis=0)
 
 
 def _thumbnails(faces: Images) -> NDArray[np.float32]:
-    """(N, 144) pixels of (N, 48, 48) faces, small and blurred, so that a dot product is a correlation.
+    """(N, 144) thumbnails of (N, 48, 48) faces, normalised so that a dot product of two is their correlation.
 
-    Blurred by 2.5 pixels, and so much that a face which is moved by a few still resembles itself.
+    The blur of 2.5 pixels is strong enough that a face which is moved by a few pixels is still similar to itself.
     """
     inner = slice(4, 44)
     small = [
@@ -122,30 +124,34 @@ def _thumbnails(faces: Images) -> NDArray[np.float32]:
 
 
 def _same_picture(faces: Images, halves: Sequence[Details], pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(M,) which of the `pairs` (see _candidates) show one picture; `halves` are the details of `faces`, halved."""
+    """(M,) bool: which of the `pairs` (see _candidates) show the same picture.
+
+    `halves` are the details of `faces` at half the size.
+    """
     same = []
-    for i, some in itertools.groupby(pairs.tolist(), key=lambda pair: pair[0]):
+    for i, pairs_of_i in itertools.groupby(pairs.tolist(), key=lambda pair: pair[0]):
         middle = _detail(faces[i])[_MIDDLE, _MIDDLE]
         half = _half(middle)
-        for _, j, mirrored in some:
+        for _, j, mirrored in pairs_of_i:
             same.append(
-                _lies_in(cv2.flip(halves[j], 1) if mirrored else halves[j], half, _HALF_SIDES, _MIN_HALF_CORRELATION)
-                and _lies_in(
+                _matches(cv2.flip(halves[j], 1) if mirrored else halves[j], half, _HALF_SIDES, _MIN_HALF_CORRELATION)
+                and _matches(
                     _detail(faces[j, :, ::-1] if mirrored else faces[j]), middle, _MIDDLE_SIDES, MIN_CORRELATION
                 )
             )
     return np.array(same, dtype=np.bool_)
 
 
-def _lies_in(detail: Details, patch: Details, sides: Sequence[int], least: float) -> bool:
-    """Does the patch, at any of the sides, correlate with any place of `detail` by more than `least`?"""
+def _matches(detail: Details, patch: Details, sides: Sequence[int], minimum: float) -> bool:
+    """Whether the patch, resized to any of the sides, correlates with a part of `detail` by more than `minimum`."""
     return any(
-        cv2.matchTemplate(detail, cv2.resize(patch, (side, side)), cv2.TM_CCOEFF_NORMED).max() > least for side in sides
+        cv2.matchTemplate(detail, cv2.resize(patch, (side, side)), cv2.TM_CCOEFF_NORMED).max() > minimum
+        for side in sides
     )
 
 
 def _has_detail(detail: Details) -> bool:
-    return bool(detail[_MIDDLE, _MIDDLE].std() > _LEAST_DETAIL)
+    return bool(detail[_MIDDLE, _MIDDLE].std() > _MIN_DETAIL)
 
 
 def _half(detail: Details) -> Details:
@@ -154,19 +160,21 @@ def _half(detail: Details) -> Details:
 
 
 def _detail(face: Images) -> Details:
-    """A face without what is finer than a pixel, which compression changes, and without its large bright and dark
-    parts, in which strangers agree.
+    """A band-pass filtered face, float32.
+
+    It has neither the finest detail, which compression changes, nor the large bright and dark areas, which are similar
+    in the faces of different people.
     """
     pixels = face.astype(np.float32)
     return np.asarray(cv2.GaussianBlur(pixels, (0, 0), 1) - cv2.GaussianBlur(pixels, (0, 0), 4))
 
 
 def duplicate_groups(images: Images, *, quiet: bool = True) -> Texts:
-    """A group name for each of (N, H, W) uint8 images: copies, exact or near, share one, and so do copies of copies.
+    """A group name for each of (N, H, W) uint8 images: exact and near copies share one, and so do copies of copies.
 
     The name is the smallest pixel hash of the group, so that it does not depend on the order of the images.
     """
-    # one of each, in the order of their names, so that what is found does not depend on the order of the images either
+    # one image of each hash, sorted by hash, so that the pairs do not depend on the order of the images either
     names, first, which = np.unique(pixel_hash(images), return_index=True, return_inverse=True)
     i, j = near_copies(images[first], quiet=quiet).T
     pairs = coo_array((np.ones(len(i)), (i, j)), shape=(len(names), len(names)))
@@ -176,10 +184,10 @@ def duplicate_groups(images: Images, *, quiet: bool = True) -> Texts:
 
 
 def split_by_group(groups: Sequence[str] | Texts, seed: int = 0, *, val: float = 0.1, test: float = 0.1) -> Texts:
-    """ "train", "val" or "test" for each of N faces, whole groups together, about `val` and `test` of the faces each.
+    """The split of each of N faces, "train", "val" or "test": `val` and `test` are about their shares of the faces.
 
-    The division depends on the seed and on the names of the groups, not on their order. The largest group always
-    trains, so that one big group cannot swallow a small split.
+    Faces of a group are in the same split. The result depends on the seed and the names of the groups, not on their
+    order. The largest group is always in "train", so that it cannot fill a small split by itself.
     """
     names, inverse, sizes = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True, return_counts=True)
     if not len(names):
@@ -196,9 +204,9 @@ def split_by_group(groups: Sequence[str] | Texts, seed: int = 0, *, val: float =
 
 
 def with_validation(split: Texts, groups: Texts, seed: int = 0) -> Texts:
-    """The (N,) split with a tenth of its training faces, whole groups, made "val" when it has none.
+    """The (N,) split, or if it has no "val", a copy in which a tenth of the training faces, in whole groups, is "val".
 
-    Groups with a test face are no choice: what is validated on them would be chosen by faces that are tested on.
+    Groups with a test face stay in "train": otherwise the best epoch would be chosen on faces of the test groups.
     """
     if "val" in split:
         return split

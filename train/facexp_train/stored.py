@@ -1,4 +1,4 @@
-"""Files of a run directory and of its configuration: written whole, and one line about those that cannot be read."""
+"""Files of a run directory and of its configuration: written atomically, with one-line errors if one is damaged."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from facexp_train.errors import DataError
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write a .npz file beside and rename it."""
+    """Write arrays by name to a .npz file, with an atomic rename."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     write_atomically(path, buffer.getvalue())
 
 
 def read_arrays(path: Path, mend: str) -> dict[str, NDArray[Any]]:
-    """The arrays of a .npz file by name; DataError, which ends with what to do, where it is damaged."""
+    """The arrays of a .npz file by name; DataError, which ends with `mend`, if the file is damaged."""
     try:
         return load_arrays(path)
     except ValueError as error:
@@ -33,7 +33,7 @@ def read_arrays(path: Path, mend: str) -> dict[str, NDArray[Any]]:
 
 
 def read_facts(path: Path, mend: str) -> dict[str, Any]:
-    """The object of a JSON file; DataError, which ends with what to do, where it is damaged."""
+    """The object in a JSON file; DataError, which ends with `mend`, if the file is damaged."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -44,14 +44,14 @@ def read_facts(path: Path, mend: str) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The keys of a file that a person wrote; DataError where it is not TOML."""
+    """The keys of a TOML file that a user wrote; DataError if it cannot be read as TOML."""
     try:
-        # Windows' Notepad begins a file with a byte order mark
+        # Notepad on Windows may start a file with a byte order mark
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read as TOML: {error}") from error
 
 
 def damaged(path: Path, reason: object, mend: str) -> DataError:
-    """The line about a file that cannot be read."""
+    """The error for a file that cannot be read, in one line; `mend` says what to do."""
     return DataError(f"{path}: cannot be read ({' '.join(str(reason).split())}); {mend}")

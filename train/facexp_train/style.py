@@ -1,7 +1,7 @@
-"""How every figure looks: colours that the colour-blind tell apart, text that is readable on a telephone.
+"""The style of all figures: colours that colour-blind people can tell apart, and text that is readable on a phone.
 
-A figure of `WIDTH` inches fills a telephone's screen, where text of 9 points is as large as the page's own; figures
-are drawn at `DPI` pixels an inch, twice what a page shows, so that they are sharp.
+A figure of `WIDTH` inches fills a phone's screen, on which its text of 9 points is as large as the page's. Figures are
+drawn at `DPI` pixels per inch, about twice the 96 of a page, so that they are sharp.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from matplotlib.font_manager import get_font_names
 from facexp.files import write_atomically
 
 COLOURS: tuple[str, ...] = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Okabe and Ito's palette ("Color Universal Design", 2008) without its yellow, which white paper swallows: a colour for
-each of seven classes."""
+"""Okabe and Ito's palette ("Color Universal Design", 2008) without its yellow, which is hard to see on white: a colour
+for each of seven classes."""
 SHADES = "Blues"
-"""The colour map of shares and counts: its lightness alone tells them."""
+"""The colour map of shares and counts: values can be read from its lightness alone."""
 WIDTH = 4.8
 DPI = 200
 
@@ -34,9 +34,9 @@ _MORE_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Zen Hei", "Microsoft YaHei"),
     *("PingFang SC", "Hiragino Sans", "Malgun Gothic", "Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS"),
 )
-# matplotlib types its settings by a list of all their names, which a dictionary of ours cannot have
+# Any: matplotlib types the keys of its settings as literals, which a plain dictionary does not satisfy
 _RC: Any = {
-    # names of files and classes, which are no formulas
+    # a "$" in the name of a file or class is not a formula
     "text.parse_math": False,
     "font.size": 9,
     "axes.titlesize": 10,
@@ -58,23 +58,23 @@ _RC: Any = {
 
 @cache
 def _families() -> list[str]:
-    """Fonts for the letters of all names: matplotlib's own, then those installed here that have Chinese ones ..."""
-    here = set(get_font_names())
-    return ["DejaVu Sans", *(name for name in _MORE_FONTS if name in here)]
+    """Fonts by preference: matplotlib's own, then the installed ones of `_MORE_FONTS`, with glyphs of other scripts."""
+    installed = set(get_font_names())
+    return ["DejaVu Sans", *(name for name in _MORE_FONTS if name in installed)]
 
 
 @contextmanager
 def drawing(path: Path, height: float = 3.2, width: float = WIDTH) -> Iterator[Figure]:
-    """A figure of so many inches to draw into, which is written as a PNG at the end of the block, whole or not at all.
+    """Yield a figure of `width` x `height` inches, and write it as a PNG at the end of the block, atomically.
 
-    `with drawing(out / "loss.png") as figure: figure.subplots().plot(losses)`; the style holds inside the block alone.
-    Letters that no font here has are drawn as boxes.
+    `with drawing(out / "loss.png") as figure: figure.subplots().plot(losses)`. The style applies only inside the block.
+    Characters that no installed font has are drawn as boxes.
     """
     with rc_context({**_RC, "font.family": _families()}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield figure
         content = io.BytesIO()
-        # no version of matplotlib inside: the same numbers give the same file
+        # without matplotlib's version in the file, the same numbers always give the same bytes
         FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})  # type: ignore[no-untyped-call]
         write_atomically(path, content.getvalue())

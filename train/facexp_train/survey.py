@@ -1,4 +1,4 @@
-"""A dataset of either task as one looks at it: every face, also those that training leaves out."""
+"""A dataset of either task as `facexp explore` shows it: all faces, also those that training leaves out."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Survey:
     """N faces of a dataset file or folder.
 
     Attributes:
-        task: what the faces are labelled for.
-        counted: what `rows` count, in words.
-        images: uint8 (N, S, S), as the dataset frames them: 48 px for emotion, 96 px for keypoints.
+        task: the task that the labels are for.
+        counted: a sentence that explains `rows`.
+        images: uint8 (N, S, S), in the dataset's framing: 48 px for emotion, 96 px for keypoints.
         split: (N,) str, "train", "val" or "test".
         rows: (N,) str, the 1-based data row of the CSV file, or the image's path in a folder of classes.
         pixels: (N,) str, equal where all pixels are equal.
         copies: (N,) str, equal where faces show the same picture (see splits.duplicate_groups).
-        source: (N,) str, the set a face comes from.
+        source: (N,) str, the dataset that a face comes from.
         classes: names of the labels; () for keypoints.
         labels: int64 (N,) codes of `classes`, or None.
         points: float32 (N, 15, 2) in pixels of the images, NaN where missing, or None.
-        voted: int64 (N,) the codes that more than half of FER+'s voters gave, -1 where there is none, or None.
-        refused: bool (N,), most of FER+'s voters saw no face, or None.
+        voted: int64 (N,) the codes that more than half of FER+'s voters gave, -1 without such a majority; or None.
+        refused: bool (N,) True where more than half of FER+'s voters saw no face; or None.
     """
 
     task: Task
@@ -57,11 +57,11 @@ class Survey:
 
 
 def task_of(path: str | Path) -> Task:
-    """What a dataset is labelled for, by a CSV file's columns or a folder's content; DataError where it is neither."""
+    """The task that a dataset is labelled for, by a CSV file's columns or a folder's content; DataError if neither."""
     place = Path(path)
     if place.is_dir():
         table = place / "labels.csv"
-        # files of other datasets are called so, too
+        # other datasets may have a file of this name too, so the columns decide
         points = table.is_file() and not set(COORDINATES).isdisjoint(tables.columns(table))
         return "keypoints" if points else "emotion"
     columns = tables.columns(place)
@@ -70,18 +70,18 @@ def task_of(path: str | Path) -> Task:
     if "Image" in columns:
         return "keypoints"
     raise DataError(
-        f"{place}: neither a column emotion (FER2013 and its kin) nor Image (Kaggle's keypoints); found "
+        f"{place}: neither a column emotion (as in FER2013) nor Image (as in Kaggle's keypoints); found "
         f"{tables.listed(columns)}"
     )
 
 
 def survey(path: str | Path, votes: str | Path | None = None, *, seed: int = 0, quiet: bool = False) -> Survey:
-    """Read a dataset of any format that the readers know; DataError where they cannot."""
+    """Read a dataset in any format that `facexp train` reads; DataError if it cannot be read."""
     place = Path(path)
     if task_of(place) == "emotion":
         return _emotion(place, votes, seed, quiet)
     if votes is not None:
-        raise DataError(f"{votes}: FER+'s votes go with emotions, and {place} has keypoints")
+        raise DataError(f"{votes}: FER+'s votes are for emotions, but {place} has keypoints")
     return _keypoints(place, seed, quiet)
 
 
@@ -121,8 +121,8 @@ def _keypoints(place: Path, seed: int, quiet: bool) -> Survey:
         split=faces.split,
         rows=np.arange(1, len(faces) + 1).astype(np.str_),
         pixels=pixel_hash(images),
-        # the file's own groups are people and photos, not copies; and without what is round them, framed faces of
-        # strangers look alike
+        # Not the file's own groups, which are people and photos, not copies. Not the framed faces either: without their
+        # surroundings, faces of different people look alike.
         copies=duplicate_groups(faces.images, quiet=quiet),
         source=faces.source,
         points=points,

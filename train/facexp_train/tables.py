@@ -1,4 +1,4 @@
-"""Tables with pictures in them: read in chunks by pandas, checked cell by cell, cached as arrays."""
+"""CSV tables with pictures in their cells: read in chunks with pandas, checked cell by cell, cached as arrays."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from facexp_train.progress import progress_bar
 Arrays = dict[str, NDArray[np.generic]]
 Texts = list[str]
 
-# raise it when what the readers put into a cache changes, so that older caches are read no more
+# increase this when the arrays that the readers cache change, so that older caches are not used
 READER_VERSION = 7
 _CHUNK_ROWS = 2000
 
 
 def chunks(path: Path, expected: Sequence[str], *, quiet: bool = False) -> Iterator[tuple[int, dict[str, Texts]]]:
-    """Pieces of a CSV file: the 1-based number of the first data row, and per column its cells as stripped texts.
+    """Chunks of a CSV file: the 1-based number of the chunk's first data row, and its cells by column, stripped.
 
-    Spaces round the column names are dropped and the columns may stand in any order. Raises DataError when the file is
-    missing, empty, not a table, or lacks one of the `expected` columns.
+    Spaces around column names are removed, and the columns may be in any order. Raises DataError if the file is
+    missing, empty or not a table, or if it lacks one of the `expected` columns or has two columns with the same name.
     """
     row = 1
     try:
@@ -54,13 +54,14 @@ def chunks(path: Path, expected: Sequence[str], *, quiet: bool = False) -> Itera
                     raise DataError(
                         f"{path}: no column {listed(missing)}; expected {listed(expected)}, found {listed(found)}"
                     )
-                # pandas has given the second of two columns another name
+                # read the header again: pandas renames the second of two columns with the same name
                 names = [name for name in columns(path) if name] if row == 1 else []
                 if len(set(names)) < len(names):
-                    raise DataError(f"{path}: two columns of one name; found {listed(names)}")
-                if not isinstance(frame.index, pd.RangeIndex):  # pandas takes the cells too many for names of the rows
+                    raise DataError(f"{path}: two columns with the same name; found {listed(names)}")
+                # if rows have more cells than the header, pandas uses the first cells as row names
+                if not isinstance(frame.index, pd.RangeIndex):
                     raise DataError(f"{path}: row {row}: more cells than the header has columns: {listed(found)}")
-                # a row that ends early has no text at all in its last cells
+                # cells that are missing at the end of a row are NaN, not empty texts
                 yield row, {name: frame[name].fillna("").str.strip().tolist() for name in frame.columns}
                 row += len(frame)
                 bar.update(file.tell() - bar.n)
@@ -79,10 +80,10 @@ def chunks(path: Path, expected: Sequence[str], *, quiet: bool = False) -> Itera
 
 
 def rows(path: Path) -> Iterator[list[str]]:
-    """The cells of a CSV file row by row, the header first, as `chunks` counts them; DataError where it is no table."""
+    """The cells of a CSV file row by row, the header first, the rows as in `chunks`; DataError if it is not a table."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            # `chunks` passes over lines without a cell, and over lines of spaces
+            # skip empty lines and lines of spaces, as pandas does in `chunks`
             yield from (row for row in csv.reader(file, skipinitialspace=True) if "".join(row[:1]).strip() or row[1:])
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -92,30 +93,30 @@ def rows(path: Path) -> Iterator[list[str]]:
 
 
 def columns(path: Path) -> list[str]:
-    """The names of a CSV file's columns, without the spaces round them; DataError where it cannot be read."""
+    """The names of a CSV file's columns, without spaces around them; DataError if the file cannot be read."""
     return [name.strip() for name in next(rows(path), [])]
 
 
 def _refuse_known(path: Path) -> None:
-    """DataError where a file is one of the archives that datasets are downloaded as, or a spreadsheet's UTF-16."""
+    """Raise DataError if a file is an archive, as datasets are downloaded, or UTF-16, as some spreadsheets export."""
     with path.open("rb") as file:
         start = file.read(2)
     if zipfile.is_zipfile(path) or tarfile.is_tarfile(path) or start == b"\x1f\x8b":
         raise DataError(f"{path}: is an archive; unpack it, and give the CSV file in it")
     if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise DataError(f"{path}: is a text in UTF-16; save it as UTF-8")
+        raise DataError(f"{path}: is text in UTF-16; save it as UTF-8")
 
 
 def pixels(texts: Texts, size: int, path: Path, row: int, column: str) -> NDArray[np.uint8]:
-    """(N, size, size) uint8 images out of N texts of size * size whole numbers 0..255 with spaces between them.
+    """(N, size, size) uint8 images from N texts of size * size whole numbers 0..255, separated by spaces.
 
-    `path`, `row` (of the first text, 1-based) and `column` go into the DataError that names the first wrong cell.
+    `path`, `row` (of the first text, 1-based) and `column` are for the DataError that names the first invalid cell.
     """
     count = size * size
     values = np.empty(0, dtype=np.int64)
     if all(text.count(" ") == count - 1 for text in texts):
         with warnings.catch_warnings():
-            # numpy stops at the first thing that is no number and warns; the cell is then found below
+            # numpy only stops and warns at the first text that is not a number; the code below then finds the cell
             warnings.simplefilter("ignore", DeprecationWarning)
             try:
                 values = np.fromstring(" ".join(texts), dtype=np.int64, sep=" ")
@@ -129,7 +130,10 @@ def pixels(texts: Texts, size: int, path: Path, row: int, column: str) -> NDArra
 
 
 def numbers(texts: Texts, path: Path, row: int, column: str, *, missing: bool = False) -> NDArray[np.float64]:
-    """(N,) float64 out of N texts, each a finite number; with `missing`, an empty or "nan" cell becomes NaN."""
+    """(N,) float64 from N texts, each a finite number; with `missing`, an empty or "nan" cell becomes NaN.
+
+    DataError names the first cell that is not a number.
+    """
     values = np.empty(len(texts), dtype=np.float64)
     for index, text in enumerate(texts):
         if missing and text.lower() in ("", "nan"):
@@ -140,13 +144,13 @@ def numbers(texts: Texts, path: Path, row: int, column: str, *, missing: bool = 
         except ValueError:
             values[index] = np.inf
         if not np.isfinite(values[index]):
-            wanted = "a number or an empty field" if missing else "a number"
-            raise DataError(f"{path}: row {row + index}, column {column}: expected {wanted}, found {_shown(text)}")
+            expected = "a number or an empty field" if missing else "a number"
+            raise DataError(f"{path}: row {row + index}, column {column}: expected {expected}, found {_shown(text)}")
     return values
 
 
 def choices(texts: Texts, allowed: dict[str, str], path: Path, row: int, column: str) -> list[str]:
-    """What `allowed` says for each of N texts; DataError names the first text that is not one of its keys."""
+    """The value in `allowed` of each of N texts; DataError names the first text that is not one of its keys."""
     for index, text in enumerate(texts):
         if text not in allowed:
             raise DataError(
@@ -157,7 +161,7 @@ def choices(texts: Texts, allowed: dict[str, str], path: Path, row: int, column:
 
 
 def named(texts: Texts, path: Path, row: int, column: str) -> Texts:
-    """N texts as they are; DataError names the first that is empty."""
+    """The N texts, unchanged; DataError names the first one that is empty."""
     for index, text in enumerate(texts):
         if not text:
             raise DataError(f"{path}: row {row + index}, column {column}: expected a name, found {_shown(text)}")
@@ -165,9 +169,9 @@ def named(texts: Texts, path: Path, row: int, column: str) -> Texts:
 
 
 def read_gray(path: Path, where: str = "") -> NDArray[np.uint8]:
-    """One picture as (H, W) gray uint8; `where` ("FILE: row R, column C: ") begins the error if it is none.
+    """One picture as (H, W) gray uint8; the DataError for another file starts with `where` ("FILE: row R, column C: ").
 
-    What has more than 8 bits or is transparent is what the runtime makes of it.
+    A picture with more than 8 bits per channel or with transparency is converted as the runtime converts it.
     """
     try:
         content = path.read_bytes()
@@ -189,11 +193,11 @@ def read_gray(path: Path, where: str = "") -> NDArray[np.uint8]:
 
 
 def cached(source: Path, kind: str, parse: Callable[[], Arrays], cache: str | Path | None = None) -> Arrays:
-    """The arrays that `parse` makes of a file, from the cache when neither the file nor the reader has changed.
+    """The arrays that `parse` reads from a file, taken from a cache if neither the file nor the reader has changed.
 
-    `kind` tells apart what several readers make of one file. `cache` is a folder, by default `facexp` in the user's
-    cache folder. A cache that cannot be read is made anew, and one that cannot be written is a warning: the cache only
-    saves time.
+    `kind` distinguishes several readers of the same file. `cache` is a folder, by default `default_cache()`. A cache
+    file that cannot be read is written again, and one that cannot be written is only a warning, because the cache only
+    saves time. DataError if there is no file `source`.
     """
     if not source.is_file():
         raise DataError(f"{source}: no such file or folder")
@@ -201,7 +205,7 @@ def cached(source: Path, kind: str, parse: Callable[[], Arrays], cache: str | Pa
     state = source.stat()
     place = str(source.resolve())
     key = f"{place}|{state.st_size}|{state.st_mtime_ns}|{READER_VERSION}|{kind}"
-    # named by place and kind alone: a changed file replaces its old cache instead of lying beside it
+    # the name depends only on path and kind, so that the cache of a changed file replaces the older one
     file = folder / f"{source.stem}-{hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}-{kind}.npz"
     arrays = _load(file, key)
     if arrays is None:
@@ -214,7 +218,7 @@ def cached(source: Path, kind: str, parse: Callable[[], Arrays], cache: str | Pa
 
 
 def default_cache() -> Path:
-    """The folder `facexp` in XDG_CACHE_HOME, or in ~/.cache."""
+    """The folder `facexp` in XDG_CACHE_HOME, or in ~/.cache if that is not set."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "facexp"
 
@@ -225,20 +229,20 @@ def _load(file: Path, key: str) -> Arrays | None:
             if str(data["key"]) != key:
                 return None
             return {name: data[name] for name in data.files if name != "key"}
-    except Exception:  # whatever a damaged file does to the zip and array readers, the answer is to parse again
+    except Exception:  # a damaged file makes numpy and its zip reader raise errors of many types; parse again then
         return None
 
 
 def _save(file: Path, arrays: Arrays, key: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    named: dict[str, Any] = {"key": np.array(key), **arrays}
-    handle, beside = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".tmp")
+    content: dict[str, Any] = {"key": np.array(key), **arrays}
+    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=file.stem, suffix=".tmp")
     try:
         with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **named)
-        Path(beside).replace(file)
+            np.savez(stream, **content)
+        Path(temporary).replace(file)
     except BaseException:
-        Path(beside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise
 
 
@@ -253,7 +257,7 @@ def _row_of_pixels(text: str, count: int, where: str) -> NDArray[np.int64]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first of some names, cut where they are long, and how many more there are."""
+    """A text with the first 12 names, long ones shortened, and how many more there are."""
     shown = ", ".join(_cut(name) for name in names[:12])
     return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown
 

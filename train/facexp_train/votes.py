@@ -1,4 +1,4 @@
-"""FER+'s votes about FER2013's faces, which lie row for row in a file of their own."""
+"""FER+'s votes on FER2013's faces, in a file of their own with one row for each row of FER2013's file."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ VOTES: tuple[str, ...] = (
     "unknown",
     "NF",
 )
-"""FER+'s ten columns, in the order of its file; NF is "not a face"."""
+"""The ten columns of votes, in the order of FER+'s file; NF means "not a face"."""
 
 
 def votes_beside(path: Path) -> Path | None:
-    """FER+'s file beside a CSV file, None where there is none."""
-    beside = path.parent / VOTES_NAME
-    return beside if beside.is_file() else None
+    """FER+'s file next to a CSV file, None if there is none."""
+    file = path.parent / VOTES_NAME
+    return file if file.is_file() else None
 
 
 def read_votes(path: Path, faces: Path, usage: NDArray[np.str_], count: int) -> NDArray[np.float32]:
-    """(N, 10) votes in the order of VOTES, checked to lie row for row beside the N faces and their column Usage.
+    """float32 (N, 10) votes in the order of VOTES, checked to match the `count` (N) rows of the file `faces`.
 
-    DataError with file, row and column where they do not.
+    `usage` is the column Usage of that file, empty if it has none. DataError with file, row and column if the numbers
+    of rows or the columns Usage differ, votes are negative, or rows are not in the order of the faces.
     """
     votes: list[NDArray[np.float64]] = []
     usages: list[str] = []
@@ -63,14 +64,18 @@ def read_votes(path: Path, faces: Path, usage: NDArray[np.str_], count: int) -> 
 
 
 def _check_order(names: list[str], path: Path) -> None:
-    """FER+ calls faces by their rows in FER2013's file, fer0000000.png and so on; changed copies have a name again."""
+    """Raise DataError if the rows are not in the order of FER2013's file.
+
+    FER+ names each face by its row in that file, fer0000000.png and so on. In files with augmented copies of faces a
+    copy repeats the name of its face, so only the first row with a name is checked.
+    """
     last, seen = -1, set[int]()
     for row, name in enumerate(names, 1):
         if (found := re.fullmatch(r"fer(\d+)\.png", name)) is None or (number := int(found[1])) in seen:
             continue
         if number < last:
             raise DataError(
-                f"{path}: row {row}, column Image name: {name} stands below fer{last:07d}.png; votes must lie "
+                f"{path}: row {row}, column Image name: {name} comes after fer{last:07d}.png; votes must be "
                 "in the order of their faces: sort the rows by Image name"
             )
         last = number

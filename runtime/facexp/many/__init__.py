@@ -1,11 +1,12 @@
-"""A million photos on many cores or machines: Ray Data, with Parquet for results (the extra `ray`).
+"""Analyse millions of photos on many cores or machines with Ray Data; results in Parquet (the extra `ray`).
 
     job = ManyImages(["photos", "s3://bucket/faces/*.parquet"], "results.parquet")
     for part in job.run(workers=2):
         print(part.sources, part.faces, part.errors)
 
-`plan` says what is to do, `stores` reads folders and object stores, `schema` is the record's, `worker` is what runs in
-each process, `job` is the whole.
+`plan` lists the sources and divides them into parts, `stores` reads folders and object stores, `content` gives workers
+the sources' content, `schema` is the Arrow schema of the records, `parts` writes the files of parts, `tries` counts the
+attempts at each part, `worker` runs in each process, and `job` is the whole job.
 """
 
 from __future__ import annotations

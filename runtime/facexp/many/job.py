@@ -1,4 +1,4 @@
-"""The whole job: plan, workers of Ray Data, and a folder of Parquet files that an interrupted job goes on with."""
+"""The whole job: a plan, Ray Data workers, and a folder of Parquet files from which an interrupted job continues."""
 
 from __future__ import annotations
 
@@ -34,74 +34,75 @@ from facexp.many.stores import NOT_UTF8, UNREAD, ManyError, Store
 from facexp.many.worker import SHARED, Part, Settings, Worker
 
 DONE = "_SUCCESS"
-"""An empty file of this name says that the job was finished, as after other jobs that write such folders."""
+"""Name of the empty file that marks a finished job, as other tools that write folders of Parquet files leave it."""
 
 _DEFAULTS = Settings()
-# plans and answers are all that goes through Ray's memory
-_MEMORY = 256 << 20
-_CLUSTER = "the command runs on one of the cluster's machines, with its token where it has one"
-# for a head to take a connection
-_PATIENCE_S = 10.0
+# size of Ray's object store: only plans and counts pass through it
+_OBJECT_STORE_BYTES = 256 << 20
+_CLUSTER_HINT = "run the command on one of the cluster's machines, with the cluster's token if it has one"
+# how long the head of a cluster may take to accept a connection
+_CONNECT_TIMEOUT_S = 10.0
 
 
 @dataclass(slots=True)
 class _Begun:
-    """What a folder of results holds already."""
+    """What a folder of results already holds."""
 
     files: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
-    """The sources that have rows, or need none, by the one name of each."""
+    """The canonical names (`plan.one_name`) of the sources that have rows or need none."""
     unread: set[str] = field(default_factory=set)
-    """Those of them that could not be read."""
+    """Those of `done` that could not be read."""
     starts: set[str] = field(default_factory=set)
-    """The directories where the jobs that wrote it were started, those with relative names."""
+    """The directories in which the jobs were started that wrote sources with relative names."""
     stale: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Of parts the sources, as they stand there, whose rows another part has, or are to be tried again; to each its
-    one name."""
+    """File name of a part -> those of its sources whose rows are to be removed, because another part has them, too, or
+    they are to be tried again: the name as written in the part -> the canonical name."""
 
 
 class ManyImages:
-    """The pictures that some names stand for, to be analysed into a folder of Parquet files.
+    """Analyses the pictures that some names stand for into a folder of Parquet files.
 
-    Each file holds whole sources and appears when it is whole; its rows are the records of `facexp.sinks`, in the order
-    of the sources, as `schema.record_schema` has them.
+    Each file holds all rows of its sources and appears only when it is complete. Its rows are the records of
+    `facexp.sinks`, in the order of the sources, in the columns of `schema.record_schema`.
     """
 
     def __init__(
         self, names: Iterable[str], out: str | Path, settings: Settings = _DEFAULTS, *, resume: bool = False
     ) -> None:
-        """Look for the sources, as `plan.Plan.of` does, and with `resume` for what is already in the folder `out`.
+        """Find the sources with `plan.Plan.of` and, with `resume`, the results that are already in the folder `out`.
 
-        Raises ManyError where there is something at `out` that must not be written over, or that another job with other
-        settings, or with relative names from another directory, has written; BundleError for the bundle.
+        Raises ManyError if `out` is a file or is not empty (without `resume`), cannot be read, or was written with
+        other settings or with relative names from another directory, and for invalid sources or labels; BundleError for
+        an invalid bundle.
         """
-        how = settings.analyzer
-        bundle = Bundle.load(how.bundle)
+        options = settings.analyzer
+        bundle = Bundle.load(options.bundle)
         try:
-            bundle.emotion.head(how.labels)
+            bundle.emotion.head(options.labels)
         except ValueError as error:
             raise ManyError(str(error)) from None
-        bundle_at, detector = (path and Path(path).absolute() for path in (how.bundle, how.detector))
-        self._settings = replace(settings, analyzer=replace(how, bundle=bundle_at, detector=detector))
+        bundle_at, detector = (path and Path(path).absolute() for path in (options.bundle, options.detector))
+        self._settings = replace(settings, analyzer=replace(options, bundle=bundle_at, detector=detector))
         digest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
         self._start = str(Path.cwd())
         self._about = settings.about(f"{bundle.name} {bundle.version} {digest[:16]}", self._start)
         store, folder = Store.of(str(out))
         self._out = (store, os.path.abspath(folder) if store.local else folder)  # noqa: PTH100
-        # a worker of a run that was interrupted may still be writing: it must not write over this run's files
+        # in file names, so that a worker of an interrupted run that is still writing cannot replace this run's files
         self._token = secrets.token_hex(4)
-        self._called = shown(str(out))
+        self._out_name = shown(str(out))
         begun = self._begun(resume)
-        self._before = begun.files
+        self._old_files = begun.files
         self._plan = Plan.of(names, Path(folder) if store.local else None, self._out)
         others = begun.starts - {self._start}
         if others and self._plan.relative:
             raise ManyError(
-                f"{self._called}: was written from {printable(min(others))}: "
-                "start it there, or name the sources absolutely"
+                f"{self._out_name}: was written from {printable(min(others))}: "
+                "start the job there, or give the sources as absolute paths"
             )
         names = self._names()
-        # nobody would try again what is no source of this job
+        # a failed source that is not in this job keeps its row, since this job does not try it again
         known = begun.done.union(names if begun.stale else ())
         self._stale = {
             part: [source for source, name in stale.items() if name in known] for part, stale in begun.stale.items()
@@ -111,17 +112,17 @@ class ManyImages:
 
     @property
     def total(self) -> int:
-        """How many sources there are."""
+        """Number of sources."""
         return len(self._plan.items)
 
     @property
     def left(self) -> int:
-        """How many of them have no row yet."""
+        """Number of sources that are still to be analysed."""
         return len(self._todo)
 
     @property
     def unread(self) -> int:
-        """How many of those that have rows already could not be read."""
+        """Number of sources that are already done and could not be read."""
         return self._unread
 
     def run(
@@ -131,14 +132,14 @@ class ManyImages:
         device: str = "auto",
         address: str | None = None,
     ) -> Generator[Part, None, None]:
-        """Do what is left, and say so part by part; to be called once.
+        """Analyse the sources that are left, and yield each part when it is done. Call it only once.
 
-        workers: None is one for each core, or for each share of a GPU where `gpus_per_worker` is above 0. device: as
-        for Analyzer; "auto" is the CPU where workers have no GPU. address: of a running Ray cluster; None starts Ray on
-        this machine alone, unless `ray.init` was called before. Sources, bundle and `out` must be reached under the
-        same names from all machines.
+        workers: number of workers; None: one for each core, or for each share of a GPU if `gpus_per_worker` is above 0.
+        device: as for `Analyzer`; "auto" is the CPU if workers have no GPU.
+        address: address of a running Ray cluster; None starts Ray on this machine only, unless `ray.init` was called
+        before. All machines must reach sources, bundle and `out` under the same names.
 
-        Raises ManyError where the workers cannot work, ValueError for a number of them that is none.
+        Raises ManyError if the workers cannot work or the results cannot be written, ValueError for workers < 1.
         """
         expect_count("workers", workers, optional=True)
         store, folder = self._out
@@ -150,7 +151,7 @@ class ManyImages:
             if self._todo:
                 with _ray(address, workers) as ray:
                     yield from self._run(ray, workers, gpus_per_worker, device)
-            # what workers that died have begun
+            # remove the incomplete files of workers that died
             self._clear(keep_done=True)
             with store.filesystem.open_output_stream(f"{folder}/{DONE}"):
                 pass
@@ -159,14 +160,14 @@ class ManyImages:
 
     def _run(self, ray: Any, workers: int | None, gpus: float, device: str) -> Iterator[Part]:
         kind, share = ("GPU", gpus) if gpus else ("CPU", 1)
-        has = ray.cluster_resources().get(kind, 0)
-        most = int(has / share)
+        available = ray.cluster_resources().get(kind, 0)
+        most = int(available / share)
         if most < 1:
-            raise ManyError(f"Ray has {has:g} {kind}s: no worker can have {share:g}")
+            raise ManyError(f"Ray has {available:g} {kind}s: no worker can have {share:g}")
         workers = most if workers is None else workers
         if device == "auto" and not gpus:
             device = "cpu"
-        numbers = [int(found[1]) for name in self._before if (found := re.match(r"part-(\d+)-", name))]
+        numbers = [int(found[1]) for name in self._old_files if (found := re.match(r"part-(\d+)-", name))]
         first = 1 + max(numbers, default=-1)
         parts = self._plan.parts(self._todo, workers, first)
         local = any(item.store is None or self._plan.stores[item.store].local for item in self._todo)
@@ -180,9 +181,9 @@ class ManyImages:
             "folder": str(Path.cwd()) if local else None,
         }
         data = ray.data.from_arrow(parts)
-        # the command has a bar of its own
+        # the command shows its own progress bar
         data.context.enable_progress_bars = False
-        # Ray replaces a worker that dies, and gives its parts to another, as often as it takes
+        # Ray replaces a worker that dies and gives its parts to another, without a limit on the attempts
         answers = data.map_batches(
             Worker,
             fn_constructor_kwargs=arguments,
@@ -203,34 +204,35 @@ class ManyImages:
                     written[part_name(part.number, self._token)] = part.rows
                     yield part
         except ray.exceptions.RayError as error:
-            raise ManyError(f"Ray gave up: {one_line(error)}") from error
+            raise ManyError(f"Ray failed: {one_line(error)}") from error
         if done != len(self._todo):
-            raise ManyError(f"only {done} of {len(self._todo)} sources came back: --resume does the others")
+            raise ManyError(f"only {done} of {len(self._todo)} sources are done: --resume continues with the others")
         self._check(written)
 
     def _check(self, written: dict[str, int]) -> None:
-        """See that the files of this run are there, and remove what workers of a run before have written meanwhile.
+        """Check that the files of this run exist, and remove rows that workers of an earlier run wrote in the meantime.
 
-        What another job has written meanwhile, rows of other sources, stays. `written` has the rows of each file.
+        Rows of other sources, which another job wrote in the meantime, are kept. `written` is the number of rows of
+        each file of this run.
         """
         store, folder = self._out
-        late = [name for name in self._expect(written) - written.keys() - self._before if is_part(name)]
+        late = [name for name in self._expect(written) - written.keys() - self._old_files if is_part(name)]
         begun = _Begun(done=set(self._names() if late else ()))
         for name in late:
             try:
                 self._add(begun, name, again=False)
-            # damaged, which it is for good
+            # the file is damaged, and will remain so
             except ValueError:
                 store.filesystem.delete_file(f"{folder}/{name}")
         if begun.stale:
-            # of two jobs that take rows from each other at least one sees, before or after, that its own are gone
+            # before and after: of two jobs that remove each other's rows, at least one finds its own missing
             self._expect(written, counted=True)
             for name, sources in begun.stale.items():
                 take_rows(store, folder, name, sources)
             self._expect(written, counted=True)
 
     def _expect(self, written: dict[str, int], *, counted: bool = False) -> set[str]:
-        """The names in the folder. Raises ManyError where a file of this run is not there or, `counted`, lacks rows."""
+        """Return the names in the folder; ManyError if a file of `written` is missing or, if `counted`, lacks rows."""
         store, folder = self._out
         names = {info.base_name for info in store.filesystem.get_file_info(fs.FileSelector(folder))}
         rows = written.items() if counted else ()
@@ -238,85 +240,88 @@ class ManyImages:
             pq.read_metadata(f"{folder}/{name}", filesystem=store.filesystem).num_rows < count for name, count in rows
         ):
             raise ManyError(
-                f"{store.name(folder)}: not all parts are here: {SHARED}, and one job at a time writes there"
+                f"{store.name(folder)}: parts or rows are missing: {SHARED}, and only one job at a time may write there"
             )
         return names
 
     def _names(self) -> list[str]:
-        """The one name of each source."""
+        """Return the canonical name of each source."""
         return [one_name(as_utf8(item.name(self._plan.stores)), self._start) for item in self._plan.items]
 
     def _begun(self, resume: bool) -> _Begun:
-        """What is in the folder."""
-        (store, folder), called = self._out, self._called
+        """Return what is already in the folder of results. Raises ManyError if it cannot be used."""
+        (store, folder), out_name = self._out, self._out_name
         begun = _Begun()
         try:
             info = store.filesystem.get_file_info(folder)
             if info.type == fs.FileType.NotFound:
                 return begun
             if info.type == fs.FileType.File:
-                raise ManyError(f"{called}: is a file; the results are a folder of files")
+                raise ManyError(f"{out_name}: is a file; the results are a folder of files")
             names = [each.base_name for each in store.filesystem.get_file_info(fs.FileSelector(folder))]
             begun.files = {name for name in names if name.endswith(".parquet") and not name.startswith(".")}
             if names and not resume:
-                raise ManyError(f"{called}: is there already: go on with it (--resume), or name another folder")
+                raise ManyError(f"{out_name}: exists already: continue it with --resume, or give another folder")
         except UnicodeError:
-            raise ManyError(f"{printable(called)}: cannot be written: {NOT_UTF8}") from None
+            raise ManyError(f"{printable(out_name)}: cannot be written: {NOT_UTF8}") from None
         except (OSError, pa.ArrowException) as error:
-            raise ManyError(f"{called}: what is there cannot be read: {one_line(error)}") from None
+            raise ManyError(f"{out_name}: its content cannot be read: {one_line(error)}") from None
         for name in sorted(begun.files):
             try:
                 self._add(begun, name)
-            # Arrow's error for a damaged file is a ValueError or an OSError
+            # Arrow raises ValueError or OSError for a damaged file
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise ManyError(
-                    f"{called}/{name}: cannot be read ({one_line(error)}); "
-                    "if it is damaged, remove it: --resume does its sources again"
+                    f"{out_name}/{name}: cannot be read ({one_line(error)}); "
+                    "if it is damaged, delete it: --resume analyses its sources again"
                 ) from None
         return begun
 
     def _add(self, begun: _Begun, name: str, *, again: bool = True) -> None:
-        """Take what a file of the folder holds; `again`: what could not be read for its disk or store is not done."""
+        """Add a file of the folder to `begun`; `again`: sources with an error of the disk or store are not done."""
         (store, folder), start = self._out, self._start
-        # pq.read_table takes many times as long
+        # pq.read_table would take many times as long
         with pq.ParquetFile(f"{folder}/{name}", filesystem=store.filesystem) as file:
             metadata = file.metadata.metadata
-            # older versions did not write where they were started
-            began = self._expect_same(f"{self._called}/{name}", about(metadata)) or start
+            # older versions did not record the directory in which they were started
+            file_start = self._expect_same(f"{self._out_name}/{name}", about(metadata)) or start
             table = file.read(["source", "error"])
         names = {
-            source: one_name(source if began == start else whole(source, began), start)
+            source: one_name(source if file_start == start else whole(source, file_start), start)
             for source in (*table.column("source").to_pylist(), *frameless(metadata))
         }
         failed = table.filter(pc.is_valid(table.column("error")))
         if is_part(name):
             stale = {source for source in table.column("source").to_pylist() if names[source] in begun.done}
             if again:
-                passing = failed.filter(pc.match_substring(failed.column("error"), f": {UNREAD}: "))
-                stale.update(passing.column("source").to_pylist())
+                transient = failed.filter(pc.match_substring(failed.column("error"), f": {UNREAD}: "))
+                stale.update(transient.column("source").to_pylist())
             if stale:
                 begun.stale[name] = {source: names[source] for source in stale}
-        taken = names.keys() - begun.stale.get(name, {})
-        begun.done.update(names[source] for source in taken)
-        begun.unread.update(names[source] for source in taken.intersection(failed.column("source").to_pylist()))
+        done = names.keys() - begun.stale.get(name, {})
+        begun.done.update(names[source] for source in done)
+        begun.unread.update(names[source] for source in done.intersection(failed.column("source").to_pylist()))
         if any(is_relative(source) for source in names):
-            begun.starts.add(began)
+            begun.starts.add(file_start)
 
-    def _expect_same(self, called: str, found: str | None) -> str | None:
-        """Where the job that wrote a file was started, where the file tells."""
+    def _expect_same(self, file_name: str, found: str | None) -> str | None:
+        """Return the directory in which the job that wrote a file was started; None if it is not recorded.
+
+        `found` is the file's `about` text. Raises ManyError for another program's file and for other settings.
+        """
         if found is None:
-            raise ManyError(f"{called}: is not of facexp")
+            raise ManyError(f"{file_name}: was not written by facexp")
         before, now = json.loads(found), json.loads(self._about)
         start = before.pop("start", None)
         del now["start"]
         # 40 and 40.0 are the same setting
         if before != now:
             changed = ", ".join(f"{key} was {before.get(key)}" for key in now if before.get(key) != now[key])
-            raise ManyError(f"{called}: was written with other settings ({changed})")
+            raise ManyError(f"{file_name}: was written with other settings ({changed})")
         return None if start is None else str(start)
 
     def _clear(self, keep_done: bool) -> None:
-        """Remove what dead workers left half-written, and the mark of an end that is one no longer."""
+        """Remove incomplete files of dead workers and, unless `keep_done`, the mark of a finished job."""
         store, folder = self._out
         for info in store.filesystem.get_file_info(fs.FileSelector(folder)):
             if is_begun(info.base_name) or (info.base_name == DONE and not keep_done):
@@ -325,12 +330,15 @@ class ManyImages:
 
 @contextlib.contextmanager
 def _ray(address: str | None, workers: int | None) -> Iterator[Any]:
-    """Ray, connected, and in the end as it was before. Nothing is sent anywhere, nothing is printed."""
-    # read on import
+    """Connect to Ray, or start it, and shut it down at the end if it was not running before.
+
+    Usage statistics are turned off, and Ray prints nothing.
+    """
+    # Ray reads this on import
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if address is not None:
         _expect_listener(address)
-        # Ray would ask twenty times, half a minute each, whoever it is that does not answer
+        # by default Ray tries twenty times, half a minute each, to get an answer from the address
         os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")
     import ray
     import ray.data
@@ -339,20 +347,20 @@ def _ray(address: str | None, workers: int | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    terminated = signal.getsignal(signal.SIGTERM)
+    sigterm_handler = signal.getsignal(signal.SIGTERM)
     quiet = {"logging_level": "ERROR", "log_to_driver": False}
     try:
         if address is None:
             cpus = max(workers or 1, cores())
-            ray.init("local", num_cpus=cpus, object_store_memory=_MEMORY, include_dashboard=False, **quiet)
+            ray.init("local", num_cpus=cpus, object_store_memory=_OBJECT_STORE_BYTES, include_dashboard=False, **quiet)
         else:
             ray.init(address, **quiet)
-    # Ray raises what it likes, also a plain Exception
+    # Ray raises many kinds of exceptions, even a plain Exception
     except Exception as error:
-        raise ManyError(_unreached(address, error)) from error
+        raise ManyError(_connect_problem(address, error)) from error
     if threading.current_thread() is threading.main_thread():
-        # Ray has put its own in the place
-        signal.signal(signal.SIGTERM, terminated)
+        # ray.init installs its own handler
+        signal.signal(signal.SIGTERM, sigterm_handler)
     try:
         yield ray
     finally:
@@ -360,22 +368,22 @@ def _ray(address: str | None, workers: int | None) -> Iterator[Any]:
 
 
 def _expect_listener(address: str) -> None:
-    """Raises ManyError for an address where no head can be. Others, such as "auto", are left to Ray."""
+    """Raise ManyError for a ray:// address or if nothing listens at HOST:PORT; others ("auto") are left to Ray."""
     if address.startswith("ray://"):
         raise ManyError(
-            f"{address}: Ray Data does not run through Ray's client; give HOST:PORT of the head: {_CLUSTER}"
+            f"{address}: Ray Data does not run through Ray's client; give HOST:PORT of the head: {_CLUSTER_HINT}"
         )
     host, _, port = address.rpartition(":")
     if host and port.isdecimal():
         try:
-            socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
+            socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
         except (OSError, OverflowError) as error:
             raise ManyError(f"Ray cannot be reached at {address}: {one_line(error)}") from None
 
 
-def _unreached(address: str | None, error: Exception) -> str:
+def _connect_problem(address: str | None, error: Exception) -> str:
     if address is None:
         return f"Ray cannot be started on this machine: {one_line(error)}"
-    # the cause ends with what Ray met, after a traceback
-    said = str(error.__cause__ or error).strip().rpartition("\n")[2]
-    return f"Ray cannot be reached at {address}: {said[:200]} ({_CLUSTER})"
+    # the text of the cause is a traceback, whose last line is the reason
+    last_line = str(error.__cause__ or error).strip().rpartition("\n")[2]
+    return f"Ray cannot be reached at {address}: {last_line[:200]} ({_CLUSTER_HINT})"

@@ -1,4 +1,4 @@
-"""The files of parts: their names, how one appears whole, and how rows go from one that is there."""
+"""The files of parts: their names, how they are written atomically, and how rows are removed from one."""
 
 from __future__ import annotations
 
@@ -22,62 +22,63 @@ _PART_NAME = r"part-\d{6,}-[0-9a-f]{8}\.parquet"
 
 
 def part_name(number: int, run: str) -> str:
-    """The file of a part; files in the order of their names are rows in the order of the sources."""
+    """Return the file name of a part; in the order of their names, the files of a run hold the sources in order."""
     return f"part-{number:06d}-{run}.parquet"
 
 
 def is_part(name: str) -> bool:
-    """Whether `part_name` gives such names: of files with other names in a folder of results none is ever removed."""
+    """Return whether a name has the form of `part_name`; files with other names are never removed from the results."""
     return re.fullmatch(_PART_NAME, name) is not None
 
 
 def is_begun(name: str) -> bool:
-    """Whether a worker writes files of such names on the way to a part: they are removed, too."""
+    """Return whether a name is that of a file that a worker writes before its part is complete; these are removed."""
     return re.fullmatch(rf"\.{_PART_NAME}-(\d+|tries)", name) is not None
 
 
 @contextlib.contextmanager
 def whole_file(store: Store, folder: str, name: str, *, again: bool = False) -> Iterator[str]:
-    """Where on this machine to write a file that has its name in the folder when the block has ended well.
+    """Yield a local path to write to; the file gets its name in the folder only after the block ends without an error.
 
-    A process that dies meanwhile leaves nothing that looks like results, and a file that is there is replaced. Who is
-    interrupted leaves in an object store what came that far, `again`: not in the place of a file that is whole.
+    An existing file of that name is replaced, and a process that dies in the block leaves nothing that looks like
+    results. In an object store, an interrupted upload leaves an incomplete file under the name it goes to; with
+    `again`, this is first a temporary name, so that an incomplete file never replaces a complete one.
     """
-    beside = f"{folder}/.{name}-{os.getpid()}"
+    temporary = f"{folder}/.{name}-{os.getpid()}"
     if store.local:
-        yield beside
-        # a power cut may keep the new name and lose the content
-        with Path(beside).open("rb+") as rows:
+        yield temporary
+        # without fsync, a power cut could keep the new name and lose the content
+        with Path(temporary).open("rb+") as rows:
             os.fsync(rows.fileno())
-        store.filesystem.move(beside, f"{folder}/{name}")
+        store.filesystem.move(temporary, f"{folder}/{name}")
         return
-    with tempfile.TemporaryDirectory(prefix="facexp-") as here:
-        yield f"{here}/{name}"
-        to = beside if again else f"{folder}/{name}"
-        with Path(here, name).open("rb") as rows, store.filesystem.open_output_stream(to) as out:
+    with tempfile.TemporaryDirectory(prefix="facexp-") as local_folder:
+        yield f"{local_folder}/{name}"
+        to = temporary if again else f"{folder}/{name}"
+        with Path(local_folder, name).open("rb") as rows, store.filesystem.open_output_stream(to) as out:
             shutil.copyfileobj(rows, out, 1 << 20)
     if again:
-        store.filesystem.move(beside, f"{folder}/{name}")
+        store.filesystem.move(temporary, f"{folder}/{name}")
 
 
 def take_rows(store: Store, folder: str, name: str, sources: Iterable[str]) -> None:
-    """Take the rows of these sources from a part; a part that tells of no others is removed."""
-    path, gone = f"{folder}/{name}", pa.array([*sources], pa.string())
-    if not len(gone):
+    """Remove the rows of these sources from a part; a part without other sources is deleted."""
+    path, removed = f"{folder}/{name}", pa.array([*sources], pa.string())
+    if not len(removed):
         return
-    # Windows removes and replaces no file that is open
+    # the file is closed first, because Windows can neither delete nor replace an open file
     with pq.ParquetFile(path, filesystem=store.filesystem) as old:
         without = frameless(old.metadata.metadata)
-        empty = not without and pc.all(pc.is_in(old.read(["source"]).column(0), gone)).as_py()
+        empty = not without and pc.all(pc.is_in(old.read(["source"]).column(0), removed)).as_py()
     if empty:
         store.filesystem.delete_file(path)
         return
     with (
-        whole_file(store, folder, name, again=True) as beside,
+        whole_file(store, folder, name, again=True) as new_path,
         pq.ParquetFile(path, filesystem=store.filesystem) as old,
-        pq.ParquetWriter(beside, old.schema_arrow, filesystem=fs.LocalFileSystem(), compression="zstd") as new,
+        pq.ParquetWriter(new_path, old.schema_arrow, filesystem=fs.LocalFileSystem(), compression="zstd") as new,
     ):
         for number in range(old.num_row_groups):
             rows = old.read_row_group(number)
-            new.write_table(rows.filter(pc.invert(pc.is_in(rows.column("source"), gone))))
+            new.write_table(rows.filter(pc.invert(pc.is_in(rows.column("source"), removed))))
         new.add_key_value_metadata(with_frameless(without))

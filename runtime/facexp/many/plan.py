@@ -1,4 +1,4 @@
-"""What is to be analysed: the names of all pictures, cut into parts that a worker takes one at a time."""
+"""The plan of a job: the names of all its sources, divided into parts, which workers take one at a time."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from facexp.many.stores import NOT_UTF8, PARQUET, ManyError, Store, is_address, 
 from facexp.sources import MEDIA, listed, open_sources
 
 PART = 1000
-"""At most so many pictures in one part: what is done again when a worker dies."""
+"""Maximum number of sources in one part, which is done again when its worker dies."""
 SHARE = 16
-"""At least so many parts for each worker, so that in the end none waits long for the others."""
+"""Minimum number of parts for each worker, given enough sources, so that at the end none waits long for the others."""
 
 ITEMS = pa.schema(
     [
@@ -34,11 +34,11 @@ ITEMS = pa.schema(
         pa.field("problem", pa.string()),
     ]
 )
-"""What a worker is told: one row a source."""
+"""Columns of the table that describes a part to its worker: one row for each source."""
 
-_READS = 16
-_NOTHING = "nothing here that can be read"
-_NAMED = ("image", "bytes")
+_PARALLEL_READS = 16
+_NOTHING = "no file here that can be read"
+_IMAGE_COLUMNS = ("image", "bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,60 +48,59 @@ class Item:
     path: str
     """Its name on disk, or its path in the store."""
     store: int | None = None
-    """Number of its store; None for a photo or clip on disk."""
+    """Index of its store in `Plan.stores`; None for a photo or clip on disk."""
     row: int | None = None
-    """Which row of the Parquet file, from 0; None for a file."""
+    """Number of the row in the Parquet file, from 0; None for a file."""
     problem: str | None = None
-    """Why there is nothing to read; None where there is."""
+    """Why it cannot be read; None if it can."""
 
     def name(self, stores: list[Store]) -> str:
-        """What records call it."""
+        """Return its name in records."""
         name = self.path if self.store is None else stores[self.store].name(self.path)
         return name if self.row is None else f"{name}#{self.row}"
 
 
 @dataclass(slots=True)
 class Plan:
-    """The sources of a job, each once, and the stores they lie in."""
+    """The sources of a job, each once, and the stores that hold them."""
 
     stores: list[Store] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
     results: tuple[Store, str] | None = None
-    """Store and folder of the job's own results, which are no sources."""
+    """Store and folder of the job's own results, which are never sources."""
 
     @classmethod
     def of(cls, names: Iterable[str], skip: Path | None = None, results: tuple[Store, str] | None = None) -> Plan:
-        """All that the names stand for, in their order; nothing inside `skip` is taken from a folder or glob.
+        """Find all sources that the names stand for, in the order of the names.
 
-        Nor is anything inside `results`, a store and the folder in it, from those of a store.
-
-        Names that end in .parquet are tables with a picture in each row. Raises ManyError for cameras, streams and
-        standard input, and for an address that cannot be opened.
+        Names that end in .parquet are tables with a picture in each row. Folders and globs on disk leave out everything
+        inside `skip`; those in a store leave out everything inside `results`, a store and the folder in it. Raises
+        ManyError for cameras, streams and standard input, and for an address that cannot be opened.
         """
         plan, skip = cls(results=results), None if skip is None else real_path(skip)
-        found = itertools.chain.from_iterable(plan._find(name, trouble, skip) for name, trouble in listed(names))
-        # a source that is named twice is one row, so that a row belongs to one source
-        once: dict[Item, Item] = {}
+        found = itertools.chain.from_iterable(plan._find(name, problem, skip) for name, problem in listed(names))
+        # a source that is named twice is analysed once, so that the rows with one name come from one source
+        unique: dict[Item, Item] = {}
         here = str(Path.cwd())
         for item in found:
-            once.setdefault(plan._key(item, here), item)
-        plan.items = list(once.values())
+            unique.setdefault(plan._key(item, here), item)
+        plan.items = list(unique.values())
         return plan
 
     @property
     def relative(self) -> bool:
-        """Whether a source has a name that begins where the job is started."""
+        """Whether a source has a name relative to the directory where the job was started."""
         return any(is_relative(item.name(self.stores)) for item in self.items)
 
     def parts(self, items: list[Item], workers: int, first: int) -> list[pa.Table]:
-        """The items as tables of ITEMS, one a part, numbered from `first`."""
+        """Divide the items into parts, numbered from `first`, and return each as a table with the columns of ITEMS."""
         size = max(1, min(PART, -(-len(items) // (workers * SHARE))))
         starts = range(0, len(items), size)
         return [_table(number, items[start : start + size]) for number, start in enumerate(starts, first)]
 
-    def _find(self, name: str, trouble: str | None, skip: Path | None) -> Iterator[Item]:
-        if trouble is not None:
-            yield Item(name, problem=trouble)
+    def _find(self, name: str, problem: str | None, skip: Path | None) -> Iterator[Item]:
+        if problem is not None:
+            yield Item(name, problem=problem)
         elif is_address(name):
             store, path = Store.of(name)
             wanted = PARQUET if _is_table(path) else MEDIA
@@ -116,7 +115,7 @@ class Plan:
 
     def _files(self, store: Store, path: str, wanted: re.Pattern[str]) -> Iterator[Item]:
         number = self._number(store)
-        # a list may name a million files: whether one is there its worker will see
+        # a list may name a million files, so the worker finds out whether a file exists
         if store.scheme and wanted is MEDIA and not is_wild(path) and MEDIA.fullmatch(path.rpartition("/")[2]):
             yield Item(path, number)
             return
@@ -128,7 +127,7 @@ class Plan:
             problem = "no such file or folder"
         except UnicodeError:
             problem = f"cannot be read: {NOT_UTF8}"
-        # a pattern such as [z-a] is a re.error
+        # a pattern such as [z-a] raises re.error
         except (OSError, re.error, pa.ArrowException) as error:
             problem = f"cannot be read: {one_line(error)}"
         if problem is not None:
@@ -139,14 +138,14 @@ class Plan:
             yield from (Item(file, number) for file in files)
 
     def _tables(self, name: str, skip: Path | None) -> Iterator[Item]:
-        """The rows of tables on disk; Arrow's own search would go round in circles of links."""
+        """Yield the rows of tables on disk. Arrow's own search is not used, as it follows circular links endlessly."""
         store, _ = Store.of(name)
         number = self._number(store)
         found = list(expand(name)) if is_pattern(name) else []
         for path, problem in found or [Match(Path(name))]:
             problem = problem or path_problem(path)
             if is_inside(path, skip):
-                # the results are a folder of tables, too
+                # the job's own results, which are a folder of tables, too
                 continue
             if problem is not None:
                 yield Item(str(path), number, problem=problem)
@@ -163,9 +162,9 @@ class Plan:
                 yield Item(str(path), number, problem="is neither a file nor a folder")
 
     def _rows(self, store: Store, named: str, files: list[str]) -> Iterator[Item]:
-        """The rows of Parquet files that were found under a name."""
+        """Yield the rows of Parquet files that were found under a name."""
         number, empty = self._number(store), True
-        with ThreadPoolExecutor(_READS) as pool:
+        with ThreadPoolExecutor(_PARALLEL_READS) as pool:
             for file, (rows, problem) in zip(files, pool.map(lambda each: _count(store, each), files), strict=True):
                 empty = empty and problem is None and rows == 0
                 if problem is not None:
@@ -175,67 +174,68 @@ class Plan:
             yield Item(named, number, problem="has no rows" if files else _NOTHING)
 
     def _key(self, item: Item, here: str) -> Item:
-        """The same item for all names of a file, but those that lead there by links."""
+        """Return an item that is equal for all names of a file, except for names that lead to it through links."""
         if item.store is not None and self.stores[item.store].scheme:
             return item
         path = one_name(item.path, here)
         return item if path == item.path else Item(path, item.store, item.row, item.problem)
 
     def _own(self, store: Store) -> tuple[str, ...]:
-        """How the paths of the job's own results begin in a store; nothing where they lie elsewhere."""
+        """Return the path prefix of the job's own results in a store; empty if they are elsewhere."""
         if self.results is None or self.results[0].filesystem != store.filesystem:
             return ()
         return (f"{self.results[1]}/",)
 
     def _number(self, store: Store) -> int:
-        # stores are few: one for each address that is named
+        # a list is enough: there is at most one store for each address
         if store not in self.stores:
             self.stores.append(store)
         return self.stores.index(store)
 
 
 def one_name(name: str, here: str) -> str:
-    """The name of a source that all names share which lead there without links: ./a.jpg and a.jpg are a.jpg.
+    """Return the canonical name of a source: ./a.jpg and a.jpg are both a.jpg. Links are not resolved.
 
-    `here` is the current directory. Addresses stay as they are.
+    It is relative to `here`, the current directory, for files inside that, else absolute. Addresses are unchanged.
     """
-    # a million names are plain already, and take no memory twice
+    # most names are canonical already; returning the same string saves time and memory for a million names
     odd = "/." in name or "//" in name or name.startswith(".") or name.endswith("/")
     return (whole(name, here) if odd else name).removeprefix(here.rstrip("/") + "/")
 
 
 def whole(name: str, start: str) -> str:
-    """The name of a source from the root on, where relative ones begin at `start`; an address as it is."""
+    """Return the absolute name of a source, where relative names are relative to `start`; an address is unchanged."""
     if is_address(name):
         return name
     path = os.path.join(start, name)  # noqa: PTH118
-    plain = os.path.normpath(path)
-    # the folder above one that is a link lies elsewhere
-    return path if "/../" in name.lstrip("./") and real_path(path) != real_path(plain) else plain
+    normal = os.path.normpath(path)
+    # `..` after a link does not lead back to the folder that contains the link, so the path may have to keep it
+    return path if "/../" in name.lstrip("./") and real_path(path) != real_path(normal) else normal
 
 
 def is_relative(name: str) -> bool:
-    """Whether the name of a source begins where the job is started."""
+    """Return whether the name of a source is relative to the directory where the job was started."""
     return not is_address(name) and not os.path.isabs(name)  # noqa: PTH117
 
 
 def items(table: pa.Table) -> list[Item]:
-    """The items of a part."""
+    """Return the items of a part from its table."""
     columns = (table.column(name).to_pylist() for name in ("path", "store", "row", "problem"))
     return [Item(os.fsdecode(path), *others) for path, *others in zip(*columns, strict=True)]
 
 
 def image_column(schema: pa.Schema) -> tuple[str, bool]:
-    """The column that holds encoded pictures, and whether they are its `bytes` (a struct, as Hugging Face writes it).
+    """Return the column of encoded pictures, and whether it holds structs with `bytes`, as Hugging Face writes them.
 
-    It is the only column of binary values, or one called `image` or `bytes`. Raises ValueError, the reason alone.
+    It is the only column of binary values, or of several the one called `image` or `bytes`, in any case. Raises
+    ValueError, with only the reason as its text, if there is no such column.
     """
     found = {each.name: pa.types.is_struct(each.type) for each in schema if _holds_bytes(each.type)}
-    named = [name for name in found if name.lower() in _NAMED] if len(found) > 1 else list(found)
-    if len(named) != 1:
-        has = f"has several columns of bytes ({', '.join(found)})" if found else "has no column of bytes"
-        raise ValueError(f"{has}: call the one with the encoded pictures {_NAMED[0]}")
-    return named[0], found[named[0]]
+    chosen = [name for name in found if name.lower() in _IMAGE_COLUMNS] if len(found) > 1 else list(found)
+    if len(chosen) != 1:
+        reason = f"has several columns of bytes ({', '.join(found)})" if found else "has no column of bytes"
+        raise ValueError(f"{reason}: call the one with the encoded pictures {_IMAGE_COLUMNS[0]}")
+    return chosen[0], found[chosen[0]]
 
 
 def _holds_bytes(kind: Any) -> bool:
@@ -246,7 +246,7 @@ def _holds_bytes(kind: Any) -> bool:
 
 
 def _count(store: Store, path: str) -> tuple[int, str | None]:
-    """How many rows a Parquet file has, or why it has none that can be used."""
+    """Return the number of rows of a Parquet file, and why they cannot be used or None."""
     try:
         with pq.ParquetFile(path, filesystem=store.filesystem) as file:
             image_column(file.schema_arrow)
@@ -254,9 +254,9 @@ def _count(store: Store, path: str) -> tuple[int, str | None]:
     except UnicodeError:
         return 0, f"cannot be read: {NOT_UTF8}"
     except ValueError as error:
-        # Arrow's own error for a damaged file is a ValueError, too
+        # raised by Arrow for a damaged file, and by image_column
         return 0, one_line(error)
-    # the rest is of a kind that Arrow does not read
+    # Arrow raises other errors for files of a kind that it does not read
     except (OSError, pa.ArrowException) as error:
         return 0, f"cannot be read: {one_line(error)}"
 

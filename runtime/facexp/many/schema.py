@@ -1,4 +1,4 @@
-"""The record of `facexp.sinks.frame_record` as an Arrow schema: one row a record, names and values as in JSON."""
+"""Arrow schema of the records of `facexp.sinks.frame_record`: a row for each record, names and values as in JSON."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _ABOUT, _FRAMELESS = b"facexp", b"facexp.frameless"
 
 
 def record_schema(labels: Sequence[str] = SEVEN) -> pa.Schema:
-    """The columns of a record whose probabilities have these labels; what a record lacks is null.
+    """Return the columns of records with these emotion labels; what a record lacks is null.
 
-    Numbers are rounded as in JSON and stand in 64 bits, so that they are equal to those. `age_ms` and `dropped` are
-    not here: only live sources have them.
+    Numbers are rounded as in JSON and stored in 64 bits, so that they are equal to the JSON's. There are no columns
+    `age_ms` and `dropped`, which only live sources have.
     """
     number = pa.float64()
     reading = [
@@ -55,12 +55,12 @@ def record_schema(labels: Sequence[str] = SEVEN) -> pa.Schema:
 
 
 def file_schema(labels: Sequence[str], about: str) -> pa.Schema:
-    """The columns of a file of records; `about` is a JSON text that travels in its metadata."""
+    """Return the schema of a file of records; `about` is a JSON text that is stored in its metadata."""
     return record_schema(labels).with_metadata({_ABOUT: about.encode()})
 
 
 def to_table(records: Sequence[dict[str, Any]], labels: Sequence[str], about: str) -> pa.Table:
-    """The records as rows of a file, as `file_schema` has it."""
+    """Return the records as a table with the schema of `file_schema`."""
     valid = [
         {**record, **{key: as_utf8(record[key]) for key in ("source", "error") if key in record}} for record in records
     ]
@@ -68,17 +68,17 @@ def to_table(records: Sequence[dict[str, Any]], labels: Sequence[str], about: st
 
 
 def frameless(metadata: Mapping[bytes, bytes] | None) -> list[str]:
-    """The sources of a file that have no row, because the options chose none of their frames."""
+    """Return the sources of a file that have no row because the options chose none of their frames."""
     found: list[str] = json.loads((metadata or {}).get(_FRAMELESS, b"[]"))
     return found
 
 
 def with_frameless(sources: Sequence[str]) -> dict[bytes, bytes]:
-    """The metadata in which `frameless` finds them."""
+    """Return the metadata that stores sources for `frameless`."""
     return {_FRAMELESS: json.dumps([as_utf8(source) for source in sources]).encode()}
 
 
 def about(metadata: Mapping[bytes, bytes] | None) -> str | None:
-    """What `file_schema` was told, by a file's metadata; None in a file that it did not make."""
+    """Return the `about` text of `file_schema` from a file's metadata; None if there is none."""
     found = (metadata or {}).get(_ABOUT)
     return None if found is None else found.decode()

@@ -1,4 +1,4 @@
-"""Folders and object stores by their addresses, as Ray Data resolves them: Arrow's file systems, else fsspec's."""
+"""Folders and object stores, opened by address as in Ray Data: with Arrow's file systems, else with fsspec's."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ from facexp.errors import FacexpError, one_line
 from facexp.globs import folders, is_folder, natural
 
 PARQUET = re.compile(r"[^_].*\.parquet", re.IGNORECASE | re.DOTALL)
-"""The names that are taken for tables with a picture in each row."""
+"""Matches the names of tables with a picture in each row."""
 
 UNREAD = "cannot be read"
-"""How errors of disks and stores begin, as in `facexp.errors.reason`: what they did not give is there another time."""
+"""Beginning of errors of disks and stores, as in `facexp.errors.reason`; such a source may be readable later."""
 
 NOT_UTF8 = "a name is not valid UTF-8, which Arrow cannot open: rename it"
-"""What is wrong where Arrow raises UnicodeError."""
+"""The reason when Arrow raises UnicodeError."""
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/]*@)?(.+)", re.DOTALL)
-# a ? begins the options of an address, such as ?region=
+# ? is not a wildcard, because it begins the options of an address, such as ?region=
 _WILD = re.compile(r"\*\*/|\*\*|\*|\[!?[^]]+\]")
 
 
 class ManyError(FacexpError):
-    """A job that cannot be started or cannot go on; one line."""
+    """A job cannot start or cannot continue; the text is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """One file system. Goes to the workers with whatever it needs to be opened there."""
+    """One file system. It is pickled to the workers with everything that they need to open it."""
 
     filesystem: Any = field(repr=False)
+    """Arrow's `pyarrow.fs.FileSystem`."""
     scheme: str
-    """What stands before :// in the names of its files; "" for this machine's own names."""
+    """What precedes :// in the names of its files; "" for local names."""
 
     @classmethod
     def of(cls, address: str) -> tuple[Store, str]:
-        """The store of an address or of a local name, and the path in it. Raises ManyError where there is none."""
+        """Return the store of an address or local name, and the path in it. Raises ManyError if it cannot be opened."""
         found = _ADDRESS.fullmatch(address)
         if found is None:
             return cls(fs.LocalFileSystem(), ""), address
@@ -55,28 +56,30 @@ class Store:
         quoted = f"{scheme}://{found[2] or ''}{quote(found[3], safe='/:?=&+@')}"
         try:
             filesystem, path = _resolve(address, quoted)
-        # each store has errors of its own
+        # each store raises its own kinds of errors
         except Exception as error:
-            said = one_line(error).replace(address, shown(address)).replace(quoted, shown(quoted))
-            raise ManyError(f"{shown(address)}: cannot be opened ({said})") from None
+            why = one_line(error).replace(address, shown(address)).replace(quoted, shown(quoted))
+            raise ManyError(f"{shown(address)}: cannot be opened ({why})") from None
         return cls(filesystem, scheme), path.rstrip("/")
 
     def name(self, path: str) -> str:
-        """How a file of the store is called in records."""
+        """Return the name of a file of the store in records."""
         return f"{self.scheme}://{path}" if self.scheme else path
 
     @property
     def local(self) -> bool:
-        """Whether a file can be given its name when it is whole; in an object store it appears whole by itself."""
+        """Whether this is a disk: files need an atomic rename there; in an object store they appear when complete."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def find(self, path: str, wanted: re.Pattern[str]) -> Iterator[str]:
-        """The files of a path in natural order: itself, those of the folder whose names match, or what a glob matches.
+        """Yield the files of a path whose names match `wanted`, in natural order.
 
-        Raises OSError where there is no such path or it cannot be looked at, UnicodeError for one that is not UTF-8.
+        The path is a file, which is yielded whatever its name, a folder, which is searched recursively, or a glob.
+        Hidden files are left out. Raises OSError if the path does not exist or cannot be read, UnicodeError if it is
+        not UTF-8.
         """
         info = self.filesystem.get_file_info(path)
-        # what is there by this very name is no pattern, as on disk
+        # a path that exists is not a glob, even if it contains wildcards; the same holds on disk
         wild = _WILD.search(path) if info.type == fs.FileType.NotFound else None
         if wild is None:
             if info.type == fs.FileType.File:
@@ -96,11 +99,11 @@ class Store:
                 yield each
 
     def _files(self, folder: str) -> list[str]:
-        """All files in a folder, to its depths; on disk hidden ones may be left out."""
+        """Return all files in a folder, recursively; on disk, hidden ones may be left out."""
         if not self.local:
             selector = fs.FileSelector(folder, allow_not_found=True, recursive=True)
             return [info.path for info in self.filesystem.get_file_info(selector) if info.type == fs.FileType.File]
-        # Arrow's own search would go round in circles of links
+        # Arrow's own search would follow circular links endlessly
         found = list[str]()
         for each in folders(Path(folder)) if is_folder(Path(folder)) else ():
             if each.problem is not None:
@@ -109,24 +112,25 @@ class Store:
         return found
 
     def read(self, path: str) -> bytes:
-        """A file's content. Raises OSError."""
+        """Return a file's content. Raises OSError if it cannot be read or is too large."""
         with self.filesystem.open_input_file(path) as file:
             if file.size() > photo.MAX_BYTES:
-                raise OSError(None, f"is too large: of a store, files of at most {photo.MAX_BYTES >> 20} MB are read")
+                raise OSError(None, f"is too large: files of at most {photo.MAX_BYTES >> 20} MB are read from a store")
             return bytes(file.readall())
 
 
 def is_address(name: str) -> bool:
-    """Whether the name is the address of a store or stream."""
+    """Return whether the name is the address of a store or stream."""
     return _ADDRESS.fullmatch(name) is not None
 
 
 def is_wild(path: str) -> bool:
-    """Whether the path of a store is a glob."""
+    """Return whether a path in a store is a glob."""
     return _WILD.search(path) is not None
 
 
 def _resolve(address: str, quoted: str) -> tuple[Any, str]:
+    """Return file system and path of an address, which Arrow takes percent-encoded (`quoted`) and fsspec as it is."""
     try:
         filesystem, path = fs.FileSystem.from_uri(quoted)
     except pa.ArrowInvalid as error:
@@ -141,11 +145,11 @@ def _resolve(address: str, quoted: str) -> tuple[Any, str]:
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
-    """A glob as a pattern of whole paths: * and [] stay inside a folder, ** goes through all."""
+    """Translate a glob to a pattern of whole paths: * and [] match inside one folder, ** across any number of them."""
     parts, end = [], 0
     for wild in _WILD.finditer(pattern):
         parts.append(re.escape(pattern[end : wild.start()]))
-        plain = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
-        parts.append(plain.get(wild[0], wild[0].replace("[!", "[^")))
+        regexes = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*"}
+        parts.append(regexes.get(wild[0], wild[0].replace("[!", "[^")))
         end = wild.end()
     return re.compile("".join([*parts, re.escape(pattern[end:])]), re.DOTALL)

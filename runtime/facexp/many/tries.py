@@ -1,4 +1,4 @@
-"""A picture that ends its worker must not end the next one, too: how often a part was begun, and what it ended at."""
+"""Counts the attempts at a part and records the sources at which workers crashed, so that a retry can skip them."""
 
 from __future__ import annotations
 
@@ -7,40 +7,43 @@ import json
 from facexp.many.stores import Store
 
 CAREFUL = 3
-"""The attempt from which on each source is noted before it is read: two workers may end for other reasons."""
+"""From this attempt on, each source is recorded before it is read. Two workers may have died for other reasons."""
 
 
 class Tries:
-    """The attempts at one part, in a small file beside the results, which outlives the worker."""
+    """The attempts at one part, recorded in a small file next to the results, so that it survives the worker."""
 
     def __init__(self, store: Store, path: str) -> None:
-        """Begin another attempt. Raises OSError where that cannot be written."""
+        """Begin another attempt. Raises OSError if the file `path` cannot be written."""
         self._store, self._path = store, path
         try:
             before = json.loads(store.read(path))
-        # a worker may have died while it wrote the file
+        # a worker may have died while writing the file
         except (FileNotFoundError, ValueError):
             before = {"tries": 0, "ended": [], "at": None}
         self._tries: int = before["tries"] + 1
         self.ended: list[int] = before["ended"] + ([] if before["at"] is None else [before["at"]])
-        """Numbers of the sources, in the part, at which workers ended."""
-        self._note(None)
+        """Indices, within the part, of the sources at which workers died."""
+        self._save(None)
 
     @property
     def careful(self) -> bool:
-        """Whether each source is noted."""
+        """Whether each source is recorded before it is read."""
         return self._tries >= CAREFUL
 
     def begin(self, number: int | None) -> None:
-        """The source of this number is read next; None: no other, and whatever ends the worker now was none of them."""
+        """Record that this source, by its index in the part, is read next.
+
+        None means that all sources have been read, so that no source is to blame if the worker dies now.
+        """
         if self.careful:
-            self._note(number)
+            self._save(number)
 
     def done(self) -> None:
-        """The part is written: forget all."""
+        """Delete the file, because the part is written."""
         self._store.filesystem.delete_file(self._path)
 
-    def _note(self, at: int | None) -> None:
+    def _save(self, at: int | None) -> None:
         state = {"tries": self._tries, "ended": self.ended, "at": at}
         with self._store.filesystem.open_output_stream(self._path) as file:
             file.write(json.dumps(state).encode())

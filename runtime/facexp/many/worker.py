@@ -1,4 +1,4 @@
-"""What runs in each process: an analyzer that takes parts of the plan and writes their rows, a file for each part."""
+"""The worker process: an analyzer that processes parts of the plan and writes one file of rows for each."""
 
 from __future__ import annotations
 
@@ -33,64 +33,68 @@ from facexp.sinks import frame_record
 from facexp.tracking import SMOOTH_S, Tracker
 from facexp.types import Frame
 
-# a record of two faces takes 22 kB on its way into the table
+# rows in one row group: before it is in the table, a record of two faces takes 22 kB of memory
 _ROWS = 2000
 
-SHARED = "files must lie on a disk that all machines share, or in an object store"
+SHARED = "files must be on a disk that all machines share, or in an object store"
+"""Part of error messages: how all machines can reach the files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides about the rows: as for `Analyzer` and `analyze_sources`."""
+    """The settings that determine the rows, as for `Analyzer` and `analyze_sources`."""
 
     analyzer: AnalyzerOptions = field(default_factory=AnalyzerOptions)
-    """Device and threads are not taken from here: they are the workers' own."""
+    """Its device and threads are ignored: the job sets those of each worker."""
     face_crops: bool = False
     options: ReadOptions = DEFAULTS
     detect_every: int | None = None
     smooth: float = SMOOTH_S
 
     def about(self, models: str, start: str) -> str:
-        """The settings and the models as a JSON text, which stands in each file and must be the same in all of them.
+        """Return the settings and the models as a JSON text, which is stored in each file of results.
 
-        But for `start`, the directory where the job was started, at which relative names begin.
+        All files of a folder must have the same text, except for `start`, the directory where the job was started, to
+        which relative names refer.
         """
         values = asdict(self)
-        how = values.pop("analyzer")
-        for elsewhere in ("device", "threads", "bundle"):
-            del how[elsewhere]
-        if how["detector"] is not None:
-            how["detector"] = Path(how["detector"]).name
-        return json.dumps({"models": models, "start": start, **how, **values}, sort_keys=True)
+        options = values.pop("analyzer")
+        for ignored in ("device", "threads", "bundle"):
+            del options[ignored]
+        if options["detector"] is not None:
+            options["detector"] = Path(options["detector"]).name
+        return json.dumps({"models": models, "start": start, **options, **values}, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of the job, done."""
+    """The summary of one part of the job that is done."""
 
     number: int
+    """Number of the part in the job."""
     sources: int
-    """How many sources it had."""
+    """Number of sources."""
     rows: int
-    """How many records were written."""
+    """Number of records written."""
     faces: int
+    """Number of faces found."""
     errors: list[str]
     """One line for each source that could not be read."""
     notes: list[str]
-    """What else there is to say about the sources."""
+    """Warnings that facexp logged meanwhile."""
     worker: str
-    """Host and process that did it."""
+    """Host name and process id of the worker, joined by /."""
     start_s: float
-    """When it was begun, in seconds since the epoch."""
+    """When work on the part began, in seconds since the epoch."""
     end_s: float
-    """When its file was there."""
+    """When its file was complete, in seconds since the epoch."""
     problem: str | None = None
-    """Why this worker cannot work at all; None where it can."""
+    """Why this worker cannot work at all; None if it can."""
 
 
 @dataclass(slots=True)
 class _Written:
-    """What a part's file holds."""
+    """The content of a part's file."""
 
     rows: int = 0
     faces: int = 0
@@ -106,7 +110,7 @@ class _Written:
 
 
 class Worker:
-    """Holds one analyzer on one thread, and writes the file of each part that it is given."""
+    """Holds one analyzer on one thread, and analyses parts and writes their files."""
 
     def __init__(
         self,
@@ -118,20 +122,21 @@ class Worker:
         about: str,
         folder: str | None,
     ) -> None:
-        """`out` is the store and the folder in it for the files, `about` the text that they carry.
+        """Load the networks, and keep any problem to report it with the first part.
 
-        `run` is what tells the files of this run from those of others. `folder` is where names on disk start; None
-        where the job needs none.
+        `out` is the store and the folder in it for the files, `about` the text stored in them, and `run` the token in
+        their names that distinguishes this run from others. `folder` is the directory to which relative names on disk
+        refer; None if the job needs none.
         """
         self._settings, self._stores, self._out, self._run, self._about = settings, stores, out, run, about
         self._analyzer: Analyzer | None = None
         self._problem: str | None = None
-        # told with the first part: Ray would start a worker that cannot be made again and again
+        # kept for the first part instead of raised, because Ray would try again and again to start the worker
         try:
             if folder is not None:
                 os.chdir(folder)
             analyzer = _analyzer(settings, device)
-            # what it refuses would be told of each source
+            # raises ValueError for invalid settings here, not for each source
             Tracker(analyzer, detect_every=settings.detect_every, smooth=settings.smooth)
             self._analyzer = analyzer
         except OSError as error:
@@ -140,12 +145,12 @@ class Worker:
             self._problem = str(error)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """A table of `plan.ITEMS` -> a table of one row, the fields of Part."""
+        """Process a part, a table with the columns of `plan.ITEMS`; return a table of one row, the fields of `Part`."""
         part = self._part(batch.column("part")[0].as_py(), items(batch))
         return pa.Table.from_pylist([asdict(part)], _PART)
 
     def _part(self, number: int, todo: list[Item]) -> Part:
-        start, who, problem = time.time(), f"{platform.node()}/{os.getpid()}", self._problem
+        start, worker, problem = time.time(), f"{platform.node()}/{os.getpid()}", self._problem
         written = _Written()
         with _Notes() as notes:
             if self._analyzer is not None:
@@ -161,31 +166,31 @@ class Worker:
             faces=written.faces,
             errors=written.errors,
             notes=notes.lines,
-            worker=who,
+            worker=worker,
             start_s=start,
             end_s=time.time(),
             problem=problem,
         )
 
     def _do(self, analyzer: Analyzer, number: int, todo: list[Item]) -> _Written:
-        """Analyse a part and write its file. Raises OSError or ArrowException where it cannot be written."""
+        """Analyse a part and write its file. Raises OSError or ArrowException if it cannot be written."""
         store, folder = self._out
         name = part_name(number, self._run)
         tries = Tries(store, f"{folder}/.{name}-tries")
         for bad, times in Counter(tries.ended).items():
-            # rows of a table are read many at once: whichever of them it is, they all end the process
+            # many rows of a table are read at once, so the one that crashes the process is unknown: give up the table
             table = (todo[bad].store, todo[bad].path) if times > 1 else None
-            for place, item in enumerate(todo):
-                if place == bad or (item.store, item.path) == table:
-                    todo[place] = replace(item, problem="ends the process that analyses it")
-        with whole_file(store, folder, name) as beside:
-            written = self._write(beside, analyzer, todo, tries)
+            for index, item in enumerate(todo):
+                if index == bad or (item.store, item.path) == table:
+                    todo[index] = replace(item, problem="crashes the process that analyses it")
+        with whole_file(store, folder, name) as path:
+            written = self._write(path, analyzer, todo, tries)
         tries.done()
         return written
 
     def _write(self, path: str, analyzer: Analyzer, todo: list[Item], tries: Tries) -> _Written:
-        """Write the rows of a part, a row group at a time: a clip may have any number of frames."""
-        written, waiting = _Written(), list[dict[str, Any]]()
+        """Write the rows of a part to a local file, a row group at a time, because a clip may have very many frames."""
+        written, records = _Written(), list[dict[str, Any]]()
         schema = file_schema(analyzer.labels, self._about)
         with pq.ParquetWriter(path, schema, filesystem=fs.LocalFileSystem(), compression="zstd") as file:
             sources = open_items(todo, self._stores, ahead=not tries.careful)
@@ -195,14 +200,14 @@ class Worker:
                 before = written.rows
                 for record in self._records(analyzer, source):
                     written.count(record)
-                    waiting.append(record)
-                    if len(waiting) == _ROWS:
-                        file.write_table(to_table(waiting, analyzer.labels, self._about))
-                        waiting.clear()
+                    records.append(record)
+                    if len(records) == _ROWS:
+                        file.write_table(to_table(records, analyzer.labels, self._about))
+                        records.clear()
                 if written.rows == before:
                     written.frameless.append(source.name)
             tries.begin(None)
-            file.write_table(to_table(waiting, analyzer.labels, self._about))
+            file.write_table(to_table(records, analyzer.labels, self._about))
             file.add_key_value_metadata(with_frameless(written.frameless))
         return written
 
@@ -220,20 +225,20 @@ class Worker:
             ):
                 yield frame_record(frame)
                 number = frame.index + 1
-        # whatever a picture does to the libraries, the others must not suffer from it
+        # whatever error a picture causes, the other pictures must still be analysed
         except Exception as error:
             reason = f"{source.name}: cannot be analysed ({type(error).__name__}: {one_line(error)})"
             yield frame_record(Frame.unread(source.name, number, reason))
 
 
 def _analyzer(settings: Settings, device: str) -> Analyzer:
-    # the workers are as many as the cores: more threads would only take them from each other
+    # there is one worker for each core, so more threads would only compete for the cores
     cv2.setNumThreads(1)
     return replace(settings.analyzer, device=device, threads=1).open()
 
 
 class _Notes(logging.Handler):
-    """What facexp's log says meanwhile."""
+    """Collects the warnings that the logger `facexp` emits."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Who may ask: this machine alone, unless there is a token or certificates for the clients."""
+"""Authentication: only this machine gets answers, unless clients show a token or a certificate."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from facexp.server.errors import Unknown
 TOKEN_VARIABLE = "FACEXP_TOKEN"
 """The environment variable that may hold the token."""
 LEAST_TOKEN = 16
-"""A shorter token is refused, in characters."""
+"""Minimum length of a token, in characters; a shorter one is refused."""
 
 _SCHEME = "bearer"
 
 
 class ServerError(FacexpError):
-    """The server cannot be started as it was asked for."""
+    """The server cannot be started with these settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,15 @@ class Tls:
     certificate: Path
     key: Path
     clients: Path | None = None
-    """The authority whose certificates the clients must show (mutual TLS); None asks them for none."""
+    """Certificate of the authority that must have signed the clients' certificates (mutual TLS); None: none needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a client must show. Raises ServerError for a token that is too short or not printable ASCII."""
+    """The credentials that clients must show.
+
+    Raises ServerError for a token that is too short, contains a space or is not printable ASCII.
+    """
 
     token: str | None = field(default=None, repr=False)
     tls: Tls | None = None
@@ -43,37 +46,37 @@ class Access:
         if self.token is None:
             return
         if not (self.token.isascii() and self.token.isprintable()) or " " in self.token:
-            raise ServerError("the token must be of printable ASCII characters without blanks")
+            raise ServerError("the token must consist of printable ASCII characters without spaces")
         if len(self.token) < LEAST_TOKEN:
-            raise ServerError(f"the token has {len(self.token)} characters: give at least {LEAST_TOKEN}, by chance")
+            raise ServerError(f"the token has {len(self.token)} characters: give at least {LEAST_TOKEN} random ones")
 
     @property
     def closed(self) -> bool:
-        """Whether a stranger who reaches the port gets no answer."""
+        """Whether clients without a token or certificate are refused."""
         return self.token is not None or (self.tls is not None and self.tls.clients is not None)
 
     def check(self, header: str | None) -> None:
-        """Raises Unknown unless an Authorization header or gRPC metadata entry shows the token, if there is one."""
+        """Check an Authorization header or gRPC metadata entry. Raises Unknown if a token is set and this is not it."""
         if self.token is None:
             return
-        scheme, _, shown = (header or "").partition(" ")
-        # digests have one length, so that the time to compare tells nothing about the token
-        if not hmac.compare_digest(_digest(shown), _digest(self.token)) or scheme.lower() != _SCHEME:
-            raise Unknown("show the token: Authorization: Bearer TOKEN")
+        scheme, _, token = (header or "").partition(" ")
+        # all digests have the same length, so that the time of the comparison reveals nothing about the token
+        if not hmac.compare_digest(_digest(token), _digest(self.token)) or scheme.lower() != _SCHEME:
+            raise Unknown("send the token: Authorization: Bearer TOKEN")
 
 
 def read_token(path: Path) -> str:
-    """The token in a file, without what is blank round it. Raises ServerError where there is none."""
+    """Return the token in a file, without surrounding whitespace. Raises ServerError if it cannot be read."""
     try:
         return path.read_text(encoding="ascii").strip()
     except OSError as error:
         raise ServerError(f"{path}: the token cannot be read ({error.strerror or error})") from None
     except UnicodeDecodeError:
-        raise ServerError(f"{path}: the token must be of printable ASCII characters without blanks") from None
+        raise ServerError(f"{path}: the token must consist of printable ASCII characters without spaces") from None
 
 
 def read_pem(path: Path) -> bytes:
-    """The bytes of a certificate or key file. Raises ServerError."""
+    """Return the bytes of a certificate or key file. Raises ServerError if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What several requests ask of one network in one run of it."""
+"""Dynamic batching: the crops of several requests in one run of a network."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How requests are put together. Raises ValueError for a value out of its range."""
+    """Settings of the batches. Raises ValueError for a value out of its range."""
 
     size: int = 32
-    """A batch is full with so many rows; 1 runs each request alone. A request of more rows runs alone, whole."""
+    """Maximum number of rows in a batch; 1 runs each request alone. A request with more rows runs alone, undivided."""
     wait_ms: float = 0.0
-    """So long a batch that is not full waits for more, from its first request on. With 0 only what has come while the
-    network was running goes together, which costs nobody time."""
+    """How long a batch that is not full waits for more requests, in milliseconds from the arrival of its first request
+    (0 to 10,000). With 0 a batch holds only the requests that arrived while the network was running: nothing waits
+    longer because of batching."""
 
     def __post_init__(self) -> None:
         expect_count("size", self.size)
@@ -41,9 +42,9 @@ class _Waiting(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """A thread that works on batches, and the queue before it. Belongs to one asyncio loop.
+    """A worker thread that processes batches, and its queue. Belongs to one asyncio loop.
 
-    The queue has no bound of its own: who asks goes through a `Gate` first.
+    The queue itself is unbounded: callers pass through a `Gate` first.
     """
 
     def __init__(
@@ -53,45 +54,49 @@ class Batcher(Generic[Item, Result]):
         batching: Batching,
         on_batch: Callable[[int], object] = lambda rows: None,
     ) -> None:
-        """`work` gives a result for each item, in their order; `on_batch` is told the rows of each batch."""
+        """Start the worker; needs a running loop.
+
+        `work` returns one result per item, in the same order; `on_batch` is called with the number of rows of each
+        batch before it runs.
+        """
         self._work, self._batching, self._on_batch = work, batching, on_batch
         self._queue: collections.deque[_Waiting[Item, Result]] = collections.deque()
-        self._more = asyncio.Event()
+        self._wake_up = asyncio.Event()
         self._closing = False
         self._thread = ThreadPoolExecutor(1, f"facexp-{name}")
         self._task = asyncio.create_task(self._run(), name=f"facexp-{name}")
 
     async def submit(self, item: Item, rows: int = 1) -> Result:
-        """The item's result, or the exception that its batch ended with.
+        """Return the item's result. Raises the exception that its batch failed with, RuntimeError after `close`.
 
-        Whoever stops waiting (a deadline, a client that has gone) takes the item out of the queue.
+        If the caller is cancelled (deadline passed, client disconnected), the item leaves the queue.
         """
         if self._closing:
             raise RuntimeError("the batcher is closed")
         loop = asyncio.get_running_loop()
         waiting: _Waiting[Item, Result] = _Waiting(item, rows, loop.time(), loop.create_future())
         self._queue.append(waiting)
-        self._more.set()
+        self._wake_up.set()
         try:
             return await waiting.future
         finally:
-            # a large picture must not lie here until the batch that runs now has ended
+            # or a large picture would stay in memory until the running batch has ended
             if waiting.future.cancelled():
                 with contextlib.suppress(ValueError):
                     self._queue.remove(waiting)
 
     async def close(self) -> None:
-        """Finish what was submitted, then end the thread."""
+        """Process everything that was submitted, then end the thread."""
         self._closing = True
-        self._more.set()
+        self._wake_up.set()
         await self._task
         self._thread.shutdown(wait=False)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._gather()
-            batch = self._take()
+            await self._wait_for_batch()
+            batch = self._take_batch()
             if not batch:
                 if self._closing and not self._queue:
                     return
@@ -108,21 +113,21 @@ class Batcher(Generic[Item, Result]):
                 if not waiting.future.done():
                     waiting.future.set_result(result)
 
-    async def _gather(self) -> None:
-        """Wait for a first request, then for a full batch or the end of the first one's patience."""
+    async def _wait_for_batch(self) -> None:
+        """Wait for a first request, then until the batch is full or `wait_ms` after that request's arrival."""
         while not self._queue and not self._closing:
-            self._more.clear()
-            await self._more.wait()
+            self._wake_up.clear()
+            await self._wake_up.wait()
         if not self._queue:
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(self._queue[0].since + self._batching.wait_ms / 1000):
                 while not self._closing and sum(waiting.rows for waiting in self._queue) < self._batching.size:
-                    self._more.clear()
-                    await self._more.wait()
+                    self._wake_up.clear()
+                    await self._wake_up.wait()
 
-    def _take(self) -> list[_Waiting[Item, Result]]:
-        """The next requests that still want an answer, as many as fill a batch."""
+    def _take_batch(self) -> list[_Waiting[Item, Result]]:
+        """Remove the requests of the next batch from the queue and return them; cancelled ones are dropped."""
         batch: list[_Waiting[Item, Result]] = []
         rows = 0
         while self._queue:

@@ -1,4 +1,4 @@
-"""HTTP connections that end: uvicorn by itself waits for ever for the rest of a request."""
+"""HTTP connections with a timeout: uvicorn alone waits indefinitely for the rest of a request."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 def patient_for(seconds: float) -> type[H11Protocol]:
-    """uvicorn's connection, cut where for so long nothing is being answered, whatever comes byte by byte.
+    """Return a uvicorn connection class whose connections are cut after `seconds` without a request in progress.
 
-    The time runs from the beginning or from the last answer to the end of the next request's head. How long an answer
-    may take, with its request's body, is not decided here. Where answers lie ready, it is cut when the client takes
-    nothing of them for so long, and before it has been twice as long.
+    The time runs from the start of the connection, or from the end of the last answer, to the end of the next request's
+    head, even if single bytes keep arriving. How long a request's body and its answer may take is not limited here. If
+    parts of an answer have not been sent yet, the connection is cut once the client has accepted none of them for
+    `seconds`; since this is checked every `seconds`, that happens before twice the time has passed.
     """
 
     class Connection(H11Protocol):
-        _ending: asyncio.TimerHandle | None = None
-        _untaken = 0
-        """Bytes of answers that lay ready when it was last looked."""
+        _idle_timer: asyncio.TimerHandle | None = None
+        _unsent_bytes = 0
+        """Number of unsent bytes in the write buffer at the last check."""
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._wait()
+            self._restart_timer()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._ending is not None:
-                self._ending.cancel()
+            if self._idle_timer is not None:
+                self._idle_timer.cancel()
             super().connection_lost(exc)
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
-            self._wait()
+            self._restart_timer()
 
-        def _wait(self) -> None:
-            if self._ending is not None:
-                self._ending.cancel()
-            self._ending = self.loop.call_later(seconds, self._end)
+        def _restart_timer(self) -> None:
+            if self._idle_timer is not None:
+                self._idle_timer.cancel()
+            self._idle_timer = self.loop.call_later(seconds, self._on_timeout)
 
-        def _end(self) -> None:
-            before, self._untaken = self._untaken, self.transport.get_write_buffer_size()
-            if self._untaken and self._untaken != before:
-                # the client is still taking the last answer
-                self._wait()
-            elif self._untaken or self.cycle is None or self.cycle.response_complete:
+        def _on_timeout(self) -> None:
+            unsent_before, self._unsent_bytes = self._unsent_bytes, self.transport.get_write_buffer_size()
+            if self._unsent_bytes and self._unsent_bytes != unsent_before:
+                # the client is still receiving the last answer
+                self._restart_timer()
+            elif self._unsent_bytes or self.cycle is None or self.cycle.response_complete:
                 self.transport.abort()
 
     return Connection

@@ -1,4 +1,4 @@
-"""Why a request is not answered: one reason for REST and gRPC, and nothing in it about the machine."""
+"""Reasons for refusing a request, shared by REST and gRPC; their texts reveal nothing about the machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from facexp.errors import FacexpError
 
 
 class Code(enum.IntEnum):
-    """gRPC's status codes, as far as they are used here."""
+    """The gRPC status codes that are used here."""
 
     OK = 0
     CANCELLED = 1
@@ -32,22 +32,22 @@ HTTP_STATUS = {
     Code.UNAVAILABLE: 503,
     Code.UNAUTHENTICATED: 401,
 }
-"""What REST answers for each; nobody is there to read a 499."""
+"""HTTP status of the REST answer for each code. No client receives a 499: it has disconnected."""
 
 
 class RequestError(FacexpError):
-    """A request that is not answered; its text goes to the client."""
+    """The request is refused; the text of the error is sent to the client."""
 
     code = Code.INVALID_ARGUMENT
 
     @property
     def http_status(self) -> int:
-        """What REST answers."""
+        """HTTP status of the REST answer."""
         return HTTP_STATUS[self.code]
 
 
 class BadRequest(RequestError):  # noqa: N818
-    """What is asked makes no sense."""
+    """The request is malformed."""
 
 
 class NotFound(RequestError):  # noqa: N818
@@ -57,47 +57,47 @@ class NotFound(RequestError):  # noqa: N818
 
 
 class TooLarge(RequestError):  # noqa: N818
-    """The request or a picture in it is larger than is taken; gRPC itself says the same of a message."""
+    """The request or a picture in it exceeds a size limit; gRPC itself uses the same code for too large a message."""
 
     code = Code.RESOURCE_EXHAUSTED
 
     @property
     def http_status(self) -> int:
-        """413, which does not ask to try again."""
+        """413 instead of 503, since a retry would fail as well."""
         return 413
 
 
 class Busy(RequestError):  # noqa: N818
-    """More is asked at a time than is taken; later it may go."""
+    """Too many requests, or too much data, at a time; a retry may succeed later."""
 
     code = Code.RESOURCE_EXHAUSTED
 
 
 class TooLate(RequestError):  # noqa: N818
-    """The answer would come after the deadline."""
+    """The deadline passed before the answer was ready."""
 
     code = Code.DEADLINE_EXCEEDED
 
 
 class Gone(RequestError):  # noqa: N818
-    """Who asked has closed the connection."""
+    """The client has closed the connection."""
 
     code = Code.CANCELLED
 
 
 class Stopping(RequestError):  # noqa: N818
-    """The server ends, or is not ready yet."""
+    """The server is stopping, or not ready yet."""
 
     code = Code.UNAVAILABLE
 
 
 class Unknown(RequestError):  # noqa: N818
-    """Who asks has not shown the token."""
+    """The client has not shown the token."""
 
     code = Code.UNAUTHENTICATED
 
 
 class Failure(RequestError):  # noqa: N818
-    """A fault of the server's own; what it was stands in its log."""
+    """An internal error; the details are only in the server's log."""
 
     code = Code.INTERNAL

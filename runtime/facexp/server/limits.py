@@ -1,4 +1,4 @@
-"""How much the server takes at a time."""
+"""Limits on what the server accepts at a time."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _REQUESTS_IN_MEMORY = 16
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is refused. Raises ValueError for a value that is not above 0."""
+    """Limits above which requests are refused. Raises ValueError for a value that is not above 0."""
 
     request_bytes: int = 16 << 20
-    """A larger body or message is refused."""
+    """Maximum size of an HTTP body or gRPC message."""
     pixels: int = 50_000_000
-    """A picture of more pixels is refused before it is decoded."""
+    """Maximum number of pixels of a picture; one with more is refused before it is decoded."""
     queue: int = 256
-    """So many requests to a model may be under way, waiting ones included; the next is refused."""
+    """Maximum number of requests to a model that are under way, queued ones included; the next one is refused."""
     timeout_s: float = 30.0
-    """A request that takes longer, its body's way here included, is given up; a gRPC client may ask for less. An HTTP
-    connection on which for so long nothing is being answered is cut, and one whose answers are not taken."""
+    """Timeout of a request, the transfer of its body included; a gRPC client may set a shorter deadline. It is also the
+    time after which an HTTP connection is cut if no request is in progress or the client does not accept an answer."""
     drain_s: float = 30.0
-    """At the end so long is waited for the answers to what was taken; what is left is refused."""
+    """How long a stopping server may take to answer the accepted requests; the rest are then refused."""
 
     def __post_init__(self) -> None:
         for name in ("request_bytes", "pixels", "queue", "timeout_s", "drain_s"):
@@ -36,28 +36,28 @@ class Limits:
 
     @property
     def memory_bytes(self) -> int:
-        """What all requests under way may hold together, before their pictures are decoded."""
+        """Maximum memory that all requests under way may hold together, decoded pictures not included."""
         return _REQUESTS_IN_MEMORY * self.request_bytes
 
 
 class Gate:
-    """Lets in so much at a time, and refuses what is more. Belongs to one asyncio loop."""
+    """Bounds a total (requests or bytes) and refuses anything beyond it. Belongs to one asyncio loop."""
 
     def __init__(self, most: int, busy: str) -> None:
-        """`busy` is what a refusal says."""
-        self._most, self._busy = most, busy
+        """`most` is the maximum total; `busy` is the error message of a refusal."""
+        self._limit, self._busy = most, busy
         self._empty = asyncio.Event()
         self._empty.set()
         self.held = 0
 
     @contextlib.contextmanager
     def holding(self, amount: int = 0) -> Iterator[Callable[[int], None]]:
-        """Hold so much until the `with` block ends; the function that it gives takes more. Raises Busy."""
+        """Hold `amount` until the `with` block ends; the function that it yields adds more. Both raise Busy."""
         own = 0
 
         def take(more: int) -> None:
             nonlocal own
-            if self.held + more > self._most:
+            if self.held + more > self._limit:
                 raise Busy(self._busy)
             own += more
             self.held += more

@@ -1,8 +1,8 @@
-"""The messages of TensorFlow Serving's gRPC interface, as far as they are answered here.
+"""The messages of TensorFlow Serving's gRPC interface that this server supports.
 
-On the wire a message is its fields' numbers and types, so these are taken for the official ones and the other way round
-(tests/export/test_server.py compares the two); fields that are not listed are read over. The classes are made in a
-pool of their own: TensorFlow's, which bear the same names, may be loaded into the same process.
+On the wire a message consists of the numbers and types of its fields, so these messages are interchangeable with the
+official ones (tests/export/test_server.py compares the two); fields that are not listed are ignored. The classes are
+built in a separate descriptor pool, because TensorFlow's classes of the same names may be loaded into the same process.
 """
 
 from __future__ import annotations
@@ -51,31 +51,31 @@ FIELDS: dict[str, dict[str, tuple[int, str]]] = {
     "ModelVersionStatus": {"version": (1, "int64"), "state": (2, "int32"), "status": (3, "StatusProto")},
     "GetModelStatusResponse": {"model_version_status": (1, "repeated ModelVersionStatus")},
 }
-"""An enumeration is an int32 on the wire, and stands here as one."""
+"""Enumerations are declared as int32, which they are on the wire."""
 
 _SCALARS = {"int32", "int64", "float", "bool", "string", "bytes"}
 _Field = descriptor_pb2.FieldDescriptorProto
 
 
-def _file() -> Any:
+def _file_descriptor() -> Any:
     file = descriptor_pb2.FileDescriptorProto(name="facexp/serving.proto", package=PACKAGE, syntax="proto3")
     file.dependency.extend([any_pb2.DESCRIPTOR.name, wrappers_pb2.DESCRIPTOR.name])
     for message, fields in FIELDS.items():
-        made = file.message_type.add(name=message)
+        descriptor = file.message_type.add(name=message)
         for name, (number, kind) in fields.items():
             label, _, kind = kind.rpartition(" ")
             if label == "map":
-                # a map is a repeated message of key and value
-                entry = made.nested_type.add(name=name.title().replace("_", "") + "Entry")
+                # protobuf encodes a map as a repeated message of key and value
+                entry = descriptor.nested_type.add(name=name.title().replace("_", "") + "Entry")
                 entry.options.map_entry = True
-                _add(entry, "key", 1, "string")
-                _add(entry, "value", 2, kind)
+                _add_field(entry, "key", 1, "string")
+                _add_field(entry, "value", 2, kind)
                 kind, label = f".{PACKAGE}.{message}.{entry.name}", "repeated"
-            _add(made, name, number, kind, repeated=label == "repeated")
+            _add_field(descriptor, name, number, kind, repeated=label == "repeated")
     return file
 
 
-def _add(message: Any, name: str, number: int, kind: str, repeated: bool = False) -> None:
+def _add_field(message: Any, name: str, number: int, kind: str, repeated: bool = False) -> None:
     field = message.field.add(name=name, number=number)
     field.label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
     if kind in _SCALARS:
@@ -86,10 +86,14 @@ def _add(message: Any, name: str, number: int, kind: str, repeated: bool = False
 
 
 _POOL = descriptor_pool.DescriptorPool()
-for _each in (any_pb2.DESCRIPTOR.serialized_pb, wrappers_pb2.DESCRIPTOR.serialized_pb, _file().SerializeToString()):
-    _POOL.AddSerializedFile(_each)
+for _serialized in (
+    any_pb2.DESCRIPTOR.serialized_pb,
+    wrappers_pb2.DESCRIPTOR.serialized_pb,
+    _file_descriptor().SerializeToString(),
+):
+    _POOL.AddSerializedFile(_serialized)
 
 
 def message(name: str) -> Any:
-    """The class of a message of FIELDS."""
+    """Return the class of a message in FIELDS."""
     return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"{PACKAGE}.{name}"))

@@ -1,4 +1,4 @@
-"""The three models that are served: each network as its SavedModel has it, and the whole analysis of a photo."""
+"""The three models that are served: both networks with their SavedModels' signatures, and the analysis of a photo."""
 
 from __future__ import annotations
 
@@ -36,44 +36,44 @@ NAMES = ("keypoints", "emotion", FACES)
 DEFAULT_SIGNATURE = "serving_default"
 ENCODED_SIGNATURE = "serving_encoded"
 SOURCE = "-"
-"""What a record calls a photo that came in a request: as facexp-infer calls standard input."""
+"""The source name in the record of a photo in a request; facexp-infer uses the same for standard input."""
 
 Arrays = dict[str, Array]
 
 _ENCODED = TensorSpec("encoded", BYTES, ())
 _RECORD = TensorSpec("record", BYTES, ())
-# decoding is bounded here, or every request under way could hold a decoded picture; by both networks and all versions
-# together, which share one memory
-_DECODERS = 2
-_DECODING = threading.BoundedSemaphore(_DECODERS)
+# bounds the decoding, or every request under way could hold a decoded picture; one limit for both networks and all
+# versions, since they share the memory of the process
+_MAX_DECODERS = 2
+_DECODE_SLOTS = threading.BoundedSemaphore(_MAX_DECODERS)
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What one way of asking a model takes and gives; one input, as all signatures here have."""
+    """The input and the outputs of one way to call a model; all signatures here have a single input."""
 
     input: TensorSpec
     outputs: tuple[TensorSpec, ...]
 
 
 class Model(Protocol):
-    """Something that answers requests. Belongs to one asyncio loop."""
+    """A model that answers requests. Belongs to one asyncio loop."""
 
     signatures: Mapping[str, Signature]
     gate: Gate
-    """Counts the requests under way."""
+    """Bounds the number of requests under way."""
 
     async def predict(self, signature: str, value: Array) -> Arrays:
-        """The outputs for the input of one of the signatures, checked against it. Raises RequestError."""
+        """Return the outputs for an input, which must match the signature. Raises RequestError."""
         ...
 
     async def close(self) -> None:
-        """End its threads, after what was taken is answered."""
+        """End the model's threads after all submitted requests are answered."""
         ...
 
 
 class Network:
-    """The keypoint or the emotion network; the crops of several requests go through it together."""
+    """The keypoint or the emotion network; it runs the crops of several requests as one batch."""
 
     def __init__(
         self, session: Session, spec: ModelSpec, limits: Limits, batching: Batching, on_batch: Callable[[int], object]
@@ -84,28 +84,28 @@ class Network:
         }
         self.gate = _gate(spec.name, limits)
         self._session, self._size, self._pixels = session, spec.size, limits.pixels
-        self._decoders = ThreadPoolExecutor(_DECODERS, f"facexp-{spec.name}-decode")
+        self._decoders = ThreadPoolExecutor(_MAX_DECODERS, f"facexp-{spec.name}-decode")
         self._batcher = Batcher(spec.name, self._run, batching, on_batch)
 
     async def predict(self, signature: str, value: Array) -> Arrays:
-        """Outputs as float32 arrays with a row per row of the input."""
-        crops = value if signature == DEFAULT_SIGNATURE else await self._decoded(value)
+        """Return the outputs: float32 arrays with one row per row of the input. Raises RequestError."""
+        crops = value if signature == DEFAULT_SIGNATURE else await self._decode_crops(value)
         return await self._batcher.submit(crops, len(crops))
 
     async def close(self) -> None:
-        """End its threads, after what was taken is answered."""
+        """End the threads after all submitted requests are answered."""
         await self._batcher.close()
         self._decoders.shutdown(wait=False)
 
-    async def _decoded(self, files: Array) -> NDArray[np.uint8]:
+    async def _decode_crops(self, files: Array) -> NDArray[np.uint8]:
         loop = asyncio.get_running_loop()
-        # one after the other: a request that is given up stops here
-        crops = [await loop.run_in_executor(self._decoders, self._crop, *each) for each in enumerate(files)]
+        # one after the other, so that a request that is given up stops between two pictures
+        crops = [await loop.run_in_executor(self._decoders, self._decode_crop, *each) for each in enumerate(files)]
         return np.stack(crops)
 
-    def _crop(self, number: int, file: bytes) -> NDArray[np.uint8]:
+    def _decode_crop(self, number: int, file: bytes) -> NDArray[np.uint8]:
         try:
-            with _DECODING:
+            with _DECODE_SLOTS:
                 return crop_of(read_picture(file, self._pixels), self._size)
         except TooLargeError as error:
             raise TooLarge(f"picture {number} {error}") from None
@@ -120,7 +120,10 @@ class Network:
 
 
 class Faces:
-    """Photos in, facexp-infer's records out, one photo at a time: one has the cores to itself, and is done sooner."""
+    """The full analysis: photos in, facexp-infer's records out.
+
+    Photos are analysed one at a time: a photo that has all cores to itself is finished sooner.
+    """
 
     def __init__(self, analyzer: Analyzer, limits: Limits, on_batch: Callable[[int], object]) -> None:
         self.signatures: Mapping[str, Signature] = {DEFAULT_SIGNATURE: Signature(_ENCODED, (_RECORD,))}
@@ -129,13 +132,13 @@ class Faces:
         self._batcher = Batcher(FACES, self._run, Batching(size=1), on_batch)
 
     async def predict(self, signature: str, value: Array) -> Arrays:
-        """A record for each file, each the bytes of a JSON object."""
-        # one after the other, so that a request of many photos does not make the others wait for all of them
+        """Return one record per file: an object array with the bytes of a JSON object each. Raises RequestError."""
+        # one after the other, so that other requests do not wait for all photos of a large one
         records = [await self._batcher.submit((number, file)) for number, file in enumerate(value)]
         return {_RECORD.name: np.array(records, dtype=object)}
 
     async def close(self) -> None:
-        """End its thread, after what was taken is answered."""
+        """End the thread after all submitted photos are answered."""
         await self._batcher.close()
 
     def _run(self, photos: list[tuple[int, bytes]]) -> Sequence[bytes]:
@@ -152,7 +155,7 @@ class Faces:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Loaded:
-    """What is read from a bundle; each model has sessions of its own, so that all may run at once."""
+    """The contents of a bundle, opened. Each model has its own sessions, so that all can run at the same time."""
 
     bundle: Bundle
     keypoints: Session
@@ -161,7 +164,11 @@ class Loaded:
 
 
 def load(directory: Path | None, options: AnalyzerOptions) -> Loaded:
-    """Load a bundle's networks and the detector; takes seconds and may run in any thread. Raises FacexpError."""
+    """Load a bundle's networks and the detector, which takes seconds; any thread may call it.
+
+    `directory` None is the bundle that ships with facexp. Raises FacexpError, or ValueError for an option that does not
+    suit the bundle.
+    """
     analyzer = replace(options, bundle=directory).open()
     networks = open_networks(analyzer.bundle, options.device, options.backend, options.precision, options.threads)
     return Loaded(analyzer.bundle, *networks, analyzer)
@@ -170,7 +177,10 @@ def load(directory: Path | None, options: AnalyzerOptions) -> Loaded:
 def make_models(
     loaded: Loaded, limits: Limits, batching: Batching, on_batch: Callable[[str, int], object]
 ) -> dict[str, Model]:
-    """The models by name, in the running loop; `on_batch` is told the model and the rows of each batch."""
+    """Return the models by name, bound to the running loop.
+
+    `on_batch` is called with the model's name and the number of rows of each batch.
+    """
     networks = ((loaded.keypoints, loaded.bundle.keypoints), (loaded.emotion, loaded.bundle.emotion))
     models: dict[str, Model] = {
         spec.name: Network(session, spec, limits, batching, partial(on_batch, spec.name)) for session, spec in networks

@@ -1,5 +1,5 @@
 "use strict";
-// a picture goes to the server no larger than this, which is all that its detector looks at
+// longest side in pixels: larger pictures are scaled down before they are sent, as the detector uses even fewer pixels
 const LONGEST = 1280;
 const at = (id) => document.getElementById(id);
 const frame = document.createElement("canvas");
@@ -10,7 +10,7 @@ let chosen = null;
 
 class Denied extends Error {}
 
-// names and messages go in as text, never as markup
+// inserts names and messages as text, never as markup
 function element(tag, text, ...inside) {
   const made = document.createElement(tag);
   if (text !== null) made.textContent = text;
@@ -23,7 +23,7 @@ function say(text, alarm = false) {
   at("state").className = alarm ? "alarm" : "";
 }
 
-// the source's pixels, made smaller where they are many, as JPEG in Base64
+// the source's pixels, scaled down to at most LONGEST a side, as a JPEG in Base64
 async function encode(source, width, height) {
   const scale = Math.min(1, LONGEST / Math.max(width, height));
   frame.width = Math.max(1, Math.round(width * scale));
@@ -73,14 +73,14 @@ function draw(faces) {
     pen.lineWidth = 1.2 * unit;
     pen.strokeStyle = pen.fillStyle = colour(label);
     pen.strokeRect(x, y, width, height);
-    // inside the picture, also where the face is at its upper border
+    // keeps the label inside the picture if the face is at its upper edge
     const top = Math.max(y, 12 * unit);
     pen.fillRect(x, top - 11 * unit, pen.measureText(text).width + 6 * unit, 11 * unit);
     pen.fillStyle = "#111";
     pen.fillText(text, x + 3 * unit, top - 0.5 * unit);
     for (const [across, down] of Object.values(face.keypoints)) {
       pen.beginPath();
-      // a pixel's centre is half a pixel from its border
+      // keypoints are relative to pixel centres, canvas coordinates to pixel edges
       pen.arc(across + 0.5, down + 0.5, Math.min(1.6 * unit, width / 40), 0, 2 * Math.PI);
       pen.fillStyle = "#fff";
       pen.fill();
@@ -128,7 +128,7 @@ async function analyse(source, width, height) {
   try {
     const b64 = await encode(source, width, height), start = performance.now();
     const record = await ask(b64);
-    // what comes too late belongs to a picture that is no longer shown
+    // a late answer belongs to a picture that is no longer current
     if (mine === turn) show(record, (performance.now() - start) / 1000);
   } catch (error) {
     if (mine !== turn) return;
@@ -136,7 +136,7 @@ async function analyse(source, width, height) {
     if (error instanceof Denied) {
       at("login").hidden = false;
       at("token").focus();
-      say("Not shown: the server asks for its token.", true);
+      say("The server refused the request: it requires a token.", true);
     } else {
       say(error.message, true);
     }
@@ -145,11 +145,11 @@ async function analyse(source, width, height) {
 
 async function photo() {
   if (at("file").files.length) [chosen] = at("file").files;
-  // or the same photo could not be chosen twice
+  // otherwise choosing the same photo again would fire no change event
   at("file").value = "";
   if (!chosen) return;
   stop();
-  say("looking");
+  say("analysing the photo");
   let picture;
   try {
     picture = await createImageBitmap(chosen);
@@ -170,13 +170,13 @@ function stop() {
 }
 
 async function camera() {
-  // of two that are opened at once one could not be stopped any more
+  // of two streams opened at the same time, one could not be stopped
   if (opening) return;
   if (stream) {
     stop();
     return;
   }
-  // browsers give the camera to pages of this machine and to encrypted ones alone
+  // browsers allow the camera only on localhost and over https
   if (!navigator.mediaDevices) {
     say("the camera needs https, or a browser on the server's own machine", true);
     return;
@@ -196,13 +196,13 @@ async function camera() {
     opening = false;
   }
   const mine = stream;
-  // a photo was chosen meanwhile
+  // stopped in the meantime because a photo was chosen
   if (!mine) return;
   at("camera").textContent = "Stop";
   at("camera").setAttribute("aria-pressed", "true");
   while (stream === mine) {
     await analyse(video, video.videoWidth, video.videoHeight);
-    // nothing is asked while the page is hidden
+    // no frame is sent while the page is hidden: the callback is then not called
     await new Promise(requestAnimationFrame);
   }
 }
@@ -213,6 +213,6 @@ at("login").addEventListener("submit", (event) => {
   event.preventDefault();
   sessionStorage.setItem("token", at("token").value);
   at("login").hidden = true;
-  say("Choose a photo, or the camera.");
+  say("Choose a photo or the camera.");
   photo();
 });

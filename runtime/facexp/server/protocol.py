@@ -1,10 +1,10 @@
-"""TensorFlow Serving's REST interface: its JSON, read and written.
+"""The JSON of TensorFlow Serving's REST interface: parsing of requests and building of answers.
 
     {"signature_name": ..., "instances": [row, row ...]}  ->  {"predictions": [row, row ...]}
     {"signature_name": ..., "inputs": all rows}           ->  {"outputs": all rows}
 
-Rows of a signature with one input, or one output, stand there without its name; {"b64": ...} is binary. A record of
-`faces` is a JSON object itself, not a text that holds one.
+If a signature has only one input or output, its rows are written without its name; {"b64": ...} is binary data. A
+record of `faces` is a JSON object, not a string that contains one.
 """
 
 from __future__ import annotations
@@ -26,26 +26,27 @@ from facexp.server.tensors import BYTES, DTYPES, Array, check_shape
 from facexp.server.versions import Version
 
 VALUES = 1_000_000
-"""JSON of more values, lists included, is refused: nothing else is answered while it is read, for about 0.2 s."""
+"""Maximum number of JSON values, lists included, in a request: nothing else is answered while it is parsed, which
+takes about 0.2 s for this many."""
 
 _B64 = "b64"
 
 
 @dataclass(slots=True)
 class Body:
-    """A predict request's JSON."""
+    """The parsed JSON of a predict request."""
 
     signature: str
     rows: bool
-    """Whether it has `instances`, and the answer `predictions`."""
+    """Whether the request has `instances`, so that the answer has `predictions`."""
     value: Any
-    """What stands under `instances` or `inputs`; None once it is read."""
+    """The value of `instances` or `inputs`; None after `read_input`."""
 
 
 def read_body(data: bytes | bytearray) -> Body:
-    """Raises BadRequest where the body is not such a JSON object, TooLarge beyond VALUES."""
+    """Parse the body of a predict request. Raises BadRequest if it is malformed, TooLarge beyond VALUES."""
     if sum(map(data.count, (b",", b"[", b"{"))) > VALUES:
-        raise TooLarge(f'the body has more than {VALUES} values: send pictures as {{"b64": ...}}, or ask by gRPC')
+        raise TooLarge(f'the body has more than {VALUES} values: send pictures as {{"b64": ...}}, or use gRPC')
     try:
         body = json.loads(data)
     except (ValueError, RecursionError):
@@ -54,7 +55,7 @@ def read_body(data: bytes | bytearray) -> Body:
         raise BadRequest("the body must be an object with either instances or inputs")
     signature = body.get("signature_name")
     if not isinstance(signature, str | None):
-        raise BadRequest("signature_name must be a text")
+        raise BadRequest("signature_name must be a string")
     rows = "instances" in body
     value = body["instances" if rows else "inputs"]
     if rows and (not isinstance(value, list) or not value):
@@ -63,19 +64,19 @@ def read_body(data: bytes | bytearray) -> Body:
 
 
 def read_input(body: Body, signature: Signature) -> Array:
-    """The request's input as the signature has it, taken out of the body. Raises BadRequest."""
-    # a list of numbers takes many times as much memory as what is made of it
+    """Return the request's input as an array of the signature's type, and clear it in the body. Raises BadRequest."""
+    # so that the list of numbers can be freed: it takes many times the memory of the array
     spec, value, body.value = signature.input, body.value, None
     if body.rows:
-        value = [_named(row, spec, f"instance {number}") for number, row in enumerate(value)]
+        value = [_unwrap(row, spec, f"instance {number}") for number, row in enumerate(value)]
     else:
-        value = _named(value, spec, "inputs")
-    return _files(value, spec) if spec.dtype == BYTES else _numbers(value, spec)
+        value = _unwrap(value, spec, "inputs")
+    return _file_array(value, spec) if spec.dtype == BYTES else _integer_array(value, spec)
 
 
 def predict_answer(body: Body, signature: Signature, outputs: Arrays) -> dict[str, Any]:
-    """The JSON of the outputs, in the form in which the request came."""
-    columns = {spec.name: _plain(outputs[spec.name]) for spec in signature.outputs}
+    """Return the JSON answer to a predict request: `predictions` for `instances`, `outputs` for `inputs`."""
+    columns = {spec.name: _to_json(outputs[spec.name]) for spec in signature.outputs}
     single = next(iter(columns.values())) if len(columns) == 1 else None
     if not body.rows:
         return {"outputs": columns if single is None else single}
@@ -85,7 +86,7 @@ def predict_answer(body: Body, signature: Signature, outputs: Arrays) -> dict[st
 
 
 def metadata_answer(model: str, version: int, signatures: Mapping[str, Signature]) -> dict[str, Any]:
-    """What GET .../metadata answers."""
+    """Return the JSON answer to GET .../metadata."""
     definitions = {
         name: {
             "inputs": {signature.input.name: _tensor_info(signature.input, name)},
@@ -101,21 +102,21 @@ def metadata_answer(model: str, version: int, signatures: Mapping[str, Signature
 
 
 METHOD = "tensorflow/serving/predict"
-"""What TensorFlow calls a signature that is asked by Predict."""
+"""TensorFlow's method name of a signature that Predict can call."""
 
 
 def tensor_name(spec: TensorSpec, signature: str) -> str:
-    """What stands for a tensor's name in a graph."""
+    """Return a name in the form of a graph tensor's, which the metadata must contain."""
     return f"{signature}_{spec.name}:0"
 
 
 def status_answer(versions: list[Version]) -> dict[str, Any]:
-    """What GET /v1/models/NAME answers."""
+    """Return the JSON answer to GET /v1/models/NAME."""
     return {"model_version_status": [_status(version) for version in versions]}
 
 
 NOT_LOADED = "it cannot be loaded; the server's log says why"
-"""What a client is told of a version that failed; the reason names files of this machine."""
+"""The error message of a version that failed to load. The reason is only logged: it may name files of this machine."""
 
 
 def _status(version: Version) -> dict[str, Any]:
@@ -133,24 +134,24 @@ def _tensor_info(spec: TensorSpec, signature: str) -> dict[str, Any]:
     }
 
 
-def _named(value: Any, spec: TensorSpec, where: str) -> Any:
-    """The value itself, or what an object has under the input's name."""
+def _unwrap(value: Any, spec: TensorSpec, where: str) -> Any:
+    """Return the value itself, or from an object the value under the input's name."""
     if not isinstance(value, dict) or (set(value) == {_B64} and spec.name != _B64):
         return value
     if set(value) != {spec.name}:
-        raise BadRequest(f"{where}: must be a value or an object with {spec.name} alone")
+        raise BadRequest(f"{where}: must be a value or an object with only {spec.name}")
     return value[spec.name]
 
 
-def _numbers(value: Any, spec: TensorSpec) -> Array:
-    # by the first of everything, so that little is looked at where the form is wrong
+def _integer_array(value: Any, spec: TensorSpec) -> Array:
+    # derive the shape from the first elements, so that a wrong shape is found before all values are read
     shape: list[int] = []
     first = value
     while isinstance(first, list):
         shape.append(len(first))
         first = first[0] if first else 0
     if type(first) is not int:
-        raise _not_whole(spec)
+        raise _not_integers(spec)
     check_shape(spec.name, spec, tuple(shape))
     flat = value
     for size in shape[1:]:
@@ -158,27 +159,27 @@ def _numbers(value: Any, spec: TensorSpec) -> Array:
             raise BadRequest(f"input {spec.name}: the rows differ in shape")
         flat = list(itertools.chain.from_iterable(flat))
     if set(map(type, flat)) != {int}:
-        raise _not_whole(spec)
+        raise _not_integers(spec)
     try:
         return np.frombuffer(bytes(flat), np.uint8).reshape(shape)
     except ValueError:
-        raise _not_whole(spec) from None
+        raise _not_integers(spec) from None
 
 
-def _not_whole(spec: TensorSpec) -> BadRequest:
-    return BadRequest(f"input {spec.name}: must be of whole numbers from 0 to 255")
+def _not_integers(spec: TensorSpec) -> BadRequest:
+    return BadRequest(f"input {spec.name}: the values must be whole numbers from 0 to 255")
 
 
-def _files(value: Any, spec: TensorSpec) -> Array:
+def _file_array(value: Any, spec: TensorSpec) -> Array:
     if not isinstance(value, list) or not value:
         raise BadRequest(f"input {spec.name}: must be a list with at least one element")
     files = np.empty(len(value), dtype=object)
     for number, each in enumerate(value):
-        files[number] = _binary(each, f"input {spec.name}, row {number}")
+        files[number] = _decode_binary(each, f"input {spec.name}, row {number}")
     return files
 
 
-def _binary(value: Any, where: str) -> bytes:
+def _decode_binary(value: Any, where: str) -> bytes:
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
     if not isinstance(value, dict) or set(value) != {_B64} or not isinstance(value[_B64], str):
@@ -189,5 +190,5 @@ def _binary(value: Any, where: str) -> bytes:
         raise BadRequest(f"{where}: is not valid Base64") from None
 
 
-def _plain(array: Array) -> list[Any]:
+def _to_json(array: Array) -> list[Any]:
     return list(map(json.loads, array)) if array.dtype == object else array.tolist()

@@ -1,4 +1,4 @@
-"""REST, the page, the metrics and the health checks: a Starlette application."""
+"""A Starlette application with the REST interface, the web page, the metrics and the health checks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from facexp.server.errors import Busy, Gone, RequestError, TooLarge, Unknown
 from facexp.server.protocol import metadata_answer, predict_answer, read_body, read_input, status_answer
 from facexp.server.service import Running, Service, Target
 
-# the page brings all it needs, and may load nothing else; pictures of its own come as blob:
+# the page is self-contained and may load nothing from elsewhere; its own pictures are blob: URLs
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' blob: data:; media-src blob:; "
     "style-src 'self'; script-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -34,7 +34,7 @@ _PAGE_HEADERS = {
     "Referrer-Policy": "no-referrer",
 }
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-_PAGE = {
+_PAGE_FILES = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
@@ -45,30 +45,34 @@ _logger = logging.getLogger("facexp")
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class _Number(IntegerConvertor):
-    # Python reads no number of thousands of digits: a stranger's would be a fault of ours in the log
+class _VersionNumber(IntegerConvertor):
+    # Python raises ValueError for a number of thousands of digits, which would be logged as an internal error
     regex = "[0-9]{1,19}"
 
 
-register_url_convertor("number", _Number())
+register_url_convertor("number", _VersionNumber())
 
 
 def application(service: Service, access: Access, hosts: list[str] | None) -> Any:
-    """The ASGI application. `hosts` are the names by which it may be asked for; None is any."""
+    """Return the ASGI application. `hosts` are the accepted values of the Host header; None accepts any."""
     rest = _Rest(service)
-    known = functools.partial(_known, access)
+    authenticated = functools.partial(_authenticated, access)
     model, version = "/v1/models/{name}", "/versions/{version:number}"
-    routes = [Route(path, _page(*file)) for path, file in _PAGE.items()]
-    routes += [Route("/healthz", rest.healthy), Route("/readyz", rest.ready), Route("/metrics", known(rest.metrics))]
+    routes = [Route(path, _page(*file)) for path, file in _PAGE_FILES.items()]
+    routes += [
+        Route("/healthz", rest.healthy),
+        Route("/readyz", rest.ready),
+        Route("/metrics", authenticated(rest.metrics)),
+    ]
     for place in (model, model + version):
         routes += [
-            Route(place + ":predict", known(rest.predict), methods=["POST"]),
-            # or it would be taken for the status of a model of that name
-            Route(place + ":predict", known(_only_post)),
-            Route(place + "/metadata", known(rest.metadata)),
-            Route(place, known(rest.status)),
+            Route(place + ":predict", authenticated(rest.predict), methods=["POST"]),
+            # or it would match the status route, as a model called NAME:predict
+            Route(place + ":predict", authenticated(_only_post)),
+            Route(place + "/metadata", authenticated(rest.metadata)),
+            Route(place, authenticated(rest.status)),
         ]
-    # a page on the internet may point a name of its own at this machine and read what is served here
+    # against DNS rebinding: a page on the internet could point its own host name at this machine and read the answers
     middleware = [] if hosts is None else [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]
     handlers: dict[Any, Any] = {RequestError: _refused, HTTPException: _http_error, Exception: _failed}
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
@@ -81,11 +85,11 @@ class _Rest:
     async def predict(self, request: Request) -> Response:
         name, version = _target(request)
         async with self._service.request("rest", name) as running:
-            # a name that is wrong is told before the body is taken
+            # so that an unknown model is refused before the body is received
             self._service.versions.find(name, version)
             async with self._body(request) as data:
                 body = read_body(data)
-                # the text is larger than what was read in it
+                # frees the memory of the text, which is larger than the values parsed from it
                 data.clear()
                 target = Target(name, version, body.signature)
                 with _while_connected(request, running):
@@ -115,20 +119,20 @@ class _Rest:
 
     @contextlib.asynccontextmanager
     async def _body(self, request: Request) -> AsyncIterator[bytearray]:
-        """The request's body, counted while it comes and held until the answer is made.
+        """Receive the request's body, counted against the memory limit from its arrival until the answer is built.
 
         Raises TooLarge, Busy, Gone.
         """
-        most = self._service.limits.request_bytes
-        too_large = TooLarge(f"the body is larger than the {most} bytes that are taken")
+        limit = self._service.limits.request_bytes
+        too_large = TooLarge(f"the body is larger than the limit of {limit} bytes")
         length = request.headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > most:
+        if length.isdecimal() and int(length) > limit:
             raise too_large
         data = bytearray()
         with self._service.memory.holding() as take:
             try:
                 async for part in request.stream():
-                    if len(data) + len(part) > most:
+                    if len(data) + len(part) > limit:
                         raise too_large
                     take(len(part))
                     data += part
@@ -139,7 +143,7 @@ class _Rest:
 
 @contextlib.contextmanager
 def _while_connected(request: Request, running: Running) -> Iterator[None]:
-    """Gives the request up when its connection is closed; its body must have been read."""
+    """Give the request up if its connection is closed; its body must have been received before."""
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -161,8 +165,8 @@ def _target(request: Request) -> tuple[str, int | None]:
     return request.path_params["name"], request.path_params.get("version")
 
 
-def _known(access: Access, endpoint: _Endpoint) -> _Endpoint:
-    """The endpoint for those who show the token."""
+def _authenticated(access: Access, endpoint: _Endpoint) -> _Endpoint:
+    """Wrap an endpoint so that it refuses requests without the token."""
 
     @functools.wraps(endpoint)
     async def guarded(request: Request) -> Response:
@@ -202,6 +206,6 @@ async def _http_error(_: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    # what it was is for the log alone
+    # the details go only to the log
     _logger.error("a request for %r failed", request.url.path, exc_info=error)
-    return _error(500, "the server failed at this request")
+    return _error(500, "the server failed to process this request")

@@ -1,4 +1,4 @@
-"""gRPC: PredictionService and ModelService, as TensorFlow Serving's clients ask them."""
+"""The gRPC interface: PredictionService and ModelService, as TensorFlow Serving's clients call them."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _StatusRequest, _StatusResponse = message("GetModelStatusRequest"), message("Get
 _SignatureDefMap, _TensorInfo, _ModelSpec = map(message, ("SignatureDefMap", "TensorInfo", "ModelSpec"))
 
 _SIGNATURES = "signature_def"
-# REST sends one request after the other over a connection, gRPC many at once: beyond this it refuses by itself
-_CALLS_PER_PLACE = 4
+# an HTTP connection carries one request at a time, a gRPC connection many: gRPC itself refuses calls beyond this
+_CALLS_PER_QUEUE_SLOT = 4
 
-_Handle = Callable[[Any], Awaitable[Any]]
+_Handler = Callable[[Any], Awaitable[Any]]
 
 
 def rpc_server(service: Service, access: Access) -> Any:
-    """A grpc.aio server without a port yet."""
+    """Return a grpc.aio server that has no port yet."""
     limits = service.limits
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", limits.request_bytes),
             ("grpc.max_send_message_length", -1),
-            # or a second server on the same port would take half of the requests in silence
+            # or a second server could open the same port and silently receive half of the requests
             ("grpc.so_reuseport", 0),
         ],
-        maximum_concurrent_rpcs=_CALLS_PER_PLACE * limits.queue,
+        maximum_concurrent_rpcs=_CALLS_PER_QUEUE_SLOT * limits.queue,
     )
     rpc = _Rpc(service, access)
     prediction = {
@@ -58,37 +58,38 @@ class _Rpc:
     def __init__(self, service: Service, access: Access) -> None:
         self._service, self._access = service, access
 
-    def method(self, request_class: Any, handle: _Handle) -> Any:
-        """The method for those who show the token; a RequestError becomes its status."""
+    def method(self, request_class: Any, handler: _Handler) -> Any:
+        """Return a gRPC method handler that checks the token and turns a RequestError into its gRPC status."""
 
         async def answer(messages: AsyncIterator[bytes], context: Any) -> Any:
             try:
                 self._access.check(dict(context.invocation_metadata() or ()).get("authorization"))
-                data = await self._one(messages)
+                data = await self._read_message(messages)
                 with self._service.memory.holding(len(data)):
-                    request = _read(request_class, data)
+                    request = _parse(request_class, data)
                     async with self._service.request("grpc", request.model_spec.name, context.time_remaining()):
-                        return await handle(request)
+                        return await handler(request)
             except RequestError as refusal:
-                # it raises what ends the call
+                # abort raises the exception that ends the call
                 return await context.abort(grpc.StatusCode[refusal.code.name], str(refusal))
 
-        # as a stream of one: grpc would wait for the message of a unary call before it asks for the token, and for ever
+        # a client stream of one message: for a unary call grpc would wait for the message before the token is checked,
+        # and without a timeout
         return grpc.stream_unary_rpc_method_handler(
-            # not read by grpc, which would tell a stranger what Python says of bytes that are no message
+            # no deserializer: grpc would send Python's error text for a malformed message to clients without a token
             answer,
             None,
             lambda response: response.SerializeToString(),
         )
 
-    async def _one(self, messages: AsyncIterator[bytes]) -> bytes:
-        """The message of a call. A call without one must not keep its place."""
-        patience_s = self._service.limits.timeout_s
+    async def _read_message(self, messages: AsyncIterator[bytes]) -> bytes:
+        """Return the call's only message. Raises TooLate if it does not arrive: such a call must not hold its slot."""
+        timeout_s = self._service.limits.timeout_s
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(timeout_s):
                 return await anext(messages)
         except TimeoutError:
-            raise TooLate(f"no message has come in {patience_s:g} s") from None
+            raise TooLate(f"no message arrived within {timeout_s:g} s") from None
         except StopAsyncIteration:
             raise BadRequest("the call has no message") from None
 
@@ -98,36 +99,36 @@ class _Rpc:
 
         def read(signature: Signature) -> Array:
             if set(request.inputs) != {signature.input.name}:
-                raise BadRequest(f"the inputs must be {signature.input.name} alone")
+                raise BadRequest(f"the only input must be {signature.input.name}")
             wrong = set(request.output_filter) - {output.name for output in signature.outputs}
             if wrong:
                 raise BadRequest(f"output_filter: the outputs are {', '.join(o.name for o in signature.outputs)}")
             tensor = request.inputs[signature.input.name]
             array = read_tensor(tensor, signature.input.name, signature.input, self._service.limits.request_bytes)
-            # one value may stand for all elements: a short message can ask for a large array
+            # a single value may fill all elements, so that a short message can request a large array
             take(max(0, array.nbytes - request.ByteSize()))
             return array
 
         with self._service.memory.holding() as take:
             number, _, outputs = await self._service.predict(target, read)
-        answer = _PredictResponse(model_spec=_spec(target.model, number, target.signature))
+        answer = _PredictResponse(model_spec=_model_spec(target.model, number, target.signature))
         for name in request.output_filter or outputs:
             answer.outputs[name].CopyFrom(write_tensor(outputs[name]))
         return answer
 
     async def metadata(self, request: Any) -> Any:
         if list(request.metadata_field) != [_SIGNATURES]:
-            raise BadRequest(f"metadata_field must be {_SIGNATURES} alone")
+            raise BadRequest(f"metadata_field must be only {_SIGNATURES}")
         name = request.model_spec.name
         number, model = self._service.versions.find(name, _version(request.model_spec))
         definitions = _SignatureDefMap()
         for key, signature in model.signatures.items():
             definition = definitions.signature_def[key]
             definition.method_name = METHOD
-            definition.inputs[signature.input.name].CopyFrom(_info(signature.input, key))
+            definition.inputs[signature.input.name].CopyFrom(_tensor_info(signature.input, key))
             for output in signature.outputs:
-                definition.outputs[output.name].CopyFrom(_info(output, key))
-        answer = _MetadataResponse(model_spec=_spec(name, number))
+                definition.outputs[output.name].CopyFrom(_tensor_info(output, key))
+        answer = _MetadataResponse(model_spec=_model_spec(name, number))
         answer.metadata[_SIGNATURES].type_url = f"type.googleapis.com/{PACKAGE}.SignatureDefMap"
         answer.metadata[_SIGNATURES].value = definitions.SerializeToString()
         return answer
@@ -143,26 +144,26 @@ class _Rpc:
         return answer
 
 
-def _read(request_class: Any, data: bytes) -> Any:
+def _parse(request_class: Any, data: bytes) -> Any:
     try:
         return request_class.FromString(data)
     except DecodeError:
-        raise BadRequest(f"the bytes are no {request_class.DESCRIPTOR.name}") from None
+        raise BadRequest(f"the message is not a valid {request_class.DESCRIPTOR.name}") from None
 
 
 def _version(spec: Any) -> int | None:
     if spec.version_label:
-        raise NotFound("versions have numbers here, and no labels")
+        raise NotFound("version labels are not supported; use a version number")
     return spec.version.value if spec.HasField("version") else None
 
 
-def _spec(name: str, version: int, signature: str = "") -> Any:
+def _model_spec(name: str, version: int, signature: str = "") -> Any:
     made = _ModelSpec(name=name, signature_name=signature)
     made.version.value = version
     return made
 
 
-def _info(spec: TensorSpec, signature: str) -> Any:
+def _tensor_info(spec: TensorSpec, signature: str) -> Any:
     info = _TensorInfo(name=tensor_name(spec, signature), dtype=DTYPES[spec.dtype][1])
     for size in (-1, *spec.row):
         info.tensor_shape.dim.add(size=size)

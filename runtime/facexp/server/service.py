@@ -1,4 +1,4 @@
-"""What REST and gRPC share: a request's way from the door to the model and back."""
+"""The part of request handling that REST and gRPC share: deadlines, limits, metrics and the call of the model."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ _logger = logging.getLogger("facexp")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a request names."""
+    """The model, version and signature that a request names."""
 
     model: str
     version: int | None = None
-    """None is the newest."""
+    """None is the current version."""
     signature: str = DEFAULT_SIGNATURE
 
 
 class Running:
-    """A request under way."""
+    """A request under way, with its deadline."""
 
     def __init__(self, patience_s: float) -> None:
         self.deadline = asyncio.timeout(patience_s)
         self.reason: RequestError = TooLate("the answer was not ready in time")
-        """Why it is given up, where it is."""
+        """The error for the client if the request is given up."""
 
     def give_up(self, reason: RequestError) -> None:
-        """End it before its time."""
+        """End the request now, with this error, unless its deadline has expired."""
         if not self.deadline.expired():
             self.reason = reason
             self.deadline.reschedule(0.0)
 
 
 class Service:
-    """The models, behind their limits. Belongs to one asyncio loop."""
+    """The models behind the limits. Belongs to one asyncio loop."""
 
     def __init__(self, base: Path | None, options: AnalyzerOptions, limits: Limits, batching: Batching) -> None:
         self.limits = limits
-        self.memory = Gate(limits.memory_bytes, "the requests under way fill the memory set aside; try again later")
-        """Counts the bytes of the requests under way."""
+        self.memory = Gate(limits.memory_bytes, "the requests under way have reached the memory limit; try again later")
+        """Bounds the bytes of the requests under way."""
         self.versions = Versions(
             base,
             lambda directory: load(directory, options),
@@ -65,24 +65,25 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are taken."""
+        """Whether the server accepts requests."""
         return self.versions.current is not None and not self._stopping
 
     def stop(self) -> None:
-        """Take no more requests; those that were taken are answered."""
+        """Accept no more requests; accepted ones are still answered."""
         self._stopping = True
 
     def give_up(self) -> int:
-        """Refuse what was taken and is not answered yet; how many requests that were."""
+        """Refuse the requests that were accepted but not answered yet, and return their number."""
         for running in self._running:
             running.give_up(Stopping("the server is stopping"))
         return len(self._running)
 
     @contextlib.asynccontextmanager
     async def request(self, protocol: str, model: str, patience_s: float | None = None) -> AsyncIterator[Running]:
-        """One request from its first byte on: its deadline, its figures, and every fault of ours as a Failure.
+        """Handle one request in the `with` block: set its deadline, record its metrics, turn errors into RequestError.
 
-        `patience_s` is what the client allows, where it says so. Raises RequestError.
+        `patience_s` is the client's own time limit in seconds, None without one; the shorter of it and the server's
+        timeout counts. An unexpected exception is logged and raised as Failure.
         """
         start = time.perf_counter()
         code = Code.CANCELLED.name
@@ -101,28 +102,28 @@ class Service:
             raise
         except Exception:
             code = Failure.code.name
-            # what it was is for the log alone
+            # the details go only to the log
             _logger.exception("a request to model %r failed", model)
-            raise Failure("the server failed at this request") from None
+            raise Failure("the server failed to process this request") from None
         finally:
             self._running.discard(running)
             self.metrics.request(protocol, model, code, time.perf_counter() - start)
 
     def _model(self, target: Target) -> tuple[int, Model, Signature]:
-        """The version that answers, with the model and the signature that are named. Raises RequestError."""
+        """Return the version's number, the model and the signature that the target names. Raises RequestError."""
         if self._stopping:
             raise Stopping("the server is stopping")
         number, model = self.versions.find(target.model, target.version)
         signature = model.signatures.get(target.signature)
         if signature is None:
             known = ", ".join(model.signatures)
-            raise NotFound(f"model {target.model} has no signature of this name; it has {known}")
+            raise NotFound(f"model {target.model} has no such signature; it has {known}")
         return number, model, signature
 
     async def predict(self, target: Target, read: Callable[[Signature], Array]) -> tuple[int, Signature, Arrays]:
-        """The version that answers, the signature and its outputs; `read` makes the request's input.
+        """Run a model; return the version's number, the signature and the outputs.
 
-        Raises RequestError.
+        `read` builds the input array; it is called once the request is accepted. Raises RequestError.
         """
         number, model, signature = self._model(target)
         with model.gate.holding(1):

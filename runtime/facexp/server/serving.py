@@ -1,4 +1,4 @@
-"""A server from its start to its end: ports, signals, and the last answers.
+"""The life cycle of a server: ports, signals and graceful shutdown.
 
 run(Settings(), started=lambda ports: print(ports.rest))
 """
@@ -31,22 +31,22 @@ from facexp.server.rest import application
 from facexp.server.rpc import rpc_server
 from facexp.server.service import Service
 
-_LAST_S = 1.0
-"""So long, beyond the time to drain, the last refusals have to reach their clients, and idle threads to end."""
+_GRACE_S = 1.0
+"""Seconds after draining for the last refusals to reach their clients; the same again for idle threads to end."""
 
 _logger = logging.getLogger("facexp")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is served, to whom, and how much of it."""
+    """Settings of the server: models, addresses, limits and access."""
 
     base: Path | None = None
-    """A bundle, or a folder of version folders (1, 2 ...) with a bundle each; None is what ships with facexp."""
+    """A bundle, or a folder of version folders (1, 2 ...) with a bundle each; None is the bundle inside facexp."""
     host: str = "127.0.0.1"
     rest_port: int = 8501
     grpc_port: int = 8500
-    """Ports as TensorFlow Serving has them; 0 takes a free one."""
+    """The default ports are TensorFlow Serving's; 0 takes a free port."""
     analyzer: AnalyzerOptions = field(default_factory=AnalyzerOptions)
     limits: Limits = field(default_factory=Limits)
     batching: Batching = field(default_factory=Batching)
@@ -55,7 +55,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the server is found."""
+    """The addresses of a running server."""
 
     rest: str
     """http://HOST:PORT or https://HOST:PORT."""
@@ -66,10 +66,10 @@ class Ports:
 
 
 def run(settings: Settings, started: Callable[[Ports], object]) -> bool:
-    """Serve until SIGINT or SIGTERM, then answer what was taken and return; a second signal ends the process at once.
+    """Serve until SIGINT or SIGTERM, then answer the accepted requests and return; a second signal exits at once.
 
-    `started` is called when requests are taken. Gives whether all threads have ended; where one still works on a
-    picture, Python waits for it before the process ends. Raises FacexpError where the server cannot start.
+    `started` is called once the server accepts requests. Returns whether all threads have ended: if one still works on
+    a picture, Python waits for it before the process ends. Raises FacexpError if the server cannot start.
     """
 
     async def main() -> bool:
@@ -81,12 +81,12 @@ def run(settings: Settings, started: Callable[[Ports], object]) -> bool:
 
 
 async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Ports], object]) -> bool:
-    """As `run`, until `stop` is set."""
-    with contextlib.closing(_listen(settings)) as opened:
-        address = opened.getsockname()[0]
+    """Serve as `run` does, but until `stop` is set."""
+    with contextlib.closing(_listen(settings)) as listener:
+        address = listener.getsockname()[0]
         hosts = None
-        if not (is_public(opened) or settings.access.closed):
-            hosts = own_names(opened, settings.host)
+        if not (is_public(listener) or settings.access.closed):
+            hosts = own_names(listener, settings.host)
         service = Service(settings.base, settings.analyzer, settings.limits, settings.batching)
         http = _http(application(service, settings.access, hosts), settings)
         rpc = rpc_server(service, settings.access)
@@ -94,26 +94,26 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Port
         await service.versions.start()
         await rpc.start()
         watching = asyncio.create_task(service.versions.watch())
-        serving = asyncio.create_task(http.serve([opened]))
+        serving = asyncio.create_task(http.serve([listener]))
         while not http.started and not serving.done():
             await asyncio.sleep(0.01)
         scheme = "https" if settings.access.tls else "http"
-        rest = f"{scheme}://{host_and_port(address, opened.getsockname()[1])}"
-        started(Ports(rest, host_and_port(address, grpc_port), is_public(opened)))
+        rest = f"{scheme}://{host_and_port(address, listener.getsockname()[1])}"
+        started(Ports(rest, host_and_port(address, grpc_port), is_public(listener)))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait([stopping, serving], return_when=asyncio.FIRST_COMPLETED)
-        _logger.info("stopping: what was taken is answered")
+        _logger.info("stopping: accepted requests are still answered")
         service.stop()
         watching.cancel()
         http.should_exit = True
         drain_s = settings.limits.drain_s
-        ending = asyncio.gather(serving, rpc.stop(drain_s + _LAST_S))
+        ending = asyncio.gather(serving, rpc.stop(drain_s + _GRACE_S))
         await asyncio.wait([ending], timeout=drain_s)
         if left := service.give_up():
-            _logger.warning("requests that were taken and not answered within %g s: %d", drain_s, left)
+            _logger.warning("requests accepted but not answered within %g s: %d", drain_s, left)
         await ending
         try:
-            async with asyncio.timeout(_LAST_S):
+            async with asyncio.timeout(_GRACE_S):
                 await service.versions.close()
         except TimeoutError:
             return False
@@ -123,7 +123,7 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Port
 class _Http(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # they are `run`'s, which stops both protocols
+        # `run` handles the signals, since it has to stop both protocols
         yield
 
 
@@ -136,7 +136,7 @@ def _http(app: Any, settings: Settings) -> _Http:
             files |= {"ssl_ca_certs": str(tls.clients), "ssl_cert_reqs": ssl.CERT_REQUIRED}
     paths = [] if tls is None else [path for path in (tls.certificate, tls.key, tls.clients) if path is not None]
     for path in paths:
-        # what ssl says of a file that is not there does not name it
+        # raises an error that names a missing file; the error of ssl does not
         read_pem(path)
     config = uvicorn.Config(
         app,
@@ -148,7 +148,7 @@ def _http(app: Any, settings: Settings) -> _Http:
         ws="none",
         server_header=False,
         proxy_headers=False,
-        timeout_graceful_shutdown=math.ceil(settings.limits.drain_s + _LAST_S),
+        timeout_graceful_shutdown=math.ceil(settings.limits.drain_s + _GRACE_S),
         **files,
     )
     try:
@@ -175,16 +175,16 @@ def _add_port(server: Any, address: str, tls: Tls | None) -> int:
 def _listen(settings: Settings) -> socket.socket:
     host, port = settings.host, settings.rest_port
     try:
-        opened = listen(host, port)
+        listener = listen(host, port)
     except OSError as error:
         raise ServerError(f"nothing can be served on {host_and_port(host, port)}: {error.strerror}") from None
-    if is_public(opened) and not settings.access.closed:
-        opened.close()
+    if is_public(listener) and not settings.access.closed:
+        listener.close()
         raise ServerError(
             f"{host} can be reached from other machines: give a token (--token-file FILE, or {TOKEN_VARIABLE} in the "
-            "environment) or ask the clients for certificates (--tls-clients FILE)"
+            "environment) or require client certificates (--tls-clients FILE)"
         )
-    return opened
+    return listener
 
 
 @contextlib.contextmanager

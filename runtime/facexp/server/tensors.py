@@ -1,4 +1,4 @@
-"""Arrays and tensors as TensorFlow's messages carry them, for the three types that are served."""
+"""Conversion between arrays and TensorFlow's TensorProto messages, for the three types that are served."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from facexp.server.errors import BadRequest, TooLarge
 from facexp.server.messages import message
 
 Array = NDArray[Any]
-"""uint8 or float32; texts and files are an array of type object whose elements are bytes."""
+"""uint8 or float32; strings and files are an object array whose elements are bytes."""
 
 BYTES = "bytes"
-"""The type of texts and files in a TensorSpec."""
+"""The dtype of strings and files in a TensorSpec."""
 DTYPES = {"float32": ("DT_FLOAT", 1), "uint8": ("DT_UINT8", 4), BYTES: ("DT_STRING", 7)}
-"""Type -> its name and its number in TensorFlow."""
+"""The name and the number of each dtype in TensorFlow."""
 
 _NAMES = {number: name for name, number in DTYPES.values()} | {
     number: f"DT_{name}"
@@ -29,14 +29,17 @@ _TensorProto = message("TensorProto")
 
 
 def check_shape(name: str, spec: TensorSpec, shape: tuple[int, ...]) -> None:
-    """Raises BadRequest unless a shape is (N, *row), N at least 1, for the input called `name`."""
+    """Raise BadRequest unless the shape of the input `name` is (N, *spec.row) with N at least 1."""
     if len(shape) != len(spec.row) + 1 or shape[1:] != spec.row or shape[0] < 1:
         wanted = ", ".join(["N", *map(str, spec.row)])
         raise BadRequest(f"input {name}: the shape must be ({wanted}), got ({', '.join(map(str, shape))})")
 
 
 def read_tensor(tensor: Any, name: str, spec: TensorSpec, most: int) -> Array:
-    """A TensorProto as the array that the spec describes. Raises BadRequest, or TooLarge beyond `most` bytes."""
+    """Convert a TensorProto to the array that the spec describes.
+
+    Raises BadRequest if it does not match, TooLarge if it has more than `most` elements.
+    """
     wanted, number = DTYPES[spec.dtype]
     if tensor.dtype != number:
         got = _NAMES.get(tensor.dtype, f"type {tensor.dtype}")
@@ -45,7 +48,7 @@ def read_tensor(tensor: Any, name: str, spec: TensorSpec, most: int) -> Array:
     check_shape(name, spec, shape)
     count = math.prod(shape)
     if count > most:
-        # one value may stand for all elements: a short message can ask for a huge array
+        # a single value may fill all elements, so that a short message can request a huge array
         raise TooLarge(f"input {name}: {count} elements are more than the {most} that a request may have")
     if spec.dtype == BYTES:
         return _reshaped(name, np.array(list(tensor.string_val), dtype=object), shape)
@@ -60,7 +63,7 @@ def read_tensor(tensor: Any, name: str, spec: TensorSpec, most: int) -> Array:
         raise BadRequest(f"input {name}: the values must be from 0 to 255")
     values = values.astype(np.uint8)
     if 0 < len(values) < count:
-        # the last value stands for all that follow
+        # by TensorFlow's convention the last value fills the remaining elements
         values = np.pad(values, (0, count - len(values)), mode="edge")
     return _reshaped(name, values, shape)
 
@@ -72,7 +75,7 @@ def _reshaped(name: str, values: Array, shape: tuple[int, ...]) -> Array:
 
 
 def write_tensor(array: Array) -> Any:
-    """An array of float32 or of bytes as a TensorProto."""
+    """Convert an array of float32 or of bytes to a TensorProto."""
     name = BYTES if array.dtype == object else array.dtype.name
     tensor = _TensorProto(dtype=DTYPES[name][1])
     for size in array.shape:
@@ -80,6 +83,6 @@ def write_tensor(array: Array) -> Any:
     if name == BYTES:
         tensor.string_val.extend(array.ravel().tolist())
     else:
-        # not as raw content: clients without TensorFlow read the field that TensorFlow Serving fills
+        # not tensor_content: clients without TensorFlow read float_val, which TensorFlow Serving fills
         tensor.float_val.extend(array.ravel().tolist())
     return tensor

@@ -1,10 +1,11 @@
-"""Which version of the models answers: the newest in a folder of version folders, as TensorFlow Serving has it.
+"""Versions of the models: the newest one in a folder of version folders answers, as in TensorFlow Serving.
 
     BASE/1/manifest.json ...
     BASE/2/manifest.json ...
 
-A version that appears is loaded beside the one that answers, takes over, and the old one answers what it has taken
-before it goes. One that cannot be loaded is told in the log and tried again when its files change; what answers stays.
+A new version is loaded while the current one still answers, and then takes over; the old version first answers the
+requests that it has accepted, then it is closed. A version that cannot be loaded is logged and tried again when its
+files change; until then the current version stays.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from facexp.server.errors import NotFound, Stopping
 from facexp.server.models import NAMES, Loaded, Model
 
 POLL_S = 1.0
-"""So often the folder is looked at."""
+"""Interval between two scans of the folder, in seconds."""
 
 _logger = logging.getLogger("facexp")
 
-_Given = TypeVar("_Given")
-_Found = TypeVar("_Found")
+_Argument = TypeVar("_Argument")
+_Result = TypeVar("_Result")
 _Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 class State(enum.IntEnum):
-    """Where a version stands; TensorFlow Serving's names and numbers."""
+    """State of a version, with TensorFlow Serving's names and numbers."""
 
     LOADING = 20
     AVAILABLE = 30
@@ -51,37 +52,37 @@ class Version:
     number: int
     state: State = State.LOADING
     failed: bool = False
-    """Whether it ended because it could not be loaded."""
+    """Whether its state is END because it could not be loaded."""
     models: dict[str, Model] = field(default_factory=dict)
 
 
 class Versions:
-    """The versions that there are and the one that answers. Belongs to one asyncio loop."""
+    """All known versions, and the current one. Belongs to one asyncio loop."""
 
     def __init__(
         self, base: Path | None, load: Callable[[Path | None], Loaded], make: Callable[[Loaded], dict[str, Model]]
     ) -> None:
         """`base` is a bundle or a folder of version folders; None is the bundle that ships with facexp.
 
-        `load` runs in a thread of its own, `make` in the loop.
+        `load` opens a bundle and runs in a thread of its own; `make` builds the models and runs in the loop.
         """
         self._base, self._load, self._make = base, load, make
         self._watched = base is not None and not (base / MANIFEST).is_file()
         self._known: dict[int, Version] = {}
         self._current: Version | None = None
-        self._refused: dict[int, _Fingerprint] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
-        # not one of the loop's own threads, whose end Python waits for however long it takes
+        self._failed: dict[int, _Fingerprint] = {}
+        self._draining: set[asyncio.Task[None]] = set()
+        # not one of the loop's own threads: asyncio.run waits for those to end, however long it takes
         self._loader = ThreadPoolExecutor(1, "facexp-load")
-        self._work: Future[Any] | None = None
+        self._loader_task: Future[Any] | None = None
 
     @property
     def current(self) -> Version | None:
-        """The version that answers who names none; None before the start and after the end."""
+        """The version that answers requests; None before `start` and after `close`."""
         return self._current
 
     async def start(self) -> None:
-        """Load the first version. Raises FacexpError where there is none that can be loaded."""
+        """Load the first version. Raises FacexpError or ValueError if none can be loaded."""
         if not self._watched:
             await self._take_over(1, self._base)
             return
@@ -92,41 +93,44 @@ class Versions:
             )
 
     async def watch(self) -> None:
-        """Look at the folder until cancelled."""
+        """Scan the folder every POLL_S seconds until cancelled."""
         while self._watched:
             await asyncio.sleep(POLL_S)
             try:
                 await self.poll()
             except Exception:
-                _logger.exception("the folder of versions cannot be looked at")
+                _logger.exception("the folder of versions cannot be checked")
 
     async def poll(self) -> None:
-        """Look at the folder once: the highest number that can be loaded answers; with no folder left nothing changes.
+        """Scan the folder once and make the highest version that can be loaded the current one.
 
-        TensorFlow Serving would then stop to answer.
+        If no version folder is left, nothing changes; TensorFlow Serving would then stop answering.
         """
         assert self._base is not None
-        found = await self._aside(_look, self._base)
+        found = await self._run_in_loader(_scan, self._base)
         for number in sorted(found, reverse=True):
             if self._current is not None and self._current.number == number:
                 return
-            if self._refused.get(number) == found[number]:
+            if self._failed.get(number) == found[number]:
                 continue
             try:
                 await self._take_over(number, self._base / str(number))
             except Exception as error:
-                # a setting that does not go with this bundle is a ValueError; what is neither is a fault of ours
-                told = isinstance(error, FacexpError | ValueError)
-                _logger.error("version %d is not loaded: %s", number, error, exc_info=not told)
-                self._refused[number] = found[number]
+                # ValueError is a setting that does not suit this bundle; any other exception is unexpected
+                expected = isinstance(error, FacexpError | ValueError)
+                _logger.error("version %d is not loaded: %s", number, error, exc_info=not expected)
+                self._failed[number] = found[number]
             else:
-                self._refused.pop(number, None)
+                self._failed.pop(number, None)
                 return
 
     def find(self, name: str, number: int | None = None) -> tuple[int, Model]:
-        """The version's number and the model. Raises NotFound, or Stopping where nothing is loaded yet."""
+        """Return the current version's number and the model.
+
+        Raises NotFound for an unknown model or a version that does not answer, Stopping if no version is loaded.
+        """
         if name not in NAMES:
-            raise NotFound(f"there is no model of this name; there are {', '.join(NAMES)}")
+            raise NotFound(f"there is no such model; there are {', '.join(NAMES)}")
         if self._current is None:
             raise Stopping("no version is loaded")
         if number is not None and number != self._current.number:
@@ -134,34 +138,34 @@ class Versions:
         return self._current.number, self._current.models[name]
 
     def known(self, name: str, number: int | None = None) -> list[Version]:
-        """The versions that were seen, or the one of that number; newest first. Raises NotFound."""
+        """Return all known versions, newest first, or only the one with that number. Raises NotFound."""
         if name not in NAMES:
-            raise NotFound(f"there is no model of this name; there are {', '.join(NAMES)}")
+            raise NotFound(f"there is no such model; there are {', '.join(NAMES)}")
         chosen = [self._known[each] for each in sorted(self._known, reverse=True) if number in (None, each)]
         if not chosen:
             raise NotFound(f"model {name}: there is no version {number}")
         return chosen
 
     async def close(self) -> None:
-        """Answer what was taken and take no more; a version that is being loaded is waited for."""
+        """Close all versions after their accepted requests are answered; wait for a load in progress."""
         current, self._current = self._current, None
         if current is not None:
             self._retire(current)
-        if self._leaving:
-            await asyncio.wait(self._leaving)
+        if self._draining:
+            await asyncio.wait(self._draining)
         self._loader.shutdown(wait=False, cancel_futures=True)
-        if self._work is not None and not self._work.done():
-            await asyncio.wait([asyncio.wrap_future(self._work)])
+        if self._loader_task is not None and not self._loader_task.done():
+            await asyncio.wait([asyncio.wrap_future(self._loader_task)])
 
-    async def _aside(self, work: Callable[[_Given], _Found], given: _Given) -> _Found:
-        """What `work` makes of what it is given, in the thread that loads; begun work ends though nobody waits."""
-        self._work = future = self._loader.submit(work, given)
+    async def _run_in_loader(self, function: Callable[[_Argument], _Result], argument: _Argument) -> _Result:
+        """Run a function in the loader thread and return its result; it finishes even if the caller is cancelled."""
+        self._loader_task = future = self._loader.submit(function, argument)
         return await asyncio.wrap_future(future)
 
     async def _take_over(self, number: int, directory: Path | None) -> None:
         version = self._known[number] = Version(number)
         try:
-            loaded = await self._aside(self._load, directory)
+            loaded = await self._run_in_loader(self._load, directory)
             version.models = self._make(loaded)
         except BaseException:
             version.state, version.failed = State.END, True
@@ -175,8 +179,8 @@ class Versions:
     def _retire(self, version: Version) -> None:
         version.state = State.UNLOADING
         task = asyncio.create_task(_drain(version))
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
 
 
 async def _drain(version: Version) -> None:
@@ -187,8 +191,8 @@ async def _drain(version: Version) -> None:
     version.state = State.END
 
 
-def _look(base: Path) -> dict[int, _Fingerprint]:
-    """The version folders, with what tells whether one has changed."""
+def _scan(base: Path) -> dict[int, _Fingerprint]:
+    """Return the fingerprint of each version folder, by version number."""
     found = {}
     with contextlib.suppress(OSError):
         for folder in base.iterdir():

@@ -188,10 +188,10 @@ def test_what_is_there_is_not_written_over(album: Path, settings: Settings) -> N
     many_rows(["album/sub"], settings, "mine.parquet")
     Path("file.parquet").write_text("a letter")
     for out, resume, reason in (
-        ("mine.parquet", False, "is there already"),
+        ("mine.parquet", False, "exists already"),
         ("mine.parquet", True, "other settings"),
         ("file.parquet", True, "is a file"),
-        ("album", True, "not of facexp"),
+        ("album", True, "not written by facexp"),
     ):
         if out == "album":
             pq.write_table(pa.table({"source": ["x"]}), "album/x.parquet")
@@ -320,7 +320,7 @@ def test_a_picture_that_ends_its_worker_is_a_row(
     assert deaths == 4
     rows = read_rows("out")
     bad = [row["source"] for row in rows].index("album/photo10.jpg")
-    assert rows[bad]["error"] == "album/photo10.jpg: ends the process that analyses it"
+    assert rows[bad]["error"] == "album/photo10.jpg: crashes the process that analyses it"
     assert rows[:bad] + rows[bad + 1 :] == [row for row in expected if row["source"] != "album/photo10.jpg"]
     assert [path.name for path in Path("out").iterdir()] == ["part-000000-0.parquet"]
 

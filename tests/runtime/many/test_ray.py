@@ -128,7 +128,7 @@ def test_a_picture_that_ends_its_worker_is_a_row(
     assert [row for row in rows if row["source"] != names[7]] == [
         row for row in plain if row["source"] in names and row["source"] != names[7]
     ]
-    assert rows[7]["error"] == f"{names[7]}: ends the process that analyses it"
+    assert rows[7]["error"] == f"{names[7]}: crashes the process that analyses it"
     assert len({part.worker for part in parts}) > 1
 
 

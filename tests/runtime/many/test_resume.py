@@ -67,7 +67,7 @@ def test_two_jobs_that_share_sources_do_not_both_lose_them(
     next(second)
     assert len(sources("out")) == 4
     assert not list(first)
-    with pytest.raises(ManyError, match=r"one job at a time writes there$"):
+    with pytest.raises(ManyError, match=r"only one job at a time may write there$"):
         list(second)
     assert sources("out") == ["album/photo10.jpg", "album/photo2.png", "album/sub/gray.bmp"]
 
@@ -130,7 +130,9 @@ def test_relative_names_are_those_of_one_directory(
     monkeypatch.chdir("other")
     with pytest.raises(ManyError) as caught:
         ManyImages(names, out, late, resume=True)
-    assert str(caught.value) == (f"{out}: was written from {album}: start it there, or name the sources absolutely")
+    assert str(caught.value) == (
+        f"{out}: was written from {album}: start the job there, or give the sources as absolute paths"
+    )
     assert ManyImages([str(album / name) for name in names], out, late, resume=True).left == 0
     # what is written from here with whole names hinders nobody
     assert list(ManyImages([str(album / "album/photo2.png")], out, late, resume=True).run())
@@ -182,7 +184,7 @@ def test_a_damaged_part_is_named(album: Path, settings: Settings, one_process: N
         ManyImages(names, "out", settings, resume=True)
     said = str(caught.value)
     assert said.startswith(f"out/{path.name}: cannot be read (")
-    assert said.endswith("); if it is damaged, remove it: --resume does its sources again")
+    assert said.endswith("); if it is damaged, delete it: --resume analyses its sources again")
     assert "\n" not in said
     path.unlink()
     again = ManyImages(names, "out", settings, resume=True)

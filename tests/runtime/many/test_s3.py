@@ -94,7 +94,7 @@ def test_a_bucket_gives_the_rows_of_the_plain_run(
     folder = out.removeprefix("s3://")
     before = {info.path: info.mtime for info in store.get_file_info(fs.FileSelector(folder)) if info.is_file}
     assert len(before) == 4
-    with pytest.raises(ManyError, match="is there already"):
+    with pytest.raises(ManyError, match="exists already"):
         ManyImages(names, out, settings)
     again = ManyImages(names, out, settings, resume=True)
     assert sum(part.sources for part in again.run()) == again.left == len(expected) + 1 - 4

@@ -318,7 +318,7 @@ def test_calls_without_a_message_hold_nothing(start: Callable[..., Any]) -> None
     try:
         assert {call().exception(PATIENCE_S).code() for _ in range(6)} == {grpc.StatusCode.UNAUTHENTICATED}
         late = call(("authorization", f"Bearer {token}")).exception(PATIENCE_S)
-        assert (late.code(), late.details()) == (grpc.StatusCode.DEADLINE_EXCEEDED, "no message has come in 2 s")
+        assert (late.code(), late.details()) == (grpc.StatusCode.DEADLINE_EXCEEDED, "no message arrived within 2 s")
     finally:
         never.set()
         for channel in channels:
@@ -390,4 +390,4 @@ def test_the_end_tells_what_was_not_answered(
         assert called.details() == "the server is stopping"
     server.join()
     assert not held.go.is_set()
-    assert caplog.messages[-1] == "requests that were taken and not answered within 0.2 s: 3"
+    assert caplog.messages[-1] == "requests accepted but not answered within 0.2 s: 3"

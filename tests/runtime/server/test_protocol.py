@@ -35,7 +35,7 @@ def test_numbers() -> None:
 @pytest.mark.parametrize("wrong", ["0", True, None, 0.0, -1, 256, 10**30, {}])
 def test_what_is_no_gray_level(wrong: Any) -> None:
     """Guards every element, the last one too: nothing is taken for a number that is none, or wraps round."""
-    with pytest.raises(BadRequest, match="must be of whole numbers from 0 to 255"):
+    with pytest.raises(BadRequest, match="must be whole numbers from 0 to 255"):
         read_input(read_body(body(ROW, [[[0], [1]], [[254], [wrong]]])), SIGNATURE)
 
 

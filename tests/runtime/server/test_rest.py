@@ -130,7 +130,7 @@ DEEP = b'{"instances": ' + b"[" * 200_000
         (f"{EMOTION}:predict", {"instances": (GRAYS / 255).tolist()}, 400, "whole numbers"),
         (f"{EMOTION}:predict", {"instances": [{"b64": "AAAA"}]}, 400, "whole numbers"),
         (f"{EMOTION}:predict", b'{"instances": [' + b"[]," * 1_000_000 + b"0]}", 413, "b64"),
-        (f"{EMOTION}:predict", {"instances": [{"picture": 1}]}, 400, "with image alone"),
+        (f"{EMOTION}:predict", {"instances": [{"picture": 1}]}, 400, "with only image"),
         (
             f"{EMOTION}:predict",
             {"instances": [1], "signature_name": "x"},
@@ -210,7 +210,7 @@ def test_a_fault_of_ours_tells_nothing(
 
     monkeypatch.setattr("facexp.server.models.analyze_shot", broken)
     answer = server.ask(f"{FACES}:predict", {"instances": [b64(encoded(GRAYS[0]))]})
-    assert (answer.status, answer.json) == (500, {"error": "the server failed at this request"})
+    assert (answer.status, answer.json) == (500, {"error": "the server failed to process this request"})
     assert "server" not in answer.headers
     assert "/secret/place" in caplog.text
     request = message("PredictRequest")()
@@ -224,10 +224,10 @@ def test_a_fault_of_ours_tells_nothing(
         with pytest.raises(grpc.RpcError) as failed:
             predict(request.SerializeToString(), timeout=60)
     assert failed.value.code() is grpc.StatusCode.INTERNAL
-    assert failed.value.details() == "the server failed at this request"
+    assert failed.value.details() == "the server failed to process this request"
     monkeypatch.setattr("facexp.server.rest.status_answer", broken)
     answer = server.ask(FACES)
-    assert (answer.status, answer.json) == (500, {"error": "the server failed at this request"})
+    assert (answer.status, answer.json) == (500, {"error": "the server failed to process this request"})
 
 
 def test_health_and_metrics(start: Callable[..., Any]) -> None:
