@@ -26,8 +26,8 @@ import facexp
 from facexp.bundle import Bundle
 from facexp.keypoints import KeypointFinder
 from facexp.session import Session
-from facexp_train.emotion_data import EmotionFaces, read_emotion
-from facexp_train.votes import VOTES
+from facexp_train.data.emotion_data import EmotionFaces, read_emotion
+from facexp_train.data.votes import VOTES
 
 
 def unreadable(faces: EmotionFaces) -> NDArray[np.bool_]:

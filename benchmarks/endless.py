@@ -23,8 +23,8 @@ import numpy as np
 import facexp
 from facexp.pipeline import analyze_sources
 from facexp.reading import ReadOptions
-from facexp.shots import Shot, Source
-from facexp.sinks import JsonlSink
+from facexp.sinks.records import JsonlSink
+from facexp.sources.shots import Shot, Source
 from facexp.timing import Nowhere
 from facexp_cli.demo import astronaut
 

@@ -37,7 +37,7 @@ import facexp
 from facexp.pipeline import analyze_sources
 from facexp.reading import ReadOptions
 from facexp.session import Session
-from facexp.sinks import JsonlSink
+from facexp.sinks.records import JsonlSink
 from facexp.sources import open_sources
 from facexp.timing import Nowhere, run_process
 from facexp_cli.demo import astronaut

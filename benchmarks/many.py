@@ -62,7 +62,7 @@ def plain(folder: Path, out: Path) -> dict[str, float]:
     begin = time.time()
     from facexp import Analyzer
     from facexp.pipeline import analyze_sources, share_threads
-    from facexp.sinks import JsonlSink
+    from facexp.sinks.records import JsonlSink
     from facexp.sources import open_sources
 
     analyzer = Analyzer(threads=share_threads(list(itertools.islice(open_sources([str(folder)]), 2)))[0])

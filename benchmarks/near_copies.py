@@ -5,9 +5,9 @@
 EMOTION.onnx is a file of an emotion network in its bundle. When the shipped network was trained, copies of validation
 and test faces were found by an earlier rule, which missed copies with another crop; this file contains that rule.
 Printed are the number of training faces by that rule, the number of them that today's rule leaves out (see
-facexp_train.splits), and the accuracy on PublicTest, or on PrivateTest with `--split test`: on all faces, on those with
-a copy among the training faces, on all others, and of these on the ones whose copies had been left out and the ones
-that have no copies. Needs the extras `train` and `cpu`.
+facexp_train.data.splits), and the accuracy on PublicTest, or on PrivateTest with `--split test`: on all faces, on those
+with a copy among the training faces, on all others, and of these on the ones whose copies had been left out and the
+ones that have no copies. Needs the extras `train` and `cpu`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from scipy.sparse.csgraph import connected_components
 import facexp
 from facexp.labels import FIVE, SEVEN
 from facexp_export.figures import BundleModel
-from facexp_train.emotion_data import EmotionFaces, read_emotion, usage_of
-from facexp_train.splits import pixel_hash
+from facexp_train.data.emotion_data import EmotionFaces, read_emotion, usage_of
+from facexp_train.data.splits import pixel_hash
 
 Images = NDArray[np.uint8]
 Mask = NDArray[np.bool_]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import facexp
 from facexp.detector import Box, Detector
-from facexp_train.keypoint_data import CANVAS, KAGGLE_SIZE, read_keypoints
+from facexp_train.data.keypoint_data import CANVAS, KAGGLE_SIZE, read_keypoints
 
 ROWS, COLUMNS = 8, 12
 Find = Callable[[NDArray[np.uint8]], list[Box]]

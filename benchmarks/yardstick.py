@@ -53,7 +53,7 @@ def write(folder: Path) -> None:
     from facexp_export.onnx_float import write_float32
     from facexp_export.quantize import write_int8
     from facexp_export.tasks import TASKS
-    from facexp_train.networks import emotion_network
+    from facexp_train.networks.resnet import emotion_network
 
     task, model = TASKS["emotion"], emotion_network()
     faces = drawn_faces(task.size)

@@ -56,7 +56,7 @@ def test_the_wheel_holds_the_models_and_no_faces(wheel: Path) -> None:
         names = archive.namelist()
         weights = [info for info in archive.infolist() if info.filename.endswith((".onnx", ".tflite"))]
         size = sum(info.file_size for info in weights if info.filename.startswith("facexp/models/"))
-    assert "facexp/preview.html" in names
+    assert "facexp/sinks/preview.html" in names
     assert {f"facexp/server/page.{kind}" for kind in ("html", "css", "js")} <= set(names)
     for name in ("manifest.json", "golden.npz", "keypoints.int8.onnx", "emotion.int8.onnx"):
         assert f"facexp/models/{name}" in names

@@ -33,8 +33,8 @@ def augment_command(data: Path, out: Path, seed: int, only: tuple[str, ...], qui
     """
     require("train", "pandas", "matplotlib")
     with quiet_libraries():
+        from facexp_train.augmentation.changes import CHANGES
         from facexp_train.augmented_data import augment
-        from facexp_train.changes import CHANGES
         from facexp_train.errors import DataError
 
         try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 if TYPE_CHECKING:
-    from facexp.shots import Shot
+    from facexp.sources.shots import Shot
 
 
 # a number, since Windows has no signal.SIGPIPE; shells report 141 (128 + 13) for a command whose reader has closed

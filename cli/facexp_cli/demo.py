@@ -35,9 +35,9 @@ def demo(out: Path) -> None:
         with quiet_libraries(), Signals() as signals:
             from facexp import Analyzer, FacexpError
             from facexp.draw import annotate
-            from facexp.pictures import save_picture
             from facexp.pipeline import analyze_shot
-            from facexp.shots import Source
+            from facexp.sinks.pictures import save_picture
+            from facexp.sources.shots import Source
 
             try:
                 (shot,) = Source(str(photo), PurePath(photo.name)).shots()

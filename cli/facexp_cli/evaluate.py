@@ -13,9 +13,9 @@ from facexp_cli.models import Model, needed, same_task
 from facexp_cli.options import SPLIT, PathName, quiet_option
 
 if TYPE_CHECKING:
-    from facexp_train.emotion_data import EmotionFaces
-    from facexp_train.evaluate import Align, Evaluation
-    from facexp_train.keypoint_data import KeypointFaces
+    from facexp_train.data.emotion_data import EmotionFaces
+    from facexp_train.data.keypoint_data import KeypointFaces
+    from facexp_train.evaluation.evaluate import Align, Evaluation
 
 
 @click.command("evaluate")
@@ -67,9 +67,10 @@ def _evaluate(
     path: Path, data: str, other: Path | None, split: str, framing: str, out: Path | None, record: bool, quiet: bool
 ) -> tuple[str, Path | None]:
     from facexp.bundle import MANIFEST
-    from facexp_train import compare, run
-    from facexp_train import evaluate as ev
-    from facexp_train.evaluation_page import write_figures, write_report
+    from facexp_train import run
+    from facexp_train.evaluation import compare
+    from facexp_train.evaluation import evaluate as ev
+    from facexp_train.evaluation.evaluation_page import write_figures, write_report
 
     model = Model.open(path, data)
     if framing == "detector" and (other or model.bundled is None or model.config.task != "keypoints"):
@@ -102,8 +103,8 @@ def _evaluate(
 
 
 def _scored(model: Model, faces: KeypointFaces | EmotionFaces, split: str, framing: str, quiet: bool) -> Evaluation:
-    from facexp_train import evaluate as ev
-    from facexp_train.keypoint_data import KeypointFaces
+    from facexp_train.data.keypoint_data import KeypointFaces
+    from facexp_train.evaluation import evaluate as ev
 
     if not isinstance(faces, KeypointFaces):
         return ev.evaluate_emotion(model.predict, faces, split, model.temperatures, _align(model, quiet))
@@ -121,7 +122,7 @@ def _align(model: Model, quiet: bool) -> Align | None:
     if importlib.util.find_spec("onnxruntime") is None:
         say("Note", 'aligned faces are not scored: pip install "facexp[cpu]"')
         return None
-    from facexp_train.alignment import aligned_crops
+    from facexp_train.augmentation.alignment import aligned_crops
 
     if model.bundled is None:
         return lambda images: aligned_crops(images, quiet)

@@ -13,7 +13,7 @@ from facexp_cli.extras import require
 from facexp_cli.options import PathName, quiet_option, votes_option
 
 if TYPE_CHECKING:
-    from facexp_train.explore import Judge
+    from facexp_train.exploration.explore import Judge
 
 
 @click.command("explore")
@@ -31,7 +31,7 @@ def explore_command(data: Path, out: Path | None, votes: str | None, quiet: bool
     with quiet_libraries():
         from facexp.errors import FacexpError
         from facexp_train.errors import DataError
-        from facexp_train.explore import explore
+        from facexp_train.exploration.explore import explore
 
         try:
             found = explore(data, out or Path(f"explore-{data.resolve().stem}"), votes, _judge(), quiet=quiet)

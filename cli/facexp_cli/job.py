@@ -17,12 +17,12 @@ import click
 
 if TYPE_CHECKING:
     from facexp.analyzer import AnalyzerOptions
-    from facexp.pictures import PictureSink
-    from facexp.preview import Preview
     from facexp.reading import ReadOptions
-    from facexp.shots import Shot
-    from facexp.sinks import Sink, Stream
+    from facexp.sinks.pictures import PictureSink
+    from facexp.sinks.preview import Preview
+    from facexp.sinks.records import Sink, Stream
     from facexp.sources import Listed
+    from facexp.sources.shots import Shot
     from facexp.types import Frame
     from facexp_cli.console import Progress, Signals
 
@@ -127,9 +127,9 @@ def _run(job: Job, signals: Signals) -> int:
 
             from facexp import FacexpError
             from facexp.address import STDIN
-            from facexp.clip_file import SinkError
-            from facexp.pictures import PictureSink
             from facexp.pipeline import analyze_sources, share_threads
+            from facexp.sinks.clip_file import SinkError
+            from facexp.sinks.pictures import PictureSink
             from facexp.sources import listed, open_sources
             from facexp_cli.console import Output, Progress
 
@@ -193,7 +193,7 @@ def _without_gc() -> Iterator[None]:
 
 
 def _preview(host: str, port: int, quiet: bool) -> Preview:
-    from facexp.preview import Preview, PreviewError
+    from facexp.sinks.preview import Preview, PreviewError
     from facexp_cli.console import say
 
     try:
@@ -222,7 +222,7 @@ def _warn_of_endless_source(names: Iterable[Listed]) -> None:
 
 def line_sink(stream: Stream, form: str | None, labels: Sequence[str]) -> Sink:
     """Return the sink for an output format; None is text on a terminal, JSON lines otherwise."""
-    from facexp.sinks import CsvSink, JsonlSink, TextSink
+    from facexp.sinks.records import CsvSink, JsonlSink, TextSink
 
     form = form or ("text" if sys.stdout.isatty() else "jsonl")
     if form == "csv":
@@ -263,7 +263,7 @@ class _Tally:
                 self._save(pictures.finish)
 
     def _save(self, save: Callable[..., None], *what: object) -> None:
-        from facexp.clip_file import SinkError
+        from facexp.sinks.clip_file import SinkError
 
         try:
             save(*what)

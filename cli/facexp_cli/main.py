@@ -96,7 +96,7 @@ def _end(load: Callable[[], click.Command], name: str) -> None:
     except Exception:
         status = _print_traceback()
     status = status if isinstance(status, int) else 0
-    live = sys.modules.get("facexp.live")
+    live = sys.modules.get("facexp.sources.live")
     if live is not None and live.hangs():
         # Python would wait for the hanging thread, or abort if the thread returns during shutdown
         with contextlib.suppress(OSError, ValueError):

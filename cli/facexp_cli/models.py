@@ -13,7 +13,7 @@ from facexp_cli.extras import require
 if TYPE_CHECKING:
     from facexp_export.figures import BundleModel
     from facexp_train.config import TrainConfig
-    from facexp_train.evaluate import Predict
+    from facexp_train.evaluation.evaluate import Predict
 
 
 def needed(*models: Path | None) -> None:

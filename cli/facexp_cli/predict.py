@@ -29,9 +29,10 @@ def predict_command(model: Path, data: str, out: Path, count: int, split: str, q
         raise click.UsageError(f"--out {out}: expected a name that ends in .png")
     with quiet_libraries():
         from facexp.errors import FacexpError
-        from facexp_train import predictions, run
+        from facexp_train import run
         from facexp_train.errors import DataError
-        from facexp_train.evaluate import part_of
+        from facexp_train.evaluation import predictions
+        from facexp_train.evaluation.evaluate import part_of
 
         try:
             # fails before the slow part if an output would replace a file with other content

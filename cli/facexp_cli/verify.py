@@ -13,7 +13,7 @@ from facexp_cli.extras import require
 from facexp_cli.options import PathName
 
 if TYPE_CHECKING:
-    from facexp.proof import Report
+    from facexp.proof.verdict import Report
 
 FAILED = 3
 """Exit status if a step fails; 1 is for a proof that could not be made at all."""
@@ -48,8 +48,8 @@ def verify_command(bundle: Path | None, data: tuple[Path, ...], place: Path | No
     with quiet_libraries():
         from facexp.bundle import MANIFEST, shipped
         from facexp.errors import FacexpError
-        from facexp.proof_report import summary, write
-        from facexp.proof_run import prove
+        from facexp.proof.report import summary, write
+        from facexp.proof.run import prove
 
         directory = bundle or shipped()
         # a wrong path says nothing about a model, so it is no failed proof; a wrong manifest fails the first step

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from facexp.arrays import load_arrays
 from facexp.bundle import KEYS, load_models
 from facexp.errors import one_line
-from facexp.proof import Report
-from facexp.proof_device import pictured
-from facexp.proof_report import said, summary, verdict
+from facexp.proof.device import pictured
+from facexp.proof.report import said, summary, verdict
+from facexp.proof.verdict import Report
 from facexp_export import manifest
 from facexp_export.errors import ExportError, ParityError
 from facexp_export.faces import drawn_faces, read_faces, real_faces

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from facexp_export.errors import ExportError
 from facexp_export.recipe import CALIBRATION_LEAST, PARITY_LEAST, Recipe
 from facexp_export.tasks import Task
-from facexp_train.emotion_data import EmotionFaces, read_emotion
-from facexp_train.framing import jittered_crops
-from facexp_train.keypoint_data import KeypointFaces, read_keypoints
-from facexp_train.splits import pixel_hash
+from facexp_train.augmentation.framing import jittered_crops
+from facexp_train.data.emotion_data import EmotionFaces, read_emotion
+from facexp_train.data.keypoint_data import KeypointFaces, read_keypoints
+from facexp_train.data.splits import pixel_hash
 
 PARITY_LEAST_DISTINCT = 64
 """Minimum number of different faces for verifying keypoints; fewer than PARITY_LEAST are each framed several times."""

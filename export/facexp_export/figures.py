@@ -15,7 +15,7 @@ from facexp.session import BACKENDS, Session
 from facexp_export.errors import ExportError
 from facexp_export.run import seed_of, write_json
 from facexp_train.config import Task
-from facexp_train.evaluate import Evaluation, Locate
+from facexp_train.evaluation.evaluate import Evaluation, Locate
 
 
 @dataclass(frozen=True, slots=True)

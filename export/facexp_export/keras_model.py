@@ -19,7 +19,7 @@ def load_model(path: Path, task: Task) -> Any:
     Raises ExportError if the file cannot be loaded, or if the model does not have the input and outputs of `task`.
     """
     # registers the networks' custom layers, without which the file cannot be loaded
-    import facexp_train.networks  # noqa: F401
+    import facexp_train.networks.resnet  # noqa: F401
 
     if keras.backend.backend() != "tensorflow":
         raise ExportError(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from facexp.arrays import read_arrays
 from facexp.bundle import MANIFEST, SCHEMA, digest
-from facexp.proof_device import GOLDEN, picture_answers
+from facexp.proof.device import GOLDEN, picture_answers
 from facexp_export.errors import ExportError
 from facexp_export.picture import drawn_picture
 from facexp_export.run import Json, Run, read_json, write_json

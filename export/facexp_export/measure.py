@@ -18,10 +18,10 @@ from facexp.errors import BundleError
 from facexp.geometry import MIRROR, invert, transform
 from facexp_export.errors import ExportError
 from facexp_export.tasks import TASKS, Say
-from facexp_train.alignment import exact_finder
-from facexp_train.emotion_data import EmotionFaces
-from facexp_train.framing import move_points, square_matrices
-from facexp_train.keypoint_data import KeypointFaces
+from facexp_train.augmentation.alignment import exact_finder
+from facexp_train.augmentation.framing import move_points, square_matrices
+from facexp_train.data.emotion_data import EmotionFaces
+from facexp_train.data.keypoint_data import KeypointFaces
 from facexp_train.progress import progress_bar
 
 FACES = 2000

@@ -20,7 +20,7 @@ from onnxruntime.quantization.qdq_loss_debug import (
     modify_model_output_intermediate_tensors,
 )
 
-from facexp.proof import Check
+from facexp.proof.verdict import Check
 from facexp_export.errors import ExportError
 from facexp_export.quantize import Crops
 from facexp_export.scratch import scratch, temporary_files

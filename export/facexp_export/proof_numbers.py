@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.arrays import expect, read_arrays
-from facexp.proof import Check, held
+from facexp.proof.verdict import Check, held
 from facexp_export.manifest import REFERENCE
 from facexp_export.recipe import PARITY_LEAST, Tolerances
 from facexp_export.tasks import Outputs, Task

@@ -15,10 +15,19 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from facexp.geometry import KEYPOINTS
-from facexp.proof import Check, held
+from facexp.proof.verdict import Check, held
 from facexp_export.recipe import Margins
 from facexp_export.tasks import Outputs
-from facexp_train.metrics import Confusions, Figure, Floats, figure, keypoint_errors, ratio, resample_weights, rmse
+from facexp_train.evaluation.metrics import (
+    Confusions,
+    Figure,
+    Floats,
+    figure,
+    keypoint_errors,
+    ratio,
+    resample_weights,
+    rmse,
+)
 
 Value = Callable[[Floats], Floats]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from facexp.bundle import KEYS
 from facexp_export.errors import ExportError
+from facexp_train.data.splits import SPLITS
 from facexp_train.errors import DataError
-from facexp_train.splits import SPLITS
 from facexp_train.stored import read_toml
 
 METHODS = ("MinMax", "Percentile", "Entropy")

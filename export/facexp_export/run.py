@@ -14,7 +14,7 @@ import numpy as np
 from facexp.files import write_atomically
 from facexp_export.errors import ExportError
 from facexp_export.tasks import TASKS, Task
-from facexp_train.classes import checked
+from facexp_train.data.classes import checked
 
 MEASURE_HINT = "delete it, and the export measures it again"
 """End of each message about a wrong preprocessing.json."""

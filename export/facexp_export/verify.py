@@ -18,11 +18,11 @@ from facexp.arrays import load_arrays
 from facexp.bundle import KEYS, MANIFEST, SAVEDMODEL, ModelSpec, digest, load_models, read_model
 from facexp.engines import ENGINES
 from facexp.errors import BundleError, DeviceError, FacexpError
-from facexp.proof import Check, Report, Step, failing
-from facexp.proof_device import device, golden_crops, read_golden
-from facexp.proof_run import NO_DATA, NOTHING_FAILED, report
-from facexp.proof_structure import TASKS as BOTH
-from facexp.proof_structure import structure
+from facexp.proof.device import device, golden_crops, read_golden
+from facexp.proof.run import NO_DATA, NOTHING_FAILED, report
+from facexp.proof.structure import TASKS as BOTH
+from facexp.proof.structure import structure
+from facexp.proof.verdict import Check, Report, Step, failing
 from facexp.session import Session
 from facexp_export import proof_numbers, proof_task
 from facexp_export.errors import ExportError
@@ -35,11 +35,11 @@ from facexp_export.run import seed_of
 from facexp_export.scratch import scratch, temporary_files
 from facexp_export.steps import Job, run_step, shared_process
 from facexp_export.tasks import TASKS, Outputs, Say
-from facexp_train.emotion_data import EmotionFaces, truths
-from facexp_train.framing import jittered_crops
-from facexp_train.keypoint_data import KeypointFaces
-from facexp_train.splits import pixel_hash
-from facexp_train.survey import task_of
+from facexp_train.augmentation.framing import jittered_crops
+from facexp_train.data.emotion_data import EmotionFaces, truths
+from facexp_train.data.keypoint_data import KeypointFaces
+from facexp_train.data.splits import pixel_hash
+from facexp_train.exploration.survey import task_of
 
 Faces = KeypointFaces | EmotionFaces
 

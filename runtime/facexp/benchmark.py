@@ -28,13 +28,13 @@ from facexp.cores import cores
 from facexp.engines import ENGINES
 from facexp.errors import BundleError, DeviceError, SourceError
 from facexp.geometry import Image, to_gray
-from facexp.pictures import save_picture
 from facexp.pipeline import analyze_sources
-from facexp.proof_device import read_golden
+from facexp.proof.device import read_golden
 from facexp.session import Session, devices_to_try
-from facexp.shots import Shot, Source
-from facexp.sinks import JsonlSink
+from facexp.sinks.pictures import save_picture
+from facexp.sinks.records import JsonlSink
 from facexp.sources import open_sources
+from facexp.sources.shots import Shot, Source
 from facexp.timing import Nowhere, Process, Spread, in_turns, peak_mb, run_process
 from facexp.tracking import Tracker
 from facexp.version import __version__

@@ -8,12 +8,12 @@ from dataclasses import replace
 from functools import partial
 
 from facexp.address import printable
-from facexp.ahead import read_ahead
 from facexp.analyzer import Analyzer
 from facexp.cores import cores
 from facexp.errors import TOO_LARGE, SourceError, no_memory
 from facexp.reading import DEFAULTS, ReadOptions
-from facexp.shots import Shot, Source
+from facexp.sources.ahead import read_ahead
+from facexp.sources.shots import Shot, Source
 from facexp.tracking import SMOOTH_S, Tracker
 from facexp.types import Frame
 

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import pytest
 
-from facexp.pictures import save_picture
+from facexp.sinks.pictures import save_picture
 from facexp_cli.console import Signals, Stop
 from infer_command import COMMAND, records, start, write_clip
 

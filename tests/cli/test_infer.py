@@ -21,9 +21,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import tiny_bundle as tiny
-from facexp.clip_file import SinkError
 from facexp.labels import FIVE, SEVEN
-from facexp.pictures import save_picture
+from facexp.sinks.clip_file import SinkError
+from facexp.sinks.pictures import save_picture
 from facexp_cli.infer import infer
 from infer_command import records, write_clip
 
@@ -358,7 +358,7 @@ def test_a_last_clip_that_cannot_be_finished_is_one_line(run: Run, monkeypatch: 
         raise SinkError("out/a.mp4: only 3 of 20 frames could be written: is the disk full?")
 
     write_clip("a.mp4")
-    monkeypatch.setattr("facexp.clip_file.ClipFile.finish", full)
+    monkeypatch.setattr("facexp.sinks.clip_file.ClipFile.finish", full)
     result = run("a.mp4", "--save", "out")
     assert result.exit_code == 1
     assert len(records(result.stdout)) == 20

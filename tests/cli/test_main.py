@@ -19,7 +19,7 @@ import facexp
 from facexp_cli import extras, main
 from facexp_cli.infer import infer
 
-UNSEEN = ("tqdm", "importlib.metadata", "facexp_cli.many", "facexp.many", "facexp.preview", "PIL", "matplotlib")
+UNSEEN = ("tqdm", "importlib.metadata", "facexp_cli.many", "facexp.many", "facexp.sinks.preview", "PIL", "matplotlib")
 """What a photo's analysis with the results on standard output has no use for."""
 HEAVY = ("tensorflow", "keras", "pandas", "sklearn", "matplotlib", "skimage", "cv2", "onnxruntime", "facexp.analyzer")
 
@@ -254,7 +254,7 @@ def test_a_thread_that_hangs_does_not_hold_the_end_up(monkeypatch: pytest.Monkey
     ended: list[int] = []
     monkeypatch.setattr(sys, "argv", ["facexp-infer", "--mistyped"])
     monkeypatch.setattr(os, "_exit", ended.append)
-    monkeypatch.setattr("facexp.live.hangs", lambda: True)
+    monkeypatch.setattr("facexp.sources.live.hangs", lambda: True)
     with pytest.raises(SystemExit):
         main.infer_main()
     assert ended == [2]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from facexp.pictures import save_picture
+from facexp.sinks.pictures import save_picture
 from facexp_cli.infer import infer
 
 Run = Callable[..., Result]

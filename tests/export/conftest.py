@@ -28,7 +28,7 @@ from facexp.session import Session
 from facexp_export import bundle_writer, verify
 from facexp_export.bundle_writer import Exported, export_run
 from facexp_export.steps import Job
-from facexp_train.networks import emotion_network, keypoint_network
+from facexp_train.networks.resnet import emotion_network, keypoint_network
 
 FACE = np.array(
     [

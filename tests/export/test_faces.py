@@ -15,9 +15,9 @@ from facexp_export.faces import RealFaces, read_faces, real_faces
 from facexp_export.recipe import read_recipe
 from facexp_export.run import _without_paths
 from facexp_export.tasks import TASKS
-from facexp_train.emotion_data import read_emotion
-from facexp_train.keypoint_data import read_keypoints
-from facexp_train.splits import pixel_hash
+from facexp_train.data.emotion_data import read_emotion
+from facexp_train.data.keypoint_data import read_keypoints
+from facexp_train.data.splits import pixel_hash
 
 
 def crops_of(task: str, data: Path) -> RealFaces:

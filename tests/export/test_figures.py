@@ -16,8 +16,8 @@ from facexp.errors import BundleError
 from facexp_cli.main import cli
 from facexp_export.errors import ExportError
 from facexp_export.figures import BundleModel
-from facexp_train.evaluate import Evaluation
-from facexp_train.metrics import Figure
+from facexp_train.evaluation.evaluate import Evaluation
+from facexp_train.evaluation.metrics import Figure
 
 
 def evaluation(split: str, value: float) -> Evaluation:

@@ -13,8 +13,8 @@ from facexp import geometry
 from facexp.detector import Detector
 from facexp_export.errors import ExportError
 from facexp_export.measure import measure_emotion, measure_keypoints
-from facexp_train.emotion_data import EmotionFaces, EmotionReport
-from facexp_train.keypoint_data import KeypointFaces
+from facexp_train.data.emotion_data import EmotionFaces, EmotionReport
+from facexp_train.data.keypoint_data import KeypointFaces
 
 
 def framed(astronaut: np.ndarray, squares: list[geometry.Square]) -> KeypointFaces:

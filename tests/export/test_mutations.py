@@ -21,11 +21,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from facexp import analyzer, geometry, proof_device
+from facexp import analyzer, geometry
 from facexp.bundle import load_models, shipped
 from facexp.engines import METADATA
-from facexp.proof import Check, Step
-from facexp.proof_structure import structure
+from facexp.proof import device as proof_device
+from facexp.proof.structure import structure
+from facexp.proof.verdict import Check, Step
 from facexp.session import Session
 from facexp_export import proof_numbers, proof_task, quantize
 from facexp_export.proof_layers import layers
@@ -34,8 +35,8 @@ from facexp_export.proof_task import Labelled
 from facexp_export.recipe import PARITY_LEAST, Recipe, read_recipe
 from facexp_export.tasks import TASKS
 from facexp_export.verify import labelled
-from facexp_train.emotion_data import EmotionFaces, EmotionReport
-from facexp_train.keypoint_data import read_keypoints
+from facexp_train.data.emotion_data import EmotionFaces, EmotionReport
+from facexp_train.data.keypoint_data import read_keypoints
 
 Model = Any
 NUMBERS = 512

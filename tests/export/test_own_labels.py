@@ -16,7 +16,7 @@ from facexp_export.manifest import interface
 from facexp_export.run import read_run
 from facexp_export.steps import Job
 from facexp_export.tasks import TASKS
-from facexp_train.networks import emotion_network
+from facexp_train.networks.resnet import emotion_network
 
 OWN = ("awake", "drowsy", "yawning")
 

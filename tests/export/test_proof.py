@@ -15,8 +15,8 @@ from click.testing import CliRunner
 
 from facexp.bundle import KEYS, shipped
 from facexp.errors import BundleError
-from facexp.proof import Check, Report, Step, held
-from facexp.proof_report import page, summary, verdict
+from facexp.proof.report import page, summary, verdict
+from facexp.proof.verdict import Check, Report, Step, held
 from facexp_cli.verify import verify_command
 from facexp_export import proof_numbers, proof_task
 from facexp_export.manifest import write_reference

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from facexp import ahead, live
 from facexp.errors import SourceError
 from facexp.reading import DEFAULTS, ReadOptions
-from facexp.shots import Shot
+from facexp.sources import ahead, live
+from facexp.sources.shots import Shot
 
 
 class Scripted:

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from facexp.aspect import pixel_aspect, squared
-from facexp.capture import VideoCapture
-from facexp.clip import Clip
+from facexp.sources.aspect import pixel_aspect, squared
+from facexp.sources.capture import VideoCapture
+from facexp.sources.clip import Clip
 
 
 class Claims:

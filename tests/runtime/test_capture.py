@@ -7,8 +7,8 @@ from typing import Any
 import cv2
 import pytest
 
-from facexp import capture
-from facexp.capture import VideoCapture
+from facexp.sources import capture
+from facexp.sources.capture import VideoCapture
 
 
 class Opened:

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from facexp import clip, clip_health
-from facexp.clip import Clip
 from facexp.errors import SourceError
 from facexp.reading import ReadOptions
+from facexp.sources import clip, clip_health
+from facexp.sources.clip import Clip
 
 
 def gray(index: int) -> int:

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from facexp import clip, clip_health
-from facexp.clip import Clip
-from facexp.clip_health import ClipFrame, Converted
 from facexp.errors import SourceError
 from facexp.reading import ReadOptions
+from facexp.sources import clip, clip_health
+from facexp.sources.clip import Clip
+from facexp.sources.clip_health import ClipFrame, Converted
 
 INTERLACED = "is interlaced, which OpenCV cannot convert: read the copy that ffmpeg -i FILE -vf yadif COPY.mp4 makes"
 

@@ -10,9 +10,9 @@ from typing import NoReturn
 import numpy as np
 import pytest
 
-from facexp.clip_file import ClipFile, SinkError
 from facexp.files import write_atomically
-from facexp.pictures import save_picture
+from facexp.sinks.clip_file import ClipFile, SinkError
+from facexp.sinks.pictures import save_picture
 
 
 def test_what_was_there_stays_until_all_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

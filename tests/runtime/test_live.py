@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from facexp import live
 from facexp.errors import SourceError
 from facexp.geometry import Image
-from facexp.live import LiveFrame, live_frames
 from facexp.reading import ReadOptions
+from facexp.sources import live
+from facexp.sources.live import LiveFrame, live_frames
 
 PATIENCE_S = 60.0
 """Longer than anything takes on a machine that has other things to do."""

@@ -19,11 +19,10 @@ import cv2
 import numpy as np
 import pytest
 
-from facexp import live
 from facexp.errors import SourceError
 from facexp.reading import ReadOptions
-from facexp.shots import Shot
-from facexp.sources import open_sources
+from facexp.sources import live, open_sources
+from facexp.sources.shots import Shot
 
 PATIENCE_S = 60.0
 """Longer than anything takes on a machine that has other things to do."""

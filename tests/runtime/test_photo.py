@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from facexp import photo
 from facexp.errors import SourceError
+from facexp.sources import photo
 
 Pixels = NDArray[Any]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from facexp.clip_file import SinkError
-from facexp.pictures import PictureSink, save_picture
 from facexp.reading import ReadOptions
-from facexp.shots import Shot, Source
+from facexp.sinks.clip_file import SinkError
+from facexp.sinks.pictures import PictureSink, save_picture
+from facexp.sources.shots import Shot, Source
 from facexp.types import Frame, Timings
 
 GRAY = np.full((360, 480, 3), 90, np.uint8)

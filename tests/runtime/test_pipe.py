@@ -16,10 +16,10 @@ import pytest
 from numpy.typing import NDArray
 
 from facexp.errors import SourceError
-from facexp.pipe import JpegStream, Pipe
 from facexp.reading import ReadOptions
-from facexp.shots import Shot
 from facexp.sources import open_sources
+from facexp.sources.pipe import JpegStream, Pipe
+from facexp.sources.shots import Shot
 
 
 def picture(value: int, noise: int = 40) -> NDArray[np.uint8]:
@@ -255,7 +255,7 @@ def test_a_pipe_that_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
         else:
             os.close(start)
 
-    monkeypatch.setattr("facexp.pipe.select.select", wait)
+    monkeypatch.setattr("facexp.sources.pipe.select.select", wait)
     with os.fdopen(end) as file:
         monkeypatch.setattr(sys, "stdin", file)
         (source,) = open_sources(["-"])

@@ -14,11 +14,11 @@ import pytest
 
 from facexp import Analyzer
 from facexp.errors import EngineError, SourceError
-from facexp.pictures import save_picture
 from facexp.pipeline import analyze_sources, share_threads
 from facexp.reading import ReadOptions
-from facexp.shots import Shot, Source
+from facexp.sinks.pictures import save_picture
 from facexp.sources import open_sources
+from facexp.sources.shots import Shot, Source
 
 
 class Clip:

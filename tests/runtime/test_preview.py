@@ -22,13 +22,13 @@ import numpy as np
 import pytest
 
 from facexp.labels import SEVEN
-from facexp.shots import Shot
+from facexp.sources.shots import Shot
 from facexp.types import Emotion, Face, Frame, Timings
 
 pytest.importorskip("starlette", reason="NO PREVIEW TESTED: it comes with the extra `serve`")
 pytest.importorskip("uvicorn", reason="NO PREVIEW TESTED: it comes with the extra `serve`")
 
-from facexp.preview import LONGEST_SIDE, Preview, PreviewError
+from facexp.sinks.preview import LONGEST_SIDE, Preview, PreviewError
 
 PATIENCE_S = 60.0
 NASTY = "<img src=x onerror=alert(1)>.mp4"
@@ -119,7 +119,7 @@ def test_a_viewer_waits_for_the_next_frame(preview: Preview) -> None:
 
 def test_nothing_new_is_said_after_a_while(preview: Preview, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards the page against a question that is never answered while a camera is away."""
-    monkeypatch.setattr("facexp.preview._PATIENCE_S", 0.05)
+    monkeypatch.setattr("facexp.sinks.preview._PATIENCE_S", 0.05)
     assert get(preview, "/frame?after=0")[0] == 204
 
 
@@ -213,7 +213,7 @@ def test_a_browser_shows_it(preview: Preview, tmp_path: Path, monkeypatch: pytes
     if browser is None:
         pytest.skip("NO BROWSER TESTED: there is no chromium on this machine")
     # the browser's clock stands while a question is open
-    monkeypatch.setattr("facexp.preview._PATIENCE_S", 0.05)
+    monkeypatch.setattr("facexp.sinks.preview._PATIENCE_S", 0.05)
     show(preview, 7, source=NASTY)
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--no-first-run"]
     done = subprocess.run(

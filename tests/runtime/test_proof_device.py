@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from facexp.bundle import load_models, shipped
 from facexp.errors import BundleError
-from facexp.proof_device import GOLDEN, device, golden_crops, read_golden
+from facexp.proof.device import GOLDEN, device, golden_crops, read_golden
 
 Golden = dict[str, NDArray[np.generic]]
 

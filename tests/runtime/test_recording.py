@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 import pytest
 
-from facexp import clip_file
-from facexp.clip_file import LEAST_FREE, SinkError
-from facexp.pictures import PictureSink
-from facexp.shots import Shot
+from facexp.sinks import clip_file
+from facexp.sinks.clip_file import LEAST_FREE, SinkError
+from facexp.sinks.pictures import PictureSink
+from facexp.sources.shots import Shot
 from facexp.types import Frame, Timings
 
 

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from facexp import Analyzer, photo
+from facexp import Analyzer
 from facexp.errors import SourceError
 from facexp.pipeline import analyze_sources
 from facexp.reading import ReadOptions
-from facexp.sources import open_sources
+from facexp.sources import open_sources, photo
 from facexp.types import Frame
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from facexp.geometry import KEYPOINTS
 from facexp.labels import FIVE, SEVEN
-from facexp.shots import Shot
-from facexp.sinks import CsvSink, JsonlSink, TextSink, frame_record
+from facexp.sinks.records import CsvSink, JsonlSink, TextSink, frame_record
+from facexp.sources.shots import Shot
 from facexp.types import Emotion, Face, Frame, Smoothed, Timings
 
 

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from facexp.address import printable
-from facexp.clip_file import SinkError
 from facexp.errors import SourceError
-from facexp.globs import folders, real_path
-from facexp.pictures import PictureSink
 from facexp.reading import ReadOptions
-from facexp.shots import Source
+from facexp.sinks.clip_file import SinkError
+from facexp.sinks.pictures import PictureSink
 from facexp.sources import MEDIA, listed, open_sources
+from facexp.sources.globs import folders, real_path
+from facexp.sources.shots import Source
 
 
 def put(path: Path, value: int = 100) -> Path:
@@ -211,7 +211,7 @@ def test_folders_deeper_than_python_calls_itself(tree: Path) -> None:
 def test_a_long_way_is_followed_once(tree: Path) -> None:
     """Guards the time that a deep tree takes: only links are followed from the root, not each folder."""
     Path("album/linked").symlink_to(put(tree / "other" / "p9.png").parent)
-    with patch("facexp.globs.real_path", wraps=real_path) as follow:
+    with patch("facexp.sources.globs.real_path", wraps=real_path) as follow:
         assert len(list(folders(Path("album")))) == 4
     assert [str(call.args[0]) for call in follow.call_args_list] == ["album", "album/linked"]
 

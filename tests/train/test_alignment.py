@@ -13,11 +13,11 @@ import drawn
 import facexp
 from facexp.geometry import KEYPOINTS, compose, square_matrix, to_gray, transform, warp
 from facexp_cli.main import cli
-from facexp_train import alignment
-from facexp_train.alignment import Shown, aligned_crops, shown
-from facexp_train.batches import EmotionBatches
+from facexp_train.augmentation import alignment
+from facexp_train.augmentation.alignment import Shown, aligned_crops, shown
 from facexp_train.config import Augmentation, TrainConfig
 from facexp_train.errors import DataError
+from facexp_train.fitting.batches import EmotionBatches
 
 OFF = Augmentation(flip=0, rotation=0, scale=0, shift=0, brightness=0, contrast=0, erasing=0)
 TURN = np.array([[0.97, -0.24, 6.5], [0.24, 0.97, -5.0]])

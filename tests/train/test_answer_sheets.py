@@ -11,12 +11,13 @@ import pytest
 
 import drawn
 from facexp.geometry import KEYPOINTS
-from facexp_train import answer_sheets, sheets
+from facexp_train.augmentation.framing import jittered_crops
 from facexp_train.config import TrainConfig
-from facexp_train.emotion_data import EmotionFaces, read_emotion
-from facexp_train.framing import jittered_crops
-from facexp_train.keypoint_data import KeypointFaces, read_keypoints
+from facexp_train.data.emotion_data import EmotionFaces, read_emotion
+from facexp_train.data.keypoint_data import KeypointFaces, read_keypoints
+from facexp_train.evaluation import answer_sheets
 from facexp_train.keypoints import KeypointJob
+from facexp_train.reporting import sheets
 
 Rows = dict[str, list[sheets.Cell]]
 

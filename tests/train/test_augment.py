@@ -8,7 +8,7 @@ import pytest
 
 from facexp import geometry
 from facexp.geometry import KEYPOINTS
-from facexp_train import augment, framing
+from facexp_train.augmentation import augment, framing
 from facexp_train.config import Augmentation
 
 OFF = Augmentation(flip=0, rotation=0, scale=0, shift=0, brightness=0, contrast=0, erasing=0)

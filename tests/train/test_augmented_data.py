@@ -14,13 +14,13 @@ import pytest
 
 import drawn
 from facexp.geometry import KEYPOINTS
+from facexp_train.augmentation.changes import CHANGES, draw_change
 from facexp_train.augmented_data import augment
-from facexp_train.changes import CHANGES, draw_change
-from facexp_train.emotion_data import EmotionFaces, read_emotion
+from facexp_train.data.emotion_data import EmotionFaces, read_emotion
+from facexp_train.data.keypoint_data import KeypointFaces, read_keypoints
+from facexp_train.data.splits import SPLITS
+from facexp_train.data.votes import VOTES
 from facexp_train.errors import DataError
-from facexp_train.keypoint_data import KeypointFaces, read_keypoints
-from facexp_train.splits import SPLITS
-from facexp_train.votes import VOTES
 
 
 @pytest.fixture(autouse=True)

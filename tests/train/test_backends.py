@@ -14,7 +14,7 @@ AVERAGED = """
 import sys
 from pathlib import Path
 import keras, numpy as np
-from facexp_train import fit
+from facexp_train.fitting import fit
 from facexp_train.config import TrainConfig
 
 class Ones(keras.utils.PyDataset):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from facexp.geometry import KEYPOINTS
-from facexp_train.alignment import Shown
-from facexp_train.batches import EmotionBatches, KeypointBatches
+from facexp_train.augmentation.alignment import Shown
 from facexp_train.config import Augmentation, TrainConfig
-from facexp_train.keypoint_data import KeypointFaces
+from facexp_train.data.keypoint_data import KeypointFaces
+from facexp_train.fitting.batches import EmotionBatches, KeypointBatches
 from facexp_train.keypoints import KeypointJob
 
 OFF = Augmentation(flip=0, rotation=0, scale=0, shift=0, brightness=0, contrast=0, erasing=0)

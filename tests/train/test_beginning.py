@@ -17,11 +17,14 @@ import pytest
 
 import drawn
 from facexp.geometry import KEYPOINTS
-from facexp_train import alignment, augmented_data, explore, metrics, run
+from facexp_train import augmented_data, run
+from facexp_train.augmentation import alignment
 from facexp_train.command import repeating
 from facexp_train.emotion import EmotionJob
 from facexp_train.errors import DataError, TrainingError
-from facexp_train.run_directory import expect_faces, taken
+from facexp_train.evaluation import metrics
+from facexp_train.exploration import explore
+from facexp_train.fitting.run_directory import expect_faces, taken
 
 
 def keypoints_csv(path: Path, count: int = 30) -> Path:
@@ -158,7 +161,7 @@ def test_what_keras_is_told_for_other_networks_changes_nothing(tmp_path: Path) -
     (tmp_path / "keras.json").write_text(json.dumps(told))
     code = """
 import keras
-from facexp_train.builders import build_network
+from facexp_train.networks.builders import build_network
 small = {"stem": 4, "stages": [8, 8], "blocks": 1}
 points = build_network("keypoints", {**small, "head": 8}, size=96)
 emotion = build_network("emotion", small, heads=("own",), classes=3)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from facexp_train.calibration import bin_of, curve, fit_temperature
-from facexp_train.metrics import emotion_figures
+from facexp_train.evaluation.calibration import bin_of, curve, fit_temperature
+from facexp_train.evaluation.metrics import emotion_figures
 
 
 def test_the_temperature_undoes_an_overconfidence() -> None:

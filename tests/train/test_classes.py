@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from facexp.labels import SEVEN
-from facexp_train.emotion_data import EmotionFaces, read_emotion, truths
+from facexp_train.data.emotion_data import EmotionFaces, read_emotion, truths
 from facexp_train.errors import DataError
 from facexp_train.run import configure, start
 

@@ -10,7 +10,7 @@ import pytest
 
 from facexp_train import run
 from facexp_train.errors import DataError
-from facexp_train.run_directory import taken
+from facexp_train.fitting.run_directory import taken
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ import pytest
 import drawn
 from drawn import smooth
 from facexp.labels import SEVEN
-from facexp_train.emotion_data import EmotionFaces, EmotionReport, read_emotion
+from facexp_train.data.emotion_data import EmotionFaces, EmotionReport, read_emotion
+from facexp_train.data.keypoint_data import read_keypoints
+from facexp_train.data.splits import near_copies, pixel_hash
+from facexp_train.data.votes import VOTES
 from facexp_train.errors import DataError
-from facexp_train.keypoint_data import read_keypoints
-from facexp_train.splits import near_copies, pixel_hash
-from facexp_train.votes import VOTES
 
 ROOT = Path(__file__).parents[2]
 USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}

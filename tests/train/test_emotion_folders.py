@@ -12,7 +12,7 @@ import pytest
 
 from drawn import smooth
 from facexp.labels import SEVEN
-from facexp_train.emotion_data import EmotionFaces, read_emotion
+from facexp_train.data.emotion_data import EmotionFaces, read_emotion
 from facexp_train.errors import DataError
 
 

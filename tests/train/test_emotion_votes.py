@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from facexp_train.config import TrainConfig
+from facexp_train.data.emotion_data import EmotionFaces, EmotionReport
 from facexp_train.emotion import EmotionJob
-from facexp_train.emotion_data import EmotionFaces, EmotionReport
 from facexp_train.errors import DataError
 
 BALLOTS = np.array(

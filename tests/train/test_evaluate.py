@@ -9,12 +9,12 @@ import pytest
 
 from facexp.geometry import KEYPOINTS
 from facexp.labels import FIVE, SEVEN
-from facexp_train import evaluate, evaluation_page
-from facexp_train.emotion_data import EmotionFaces, EmotionReport
+from facexp_train.augmentation.framing import jittered_crops
+from facexp_train.data.emotion_data import EmotionFaces, EmotionReport
+from facexp_train.data.keypoint_data import KeypointFaces
 from facexp_train.errors import DataError
-from facexp_train.framing import jittered_crops
-from facexp_train.keypoint_data import KeypointFaces
-from facexp_train.shifts import SHIFTS
+from facexp_train.evaluation import evaluate, evaluation_page
+from facexp_train.evaluation.shifts import SHIFTS
 
 
 def keypoint_faces(count: int = 12) -> KeypointFaces:

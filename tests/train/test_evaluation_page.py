@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 
 from facexp.geometry import KEYPOINTS
-from facexp_train import compare, evaluate, evaluation_page, predictions, run, sheets
-from facexp_train.answered import AnsweredEmotions, AnsweredPoints
+from facexp_train import run
+from facexp_train.augmentation.framing import jittered_crops
 from facexp_train.config import TrainConfig
-from facexp_train.emotion_data import EmotionFaces, read_emotion
+from facexp_train.data.emotion_data import EmotionFaces, read_emotion
+from facexp_train.data.keypoint_data import COORDINATES, KeypointFaces, read_keypoints
 from facexp_train.errors import DataError
-from facexp_train.framing import jittered_crops
-from facexp_train.keypoint_data import COORDINATES, KeypointFaces, read_keypoints
+from facexp_train.evaluation import compare, evaluate, evaluation_page, predictions
+from facexp_train.evaluation.answered import AnsweredEmotions, AnsweredPoints
+from facexp_train.reporting import sheets
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,13 @@ import pytest
 
 import drawn
 from facexp.geometry import KEYPOINTS, MIRROR
-from facexp_train import shapes
+from facexp_train.data.keypoint_data import COORDINATES
+from facexp_train.data.votes import VOTES
 from facexp_train.errors import DataError
-from facexp_train.explore import Exploration, explore
-from facexp_train.findings import FAR, find
-from facexp_train.keypoint_data import COORDINATES
-from facexp_train.survey import survey, task_of
-from facexp_train.votes import VOTES
+from facexp_train.exploration import shapes
+from facexp_train.exploration.explore import Exploration, explore
+from facexp_train.exploration.findings import FAR, find
+from facexp_train.exploration.survey import survey, task_of
 
 
 @pytest.fixture(autouse=True)

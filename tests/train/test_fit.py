@@ -16,11 +16,12 @@ import pandas as pd
 import pytest
 
 from facexp.geometry import KEYPOINTS
-from facexp_train import fit, run
+from facexp_train import run
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError, TrainingError
-from facexp_train.milestones import milestones, read_answers
-from facexp_train.run_directory import taken
+from facexp_train.fitting import fit
+from facexp_train.fitting.milestones import milestones, read_answers
+from facexp_train.fitting.run_directory import taken
 
 SMALL = ["network.stem=8", "network.stages=[8,16]", "network.blocks=1", "network.head=8", "batch_size=16"]
 PLAIN = [f"augmentation.{name}=0" for name in ("noise", "blur", "gamma", "erasing", "contrast", "brightness")]

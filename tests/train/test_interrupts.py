@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from facexp_train.interrupts import held_interrupts
+from facexp_train.fitting.interrupts import held_interrupts
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ import pytest
 
 from drawn import smooth
 from facexp.geometry import KEYPOINTS
+from facexp_train.data.keypoint_data import COORDINATES, KeypointFaces, read_keypoints
 from facexp_train.errors import DataError
-from facexp_train.keypoint_data import COORDINATES, KeypointFaces, read_keypoints
 
 ROOT = Path(__file__).parents[2]
 HEADER = ["file", "source", "group", "split", "crop_x", "crop_y", "crop_side", "upscale", *COORDINATES]

@@ -5,7 +5,7 @@ import pytest
 
 from facexp.geometry import KEYPOINTS
 from facexp.labels import SEVEN
-from facexp_train import metrics
+from facexp_train.evaluation import metrics
 
 
 def truth(count: int = 3) -> np.ndarray:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from facexp_train.muon import ConvolutionMuon
+from facexp_train.fitting.muon import ConvolutionMuon
 
 
 def network() -> keras.Model:
@@ -38,7 +38,7 @@ def test_a_hidden_kernel_moves_by_an_orthogonal_step_and_the_last_one_does_not()
 @pytest.mark.parametrize("name", ["muon", "adamw", "sgd"])
 def test_every_optimizer_of_a_configuration_is_made(name: str) -> None:
     from facexp_train.config import TrainConfig
-    from facexp_train.fit import _optimizer
+    from facexp_train.fitting.fit import _optimizer
 
     config = TrainConfig(task="keypoints", data="", optimizer=name, learning_rate=0.5, warmup_epochs=0, epochs=1)  # type: ignore[arg-type]
     optimizer = _optimizer(config, 10)

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from facexp_train import losses, networks
+from facexp_train.fitting import losses
+from facexp_train.networks import resnet as networks
 
 SMALL = {"stem": 4, "stages": (4, 8), "blocks": 1}
 

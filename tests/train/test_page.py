@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from facexp_train import page, style
+from facexp_train.reporting import page, style
 
 
 class Parsed(HTMLParser):

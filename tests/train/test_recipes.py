@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from facexp.labels import FIVE
-from facexp_train.builders import build_network
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError
-from facexp_train.fit import _optimizer
-from facexp_train.losses import squared_error
+from facexp_train.fitting.fit import _optimizer
+from facexp_train.fitting.losses import squared_error
+from facexp_train.networks.builders import build_network
 from facexp_train.run import configure, recipes
 
 NOTEBOOKS = ["emotion-cnn", "emotion-resnet", "keypoints-cnn", "keypoints-resnet", "keypoints-resnet-turned"]

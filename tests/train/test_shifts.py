@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from facexp_train.shifts import SHIFTS, shifted
+from facexp_train.evaluation.shifts import SHIFTS, shifted
 
 
 def faces() -> np.ndarray:

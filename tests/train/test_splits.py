@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from drawn import smooth
-from facexp_train import splits
+from facexp_train.data import splits
 
 
 def brighter(image: np.ndarray) -> np.ndarray:

@@ -11,10 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 import drawn
-from facexp_train import fit, run
+from facexp_train import run
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError
-from facexp_train.run_directory import taken
+from facexp_train.fitting import fit
+from facexp_train.fitting.run_directory import taken
 
 Weights = list[NDArray[np.float32]]
 

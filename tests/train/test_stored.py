@@ -9,9 +9,10 @@ import keras
 import numpy as np
 import pytest
 
-from facexp_train import fit, run
+from facexp_train import run
 from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError
+from facexp_train.fitting import fit
 from facexp_train.stored import read_arrays, write_arrays
 
 

@@ -15,9 +15,9 @@ import cv2
 import numpy as np
 import pytest
 
-from facexp import photo
 from facexp.geometry import to_gray
-from facexp_train import tables
+from facexp.sources import photo
+from facexp_train.data import tables
 from facexp_train.errors import DataError
 from facexp_train.progress import progress_bar
 

@@ -10,11 +10,12 @@ import pandas as pd
 import pytest
 
 from facexp.geometry import KEYPOINTS
-from facexp_train import run, teaching
-from facexp_train.batches import KeypointBatches
+from facexp_train import run
 from facexp_train.config import TrainConfig
+from facexp_train.data.keypoint_data import COORDINATES, KeypointFaces
 from facexp_train.errors import DataError
-from facexp_train.keypoint_data import COORDINATES, KeypointFaces
+from facexp_train.fitting import teaching
+from facexp_train.fitting.batches import KeypointBatches
 
 SMALL = {"stem": 4, "stages": [8], "blocks": 1, "head": 8}
 STILL = dict.fromkeys(("flip", "rotation", "scale", "shift", "brightness", "contrast", "erasing"), 0.0)

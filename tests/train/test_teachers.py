@@ -9,16 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facexp_train import run, teaching
-from facexp_train.alignment import Shown, shown
-from facexp_train.builders import build_network
+from facexp_train import run
+from facexp_train.augmentation.alignment import Shown, shown
 from facexp_train.config import TrainConfig
+from facexp_train.data.emotion_data import read_emotion
+from facexp_train.data.votes import VOTES, VOTES_NAME
 from facexp_train.emotion import EmotionJob
-from facexp_train.emotion_data import read_emotion
 from facexp_train.errors import DataError
-from facexp_train.inheritance import inherit
-from facexp_train.networks import emotion_network
-from facexp_train.votes import VOTES, VOTES_NAME
+from facexp_train.fitting import teaching
+from facexp_train.networks.builders import build_network
+from facexp_train.networks.inheritance import inherit
+from facexp_train.networks.resnet import emotion_network
 
 SMALL = {"stem": 4, "stages": [8], "blocks": 1, "dropout": 0.0}
 STILL = dict.fromkeys(("flip", "rotation", "scale", "shift", "brightness", "contrast", "erasing"), 0.0)

@@ -15,16 +15,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp_train import tables
-from facexp_train.changes import CHANGES, Change, draw_change
-from facexp_train.classes import NAME
-from facexp_train.emotion_data import csv_inside, read_emotion, usage_of
+from facexp_train.augmentation.changes import CHANGES, Change, draw_change
+from facexp_train.data import tables
+from facexp_train.data.classes import NAME
+from facexp_train.data.emotion_data import csv_inside, read_emotion, usage_of
+from facexp_train.data.keypoint_data import CANVAS_SQUARE, COORDINATES, SQUARE, read_keypoints
+from facexp_train.data.votes import votes_beside
 from facexp_train.errors import DataError
-from facexp_train.keypoint_data import CANVAS_SQUARE, COORDINATES, SQUARE, read_keypoints
+from facexp_train.exploration.survey import task_of
 from facexp_train.progress import progress_bar
-from facexp_train.sheets import Cell, draw_rows, sides
-from facexp_train.survey import task_of
-from facexp_train.votes import votes_beside
+from facexp_train.reporting.sheets import Cell, draw_rows, sides
 
 SHEET, RECORD = "augmentation.png", "augmentation.json"
 _SHOWN = 5

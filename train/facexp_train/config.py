@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from facexp.labels import SEVEN
-from facexp_train.classes import checked
+from facexp_train.data.classes import checked
 from facexp_train.errors import DataError
 from facexp_train.stored import read_facts
 

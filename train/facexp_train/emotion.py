@@ -11,20 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.labels import FIVE
-from facexp_train import fit
-from facexp_train.alignment import aligned_crops, shown
-from facexp_train.answered import LABELLINGS
-from facexp_train.batches import EmotionBatches
-from facexp_train.builders import build_network
-from facexp_train.calibration import fit_temperature
+from facexp_train.augmentation.alignment import aligned_crops, shown
 from facexp_train.config import TrainConfig
-from facexp_train.emotion_data import EmotionFaces, truths
+from facexp_train.data.emotion_data import EmotionFaces, truths
+from facexp_train.data.splits import SPLITS
 from facexp_train.errors import DataError
-from facexp_train.inheritance import inherit
-from facexp_train.losses import grouped_cross_entropy, soft_cross_entropy
-from facexp_train.networks import mirror_symmetric, with_temperatures
-from facexp_train.splits import SPLITS
-from facexp_train.teaching import kept, load_teachers, mean_of, over_views, told_by_votes
+from facexp_train.evaluation.answered import LABELLINGS
+from facexp_train.evaluation.calibration import fit_temperature
+from facexp_train.fitting import fit
+from facexp_train.fitting.batches import EmotionBatches
+from facexp_train.fitting.losses import grouped_cross_entropy, soft_cross_entropy
+from facexp_train.fitting.teaching import kept, load_teachers, mean_of, over_views, told_by_votes
+from facexp_train.networks.builders import build_network
+from facexp_train.networks.inheritance import inherit
+from facexp_train.networks.resnet import mirror_symmetric, with_temperatures
 
 _PAIRING_FACES = 256
 """Number of faces on which pairs of mirrored channels are found, when a mirrored network starts from a plain one."""

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.geometry import KEYPOINTS
-from facexp_train import fit
-from facexp_train.batches import KeypointBatches
-from facexp_train.builders import build_network
+from facexp_train.augmentation.framing import SIZE, jittered_crops
 from facexp_train.config import TrainConfig
+from facexp_train.data.keypoint_data import KeypointFaces
 from facexp_train.errors import DataError
-from facexp_train.framing import SIZE, jittered_crops
-from facexp_train.keypoint_data import KeypointFaces
-from facexp_train.losses import squared_error, weighted_distance
-from facexp_train.metrics import keypoint_errors
-from facexp_train.teaching import kept, load_teachers, points_over_views
+from facexp_train.evaluation.metrics import keypoint_errors
+from facexp_train.fitting import fit
+from facexp_train.fitting.batches import KeypointBatches
+from facexp_train.fitting.losses import squared_error, weighted_distance
+from facexp_train.fitting.teaching import kept, load_teachers, points_over_views
+from facexp_train.networks.builders import build_network
 
 
 class KeypointJob:

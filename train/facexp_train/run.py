@@ -11,18 +11,18 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp_train import fit
-from facexp_train.builders import DEFAULT
 from facexp_train.command import CONFIGS, parsed
 from facexp_train.config import Task, TrainConfig
+from facexp_train.data.emotion_data import EmotionFaces, read_emotion
+from facexp_train.data.keypoint_data import KeypointFaces, read_keypoints
 from facexp_train.emotion import EmotionJob
-from facexp_train.emotion_data import EmotionFaces, read_emotion
 from facexp_train.errors import DataError
-from facexp_train.evaluate import Predict
-from facexp_train.keypoint_data import KeypointFaces, read_keypoints
+from facexp_train.evaluation.evaluate import Predict
+from facexp_train.fitting import fit
+from facexp_train.fitting.run_directory import expect_faces, taken
 from facexp_train.keypoints import KeypointJob
-from facexp_train.page import INDEX
-from facexp_train.run_directory import expect_faces, taken
+from facexp_train.networks.builders import DEFAULT
+from facexp_train.reporting.page import INDEX
 from facexp_train.run_page import draw_answers, draw_samples, write_page
 from facexp_train.stored import damaged, read_facts, read_toml
 

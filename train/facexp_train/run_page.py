@@ -9,15 +9,15 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp_train import page, sheets
-from facexp_train.answer_sheets import draw_best_and_worst, draw_epochs, held_out
-from facexp_train.batches import EmotionBatches, KeypointBatches
 from facexp_train.config import TrainConfig
-from facexp_train.emotion_data import EmotionFaces
-from facexp_train.evaluate import Predict
-from facexp_train.keypoint_data import KeypointFaces
-from facexp_train.milestones import read_answers
-from facexp_train.page import Picture, Section, Table
+from facexp_train.data.emotion_data import EmotionFaces
+from facexp_train.data.keypoint_data import KeypointFaces
+from facexp_train.evaluation.answer_sheets import draw_best_and_worst, draw_epochs, held_out
+from facexp_train.evaluation.evaluate import Predict
+from facexp_train.fitting.batches import EmotionBatches, KeypointBatches
+from facexp_train.fitting.milestones import read_answers
+from facexp_train.reporting import page, sheets
+from facexp_train.reporting.page import Picture, Section, Table
 
 _SETTLED = "samples_settled"
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from facexp.errors import one_line
 from facexp.many.plan import Item, image_column
 from facexp.many.stores import Store
-from facexp.shots import Source
+from facexp.sources.shots import Source
 
 # object stores have a high latency but serve many requests at once, so that many files are fetched ahead, but only as
 # many as fit into this memory

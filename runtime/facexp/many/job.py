@@ -64,7 +64,7 @@ class ManyImages:
     """Analyses the pictures that some names stand for into a folder of Parquet files.
 
     Each file holds all rows of its sources and appears only when it is complete. Its rows are the records of
-    `facexp.sinks`, in the order of the sources, in the columns of `schema.record_schema`.
+    `facexp.sinks.records`, in the order of the sources, in the columns of `schema.record_schema`.
     """
 
     def __init__(

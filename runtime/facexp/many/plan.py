@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from facexp.address import STDIN, is_live, shown
 from facexp.errors import one_line
-from facexp.globs import Match, expand, folders, is_inside, is_pattern, path_problem, real_path
 from facexp.many.stores import NOT_UTF8, PARQUET, ManyError, Store, is_address, is_wild
 from facexp.sources import MEDIA, listed, open_sources
+from facexp.sources.globs import Match, expand, folders, is_inside, is_pattern, path_problem, real_path
 
 PART = 1000
 """Maximum number of sources in one part, which is done again when its worker dies."""

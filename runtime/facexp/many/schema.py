@@ -1,4 +1,4 @@
-"""Arrow schema of the records of `facexp.sinks.frame_record`: a row for each record, names and values as in JSON."""
+"""Arrow schema of the records of `facexp.sinks.records`: a row for each record, names and values as in JSON."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from urllib.parse import quote
 import pyarrow as pa
 from pyarrow import fs
 
-from facexp import photo
 from facexp.address import SCHEMES, shown
 from facexp.errors import FacexpError, one_line
-from facexp.globs import folders, is_folder, natural
+from facexp.sources import photo
+from facexp.sources.globs import folders, is_folder, natural
 
 PARQUET = re.compile(r"[^_].*\.parquet", re.IGNORECASE | re.DOTALL)
 """Matches the names of tables with a picture in each row."""

@@ -28,8 +28,8 @@ from facexp.many.stores import Store
 from facexp.many.tries import Tries
 from facexp.pipeline import analyze_sources
 from facexp.reading import DEFAULTS, ReadOptions
-from facexp.shots import Source
-from facexp.sinks import frame_record
+from facexp.sinks.records import frame_record
+from facexp.sources.shots import Source
 from facexp.tracking import SMOOTH_S, Tracker
 from facexp.types import Frame
 

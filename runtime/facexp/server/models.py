@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from facexp.analyzer import Analyzer, AnalyzerOptions, open_networks
 from facexp.bundle import Bundle, ModelSpec, TensorSpec
 from facexp.errors import SourceError
-from facexp.photo import TooLargeError
 from facexp.pipeline import analyze_shot
 from facexp.server.batching import Batcher, Batching
 from facexp.server.errors import BadRequest, TooLarge
@@ -26,8 +25,9 @@ from facexp.server.limits import Gate, Limits
 from facexp.server.pictures import crop_of, read_picture
 from facexp.server.tensors import BYTES, Array
 from facexp.session import Session
-from facexp.shots import Shot
-from facexp.sinks import frame_record
+from facexp.sinks.records import frame_record
+from facexp.sources.photo import TooLargeError
+from facexp.sources.shots import Shot
 from facexp.types import Frame
 
 FACES = "faces"

@@ -8,9 +8,9 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp import photo
 from facexp.errors import SourceError
 from facexp.geometry import Image
+from facexp.sources import photo
 
 FORMATS = ("JPEG", "PNG", "WebP")
 """The accepted formats: their headers state the size of the picture, and so how much memory it will take."""

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from facexp.analyzer import AnalyzerOptions
-from facexp.pictures import save_picture
+from facexp.sinks.pictures import save_picture
 from facexp_cli.infer import infer
 
 COUNT = 128

@@ -19,7 +19,7 @@ from facexp.geometry import KEYPOINTS
 from facexp.labels import EMOTIONS
 from facexp.pipeline import analyze_sources
 from facexp.reading import ReadOptions
-from facexp.sinks import frame_record
+from facexp.sinks.records import frame_record
 from facexp.sources import open_sources
 from facexp.types import Emotion, Face, Frame, Smoothed, Timings
 

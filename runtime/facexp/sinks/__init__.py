@@ -1,0 +1,1 @@
+"""Where results go: records, annotated pictures and clips, and the live preview."""

@@ -1,0 +1,1 @@
+"""How training crops are framed and changed."""

@@ -1,0 +1,1 @@
+"""Reading datasets: tables and folders of faces, labels, votes, and which faces belong to which split."""

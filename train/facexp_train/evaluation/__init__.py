@@ -1,0 +1,1 @@
+"""Evaluation of a network: metrics with intervals, calibration, comparisons and their report."""

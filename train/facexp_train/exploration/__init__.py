@@ -1,0 +1,1 @@
+"""`facexp explore`: what a dataset holds, and what looks wrong with it."""

@@ -1,0 +1,1 @@
+"""The networks, and starting one from the weights of another."""
