@@ -25,7 +25,7 @@ from facexp.pipeline import analyze_sources
 from facexp.reading import ReadOptions
 from facexp.sinks.records import JsonlSink
 from facexp.sources.shots import Shot, Source
-from facexp.timing import Nowhere
+from facexp.timing import NullStream
 from facexp_cli.demo import astronaut
 
 GROWTH_MB = 2.0
@@ -70,7 +70,7 @@ def slices(
 ) -> Iterator[Slice]:
     """Analyse the clip in a loop; yield SLICES slices after a warm-up of one. `each` is called after each frame."""
     size = frames // (SLICES + 1)
-    sink = JsonlSink(Nowhere())
+    sink = JsonlSink(NullStream())
     records = analyze_sources(analyzer, [Loop(clip, size * (SLICES + 1))])  # type: ignore[list-item]
     for number in range(SLICES + 1):
         wall, cpu = np.empty(size), np.empty(size)

@@ -39,7 +39,7 @@ from facexp.reading import ReadOptions
 from facexp.session import Session
 from facexp.sinks.records import JsonlSink
 from facexp.sources import open_sources
-from facexp.timing import Nowhere, run_process
+from facexp.timing import NullStream, run_process
 from facexp_cli.demo import astronaut
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,8 +81,10 @@ class Line:
         return self.measured * self.pace if self.more else self.measured / self.pace
 
     def __str__(self) -> str:
-        sign, there = ">=" if self.more else "<=", self.at_their_pace
-        paced = "" if there is None else f"{there:.3g} {self.unit} (x{self.pace:.2f}), {self.verdict(there)}"
+        sign, converted = ">=" if self.more else "<=", self.at_their_pace
+        paced = (
+            "" if converted is None else f"{converted:.3g} {self.unit} (x{self.pace:.2f}), {self.verdict(converted)}"
+        )
         return (
             f"| {self.what} | {self.measured:.3g} {self.unit} | {sign} {self.floor:g} | {sign} {self.aim:g} "
             f"| {self.verdict(self.measured)} | {paced} | {self.beside} |"
@@ -112,7 +114,7 @@ class Bench:
         With `paced` the yardstick is run too, for calls whose time is to be converted; other calls are only compared
         with each other.
         """
-        reference = yard() if paced else None
+        reference = yardstick_call() if paced else None
         wall = dict.fromkeys(calls, float("inf"))
         cpu, here = dict(wall), float("inf")
         for number in range(self.rounds * each + 1):
@@ -125,11 +127,11 @@ class Bench:
             # once per `each` rounds, so that it runs equally often with many short rounds and with few long ones
             if reference is not None and number % each == 0:
                 here = min(here, yardstick.seconds(reference))
-        return Times(wall, cpu, None if reference is None else here / yardstick.THERE["int8"])
+        return Times(wall, cpu, None if reference is None else here / yardstick.REFERENCE_S["int8"])
 
 
 @functools.cache
-def yard() -> Callable[[], object] | None:
+def yardstick_call() -> Callable[[], object] | None:
     """Return the yardstick network in int8, made at the first call; None if an extra is missing."""
     try:
         return yardstick.load()["int8"]
@@ -140,7 +142,7 @@ def yard() -> Callable[[], object] | None:
 
 def records(analyzer: facexp.Analyzer, path: Path, **options: bool) -> int:
     """Do what `facexp-infer PATH > faces.jsonl` does after its start; return the number of records."""
-    sink, count = JsonlSink(Nowhere()), 0
+    sink, count = JsonlSink(NullStream()), 0
     for frame, shot in analyze_sources(analyzer, open_sources([str(path)]), ReadOptions(**options)):
         if frame.error is not None:
             raise SystemExit(frame.error)

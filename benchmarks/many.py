@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -88,10 +89,12 @@ def ray(folder: Path, out: Path) -> dict[str, float]:
         end = cpu_seconds()
     start = min(part.start_s for part in parts)
     total = sum(part.sources for part in parts)
+    later = total - parts[0].sources
     return {
         "start": start - begin,
         "seconds": max(part.end_s for part in parts) - start,
-        "cpu": (end - cpu) * total / (total - parts[0].sources),
+        # not known if there is only one part
+        "cpu": (end - cpu) * total / later if later else math.nan,
     }
 
 
@@ -114,7 +117,7 @@ def head(count: int) -> None:
         plan.parts(plan.items, 1, 0)
         cut = time.process_time() - cpu
         # parts of one empty file each, which take a worker almost no time
-        planning.PART = 1
+        planning.MAX_PART_SOURCES = 1
         cpu, parts = time.process_time(), list(ManyImages([str(folder)], Path(name, "out")).run())
         followed = time.process_time() - cpu - listed - cut
         wall = max(part.end_s for part in parts) - min(part.start_s for part in parts)

@@ -35,13 +35,13 @@ MIN_CORRELATION = 0.9
 BLOCK_ROWS = 1024
 
 
-def signs(images: Images) -> NDArray[np.float32]:
+def difference_hashes(images: Images) -> NDArray[np.float32]:
     """Return difference hashes (N, 64): 1 if a cell of a 9x8 thumbnail is brighter than its left neighbour, else -1."""
     small = np.array([cv2.resize(image, (9, 8), interpolation=cv2.INTER_AREA) for image in images])
     return np.where(small[:, :, 1:] > small[:, :, :-1], 1, -1).reshape(len(images), 64).astype(np.float32)
 
 
-def unit(images: Images) -> NDArray[np.float32]:
+def normalised_pixels(images: Images) -> NDArray[np.float32]:
     """Return normalised pixels, float32 (N, H * W), whose dot products are correlations."""
     values = images.reshape(len(images), images.shape[1] * images.shape[2]).astype(np.float32)
     values -= values.mean(axis=1, keepdims=True)
@@ -57,9 +57,9 @@ def earlier_groups(images: Images) -> NDArray[np.int64]:
     """
     _, first, which = np.unique(pixel_hash(images), return_index=True, return_inverse=True)
     pairs = [np.stack([np.arange(len(images)), first[which]], axis=1)]
-    upright = signs(images)
+    upright = difference_hashes(images)
     for others in (images, images[:, :, ::-1]):
-        mirrored = signs(others)
+        mirrored = difference_hashes(others)
         for start in range(0, len(images), BLOCK_ROWS):
             # each of the 64 bits that differs lowers the dot product by 2
             alike = upright[start : start + BLOCK_ROWS] @ mirrored.T
@@ -67,7 +67,9 @@ def earlier_groups(images: Images) -> NDArray[np.int64]:
             near[:, 0] += start
             near = near[near[:, 0] < near[:, 1]]
             for some in np.array_split(near, len(near) // BLOCK_ROWS + 1):
-                correlation = np.einsum("np,np->n", unit(images[some[:, 0]]), unit(others[some[:, 1]]))
+                correlation = np.einsum(
+                    "np,np->n", normalised_pixels(images[some[:, 0]]), normalised_pixels(others[some[:, 1]])
+                )
                 pairs.append(some[correlation > MIN_CORRELATION])
     i, j = np.concatenate(pairs).T
     return np.asarray(connected_components(coo_array((np.ones(len(i)), (i, j)), shape=(len(images),) * 2))[1])

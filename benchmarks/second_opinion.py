@@ -27,9 +27,8 @@ ROWS, COLUMNS = 8, 12
 Find = Callable[[NDArray[np.uint8]], list[Box]]
 
 
-def rivals() -> dict[str, Find]:
+def face_finders() -> dict[str, Find]:
     """Return functions that find faces, by name: the detector at several thresholds, and facexp."""
-    """The face finders to compare, by name."""
     alone = {f"detector alone, {score}": Detector(min_score=score) for score in (0.5, 0.6, 0.7, 0.8)}
     analyzer = facexp.Analyzer("cpu")
     found: dict[str, Find] = {
@@ -77,7 +76,7 @@ def samples(folder: Path) -> list[Sample]:
     return [Sample(cv2.imread(str(folder / row["path"])), int(row["faces_max"])) for row in rows]
 
 
-def seen(find: Find, sample: Sample, longest: int | None, gray: bool) -> tuple[int, int]:
+def count_found(find: Find, sample: Sample, longest: int | None, gray: bool) -> tuple[int, int]:
     """Return how many of a photo's faces are found, and how many boxes exceed their number.
 
     With `longest` the photo is shrunk so that its longer side has that many pixels.
@@ -96,7 +95,7 @@ def main() -> None:
     canvases = canvases[np.random.default_rng(0).permutation(len(canvases))]
     photos = samples(data / "samples")
     labelled = sum(photo.faces for photo in photos)
-    for name, find in rivals().items():
+    for name, find in face_finders().items():
         cells = []
         for face in (20, 28, 40):
             side, pictures = mosaics(canvases, face)
@@ -107,7 +106,7 @@ def main() -> None:
         for gray in (False, True):
             sizes = []
             for longest in (None, 480, 320, 240):
-                found, others = np.sum([seen(find, photo, longest, gray) for photo in photos], axis=0)
+                found, others = np.sum([count_found(find, photo, longest, gray) for photo in photos], axis=0)
                 sizes.append(f"{longest or 'as is'}: {found} of {labelled}, {others} others")
             print(f"  photos in {'gray' if gray else 'colour'}", *sizes, sep="   ", flush=True)
 

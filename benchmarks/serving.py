@@ -39,8 +39,8 @@ from facexp_cli.demo import astronaut
 CLIENTS = (1, 8, 64)
 MEMORY, CPU = "process_resident_memory_bytes", "process_cpu_seconds_total"
 HEADS = ("fer2013", "ferplus")
-# tolerance: an int8 network may round differently in another batch; answers to two crops differ by far more
-NEAR = 0.05
+# an int8 network may round differently in another batch; answers to two crops differ by far more
+TOLERANCE = 0.05
 
 Ask = Callable[[int], Awaitable[NDArray[np.float64]]]
 
@@ -118,11 +118,11 @@ async def grpc_client(address: str, crops: NDArray[np.uint8]) -> Ask:
 
 
 async def measure(
-    clients: list[Ask], wanted: NDArray[np.float64], enough: Callable[[int], bool], every: Callable[[int], None]
+    clients: list[Ask], wanted: NDArray[np.float64], enough: Callable[[int], bool], after_each: Callable[[int], None]
 ) -> tuple[float, NDArray[np.float64]]:
     """Run the clients until `enough(number of requests)`; return the requests per second and each one's time in ms.
 
-    `every` is called after each answer with the number of answers so far. Raises SystemExit if one is missing or wrong.
+    `after_each` is called with the number of answers so far. Raises SystemExit if an answer is missing or wrong.
     """
     times: list[float] = []
     sent = 0
@@ -135,10 +135,10 @@ async def measure(
             start = time.perf_counter()
             found = await ask(number % len(wanted))
             times.append(1000 * (time.perf_counter() - start))
-            if not np.abs(found - wanted[number % len(wanted)]).max() < NEAR:
+            if not np.abs(found - wanted[number % len(wanted)]).max() < TOLERANCE:
                 raise SystemExit(f"the answer to crop {number % len(wanted)} is wrong")
             number += 1
-            every(len(times))
+            after_each(len(times))
 
     start = time.perf_counter()
     await asyncio.gather(*(client(ask, 7 * place) for place, ask in enumerate(clients)))
@@ -147,7 +147,7 @@ async def measure(
     return len(times) / (time.perf_counter() - start), np.array(times)
 
 
-def figure(address: str, name: str) -> float:
+def read_metric(address: str, name: str) -> float:
     """Read a metric of the server's process from /metrics."""
     text = urllib.request.urlopen(f"http://{address}/metrics").read().decode()
     return float(re.search(rf"^{name} (\S+)", text, re.MULTILINE)[1])
@@ -173,21 +173,21 @@ async def table(
         with server("--batch-size", str(size), "--batch-wait", str(options.batch_wait)) as (rest, rpc):
             for name in ("gRPC", "REST"):
                 for count in CLIENTS:
-                    made = [
+                    clients = [
                         await (grpc_client(rpc, crops) if name == "gRPC" else rest_client(rest, files))
                         for _ in range(count)
                     ]
                     # one request per connection first, so that connecting is not measured
-                    await asyncio.gather(*(ask(0) for ask in made))
-                    cpu = figure(rest, CPU)
+                    await asyncio.gather(*(ask(0) for ask in clients))
+                    cpu = read_metric(rest, CPU)
                     end = time.perf_counter() + options.seconds
                     rate, ms = await measure(
-                        made,
+                        clients,
                         wanted,
                         lambda _, end=end: time.perf_counter() > end,
                         lambda _: None,
                     )
-                    cpu_ms = 1000 * (figure(rest, CPU) - cpu) / len(ms)
+                    cpu_ms = 1000 * (read_metric(rest, CPU) - cpu) / len(ms)
                     p50, p99 = np.percentile(ms, [50, 99])
                     batching = "off" if size == 1 else f"{size}, {options.batch_wait:g} ms"
                     print(
@@ -205,7 +205,7 @@ async def endurance(options: argparse.Namespace, crops: NDArray[np.uint8], wante
 
         def note(done: int) -> None:
             if done % step == 0:
-                memory.append(figure(rest, MEMORY) / 1e6)
+                memory.append(read_metric(rest, MEMORY) / 1e6)
 
         rate, ms = await measure(clients, wanted, lambda sent: sent >= options.requests, note)
     print(f"\n{len(ms):,} requests of {len(clients)} clients, all answered, {rate:,.0f} a second.")

@@ -55,7 +55,7 @@ def noisy(image: NDArray[np.uint8], sd: float, rng: np.random.Generator) -> NDAr
     return np.clip(np.rint(image + rng.normal(0, sd, image.shape)), 0, 255).astype(np.uint8)
 
 
-def trembling(points: NDArray[np.float32]) -> float:
+def jitter(points: NDArray[np.float32]) -> float:
     """The jitter of (T, 15, 2) points: the standard deviation per coordinate over the inter-ocular distance."""
     residual = points[1:-1] - (points[:-2] + points[2:]) / 2
     return float(np.sqrt((residual**2).mean() / 1.5) / interocular(points).mean())
@@ -83,7 +83,7 @@ def main() -> None:
             boxes = np.array([faces[i][0].box for i in range(start, start + STRETCH)])
             print(
                 f"{clip.name:<24} frames {start}-{start + STRETCH - 1}  "
-                f"{100 * trembling(points):.3f}% of the inter-ocular distance "
+                f"{100 * jitter(points):.3f}% of the inter-ocular distance "
                 f"(box centre {np.abs(np.diff(boxes, 2, axis=0)).mean():.2f} px)  {bundle or 'shipped'}"
             )
 

@@ -21,10 +21,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from steadiness import STRETCH, trembling
+from steadiness import STRETCH, jitter
 
 import facexp
-from facexp.detector import SAME, overlap, shared
+from facexp.detector import DUPLICATE_OVERLAP, iou, overlap_of_smaller
 from facexp.geometry import interocular
 from facexp.tracking import SMOOTH_S, Tracker
 
@@ -39,9 +39,9 @@ def frames(path: Path) -> Iterator[tuple[float, Image]]:
         yield capture.get(cv2.CAP_PROP_POS_MSEC), np.asarray(read[1], np.uint8)
 
 
-def same(a: facexp.Face, b: facexp.Face) -> bool:
+def same_face(a: facexp.Face, b: facexp.Face) -> bool:
     """Return whether two boxes overlap enough to be the same face."""
-    return shared(a.box, b.box) > SAME
+    return overlap_of_smaller(a.box, b.box) > DUPLICATE_OVERLAP
 
 
 def changes(labels: Sequence[str], seconds: float) -> float:
@@ -49,7 +49,7 @@ def changes(labels: Sequence[str], seconds: float) -> float:
     return sum(a != b for a, b in itertools.pairwise(labels)) / seconds
 
 
-class Counted:
+class DetectorCounter:
     """An analyzer that counts the runs of its detector."""
 
     def __init__(self) -> None:
@@ -64,10 +64,10 @@ class Counted:
 
 def clip(path: Path, make) -> None:  # type: ignore[no-untyped-def]
     """Compare the tracker with the detector in every frame on one clip."""
-    every, counted = facexp.Analyzer("cpu", 1), Counted()
-    tracker = make(counted.analyzer)
+    every, counter = facexp.Analyzer("cpu", 1), DetectorCounter()
+    tracker = make(counter.analyzer)
     seconds = {"every": 0.0, "tracked": 0.0}
-    was: list[facexp.Face] = []
+    previous: list[facexp.Face] = []
     found, tracked, common, extra, switches, count, boxes = 0, 0, 0, 0, 0, 0, []
     history: dict[int, list[tuple[int, facexp.Face]]] = {}
     changed: list[float] = []
@@ -84,11 +84,11 @@ def clip(path: Path, make) -> None:  # type: ignore[no-untyped-def]
         seconds["tracked"] += end - middle
         count += 1
         found, tracked = found + len(truth), tracked + len(faces)
-        common += sum(any(same(face, other) for other in faces) for face in truth)
-        extra += sum(not any(same(face, other) for other in truth) for face in faces)
-        boxes += [max(overlap(face, other) for other in faces) for face in truth if faces]
-        switches += sum(same(a, b) and a.id != b.id for a in was for b in faces)
-        was = faces
+        common += sum(any(same_face(face, other) for other in faces) for face in truth)
+        extra += sum(not any(same_face(face, other) for other in truth) for face in faces)
+        boxes += [max(iou(face, other) for other in faces) for face in truth if faces]
+        switches += sum(same_face(a, b) and a.id != b.id for a in previous for b in faces)
+        previous = faces
         for face in faces:
             history.setdefault(face.id or 0, []).append((number, face))
         before, small = small, cv2.resize(image, (160, 90), interpolation=cv2.INTER_AREA)
@@ -100,7 +100,7 @@ def clip(path: Path, make) -> None:  # type: ignore[no-untyped-def]
         f"{extra} tracked only; median overlap of the boxes {np.median(boxes or [math.nan]):.2f}"
     )
     print(
-        f"  detector: {counted.runs} runs instead of {count}; speed x{seconds['every'] / seconds['tracked']:.1f} "
+        f"  detector: {counter.runs} runs instead of {count}; speed x{seconds['every'] / seconds['tracked']:.1f} "
         f"({1e3 * seconds['tracked'] / count:.1f} ms a frame instead of {1e3 * seconds['every'] / count:.1f}); "
         f"{len(history)} ids, {switches} id switches"
     )
@@ -118,8 +118,8 @@ def clip(path: Path, make) -> None:  # type: ignore[no-untyped-def]
             f"  id {name}, {len(seen)} frames: label changes a second "
             f"{changes([face.emotion.label for face in faces], span):.2f} raw, "
             f"{changes([face.shown.emotion.label for face in faces], span):.2f} smoothed; jitter "
-            f"{100 * trembling(np.stack([face.keypoints for face in part])):.3f}% raw, "
-            f"{100 * trembling(np.stack([face.shown.keypoints for face in part])):.3f}% smoothed; smoothed points lag "
+            f"{100 * jitter(np.stack([face.keypoints for face in part])):.3f}% raw, "
+            f"{100 * jitter(np.stack([face.shown.keypoints for face in part])):.3f}% smoothed; smoothed points lag "
             f"{lag([face.keypoints for face in faces], [face.shown.keypoints for face in faces]):.2f}%"
         )
 
@@ -197,7 +197,7 @@ def passing(people: list[Image], analyzer: facexp.Analyzer, make) -> None:  # ty
         print(f"two people who {name}: {kept} of {total} keep their id, {ids} ids in all", flush=True)
 
 
-def turned(data: Path, analyzer: facexp.Analyzer, make) -> None:  # type: ignore[no-untyped-def]
+def moving_camera(data: Path, analyzer: facexp.Analyzer, make) -> None:  # type: ignore[no-untyped-def]
     """Count the ids in group photos seen by a moving camera.
 
     The camera is a window of four fifths of the photo's width. It sways by 6% of its own width with a period of 3 s, or
@@ -220,7 +220,7 @@ def turned(data: Path, analyzer: facexp.Analyzer, make) -> None:  # type: ignore
             print(f"{name}: a camera that {motion}, one frame in {every}: {len(ids)} ids for {most} people")
 
 
-def step(photos: dict[str, Image], analyzer: facexp.Analyzer, smooth: Sequence[float]) -> None:
+def expression_change(photos: dict[str, Image], analyzer: facexp.Analyzer, smooth: Sequence[float]) -> None:
     """Measure the delay of the smoothed label after an abrupt change of expression, at the same size and place."""
     happy, sad = photos["emotion_misc_faceapi_happy"], photos["emotion_misc_faceapi_sad"]
     for fps in (10, 25):
@@ -257,8 +257,8 @@ def main() -> None:
         people = [photo for _, photo in zip(range(4), photos.values(), strict=False)]
         newcomers(people, analyzer, make)
         passing(people, analyzer, make)
-        turned(options.data, analyzer, make)
-        step(photos, analyzer, (0.15, 0.3, 0.5))
+        moving_camera(options.data, analyzer, make)
+        expression_change(photos, analyzer, (0.15, 0.3, 0.5))
 
 
 if __name__ == "__main__":

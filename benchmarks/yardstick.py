@@ -21,7 +21,7 @@ import numpy as np
 from facexp.engines import onnx_session
 from facexp.timing import in_turns
 
-THERE = {"int8": 0.34e-3, "float32": 0.86e-3}
+REFERENCE_S = {"int8": 0.34e-3, "float32": 0.86e-3}
 """Seconds for one face on the reference machine: one thread of two x86 cores with VNNI."""
 
 
@@ -35,7 +35,7 @@ def load() -> dict[str, Callable[[], object]]:
     with tempfile.TemporaryDirectory() as name:
         quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
         subprocess.run([sys.executable, __file__, name], check=True, stdout=subprocess.DEVNULL, env=quiet)
-        for precision in THERE:
+        for precision in REFERENCE_S:
             session = onnx_session(Path(name, f"{precision}.onnx").read_bytes(), "yardstick", "cpu", threads=1)
             face = {"image": np.full((1, 48, 48, 1), 127, np.uint8)}
             calls[precision] = functools.partial(session.run, None, face)
@@ -69,7 +69,7 @@ def main() -> None:
         return
     for precision, call in load().items():
         here = seconds(call, 2000)
-        reference = THERE[precision]
+        reference = REFERENCE_S[precision]
         print(f"{precision}: {1e3 * here:.3f} ms, reference {1e3 * reference:.2f}: x{here / reference:.2f}")
 
 

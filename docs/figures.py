@@ -32,12 +32,12 @@ GROUPED = {
 }
 
 
-def exact(model: Json) -> str:
+def most_exact_key(model: Json) -> str:
     """Return the key of the most exact ONNX file of a shipped model."""
     return next(key for key in ("float32.onnx", "float16.onnx") if key in model["files"])
 
 
-def shown(key: str) -> str:
+def precision(key: str) -> str:
     """Return a file's name in the tables, which is its precision."""
     return key.partition(".")[0]
 
@@ -75,10 +75,10 @@ def summary(models: Json) -> str:
         for name, title in LABELLINGS.items():
             listed.append((f"emotion, {classes} classes, {title}, accuracy, %", emotion, f"{name}{suffix}/accuracy"))
     for title, model, metric in listed:
-        cells = [cell(model, "test", metric, key) for key in (INT8, exact(model))]
+        cells = [cell(model, "test", metric, key) for key in (INT8, most_exact_key(model))]
         aligned = cell(model, "test/aligned", metric) if model is emotion else ""
         rows.append([title, *cells, aligned, count(model, "test", metric)])
-    most = f"{shown(exact(points))} (emotion: {shown(exact(emotion))})"
+    most = f"{precision(most_exact_key(points))} (emotion: {precision(most_exact_key(emotion))})"
     return table(["on `test` (FER2013: PrivateTest)", "int8", most, "int8, aligned", "faces"], rows)
 
 
@@ -87,9 +87,9 @@ def sizes(models: Json) -> str:
     rows = []
     for name, model in models.items():
         parameters = model["training"]["parameters"] / 1e6
-        keys = (INT8, "int8.tflite", exact(model))
+        keys = (INT8, "int8.tflite", most_exact_key(model))
         small, mobile, most = (f"{model['files'][key]['bytes'] / 1e6:.2f}" for key in keys)
-        rows.append([name, f"{parameters:.2f}", small, mobile, f"{most} ({shown(exact(model))})"])
+        rows.append([name, f"{parameters:.2f}", small, mobile, f"{most} ({precision(most_exact_key(model))})"])
     return table(["network", "parameters, M", "int8.onnx, MB", "int8.tflite, MB", "most exact ONNX file, MB"], rows)
 
 
@@ -105,10 +105,10 @@ def keypoints(models: Json) -> str:
         "points_within_10": "points within 10%, %",
     }
     rows = []
-    for key in (INT8, exact(model)):
+    for key in (INT8, most_exact_key(model)):
         for split in ("test", "test/face21", "test/ytfaces"):
             cells = [cell(model, split, metric, key) for metric in columns]
-            rows.append([split, shown(key), count(model, split, "error_interocular"), *cells])
+            rows.append([split, precision(key), count(model, split, "error_interocular"), *cells])
     by_group = [
         [name, count(model, f"test/{name}", "error_interocular"), *(cell(model, f"test/{name}", m) for m in GROUPED)]
         for name in ("frontal", "turned", "profile", "below 64 px", "64 to 128 px", "above 128 px")
@@ -145,11 +145,11 @@ def emotion(models: Json) -> str:
     rows = []
     for name, title in LABELLINGS.items():
         for classes, suffix in (("seven", ""), ("five", "_five")):
-            for key in (INT8, exact(model)):
+            for key in (INT8, most_exact_key(model)):
                 metrics = [f"{name}{suffix}/{metric}" for metric in ("accuracy", "macro_f1", "calibration_error")]
                 cells = [cell(model, "test", metric, key) for metric in metrics]
                 aligned = [cell(model, "test/aligned", metric, key) for metric in metrics[:2]]
-                rows.append([f"{title}, {classes}", shown(key), count(model, "test", metrics[0]), *cells, *aligned])
+                rows.append([f"{title}, {classes}", precision(key), count(model, "test", metrics[0]), *cells, *aligned])
     columns = ["accuracy", "macro-F1", "calibration error", "accuracy, aligned", "macro-F1, aligned"]
     parts = [table(["labels", "file", "faces", *columns], rows)]
     for name in ("fer2013", "ferplus"):
@@ -171,7 +171,7 @@ def report(task: str) -> Json:
     }
 
 
-def number(check: Json) -> str:
+def measured(check: Json) -> str:
     """Format a measured value, with its interval if it has one."""
     interval = f" [{check['low']:.2g}, {check['high']:.2g}]" if "low" in check else ""
     return f"{check['value']:.2g}{interval}"
@@ -188,7 +188,9 @@ def numbers(models: Json) -> str:
             found = [checks.get((2, key, output, what)) for what in columns]
             if None not in found:
                 unit = spread["unit"]
-                rows.append([f"{task} {key}", f"{output}, {unit}", number(spread), *(number(each) for each in found)])
+                rows.append(
+                    [f"{task} {key}", f"{output}, {unit}", measured(spread), *(measured(each) for each in found)]
+                )
     return table(["file", "output", "spread across faces", *columns], rows)
 
 
@@ -199,7 +201,7 @@ def losses(models: Json) -> str:
         for (step, key, output, what), check in report(task).items():
             if step == 3 and "limit" in check and key in model["files"]:
                 unit = check["unit"]
-                rows.append([f"{task} {key}", output, f"{what}, {unit}", number(check), f"{check['limit']:g}"])
+                rows.append([f"{task} {key}", output, f"{what}, {unit}", measured(check), f"{check['limit']:g}"])
     return table(["file", "output", "loss", "[95% interval]", "margin"], rows)
 
 

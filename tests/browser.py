@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to through a pipe in its own DevTools protocol: no driver, no library."""
+"""A headless Chromium that is driven over pipes with its DevTools protocol, without a driver or a library."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ PATIENCE_S = 240.0
 
 
 class Browser:
-    """One page of a size, with a camera that shows the frames of a file. Ends with its `with` block."""
+    """A browser with one page, started with `options`. It is killed at the end of its `with` block."""
 
     def __init__(self, program: str, home: Path, options: Sequence[str] = ()) -> None:
-        to_browser, self._to = os.pipe()
-        self._from, from_browser = os.pipe()
+        to_browser, self._commands = os.pipe()
+        self._messages, from_browser = os.pipe()
         command = [
             *(program, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--hide-scrollbars"),
             *(f"--user-data-dir={home}", "--remote-debugging-pipe", *options, "about:blank"),
         ]
-        # the browser reads from its descriptor 3 and writes to its 4
+        # the browser reads commands from descriptor 3 and writes messages to descriptor 4
         shell = ["bash", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "bash", *command]
         self._process = subprocess.Popen(
             shell, pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         os.close(to_browser)
         os.close(from_browser)
-        self._number, self._rest, self._session = 0, b"", ""
+        self._last_id, self._unread, self._session = 0, b"", ""
         self.events: list[dict[str, Any]] = []
-        """What it told by itself."""
-        self._watch = threading.Timer(PATIENCE_S, self._process.kill)
-        self._watch.start()
+        """Messages of the browser that are not replies to a command, in order."""
+        self._watchdog = threading.Timer(PATIENCE_S, self._process.kill)
+        self._watchdog.start()
 
     def __enter__(self) -> Self:
         (page,) = (each for each in self.call("Target.getTargets")["targetInfos"] if each["type"] == "page")
@@ -45,34 +45,34 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._watch.cancel()
+        self._watchdog.cancel()
         self._process.kill()
         self._process.wait(PATIENCE_S)
-        os.close(self._to)
-        os.close(self._from)
+        os.close(self._commands)
+        os.close(self._messages)
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """A command of the protocol and its result."""
-        self._number += 1
-        command = {"id": self._number, "method": method, "params": parameters}
+        """Send a command of the protocol and return its result."""
+        self._last_id += 1
+        command = {"id": self._last_id, "method": method, "params": parameters}
         if self._session:
             command["sessionId"] = self._session
-        os.write(self._to, json.dumps(command).encode() + b"\0")
+        os.write(self._commands, json.dumps(command).encode() + b"\0")
         while True:
-            message = self._message()
-            if message.get("id") == self._number:
+            message = self._next_message()
+            if message.get("id") == self._last_id:
                 assert "error" not in message, message
                 return message["result"]
             self.events.append(message)
 
     def open(self, address: str, width: int, height: int) -> None:
-        """Load a page on a screen of so many pixels, two dots each, as phones have them."""
+        """Load a page on a screen of width x height CSS pixels, each two device pixels wide and high, as on phones."""
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2, mobile=True)
         self.call("Page.navigate", url=address)
         self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def run(self, script: str) -> Any:
-        """What a script comes to."""
+        """Evaluate a script and return its value."""
         found = self.call(
             "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True, userGesture=True
         )
@@ -80,23 +80,23 @@ class Browser:
         return found["result"].get("value")
 
     def wait(self, condition: str) -> None:
-        """Until a condition is true; the browser is ended after PATIENCE_S."""
+        """Wait until a condition is true. The browser is killed PATIENCE_S after its start, which ends the wait."""
         while not self.run(condition):
             self.run("new Promise((done) => setTimeout(done, 50))")
 
     def choose(self, selector: str, file: Path) -> None:
-        """Choose a file in an input."""
+        """Choose a file in the file input that matches a selector."""
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
 
-    def picture(self) -> bytes:
-        """The page as PNG, in its whole length."""
+    def screenshot(self) -> bytes:
+        """Return the page in its full length as PNG."""
         return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"])
 
-    def complaints(self) -> list[str]:
-        """Errors of the page: exceptions, and what the content security policy has stopped."""
-        self.run("0")
+    def errors(self) -> list[str]:
+        """Return the errors of the page: exceptions, and log entries such as content security policy violations."""
+        self.run("0")  # any command: it collects the messages sent before its reply
         found = []
         for event in self.events:
             if event.get("method") == "Runtime.exceptionThrown":
@@ -105,10 +105,10 @@ class Browser:
                 found.append(event["params"]["entry"]["text"])
         return found
 
-    def _message(self) -> Any:
-        while b"\0" not in self._rest:
-            read = os.read(self._from, 1 << 16)
-            assert read, "the browser has ended"
-            self._rest += read
-        message, _, self._rest = self._rest.partition(b"\0")
+    def _next_message(self) -> Any:
+        while b"\0" not in self._unread:
+            chunk = os.read(self._messages, 1 << 16)
+            assert chunk, "the browser has ended"
+            self._unread += chunk
+        message, _, self._unread = self._unread.partition(b"\0")
         return json.loads(message)

@@ -1,4 +1,4 @@
-"""What all rooms' tests share."""
+"""Fixtures and pytest hooks that the tests of all packages share."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from web_camera import WebCamera
 
 _ROOT = Path(__file__).resolve().parent.parent
 
-# one test may hold threads of gRPC that have their say in the children of another, before these are other programs
+# gRPC threads that one test has left would run fork handlers in child processes of another test, before their exec
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
-_TOGETHER = ("export", "runtime/many", "runtime/server")
-"""Folders whose tests share what is dear to make: a bundle exported, a cluster started, a server loaded."""
+_SHARED_FOLDERS = ("export", "runtime/many", "runtime/server")
+"""Folders whose tests share fixtures that are expensive to set up: an exported bundle, a Ray cluster, a server."""
 
 
 class _ByFolderAndFile(LoadScopeScheduling):  # type: ignore[misc]
-    """The tests of one of _TOGETHER's folders, or else of one file, run in one process."""
+    """Run the tests of a folder in _SHARED_FOLDERS, or else of a file, in the same process."""
 
     def _split_scope(self, nodeid: str) -> str:
         return _group(nodeid)
@@ -38,16 +38,16 @@ class _ByFolderAndFile(LoadScopeScheduling):  # type: ignore[misc]
 
 def _group(nodeid: str) -> str:
     file = nodeid.partition("::")[0].removeprefix("tests/")
-    return next((folder for folder in _TOGETHER if file.startswith(f"{folder}/")), file)
+    return next((folder for folder in _SHARED_FOLDERS if file.startswith(f"{folder}/")), file)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Which tests share a process where there are several (`-n`). xdist 3.8's own groups do nothing with pytest 9.2."""
+    """Choose which tests share a process under `-n`: the groups of xdist 3.8 have no effect with pytest 9.2."""
     return _ByFolderAndFile(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What has slow tests begins, so that no process ends long before the others."""
+    """Start with the groups that have slow tests, so that no process ends long before the others."""
     if hasattr(config, "workerinput"):
         slow = {_group(item.nodeid) for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: _group(item.nodeid) not in slow)
@@ -81,31 +81,34 @@ def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def own_shipped(tmp_path: Path) -> Path:
-    """A copy of the bundle that ships."""
+    """A copy of the shipped bundle that a test may damage."""
     return Path(shutil.copytree(shipped(), tmp_path / "bundle"))
 
 
 @pytest.fixture
 def film(tiny_bundle: Path) -> Callable[..., Any]:
-    """Makes the `Film` of tests/film.py."""
+    """A function that makes a `Film` of tests/film.py with the tiny bundle."""
     return partial(Film, tiny_bundle)
 
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The real faces of FACEXP_DATA. Without them the test is skipped; a FACEXP_DATA that leads nowhere fails it."""
+    """The directory of real faces: FACEXP_DATA, or ../shared/data. Without it the test is skipped.
+
+    If FACEXP_DATA is set but does not hold the data, the test fails.
+    """
     given = os.environ.get("FACEXP_DATA")
     path = Path(given) if given else _ROOT.parent / "shared" / "data"
     if (path / "samples" / "labels.csv").is_file():
         return path
     if given:
         pytest.fail(f"FACEXP_DATA is {given}, and {path / 'samples' / 'labels.csv'} is not there")
-    pytest.skip("NO REAL FACES TESTED: no ../shared/data beside the checkout; set FACEXP_DATA to the data directory")
+    pytest.skip("NO REAL FACES TESTED: no ../shared/data next to the checkout; set FACEXP_DATA to the data directory")
 
 
 @pytest.fixture
 def astronaut() -> NDArray[np.uint8]:
-    """(512, 512, 3) BGR uint8 of the public-domain portrait, a fresh copy for each test."""
+    """The public-domain portrait as (512, 512, 3) BGR uint8, a fresh copy for each test."""
     data = pytest.importorskip("skimage.data", reason="the astronaut comes with scikit-image")
     return np.ascontiguousarray(data.astronaut()[:, :, ::-1])
 

@@ -25,7 +25,7 @@ SDP = (
 
 
 class RtspCamera:
-    """Streams gray frames that grow brighter; the first stream ends after `first` frames, where that is given."""
+    """Streams gray frames that grow brighter. If `first` is given, the first stream ends after that many frames."""
 
     def __init__(self, first: int | None = None) -> None:
         self.streams = itertools.count()
@@ -46,7 +46,7 @@ class RtspCamera:
 
     @property
     def address(self) -> str:
-        """Where it streams, with user name and password."""
+        """Address of the stream, with user name and password."""
         return f"rtsp://{USER}:{PASSWORD}@127.0.0.1:{self._server.server_address[1]}/live"
 
     def __enter__(self) -> Self:
@@ -92,7 +92,7 @@ class RtspCamera:
                 return
             jpeg = cv2.imencode(".jpg", np.full((HEIGHT, WIDTH, 3), 20 + number % 200, np.uint8))[1].tobytes()
             payload = struct.pack(">IBBBB", 0, 1, 255, WIDTH // 8, HEIGHT // 8) + _tables(jpeg) + _scan(jpeg)
-            # payload type 26 with the mark of a frame's last packet
+            # payload type 26 (JPEG) with the marker bit of a frame's last packet
             stamp = number * 90000 // FPS
             packet = struct.pack(">BBHII", 0x80, 0x80 | 26, number & 0xFFFF, stamp & 0xFFFFFFFF, 1) + payload
             client.wfile.write(struct.pack(">cBH", b"$", 0, len(packet)) + packet)
@@ -100,7 +100,7 @@ class RtspCamera:
 
 
 def _tables(jpeg: bytes) -> bytes:
-    """The two quantization tables, behind RFC 2435's header for them."""
+    """Return the two quantization tables of a JPEG, after RFC 2435's header for them."""
     tables = b""
     position = 2
     while jpeg[position + 1] != 0xDA:
@@ -113,6 +113,7 @@ def _tables(jpeg: bytes) -> bytes:
 
 
 def _scan(jpeg: bytes) -> bytes:
+    """Return the compressed data of a JPEG, without headers and the end marker."""
     start = jpeg.index(b"\xff\xda")
     (length,) = struct.unpack_from(">H", jpeg, start + 2)
     return jpeg[start + 2 + length : -2]

@@ -1,4 +1,4 @@
-"""`facexp serve` in a process of its own, as people start it, on ports that are free."""
+"""Start `facexp serve` in its own process, as users do, on free ports."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ class Process:
 
     running: subprocess.Popen[str]
     rest: str
-    """http://HOST:PORT"""
+    """Address of REST and the page: http://HOST:PORT."""
     grpc: str
-    """HOST:PORT"""
-    said: list[str] = field(default_factory=list)
-    """The lines on standard error until it was ready."""
+    """Address of gRPC: HOST:PORT."""
+    startup_lines: list[str] = field(default_factory=list)
+    """Lines on standard error, up to the one that says that the server is ready."""
 
     def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
-        """Send a signal; the exit status and what it said after it was ready."""
+        """Send a signal; return the exit status and what was written to standard error after the start."""
         self.running.send_signal(number)
         assert self.running.stderr
-        # not communicate(), which would pass over what was read ahead of the last line
+        # not communicate(), which would lose what has been read ahead into the buffer of the stream
         rest = self.running.stderr.read()
         return self.running.wait(PATIENCE_S), rest
 
 
 @contextlib.contextmanager
 def serving(arguments: Sequence[str], **environment: str) -> Iterator[Process]:
-    """Start it and wait until it takes requests; it ends with the block."""
+    """Start the server and wait until it takes requests; the end of the block stops it."""
     command = [sys.executable, "-c", "from facexp_cli.main import main; main()", "serve"]
     running = subprocess.Popen(
         [*command, "--rest-port", "0", "--grpc-port", "0", *arguments],
@@ -47,15 +47,15 @@ def serving(arguments: Sequence[str], **environment: str) -> Iterator[Process]:
         env={**os.environ, **environment},
     )
     assert running.stderr
-    said = []
+    lines = []
     try:
         for line in running.stderr:
-            said.append(line)
+            lines.append(line)
             found = re.fullmatch(r"Note: REST and the page on (http.+)/, gRPC on (.+)\n", line)
             if found:
-                yield Process(running, found[1], found[2], said)
+                yield Process(running, found[1], found[2], lines)
                 return
-        raise AssertionError("".join(said))
+        raise AssertionError("".join(lines))
     finally:
         if running.poll() is None:
             running.terminate()

@@ -1,4 +1,4 @@
-"""Figures in the documents are those of the shipped manifest."""
+"""The documents agree with the code: their figures, and the names that they mention."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ import facexp
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_the_tables_are_the_manifests() -> None:
+def test_tables_show_the_figures_of_the_shipped_manifest() -> None:
     spec = importlib.util.spec_from_file_location("figures", DOCS / "figures.py")
     assert spec
     assert spec.loader
@@ -26,13 +26,13 @@ def test_the_tables_are_the_manifests() -> None:
         assert "| - |" not in text
 
 
-def test_completion_and_help_show_what_is_imported_on_first_use() -> None:
-    """Guards `dir`, which knows nothing of what a module's `__getattr__` gives."""
+def test_dir_lists_names_that_are_imported_on_first_use() -> None:
+    """Guards against completion without these names: `dir` does not know what a module's `__getattr__` returns."""
     assert set(facexp.__all__) <= set(dir(facexp))
 
 
-def test_what_the_documents_name_is_there_after_import_facexp() -> None:
-    """Guards lines such as facexp.doctor.examine(), which people type as they stand."""
+def test_names_in_the_documents_exist_after_import_facexp() -> None:
+    """Guards against an AttributeError for lines such as facexp.doctor.examine(), which users copy."""
     texts = [path.read_text() for path in (DOCS.parent / "README.md", *DOCS.glob("*.md"))]
     names = {name for text in texts for name in re.findall(r"\bfacexp\.[a-z_]+(?:\.[A-Za-z_]+)?\b(?!-)", text)}
     assert "facexp.doctor.examine" in names

@@ -1,4 +1,4 @@
-"""A clip without end: the short form of benchmarks/endless.py."""
+"""Memory use over an endless clip: a short form of benchmarks/endless.py."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read as Linux tells it")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc, which only Linux has")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 FRAMES = 1680
-# a process of its own: one that has given much memory back takes it again without growing
+# in its own process: one that has freed much memory before can use it again without growing
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -30,7 +30,7 @@ print(json.dumps({"frames": sum(part.frames for part in flat), "growth": growth,
 
 
 def test_memory_stays_flat(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Guards: frames, tracks, plans or records that are kept; a leak of 64 kB a frame is found in 400 frames."""
+    """Guards against frames, tracks, plans or records that are kept; 400 frames reveal a leak of 64 kB a frame."""
     command = [sys.executable, "-c", SCRIPT, str(tiny_bundle), str(tmp_path / "portrait.mp4"), str(FRAMES)]
     done = subprocess.run(command, cwd=BENCHMARKS, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What people install: the built wheel in an environment of its own, with nothing of the training side."""
+"""What users install: the built wheel in its own environment, without the dependencies of training."""
 
 import json
 import os
@@ -27,8 +27,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=PYTHONS)
-def clean(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin directory of an environment that holds the wheel with its `cpu` extra and nothing else."""
+def clean_bin(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin directory of a new environment that holds the wheel with its `cpu` extra and nothing else."""
     home = tmp_path_factory.mktemp("clean")
     subprocess.run([interpreter(request.param), "-m", "venv", str(home)], check=True, timeout=120)
     pip = [str(home / "bin" / "python"), "-m", "pip", "install", "-q", f"{wheel}[cpu]"]
@@ -37,11 +37,11 @@ def clean(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest.
 
 
 def interpreter(version: str) -> str:
-    """The Python of a version that pyproject.toml names; the test is skipped, and says so, where it is not here."""
+    """Return the Python of a version that pyproject.toml lists; skip the test if this machine does not have it."""
     if sys.version_info[:2] == tuple(map(int, version.split("."))):
         return sys.executable
     found = shutil.which(f"python{version}")
-    # pyenv has names for Pythons that it does not run
+    # pyenv puts commands on PATH even for versions that it does not run
     if found is None or subprocess.run([found, "-c", ""], capture_output=True).returncode != 0:
         pytest.skip(f"THE WHEEL IS NOT TESTED ON PYTHON {version}: no python{version} on PATH runs")
     return found
@@ -51,7 +51,7 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-def test_the_wheel_holds_the_models_and_no_faces(wheel: Path) -> None:
+def test_the_wheel_holds_the_models_and_no_pictures(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         weights = [info for info in archive.infolist() if info.filename.endswith((".onnx", ".tflite"))]
@@ -67,9 +67,9 @@ def test_the_wheel_holds_the_models_and_no_faces(wheel: Path) -> None:
     assert not [name for name in names if name.startswith("tests")]
 
 
-def test_the_wheel_runs_alone(clean: Path, astronaut_file: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_analyses_a_photo(clean_bin: Path, astronaut_file: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [str(clean / "facexp-infer"), str(astronaut_file), "--save", str(tmp_path / "out")],
+        [str(clean_bin / "facexp-infer"), str(astronaut_file), "--save", str(tmp_path / "out")],
         capture_output=True,
         text=True,
         timeout=120,
@@ -84,7 +84,7 @@ def test_the_wheel_runs_alone(clean: Path, astronaut_file: Path, tmp_path: Path)
     assert (tmp_path / "out").is_dir()
 
 
-def test_the_wheel_imports_nothing_heavy(clean: Path) -> None:
+def test_the_wheel_imports_nothing_heavy(clean_bin: Path) -> None:
     script = (
         "import sys, numpy, facexp, facexp_cli.main, facexp_cli.infer\n"
         "facexp.Analyzer().analyze(numpy.zeros((64, 64, 3), numpy.uint8))\n"
@@ -93,14 +93,14 @@ def test_the_wheel_imports_nothing_heavy(clean: Path) -> None:
         f"print([name for name in {HEAVY!r} if importlib.util.find_spec(name)])\n"
     )
     done = subprocess.run(
-        [str(clean / "python"), "-c", script], capture_output=True, text=True, timeout=120, env=clean_environment()
+        [str(clean_bin / "python"), "-c", script], capture_output=True, text=True, timeout=120, env=clean_environment()
     )
     assert done.stdout.split("\n")[:2] == ["[]", "[]"], done.stdout + done.stderr
 
 
-def test_a_missing_extra_is_one_line(clean: Path, tmp_path: Path) -> None:
+def test_a_missing_extra_is_reported_in_one_line(clean_bin: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [str(clean / "facexp"), "train", "emotion", str(tmp_path), "--out", str(tmp_path / "run")],
+        [str(clean_bin / "facexp"), "train", "emotion", str(tmp_path), "--out", str(tmp_path / "run")],
         capture_output=True,
         text=True,
         timeout=120,

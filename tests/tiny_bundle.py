@@ -1,12 +1,12 @@
-"""A valid model bundle of a few kilobytes, so that the whole runtime is tested offline in milliseconds.
+"""A valid model bundle of a few kilobytes, with which the whole runtime is tested offline in milliseconds.
 
-Its networks have no weights to learn, and their answers can be worked out by hand:
+Its networks have fixed weights, and their outputs can be worked out by hand:
 
-- keypoints: an average face (MEAN_SHAPE) moved to where the crop is bright, so that the points follow what the picture
-  shows; a crop of one gray gives MEAN_SHAPE itself. The int8 file answers INT8_SHIFT pixels further to the right.
-- emotion: the crop's mean brightness b picks the class round(b / 255 * 6) in the order of SEVEN (of N labels the class
-  round(b / 255 * (N - 1))), the more surely the nearer; the second head is twice as sure. The int8 file is half as
-  sure.
+- keypoints: an average face (MEAN_SHAPE), shifted to the centroid of the brightness, so that the points follow what the
+  picture shows; a crop of one gray gives MEAN_SHAPE itself. The int8 file's points are INT8_SHIFT pixels further right.
+- emotion: the crop's mean brightness b selects the class round(b / 255 * 6) in the order of SEVEN (with N labels the
+  class round(b / 255 * (N - 1))), with more confidence the closer b is to the middle of the class. The logits of the
+  second head are twice as large; those of the int8 file are half as large.
 """
 
 from __future__ import annotations
@@ -46,8 +46,11 @@ def build(
     framing: tuple[float, float, float] = (1, 0, 0),
     labels: Sequence[str] = SEVEN,
 ) -> Path:
-    """Write the bundle; `answer` are the points that the keypoints network gives before it moves them, `labels` those
-    of the emotion network."""
+    """Write the bundle and return its directory.
+
+    `answer` are the (15, 2) points that the keypoints network gives before it shifts them, `framing` the scale, dx and
+    dy in the manifest, and `labels` the classes of the emotion network.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     scale, dx, dy = framing
     models = {
@@ -99,16 +102,16 @@ def build(
 
 
 def emotion_probabilities(brightness: float, head: str) -> NDArray[np.float64]:
-    """(7,) what a head of the float32 emotion network says of a crop of that mean brightness."""
+    """Return the (7,) probabilities of a head of the float32 emotion network for a crop of that mean brightness."""
     weights = np.exp(-4 * {"fer2013": 1.0, "ferplus": 2.0}[head] * (brightness / 255 * 6 - np.arange(7)) ** 2)
     return np.asarray(weights / weights.sum())
 
 
 def _keypoints(answer: NDArray[np.float32]) -> onnx.ModelProto:
-    middle = np.arange(96, dtype=np.float32) - 47.5
+    offsets = np.arange(96, dtype=np.float32) - 47.5
     nodes = [
         helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT),
-        # the darkest pixel weighs nothing, whatever the light
+        # the darkest pixel has weight 0, however bright the crop is
         helper.make_node("ReduceMin", ["cast", "all"], ["darkest"], keepdims=1),
         helper.make_node("Sub", ["cast", "darkest"], ["weights"]),
         helper.make_node("Mul", ["weights", "columns"], ["to_right"]),
@@ -126,14 +129,14 @@ def _keypoints(answer: NDArray[np.float32]) -> onnx.ModelProto:
         "plane": np.array([1, 2], np.int64),
         "one_axis": np.array([1], np.int64),
         "one": np.array([1], np.float32),
-        "columns": middle[None, None, :, None],
-        "rows": middle[None, :, None, None],
+        "columns": offsets[None, None, :, None],
+        "rows": offsets[None, :, None, None],
         "answer": np.asarray(answer, np.float32)[None],
     }
     return _model(nodes, constants, 96, {"keypoints": [15, 2]})
 
 
-def _emotion(sureness: float, classes: int) -> onnx.ModelProto:
+def _emotion(logit_scale: float, classes: int) -> onnx.ModelProto:
     nodes = [
         helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["cast", "axes"], ["brightness"], keepdims=0),
@@ -147,8 +150,8 @@ def _emotion(sureness: float, classes: int) -> onnx.ModelProto:
         "axes": np.array([1, 2], np.int64),
         "scale": np.array([(classes - 1) / 255], np.float32),
         "classes": np.arange(classes, dtype=np.float32),
-        "first": np.array([-4 * sureness], np.float32),
-        "second": np.array([-8 * sureness], np.float32),
+        "first": np.array([-4 * logit_scale], np.float32),
+        "second": np.array([-8 * logit_scale], np.float32),
     }
     return _model(nodes, constants, 48, {"fer2013": [classes], "ferplus": [classes]})
 

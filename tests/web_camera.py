@@ -1,6 +1,6 @@
-"""A camera on the loopback interface, as cheap ones are: JPEGs over HTTP, behind a user name and a password.
+"""A camera on the loopback interface, like cheap network cameras: JPEGs over HTTP, with user name and password.
 
-It does what real ones do: it stalls, breaks the connection off, refuses it, and comes back.
+Like real cameras it can stall, break the connection off, refuse it, and come back.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ USER, PASSWORD = "admin", "s3cret"
 
 
 class WebCamera:
-    """Serves `images` in turn, each for 1 / `fps` seconds; a `with` block ends it."""
+    """Serves `images` in turn, each for 1 / `fps` seconds, until the end of its `with` block."""
 
     def __init__(self) -> None:
         self.fps = 60.0
         self.images = [np.full((48, 64, 3), 80, np.uint8)]
         self.plan: list[tuple[int, str]] = []
-        """What becomes of the next streams: one "stalls" or "ends" after so many frames, or is "refused" (after none).
+        """The next streams: each "stalls" or "ends" after a number of frames, or is "refused" (with 0 frames).
 
-        The streams after those go on for ever.
+        Streams after those go on indefinitely.
         """
-        self.asked = threading.Event()
-        """Set when somebody has asked for a stream."""
+        self.requested = threading.Event()
+        """Set when a client has requested a stream, with the password."""
         self.sent = 0
         self._closing = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -39,7 +39,7 @@ class WebCamera:
 
     @property
     def address(self) -> str:
-        """Where it streams, with user name and password."""
+        """Address of the stream, with user name and password."""
         return f"http://{USER}:{PASSWORD}@127.0.0.1:{self._server.server_port}/video?pwd={PASSWORD}"
 
     def __enter__(self) -> Self:
@@ -69,14 +69,14 @@ class WebCamera:
     def _answer(self, request: BaseHTTPRequestHandler) -> None:
         login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         if request.headers.get("Authorization") != f"Basic {login}":
-            # FFmpeg asks without a password first
+            # FFmpeg first sends a request without the password
             request.send_response(401)
             request.send_header("WWW-Authenticate", 'Basic realm="camera"')
             request.end_headers()
             return
-        frames, then = self.plan.pop(0) if self.plan else (None, "")
-        self.asked.set()
-        if then == "refused":
+        frames, event = self.plan.pop(0) if self.plan else (None, "")
+        self.requested.set()
+        if event == "refused":
             request.send_response(503)
             request.end_headers()
             return
@@ -92,5 +92,5 @@ class WebCamera:
             self.sent += 1
             count += 1
             self._closing.wait(1 / self.fps)
-        if then == "stalls":
+        if event == "stalls":
             self._closing.wait()

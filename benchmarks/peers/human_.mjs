@@ -56,5 +56,5 @@ for await (const line of readline.createInterface({ input: process.stdin })) {
     said = { error: String(error) };
   }
   const { user, system } = process.cpuUsage(cpu);
-  answer({ ...said, ms: performance.now() - wall, cpu_ms: (user + system) / 1000, peak_kb: process.resourceUsage().maxRSS });
+  answer({ ...said, ms: performance.now() - wall, cpu_ms: (user + system) / 1000 });
 }

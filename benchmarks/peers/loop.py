@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -28,5 +27,4 @@ def serve(load: Callable[[], Callable[[str], int]]) -> None:
             answer = {"error": f"{type(error).__name__}: {error}"}
         answer["ms"] = 1e3 * (time.perf_counter() - wall)
         answer["cpu_ms"] = 1e3 * (time.process_time() - cpu)
-        answer["peak_kb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(json.dumps(answer), file=answers)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from facexp_cli.console import quiet_libraries, tell
+from facexp_cli.console import quiet_libraries, stderr_line
 from facexp_cli.extras import require
 from facexp_cli.options import PathName, quiet_option
 
@@ -43,5 +43,5 @@ def augment_command(data: Path, out: Path, seed: int, only: tuple[str, ...], qui
             raise click.ClickException(str(error)) from error
         except OSError as error:
             raise click.ClickException(f"the dataset cannot be written: {error}") from error
-    tell(f"{made.faces:,} faces and {made.copies:,} changed copies")
+    stderr_line(f"{made.faces:,} faces and {made.copies:,} changed copies")
     click.echo(made.path)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from facexp_cli.console import quiet_libraries, say
+from facexp_cli.console import quiet_libraries, stderr_message
 from facexp_cli.extras import require
 from facexp_cli.options import DEVICE, MOST_THREADS, bundle_option
 
@@ -88,7 +88,7 @@ def benchmark(
         except FacexpError as error:
             raise click.ClickException(str(error)) from None
     for reason in report.skipped:
-        say("Note", f"not measured: {reason}")
+        stderr_message("Note", f"not measured: {reason}")
     click.echo(json.dumps(report.as_json(), indent=1) if as_json else table(report))
 
 

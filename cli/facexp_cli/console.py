@@ -36,10 +36,10 @@ class Stop(BaseException):
 
 
 class Signals:
-    """Context manager that turns SIGINT, SIGTERM and SIGHUP into Stop, but not inside a `whole` block.
+    """Context manager that turns SIGINT, SIGTERM and SIGHUP into Stop, but not inside a `deferred` block.
 
     A slow reader keeps the pipe full, so that signals often arrive while half a line is written. A second signal
-    interrupts even a `whole` block, since the reader may be stuck.
+    interrupts even a `deferred` block, since the reader may be stuck.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Signals:
         raise Stop(number)
 
     @contextlib.contextmanager
-    def whole(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """Defer a signal to the end of the block."""
         self._deferring = True
         try:
@@ -115,12 +115,12 @@ def above_bars(file: TextIO) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext() if bars is None else bars.tqdm.external_write_mode(file=file)
 
 
-def say(kind: str, text: str) -> None:
+def stderr_message(kind: str, text: str) -> None:
     """Print `kind: text` as one line on stderr, above a progress bar if there is one."""
-    tell(f"{kind}: {text}")
+    stderr_line(f"{kind}: {text}")
 
 
-def tell(line: str) -> None:
+def stderr_line(line: str) -> None:
     """Print one line on stderr, above a progress bar if there is one."""
     # the work continues even if stderr cannot be written
     with contextlib.suppress(OSError), above_bars(sys.stderr):
@@ -132,9 +132,9 @@ class Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the message as one line, followed by the traceback if the record has one."""
-        say("Error" if record.levelno >= logging.ERROR else "Note", record.getMessage())
+        stderr_message("Error" if record.levelno >= logging.ERROR else "Note", record.getMessage())
         if record.exc_info:
-            tell(logging.Formatter().formatException(record.exc_info))
+            stderr_line(logging.Formatter().formatException(record.exc_info))
 
 
 @contextlib.contextmanager
@@ -168,7 +168,7 @@ class Output:
         # the text must appear above a progress bar on the same terminal
         aside = above_bars(sys.stdout) if self._is_terminal else contextlib.nullcontext()
         try:
-            with self._signals.whole(), aside:
+            with self._signals.deferred(), aside:
                 _write_all(text)
         except OSError as error:
             if isinstance(error, BrokenPipeError):

@@ -28,7 +28,7 @@ def demo(out: Path) -> None:
     """
     require("cpu", "onnxruntime")
     photo = astronaut()
-    from facexp_cli.console import Output, Signals, Stop, quiet_libraries, say
+    from facexp_cli.console import Output, Signals, Stop, quiet_libraries, stderr_message
     from facexp_cli.job import line_sink
 
     try:
@@ -47,7 +47,7 @@ def demo(out: Path) -> None:
                 save_picture(out, annotate(shot.image, frame.faces))
             except FacexpError as error:
                 raise click.ClickException(str(error)) from None
-            say("Note", f"the annotated picture is {out}")
+            stderr_message("Note", f"the annotated picture is {out}")
     except Stop as stop:
         click.get_current_context().exit(stop.status)
 

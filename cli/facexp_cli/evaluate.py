@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facexp_cli.console import quiet_libraries, say
-from facexp_cli.models import Model, needed, same_task
+from facexp_cli.console import quiet_libraries, stderr_message
+from facexp_cli.models import Model, require_packages, same_task
 from facexp_cli.options import SPLIT, PathName, quiet_option
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def evaluate_command(
     aligned by their keypoints, as facexp shows them to the network. Choose between models on val; score test once, for
     the model that ships.
     """
-    needed(model, other)
+    require_packages(model, other)
     with quiet_libraries():
         from facexp.errors import FacexpError
         from facexp_train.errors import DataError
@@ -60,7 +60,7 @@ def evaluate_command(
             raise click.ClickException(f"{place}: cannot be written ({error.strerror or error})") from error
     click.echo(table)
     if page is not None:
-        say("report", str(page))
+        stderr_message("report", str(page))
 
 
 def _evaluate(
@@ -93,8 +93,8 @@ def _evaluate(
         return table, None if out is None else write_report(both, data, out)
     if record and model.bundled:
         model.bundled.record(evaluation, framing)
-        say("figures", str(path.parent / MANIFEST))
-    table = ev.keypoint_table(evaluation) if evaluation.located is not None else ev.emotion_table(evaluation)
+        stderr_message("figures", str(path.parent / MANIFEST))
+    table = ev.keypoint_table(evaluation) if evaluation.keypoints is not None else ev.emotion_table(evaluation)
     if out is None and model.bundled:
         return table, None
     # the export reads the figures of a run from the run directory
@@ -120,7 +120,7 @@ def _align(model: Model, quiet: bool) -> Align | None:
     precision as the emotion file if there is one, as at run time. For a run it uses the most exact keypoint file.
     """
     if importlib.util.find_spec("onnxruntime") is None:
-        say("Note", 'aligned faces are not scored: pip install "facexp[cpu]"')
+        stderr_message("Note", 'aligned faces are not scored: pip install "facexp[cpu]"')
         return None
     from facexp_train.augmentation.alignment import aligned_crops
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facexp_cli.console import quiet_libraries, say
+from facexp_cli.console import quiet_libraries, stderr_message
 from facexp_cli.extras import require
 from facexp_cli.options import PathName, quiet_option, votes_option
 
@@ -46,7 +46,7 @@ def explore_command(data: Path, out: Path | None, votes: str | None, quiet: bool
 def _judge() -> Judge | None:
     """Return the function that checks pictures for faces, by the runtime's networks; None without onnxruntime."""
     if importlib.util.find_spec("onnxruntime") is None:
-        say("Note", 'pictures are not checked for faces: pip install "facexp[cpu]"')
+        stderr_message("Note", 'pictures are not checked for faces: pip install "facexp[cpu]"')
         return None
     from facexp import Analyzer
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from facexp_cli.console import Signals, Stop, quiet_libraries, tell
+from facexp_cli.console import Signals, Stop, quiet_libraries, stderr_line
 from facexp_cli.extras import require
 from facexp_cli.options import PathName
 
@@ -41,7 +41,7 @@ def export_command(run: Path, out: Path, data: Path | None, recipe: Path | None,
         try:
             # a signal raises Stop, so that the export removes its half-written files
             with Signals():
-                exported = export_run(run, out, data, recipe, overwrite, say=tell)
+                exported = export_run(run, out, data, recipe, overwrite, say=stderr_line)
         except Stop as stop:
             click.get_current_context().exit(stop.status)
         except (FacexpError, DataError) as error:

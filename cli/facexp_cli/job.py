@@ -122,7 +122,7 @@ def _run(job: Job, signals: Signals) -> int:
     with _without_gc():
         # heavy imports, which --help and wrong usage do not need; a signal during an import would leave a module half
         # initialised, or be swallowed
-        with signals.whole():
+        with signals.deferred():
             import cv2
 
             from facexp import FacexpError
@@ -149,7 +149,7 @@ def _run(job: Job, signals: Signals) -> int:
         threads, readers = share_threads(first, job.threads)
         try:
             # this imports onnxruntime or LiteRT, see above
-            with signals.whole():
+            with signals.deferred():
                 analyzer = replace(job.analyzer_options(), threads=threads).open()
         except (FacexpError, ValueError) as error:
             raise click.ClickException(str(error)) from None
@@ -194,28 +194,30 @@ def _without_gc() -> Iterator[None]:
 
 def _preview(host: str, port: int, quiet: bool) -> Preview:
     from facexp.sinks.preview import Preview, PreviewError
-    from facexp_cli.console import say
+    from facexp_cli.console import stderr_message
 
     try:
         preview = Preview(host, port)
     except PreviewError as error:
         raise click.UsageError(f"--preview {error}") from None
     if preview.public:
-        say("Warning", "the preview is open to the network: everyone who can reach this machine can see the pictures")
+        stderr_message(
+            "Warning", "the preview is open to the network: everyone who can reach this machine can see the pictures"
+        )
     if not quiet:
-        say("Note", f"the preview is at {preview.url}")
+        stderr_message("Note", f"the preview is at {preview.url}")
     return preview
 
 
 def _warn_of_endless_source(names: Iterable[Listed]) -> None:
     """Warn if a source comes after a live one, which may never end."""
-    from facexp.address import is_live, shown
+    from facexp.address import is_live, redacted
 
     before = None
     for name, _ in names:
         if before is not None:
             waits = "%s is read until it ends, and only then the sources after it: --duration ends it earlier"
-            logging.getLogger("facexp").warning(waits, shown(before))
+            logging.getLogger("facexp").warning(waits, redacted(before))
             return
         before = name if is_live(name) else None
 
@@ -271,7 +273,7 @@ class _Tally:
             self._fail(str(error))
 
     def _fail(self, reason: str) -> None:
-        from facexp_cli.console import say
+        from facexp_cli.console import stderr_message
 
-        say("Error", reason)
+        stderr_message("Error", reason)
         self.failed = True

@@ -64,7 +64,7 @@ def cli() -> None:
 
 def main() -> None:
     """The console script `facexp`."""
-    _end(lambda: cli, "facexp")
+    _run_and_exit(lambda: cli, "facexp")
 
 
 def infer_main() -> None:
@@ -75,10 +75,10 @@ def infer_main() -> None:
 
         return infer
 
-    _end(load, "facexp-infer")
+    _run_and_exit(load, "facexp-infer")
 
 
-def _end(load: Callable[[], click.Command], name: str) -> None:
+def _run_and_exit(load: Callable[[], click.Command], name: str) -> None:
     _open_streams()
     try:
         status = load().main(prog_name=name, standalone_mode=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from tqdm import tqdm
 
-from facexp_cli.console import Stop, say
+from facexp_cli.console import Stop, stderr_message
 
 if TYPE_CHECKING:
     from facexp.many import ManyImages
@@ -56,7 +56,7 @@ def _run(job: Job, many: ManyImages) -> int:
                 for note in part.notes:
                     _logger.warning(note)
                 for error in part.errors:
-                    say("Error", error)
+                    stderr_message("Error", error)
                 done, rows, faces = done + part.sources, rows + part.rows, faces + part.faces
                 start, end = min(start, part.start_s), max(end, part.end_s)
                 failed = failed or bool(part.errors)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from facexp_train.evaluation.evaluate import Predict
 
 
-def needed(*models: Path | None) -> None:
+def require_packages(*models: Path | None) -> None:
     """Check that the packages that these models need are installed. Raises click.ClickException."""
     bundled = any(model is not None and model.is_file() for model in models)
     require("export" if bundled else "train", "tensorflow", "keras", "pandas", "sklearn", "matplotlib")

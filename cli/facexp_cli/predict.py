@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from facexp_cli.console import quiet_libraries
-from facexp_cli.models import Model, needed
+from facexp_cli.models import Model, require_packages
 from facexp_cli.options import SPLIT, PathName, quiet_option
 
 
@@ -24,7 +24,7 @@ def predict_command(model: Path, data: str, out: Path, count: int, split: str, q
     MODEL is a run directory, or an ONNX file of a bundle: then both networks of the bundle answer, with points and
     emotion. The CSV file, next to the picture, has a row for every face of the split. Prints both paths.
     """
-    needed(model)
+    require_packages(model)
     if out.suffix.lower() != ".png":
         raise click.UsageError(f"--out {out}: expected a name that ends in .png")
     with quiet_libraries():
@@ -36,14 +36,14 @@ def predict_command(model: Path, data: str, out: Path, count: int, split: str, q
 
         try:
             # fails before the slow part if an output would replace a file with other content
-            predictions.answers_beside(out)
+            predictions.predictions_path(out)
             opened = Model.open(model, data)
             faces = part_of(run.read_faces(opened.config, quiet), split)
             if opened.bundled is not None and opened.bundled.complete():
-                answers = predictions.ask_product(opened.bundled.product(), faces, quiet)
+                predicted = predictions.predict_with_analyzer(opened.bundled.analyzer(), faces, quiet)
             else:
-                answers = predictions.ask(opened.predict, faces)
-            table = predictions.write_predictions(answers, faces, out, count)
+                predicted = predictions.predict_with_network(opened.predict, faces)
+            table = predictions.write_predictions(predicted, faces, out, count)
         except (DataError, FacexpError) as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from facexp_cli.console import notes, quiet_libraries, say
+from facexp_cli.console import notes, quiet_libraries, stderr_message
 from facexp_cli.extras import require
 from facexp_cli.options import BACKEND, BUNDLE, DEVICE, EMOTIONS, LABELS, THREADS, Finite, PathName
 
@@ -163,6 +163,8 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 def _started(ports: Ports) -> None:
-    say("Note", f"REST and the page on {ports.rest}/, gRPC on {ports.grpc}")
+    stderr_message("Note", f"REST and the page on {ports.rest}/, gRPC on {ports.grpc}")
     if ports.public and ports.rest.startswith("http:"):
-        say("Warning", "the token and the pictures cross the network unencrypted: add --tls-cert and --tls-key")
+        stderr_message(
+            "Warning", "the token and the pictures cross the network unencrypted: add --tls-cert and --tls-key"
+        )

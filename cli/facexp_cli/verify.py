@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facexp_cli.console import quiet_libraries, say, tell, unwritten
+from facexp_cli.console import quiet_libraries, stderr_line, stderr_message, unwritten
 from facexp_cli.extras import require
 from facexp_cli.options import PathName
 
@@ -63,7 +63,7 @@ def verify_command(bundle: Path | None, data: tuple[Path, ...], place: Path | No
     errors = []
     if place is not None:
         try:
-            say("report", str(write(report, place)[1]))
+            stderr_message("report", str(write(report, place)[1]))
         except OSError as error:
             errors.append(f"{place}: the report cannot be written ({error.strerror or error})")
     try:
@@ -71,7 +71,7 @@ def verify_command(bundle: Path | None, data: tuple[Path, ...], place: Path | No
     except OSError as error:
         errors.append(unwritten(error).message)
     for message in errors:
-        say("Error", message)
+        stderr_message("Error", message)
     if errors or not report.passed:
         click.get_current_context().exit(1 if report.passed else FAILED)
 
@@ -83,6 +83,6 @@ def _prove_with_data(directory: Path, data: tuple[Path, ...]) -> Report:
     from facexp_train.errors import DataError
 
     try:
-        return verify(directory, data, say=tell)
+        return verify(directory, data, say=stderr_line)
     except DataError as error:
         raise ExportError(str(error)) from error

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from facexp.arrays import load_arrays
 from facexp.bundle import KEYS, load_models
 from facexp.errors import one_line
-from facexp.proof.device import pictured
-from facexp.proof.report import said, summary, verdict
+from facexp.proof.device import can_answer_picture
+from facexp.proof.report import check_text, summary, verdict
 from facexp.proof.verdict import Report
 from facexp_export import manifest
 from facexp_export.errors import ExportError, ParityError
@@ -26,9 +26,9 @@ from facexp_export.proof_numbers import Reference, check_reference, crop_hashes
 from facexp_export.recipe import Recipe, read_recipe
 from facexp_export.run import Json, Run, read_run, seed_of, write_json
 from facexp_export.scratch import scratch, temporary_files
-from facexp_export.stage import prepare, staged
+from facexp_export.stage import prepare_destination, staged
 from facexp_export.steps import Job, run_step, shared_process
-from facexp_export.tasks import Outputs, Say, Task
+from facexp_export.tasks import Outputs, ProgressCallback, Task
 from facexp_export.verify import Data, Subject, examine
 
 SOURCES = {
@@ -56,7 +56,7 @@ def export_run(
     data: Path | None = None,
     recipe: Path | None = None,
     overwrite: bool = False,
-    say: Say = lambda line: None,
+    say: ProgressCallback = lambda line: None,
 ) -> Exported:
     """Export a training run into the bundle directory `out`, next to the model of the other task if it is there.
 
@@ -75,7 +75,7 @@ def export_run(
     options = read_recipe(recipe)
     task = run.task
     out = out.resolve()
-    before = prepare(out)
+    before = prepare_destination(out)
     models = manifest.read(out)["models"]
     there = [task.file(key) for key in KEYS if (out / task.file(key)).exists()]
     if there and not overwrite:
@@ -120,9 +120,10 @@ def export_run(
             if not proof.passed:
                 first = proof.failed[0].failures[0]
                 raise ParityError(
-                    f"{run_directory}: {verdict(proof)}, first {first.subject}: {said(first)}; {out} stays as it was"
+                    f"{run_directory}: {verdict(proof)}, first {first.subject}: {check_text(first)}; {out} stays as it "
+                    "was"
                 )
-            write_json(stage / f"{task.name}.report.json", proof.about(task.name).to_dict())
+            write_json(stage / f"{task.name}.report.json", proof.for_task(task.name).to_dict())
     return Exported({key: out / path.name for key, path in files.items()}, proof)
 
 
@@ -140,7 +141,7 @@ def _check_trained_model(run: Run, reference: Reference, crops: NDArray[np.uint8
     """Raise ParityError if agreement with the trained model would prove nothing, before any file is written."""
     for check in check_reference(run.task, reference, crops):
         if check.passed is False:
-            raise ParityError(f"{run.model}: agreement with it would prove nothing: {said(check)}")
+            raise ParityError(f"{run.model}: agreement with it would prove nothing: {check_text(check)}")
 
 
 def _write_golden(stage: Path, task: Task) -> None:
@@ -150,7 +151,7 @@ def _write_golden(stage: Path, task: Task) -> None:
     crops = drawn_faces(task.size)
     manifest.write_golden(stage, task, crops, {key: subject.answers(key, crops) for key in subject.keys})
     models = load_models(stage)
-    if pictured(models):
+    if can_answer_picture(models):
         manifest.write_picture(stage)
 
 
@@ -169,7 +170,7 @@ class _Work:
         self._step("reference", out)
         return load_arrays(out)
 
-    def convert(self, stage: Path, description: str, say: Say) -> tuple[dict[str, Path], dict[str, Json]]:
+    def convert(self, stage: Path, description: str, say: ProgressCallback) -> tuple[dict[str, Path], dict[str, Json]]:
         """Write the recipe's files into `stage`; return their paths and the steps' facts, both by key."""
         task, wanted = self._run.task, self._recipe.keys
         needed = {*wanted, *(SOURCES[key] for key in wanted if key in SOURCES)}

@@ -22,7 +22,7 @@ import numpy as np
 
 from facexp.arrays import load_arrays
 from facexp.errors import FacexpError, one_line
-from facexp_export.steps import ENDED, FAULT, Job
+from facexp_export.steps import EXIT_USER_ERROR, JOB_DONE, Job
 from facexp_export.tasks import TASKS, Task
 
 Facts = dict[str, Any]
@@ -136,13 +136,14 @@ def _end_with(parent: int) -> None:
     """End this process when the parent process is gone, because the result of a long step would not be used."""
     while os.getppid() == parent:
         time.sleep(1)
-    os._exit(FAULT)
+    os._exit(EXIT_USER_ERROR)
 
 
 def main() -> int:
     """Run the jobs in turn, and write the facts that each reports next to its job file.
 
-    An error caused by the user's files or disk is printed as the last line, and ends the process with status FAULT.
+    An error caused by the user's files or disk is printed as the last line, and ends the process with status
+    EXIT_USER_ERROR.
     """
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     for line in sys.stdin:
@@ -150,20 +151,20 @@ def main() -> int:
         job = Job.read(path)
         try:
             task = TASKS[job.task]
-            facts = STEPS[job.step](job, task.of(job.labels) if job.labels else task)
+            facts = STEPS[job.step](job, task.with_labels(job.labels) if job.labels else task)
             path.with_suffix(".facts.json").write_text(json.dumps(facts), encoding="utf-8")
         except FacexpError as error:
             print(error, file=sys.stderr)
-            return FAULT
+            return EXIT_USER_ERROR
         except OSError as error:
             print(
                 f"step {job.step}: {one_line(error)}; it writes {job.out}, and temporary files in TMPDIR: free space "
                 "there, or choose other directories",
                 file=sys.stderr,
             )
-            return FAULT
+            return EXIT_USER_ERROR
         # begin with a line break, in case a library has printed an incomplete line
-        print(f"\n{ENDED}", flush=True)
+        print(f"\n{JOB_DONE}", flush=True)
     return 0
 
 

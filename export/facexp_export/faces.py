@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp_export.errors import ExportError
-from facexp_export.recipe import CALIBRATION_LEAST, PARITY_LEAST, Recipe
+from facexp_export.recipe import MIN_CALIBRATION_FACES, MIN_PARITY_CROPS, Recipe
 from facexp_export.tasks import Task
 from facexp_train.augmentation.framing import jittered_crops
 from facexp_train.data.emotion_data import EmotionFaces, read_emotion
 from facexp_train.data.keypoint_data import KeypointFaces, read_keypoints
 from facexp_train.data.splits import pixel_hash
 
-PARITY_LEAST_DISTINCT = 64
-"""Minimum number of different faces for verifying keypoints; fewer than PARITY_LEAST are each framed several times."""
+MIN_DISTINCT_PARITY_FACES = 64
+"""Minimum number of different faces for verifying keypoints; fewer than MIN_PARITY_CROPS are framed several times."""
 GOLDEN_FACES = 4
 """Number of drawn faces in a bundle."""
 
@@ -57,22 +57,22 @@ def real_faces(faces: KeypointFaces | EmotionFaces, data: Path, recipe: Recipe) 
     train, held = (faces.part(part.split) for part in (recipe.calibration, recipe.verification))
     many, judged = recipe.calibration.faces, recipe.verification.faces
     if isinstance(train, KeypointFaces) and isinstance(held, KeypointFaces):
-        if not len(train) or len(held) < PARITY_LEAST_DISTINCT:
+        if len(train) < MIN_CALIBRATION_FACES or len(held) < MIN_DISTINCT_PARITY_FACES:
             raise ExportError(
-                f"{data}: {len(train)} faces in {recipe.calibration.split} and {len(held)} in "
-                f"{recipe.verification.split}; at least {CALIBRATION_LEAST} and "
-                f"{PARITY_LEAST_DISTINCT} are needed; give more with --data"
+                f"{data}: {len(train)} faces of {recipe.calibration.split} and {len(held)} of "
+                f"{recipe.verification.split}; at least {MIN_CALIBRATION_FACES} and {MIN_DISTINCT_PARITY_FACES} are "
+                "needed; give more with --data"
             )
         calibration = jittered_crops(train.chosen(_choice(len(train), many, rng)), seed=_SEED)[0]
-        indices = np.resize(_choice(len(held), judged, rng), max(min(len(held), judged), PARITY_LEAST))
+        indices = np.resize(_choice(len(held), judged, rng), max(min(len(held), judged), MIN_PARITY_CROPS))
         parity = jittered_crops(held.chosen(indices), seed=_SEED + 1)[0]
     else:
         calibration = _some(train.images, many, rng)[..., None]
         parity = _some(held.images, judged, rng)[..., None]
     calibration = calibration[~np.isin(pixel_hash(calibration), pixel_hash(parity))]
     for crops, split, least, use in (
-        (calibration, recipe.calibration.split, CALIBRATION_LEAST, "calibrate on"),
-        (parity, recipe.verification.split, PARITY_LEAST, "judge on"),
+        (calibration, recipe.calibration.split, MIN_CALIBRATION_FACES, "calibrate on"),
+        (parity, recipe.verification.split, MIN_PARITY_CROPS, "judge on"),
     ):
         if len(crops) < least:
             raise ExportError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +19,17 @@ from facexp_train.config import Task
 from facexp_train.evaluation.evaluate import Evaluation, Locate
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BundleModel:
     """One file of a bundle directory."""
 
     path: Path
-    task: Task
     key: str
     """Key of the file in the manifest, such as "int8.onnx"."""
+    spec: ModelSpec
+    """The manifest's entry of the network, as it was when the file was opened."""
     seed: int
     """The training run's seed, which determines the split of data that comes without one."""
-    classes: list[str]
-    """The emotion network's labels; empty for the keypoint network."""
-    temperatures: dict[str, float] | None
-    """The temperatures by which the graph divides the logits, by head; None if it does not."""
 
     @classmethod
     def open(cls, path: Path) -> BundleModel:
@@ -47,22 +45,39 @@ class BundleModel:
                 if file.file == path.name:
                     if digest(path)[0] != file.sha256:
                         raise ExportError(f"{path}: is not the file that {manifest} describes; export it again")
-                    task: Task = "emotion" if isinstance(model, EmotionSpec) else "keypoints"
-                    classes = list(model.labels) if task == "emotion" else []
-                    seed = seed_of(model.training, manifest)
-                    return cls(path, task, key, seed, classes, model.training.get("temperatures"))
+                    return cls(path, key, model, seed_of(model.training, manifest))
         raise ExportError(f"{manifest}: names no file {path.name}")
+
+    @property
+    def task(self) -> Task:
+        """The task of the file's network."""
+        return "emotion" if isinstance(self.spec, EmotionSpec) else "keypoints"
+
+    @property
+    def classes(self) -> list[str]:
+        """The emotion network's labels; empty for the keypoint network."""
+        return list(self.spec.labels) if self.task == "emotion" else []
+
+    @property
+    def temperatures(self) -> dict[str, float] | None:
+        """The temperatures by which the graph divides the logits, by head; None if it does not."""
+        temperatures: dict[str, float] | None = self.spec.training.get("temperatures")
+        return temperatures
+
+    @cached_property
+    def _session(self) -> Session:
+        return Session(self.path.read_bytes(), self.spec, self.key)
 
     def predict(self, crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Run the file on uint8 crops (N, S, S, 1); return float32 arrays by output name."""
-        return Session(self.path.read_bytes(), self._spec(), self.key).run(crops)
+        return self._session.run(crops)
 
-    def product(self) -> Analyzer:
+    def analyzer(self) -> Analyzer:
         """Return an Analyzer that uses this file; the bundle must be complete."""
         precision, _, form = self.key.rpartition(".")
         backend = next(name for name, runs in BACKENDS.items() if runs == form)
         # "exact" lets the other network, which may lack this precision, use its own most exact file
-        exact = self.key == self._spec().exact(form)
+        exact = self.key == self.spec.most_exact_key(form)
         return Analyzer("cpu", bundle=self.path.parent, backend=backend, precision="exact" if exact else precision)
 
     def complete(self) -> bool:
@@ -75,7 +90,7 @@ class BundleModel:
         It takes an image and a point (x, y) inside a face. It returns the keypoints of the detected face whose box has
         its centre closest to that point, relative to the box, or None if no box contains the point.
         """
-        analyzer = self.product()
+        analyzer = self.analyzer()
 
         def locate(image: NDArray[np.uint8], inside: tuple[float, float]) -> NDArray[np.float32] | None:
             matches = [face for face in analyzer.analyze(image) if _distance(face.box, inside) < 1]
@@ -106,10 +121,6 @@ class BundleModel:
             if not ("/" in figure.split and figure.metric.startswith("error_interocular/"))
         ]
         write_json(manifest.file, manifest.value)
-
-    def _spec(self) -> ModelSpec:
-        (spec,) = (model for model in load_models(self.path.parent) if model.name == self.task)
-        return spec
 
 
 def _distance(box: Box, point: tuple[float, float]) -> float:

@@ -39,7 +39,10 @@ def load_model(path: Path, task: Task) -> Any:
         raise ExportError(f"{path}: the input shape is {tuple(model.inputs[0].shape)}, expected {wanted}")
     for name, tensor in zip(names, tensors, strict=True):
         if name not in task.outputs or tuple(tensor.shape) != (None, *task.shape):
-            raise ExportError(f"{path}: output {name!r} {tuple(tensor.shape)} is not of {task.name}: {task.outputs}")
+            raise ExportError(
+                f"{path}: output {name!r} of shape {tuple(tensor.shape)} is not of {task.name}; expected "
+                f"{' or '.join(task.outputs)} of shape {(None, *task.shape)}"
+            )
     mixed = [layer.name for layer in model.layers if layer.compute_dtype != "float32"]
     # the first layer of a float32 model may keep the input's dtype
     mixed = [name for name in mixed if not isinstance(model.get_layer(name), keras.layers.InputLayer)]

@@ -17,7 +17,7 @@ from facexp.detector import Box, Detector
 from facexp.errors import BundleError
 from facexp.geometry import MIRROR, invert, transform
 from facexp_export.errors import ExportError
-from facexp_export.tasks import TASKS, Say
+from facexp_export.tasks import TASKS, ProgressCallback
 from facexp_train.augmentation.alignment import exact_finder
 from facexp_train.augmentation.framing import move_points, square_matrices
 from facexp_train.data.emotion_data import EmotionFaces
@@ -31,14 +31,16 @@ _MIN_DETECTED = 50
 """Minimum number of faces that the detector must find."""
 
 
-def measure(faces: KeypointFaces | EmotionFaces, heads: list[str], bundle: Path, say: Say) -> dict[str, Any]:
+def measure(
+    faces: KeypointFaces | EmotionFaces, heads: list[str], bundle: Path, say: ProgressCallback
+) -> dict[str, Any]:
     """Return the content of preprocessing.json: framing and mean_shape (keypoints), or template and heads (emotion)."""
     if isinstance(faces, KeypointFaces):
         return measure_keypoints(faces, say)
     return measure_emotion(faces, heads, bundle, say)
 
 
-def measure_keypoints(faces: KeypointFaces, say: Say) -> dict[str, Any]:
+def measure_keypoints(faces: KeypointFaces, say: ProgressCallback) -> dict[str, Any]:
     """Measure `framing` and `mean_shape` on training faces that have all points.
 
     The framing is the median over the faces that the detector finds; ExportError if it finds too few.
@@ -76,7 +78,7 @@ def measure_keypoints(faces: KeypointFaces, say: Say) -> dict[str, Any]:
     }
 
 
-def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, say: Say) -> dict[str, Any]:
+def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, say: ProgressCallback) -> dict[str, Any]:
     """Measure `template` on training faces, with the keypoint network that `bundle` holds already.
 
     Returns it with `heads`, the outputs that the model has, in the task's order. ExportError if `bundle` holds no
@@ -95,7 +97,7 @@ def measure_emotion(faces: EmotionFaces, heads: list[str], bundle: Path, say: Sa
     with progress_bar(len(rows), "template", "face") as bar:
         for start in range(0, len(rows), 64):
             result = finder.find_in_crops([images[row] for row in rows[start : start + 64]])
-            found += [transform(p, invert(matrix)) for p, matrix in zip(result.points, result.placed, strict=True)]
+            found += [transform(p, invert(matrix)) for p, matrix in zip(result.points, result.matrices, strict=True)]
             bar.update(len(result.points))
     size = TASKS["emotion"].size
     # the median, because the keypoints of some crops are wrong, and a few crops show no face

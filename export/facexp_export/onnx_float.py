@@ -11,7 +11,7 @@ import onnx
 
 from facexp.engines import METADATA
 from facexp_export.errors import ExportError, first_line
-from facexp_export.onnx_shapes import settle
+from facexp_export.onnx_shapes import fold_constants
 from facexp_export.tasks import INPUT_NAME, Task
 
 OPSET = 18
@@ -30,7 +30,7 @@ def write_float32(model: Any, task: Task, path: Path, description: str) -> None:
         warnings.simplefilter("ignore", FutureWarning)
         model.export(path, format="onnx", opset_version=OPSET, verbose=False)
     graph_model = onnx.load(path)
-    settle(graph_model)
+    fold_constants(graph_model)
     tidy(graph_model, f"facexp {task.name}", {INPUT_NAME, *model.output})
     graph = graph_model.graph
     outputs = [value.name for value in graph.output]

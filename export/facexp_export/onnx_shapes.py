@@ -13,7 +13,7 @@ _OPEN = -1
 _ELEMENTWISE = ("Add", "Div", "Mul", "Sub")
 
 
-def settle(model: Any) -> None:
+def fold_constants(model: Any) -> None:
     """Replace computed shapes and scalars by constants of full rank; the outputs stay the same to the bit.
 
     To upsample a map, the converter's graph computes the target shape at run time, although only the batch dimension

@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.arrays import expect, read_arrays
-from facexp.proof.verdict import Check, held
+from facexp.arrays import expect_array, read_arrays
+from facexp.proof.verdict import Check, with_verdict
 from facexp_export.manifest import REFERENCE
-from facexp_export.recipe import PARITY_LEAST, Tolerances
+from facexp_export.recipe import MIN_PARITY_CROPS, Tolerances
 from facexp_export.tasks import Outputs, Task
 
 # The trained model's answers must vary across faces, or agreement with it would prove nothing.
-LARGEST_CLASS = 0.98
+MAX_CLASS_SHARE = 0.98
 """Maximum share of faces with the same answer."""
-LEAST_SPREAD_PX = 0.5
+MIN_SPREAD_PX = 0.5
 """Minimum standard deviation of the points across faces, in pixels of the crop."""
-SINGLE = 32
+SINGLE_CROPS = 32
 """Number of crops that are also run one at a time, and compared with the same crops in one batch."""
 
 SPREAD = "spread across faces"
@@ -47,10 +47,10 @@ class Reference:
         path = directory / REFERENCE
         arrays = read_arrays(path)
         names = [name for name in task.outputs if f"{task.name}_{name}" in arrays] or task.outputs[:1]
-        expect(path, arrays, f"{task.name}_crops", "uint8", (None, 32))
+        expect_array(path, arrays, f"{task.name}_crops", "uint8", (None, 32))
         hashes = arrays[f"{task.name}_crops"]
         for name in names:
-            expect(path, arrays, f"{task.name}_{name}", "float32", (len(hashes), *task.shape))
+            expect_array(path, arrays, f"{task.name}_{name}", "float32", (len(hashes), *task.shape))
         outputs = {name: np.asarray(arrays[f"{task.name}_{name}"], np.float32) for name in names}
         return cls(np.asarray(hashes, np.uint8), outputs)
 
@@ -67,21 +67,20 @@ def check_reference(task: Task, reference: Reference, crops: NDArray[np.uint8]) 
     note = "the data, its reader or the cropping has changed; give the data of the export, or export the run again"
     yield Check("crops are those that the export saw", task.name, passed=same, note="" if same else note)
     count = len(reference.hashes)
-    note = "" if count >= PARITY_LEAST else f"{count} crops, at least {PARITY_LEAST} are needed; export with more faces"
-    yield Check(f"at least {PARITY_LEAST} real crops", task.name, passed=not note, note=note)
+    few = f"{count} crops, at least {MIN_PARITY_CROPS} are needed; export with more faces"
+    note = "" if count >= MIN_PARITY_CROPS else few
+    yield Check(f"at least {MIN_PARITY_CROPS} real crops", task.name, passed=not note, note=note)
     for name, values in reference.outputs.items():
         yield Check(SPREAD, task.name, output=name, value=spread_of(values), unit=UNITS[task.kind])
         if task.kind == "logits":
             share = float(np.bincount(values.argmax(axis=1)).max() / len(values))
             check = Check("share of the trained model's commonest answer", task.name, output=name, value=share)
             reason = "a model that says the same of every face is easily agreed with"
-            yield held(replace(check, limit=LARGEST_CLASS, note=reason))
+            yield with_verdict(replace(check, limit=MAX_CLASS_SHARE, note=reason))
         else:
             moves = float(values.std(axis=0).mean())
-            note = (
-                f"{moves:.2f} px, at least {LEAST_SPREAD_PX} are needed: nearly constant points are easily agreed with"
-            )
-            good = moves >= LEAST_SPREAD_PX
+            note = f"{moves:.2f} px, at least {MIN_SPREAD_PX} are needed: nearly constant points are easily agreed with"
+            good = moves >= MIN_SPREAD_PX
             yield Check(
                 "trained model's points move from face to face",
                 task.name,
@@ -120,7 +119,7 @@ def compare(
             yield replace(about, what=what, value=value, unit=unit)
             relative = replace(about, what=f"{what} over the spread", value=value / spread)
             limit, why = limits.get(what.split()[0], (None, ""))
-            yield relative if limit is None else held(replace(relative, limit=limit, note=why))
+            yield relative if limit is None else with_verdict(replace(relative, limit=limit, note=why))
 
 
 def spread_of(values: NDArray[np.float32]) -> float:
@@ -133,4 +132,4 @@ def compare_batches(task: Task, key: str, alone: Outputs, together: Outputs, lim
     for name, values in together.items():
         value = float(np.abs(alone[name].astype(np.float64) - values).max()) / spread_of(values)
         what = "largest difference of one at a time and one batch, over the spread"
-        yield held(Check(what, task.name, key, name, value=value, limit=limit))
+        yield with_verdict(Check(what, task.name, key, name, value=value, limit=limit))

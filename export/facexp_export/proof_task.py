@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from facexp.geometry import KEYPOINTS
-from facexp.proof.verdict import Check, held
+from facexp.proof.verdict import Check, with_verdict
 from facexp_export.recipe import Margins
 from facexp_export.tasks import Outputs
 from facexp_train.evaluation.metrics import (
@@ -85,7 +85,7 @@ def _emotion(
 ) -> Iterator[Check]:
     ours, theirs = _confusions(answers, truth, labels), _confusions(base, truth, labels)
     loss = _reported(about, "accuracy lost", "points", _percent(_loss(theirs.accuracy, ours.accuracy)), weights)
-    yield held(replace(loss, limit=margins.accuracy_points))
+    yield with_verdict(replace(loss, limit=margins.accuracy_points))
     # no limit: the rarest class has a few dozen faces, and one of them can change macro-F1 by more than the margin
     yield _reported(about, "macro-F1 lost", "points", _percent(_loss(theirs.macro_f1, ours.macro_f1)), weights)
     once = np.ones((1, len(truth)))
@@ -116,7 +116,9 @@ def _points(
 ) -> Iterator[Check]:
     ours, theirs = (rmse(keypoint_errors(points[rows], truth[rows]).pixels) for points in (answers, base))
     # ours minus theirs, because RMSE is an error: a loss is an increase, not a decrease as for accuracy
-    yield held(replace(_reported(about, "RMSE added", "px", _loss(ours, theirs), weights), limit=margins.rmse_px))
+    yield with_verdict(
+        replace(_reported(about, "RMSE added", "px", _loss(ours, theirs), weights), limit=margins.rmse_px)
+    )
     yield _reported(about, "RMSE", "px", ours, weights)
     moved = np.linalg.norm(answers.astype(np.float64) - base, axis=2)
     for name, value in zip(KEYPOINTS, np.percentile(moved, 95, axis=0), strict=True):

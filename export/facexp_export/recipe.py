@@ -23,9 +23,9 @@ METHODS = ("MinMax", "Percentile", "Entropy")
 """Calibration methods of onnxruntime's quantizer."""
 PRECISIONS = ("float32", "float16", "int8")
 """From the most exact to the least."""
-CALIBRATION_LEAST = 512
+MIN_CALIBRATION_FACES = 512
 """Minimum number of calibration faces."""
-PARITY_LEAST = 512
+MIN_PARITY_CROPS = 512
 """Minimum number of crops for comparing a file with the trained model."""
 
 
@@ -161,8 +161,8 @@ def _recipe(values: dict[str, Any], origin: str) -> Recipe:
 
     for table in ("calibration", "verification"):
         expect(f"{table}.split", lambda split: split in SPLITS, f"one of {', '.join(SPLITS)}")
-    expect("calibration.faces", lambda faces: faces >= CALIBRATION_LEAST, f"{CALIBRATION_LEAST} or more")
-    expect("verification.faces", lambda faces: faces >= PARITY_LEAST, f"{PARITY_LEAST} or more")
+    expect("calibration.faces", lambda faces: faces >= MIN_CALIBRATION_FACES, f"{MIN_CALIBRATION_FACES} or more")
+    expect("verification.faces", lambda faces: faces >= MIN_PARITY_CROPS, f"{MIN_PARITY_CROPS} or more")
     other = values["calibration"]["split"]
     expect("verification.split", lambda split: split != other, f"another split than calibration's, {other}")
     expect("calibration.method", lambda method: method in METHODS, f"one of {', '.join(METHODS)}")

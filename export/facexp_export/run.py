@@ -15,6 +15,8 @@ from facexp.files import write_atomically
 from facexp_export.errors import ExportError
 from facexp_export.tasks import TASKS, Task
 from facexp_train.data.classes import checked
+from facexp_train.errors import DataError
+from facexp_train.stored import read_facts
 
 MEASURE_HINT = "delete it, and the export measures it again"
 """End of each message about a wrong preprocessing.json."""
@@ -54,7 +56,7 @@ def read_run(path: Path) -> Run:
         raise ExportError(f"{path / 'config.json'}: task is {name!r}, expected one of {', '.join(TASKS)}")
     task = TASKS[name]
     if classes := config.get("classes"):
-        task = task.of(checked(classes, f"{path / 'config.json'}: classes"))
+        task = task.with_labels(checked(classes, f"{path / 'config.json'}: classes"))
     model = path / "model.keras"
     if not model.is_file():
         raise ExportError(f"{model}: no such file; the run has not finished, continue it with `facexp train --resume`")
@@ -87,23 +89,11 @@ def seed_of(training: Mapping[str, Any], place: Path) -> int:
 
 
 def read_json(path: Path, hint: str) -> Json:
-    """Read a JSON object from a file.
-
-    Raises ExportError with the file, the error with its line if it is in the syntax, and `hint`, which says what to do.
-    """
+    """Read a JSON object from a file; ExportError, which ends with `hint`, if the file is missing or damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ExportError(f"{path}: no such file; {hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExportError(f"{path}: cannot be read ({error})") from None
-    except json.JSONDecodeError as error:
-        raise ExportError(f"{path}: line {error.lineno} is not JSON ({error.msg}); {hint}") from None
-    except (ValueError, RecursionError) as error:
-        raise ExportError(f"{path}: is not JSON ({error}); {hint}") from None
-    if not isinstance(content, dict):
-        raise ExportError(f"{path}: expected a JSON object, got {type(content).__name__}; {hint}")
-    return content
+        return read_facts(path, hint)
+    except DataError as error:
+        raise ExportError(str(error)) from error
 
 
 def write_json(path: Path, content: Json) -> None:

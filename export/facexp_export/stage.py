@@ -14,7 +14,7 @@ from facexp.bundle import MANIFEST
 from facexp_export.errors import ExportError
 
 
-def prepare(out: Path) -> bytes | None:
+def prepare_destination(out: Path) -> bytes | None:
     """Check that a bundle can be written to `out`, and return the manifest that is there now, for `staged`.
 
     Directories left by killed exports are removed; if a killed export had moved the bundle itself away, it is moved
@@ -43,8 +43,8 @@ def prepare(out: Path) -> bytes | None:
 def staged(out: Path, before: bytes | None) -> Iterator[Path]:
     """Yield a copy of `out` to work in, which replaces `out` at the end and is removed on an error.
 
-    `before` is the result of `prepare`. Raises ExportError if another export has changed the manifest in `out` since
-    then, or if the directory cannot be copied or replaced.
+    `before` is the result of `prepare_destination`. Raises ExportError if another export has changed the manifest in
+    `out` since then, or if the directory cannot be copied or replaced.
     """
     stage = out.with_name(f".{out.name}.new-{os.getpid()}")
     old = out.with_name(f".{out.name}.old-{os.getpid()}")

@@ -20,9 +20,9 @@ from typing import Any
 from facexp_export.errors import ExportError
 from facexp_export.scratch import scratch, temporary_files
 
-FAULT = 3
+EXIT_USER_ERROR = 3
 """Exit status of the child process if its last line of output is an error message for the user."""
-ENDED = "facexp step ended"
+JOB_DONE = "facexp step ended"
 """Line that the child process prints when a job is done and it waits for the next one."""
 _LAST_LINES = 8
 """Number of output lines in the error message of a child process that crashed."""
@@ -70,8 +70,8 @@ class Job:
 def run_step(job: Job) -> dict[str, Any]:
     """Run a job in the child process and return the facts that the step reports (see `facexp_export.convert`).
 
-    Raises ExportError: with the step's own message if the process ended with status FAULT, else with the task, the
-    step, the signal or exit status, and the last lines of the process's output.
+    Raises ExportError: with the step's own message if the process ended with status EXIT_USER_ERROR, else with the
+    task, the step, the signal or exit status, and the last lines of the process's output.
     """
     process = _shared.get()
     if process is None:
@@ -84,7 +84,7 @@ def run_step(job: Job) -> dict[str, Any]:
     if status is None:
         facts: dict[str, Any] = json.loads(file.with_suffix(".facts.json").read_text(encoding="utf-8"))
         return facts
-    if status == FAULT and output:
+    if status == EXIT_USER_ERROR and output:
         raise ExportError(output[-1])
     last = "\n".join(f"  {line}" for line in output[-_LAST_LINES:])
     raise ExportError(f"{job.task}, step {job.step}: {_describe_exit(status)}; its last lines:\n{last}")
@@ -128,7 +128,7 @@ class _Process:
         output: list[str] = []
         for line in child.stdout:
             text = line.decode(errors="replace").rstrip()
-            if text == ENDED:
+            if text == JOB_DONE:
                 return output, None
             if text:
                 output.append(text)
@@ -137,7 +137,7 @@ class _Process:
         return output, status
 
     def end(self) -> None:
-        """Kill the process. Nothing is lost: a job's files are complete before the process prints ENDED."""
+        """Kill the process. Nothing is lost: a job's files are complete before the process prints JOB_DONE."""
         child, self._child = self._child, None
         if child is not None:
             child.kill()

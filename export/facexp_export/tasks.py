@@ -18,7 +18,7 @@ Kind = Literal["points", "logits"]
 
 Outputs = Mapping[str, NDArray[np.float32]]
 """A network's outputs, float32 (N, ...) arrays, by name."""
-Say = Callable[[str], None]
+ProgressCallback = Callable[[str], None]
 """Progress callback: receives one line of text about what is being done."""
 
 INPUT_NAME = "image"
@@ -41,7 +41,7 @@ class Task:
     labels: tuple[str, ...]
     """Names of the keypoints or of the emotion classes, in the order of the output's first axis."""
 
-    def of(self, labels: Sequence[str]) -> Task:
+    def with_labels(self, labels: Sequence[str]) -> Task:
         """Return the task with the labels of a run or bundle, and its output shape adapted to their number."""
         return replace(self, labels=tuple(labels), shape=(len(labels), *self.shape[1:]))
 
@@ -54,4 +54,4 @@ TASKS: dict[str, Task] = {
     "keypoints": Task("keypoints", 96, "points", ("keypoints",), (len(KEYPOINTS), 2), KEYPOINTS),
     "emotion": Task("emotion", 48, "logits", ("ferplus", "fer2013", "own"), (len(SEVEN),), SEVEN),
 }
-"""The tasks with the labels of the shipped networks; for a run or bundle with other labels use `Task.of`."""
+"""The tasks with the labels of the shipped networks; for a run or bundle with other labels use `Task.with_labels`."""

@@ -34,7 +34,7 @@ from facexp_export.recipe import PRECISIONS, Recipe, read_recipe
 from facexp_export.run import seed_of
 from facexp_export.scratch import scratch, temporary_files
 from facexp_export.steps import Job, run_step, shared_process
-from facexp_export.tasks import TASKS, Outputs, Say
+from facexp_export.tasks import TASKS, Outputs, ProgressCallback
 from facexp_train.augmentation.framing import jittered_crops
 from facexp_train.data.emotion_data import EmotionFaces, truths
 from facexp_train.data.keypoint_data import KeypointFaces
@@ -53,7 +53,7 @@ class Data:
     faces: Faces
 
 
-def verify(directory: Path, data: Sequence[Path] = (), say: Say = lambda line: None) -> Report:
+def verify(directory: Path, data: Sequence[Path] = (), say: ProgressCallback = lambda line: None) -> Report:
     """Run all five steps for the bundle in a directory, with data for one task, both or none.
 
     `say` receives a line of text for each stage. Steps 2 and 3 are skipped for a task without data. Raises ExportError
@@ -76,13 +76,13 @@ def verify(directory: Path, data: Sequence[Path] = (), say: Say = lambda line: N
             continue
         say(f"reading {task} faces from {path}")
         seed = seed_of(model.training, directory / MANIFEST)
-        faces[task] = Data(path, read_faces(TASKS[task].of(model.labels), path, seed))
+        faces[task] = Data(path, read_faces(TASKS[task].with_labels(model.labels), path, seed))
     with shared_process():
         return examine(directory, faces, say=say)
 
 
 def examine(
-    directory: Path, data: Mapping[str, Data], tasks: Sequence[str] = BOTH, say: Say = lambda line: None
+    directory: Path, data: Mapping[str, Data], tasks: Sequence[str] = BOTH, say: ProgressCallback = lambda line: None
 ) -> Report:
     """Run the five steps for a directory that must hold the models of `tasks`; `data` has faces by task."""
     first = structure(directory, tasks)
@@ -173,7 +173,7 @@ class Subject:
     def __init__(self, directory: Path, model: ModelSpec) -> None:
         self.directory = directory
         self.model = model
-        self.task = TASKS[model.name].of(model.labels)
+        self.task = TASKS[model.name].with_labels(model.labels)
         self.notes: list[str] = []
         self._sessions: dict[str, Session | None] = {}
         for key, file in model.files.items():
@@ -230,7 +230,7 @@ def numbers(subject: Subject, crops: NDArray[np.uint8], recipe: Recipe) -> Itera
     if about[0].passed is False:
         # not the same crops, so the answers cannot be compared
         return
-    sample = crops[: proof_numbers.SINGLE]
+    sample = crops[: proof_numbers.SINGLE_CROPS]
     for key in subject.keys:
         answers = subject.answers(key, crops)
         precision = subject.model.files[key].precision

@@ -39,7 +39,7 @@ def address_problem(name: str) -> str | None:
     return f"is an address with an unknown scheme: facexp reads {', '.join(SCHEMES)}"
 
 
-def shown(name: str) -> str:
+def redacted(name: str) -> str:
     """Return an address with its user name, password and other secrets as ***; any other name unchanged."""
     address = _ADDRESS.match(name)
     if address is None:
@@ -49,7 +49,7 @@ def shown(name: str) -> str:
     return f"{address[1]}://" + ("***@" if at else "") + _without_secrets(rest)
 
 
-def mistyped(name: str) -> str:
+def redacted_unknown(name: str) -> str:
     """Return, without its secrets, a name that matches no file: it may be a mistyped address with a password."""
     name = _CREDENTIALS.sub("***@", name)
     return _without_secrets(name) if ":/" in name or "***@" in name else name
@@ -74,6 +74,6 @@ def file_name(name: str) -> str:
     """Return a file name for results of a live source or standard input: letters, digits, - and _, without secrets."""
     if name == STDIN:
         return "stdin"
-    plain = re.sub(r"[^\w]+", "-", shown(name).replace("***", "")).strip("-")
+    plain = re.sub(r"[^\w]+", "-", redacted(name).replace("***", "")).strip("-")
     # file systems limit names in bytes, not characters
     return f"camera-{plain}" if plain.isdecimal() else plain.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from facexp.bundle import EmotionSpec, KeypointsSpec
 from facexp.geometry import ALIGNMENT, Matrix, Points, align, compose, similarity, zoom_of
-from facexp.keypoints import Found
+from facexp.keypoints import FoundKeypoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,11 @@ class Alignment:
         rows = list(ALIGNMENT)
         return cls(emotion.template, similarity(keypoints.mean_shape[rows], emotion.template[rows]))
 
-    def matrices(self, found: Found) -> list[Matrix]:
+    def matrices(self, found: FoundKeypoints) -> list[Matrix]:
         """Return the (2, 3) matrices from image to emotion crop, one per face."""
         zoom = zoom_of(self.average)
         matrices = []
-        for matrix, points in zip(found.placed, found.points, strict=True):
+        for matrix, points in zip(found.matrices, found.points, strict=True):
             onto_template = align(points, self.template, zoom)
             matrices.append(compose(self.average if onto_template is None else onto_template, matrix))
         return matrices

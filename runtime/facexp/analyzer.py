@@ -19,7 +19,7 @@ from facexp.checks import expect_count
 from facexp.detector import Box, Detection, Detector
 from facexp.errors import DeviceError
 from facexp.geometry import Image, Matrix, Picture, Points, compose, cut, invert, square_matrix, to_gray, transform
-from facexp.keypoints import MOST_DRIFT, Found, KeypointFinder
+from facexp.keypoints import MAX_DRIFT, FoundKeypoints, KeypointFinder
 from facexp.labels import EMOTIONS
 from facexp.session import BACKENDS, Session, devices_to_try
 from facexp.types import Emotion, Face, Timings
@@ -31,7 +31,7 @@ _CONFIDENT_SCORE = 0.8
 
 # A face drifts more in a crop that no detector placed. Of the FER2013 crops that half of FER+'s voters called "not a
 # face", half drift more than this and are not found by the detector; of those that no voter called so, 1.2%.
-_MAX_CROP_DRIFT = 2 * MOST_DRIFT
+_MAX_CROP_DRIFT = 2 * MAX_DRIFT
 # A crop that a face fills is prepared for the detector: with a margin of this share of the crop on each side, and
 # resized to this many pixels on the longer side.
 _DETECTOR_SIDE, _MARGIN = 240, 1 / 3
@@ -128,10 +128,15 @@ class Analyzer:
             )
         self._columns = [known.index(label) for label in self._labels]
         self._detector = Detector(detector, min_score=min_score, threads=threads)
-        keypoints, self._emotion = open_networks(self._bundle, device, backend, precision, threads)
+        keypoints, self._emotion = self._sessions = open_networks(self._bundle, device, backend, precision, threads)
         self._keypoints = KeypointFinder(keypoints, self._bundle.keypoints)
         self._last = _LastCall()
         self._alignment = Alignment.of(self._bundle.keypoints, self._bundle.emotion)
+
+    @property
+    def sessions(self) -> tuple[Session, Session]:
+        """The sessions of the keypoint and of the emotion network, for callers that also run these alone."""
+        return self._sessions
 
     @property
     def device(self) -> str:
@@ -183,7 +188,7 @@ class Analyzer:
         self._last.timings = _timings(start, detected, keypoints_done, time.perf_counter())
         if needed == 1:
             return _faces(faces, found, emotions)
-        found = Found([_from_full(matrix, needed) for matrix in found.placed], found.points, found.drift)
+        found = FoundKeypoints([_from_full(matrix, needed) for matrix in found.matrices], found.points, found.drift)
         return _faces([_scaled_up(face, needed) for face in faces], found, emotions)
 
     def _reduction(self, candidates: list[Detection], reduction: int) -> int:
@@ -235,7 +240,7 @@ class Analyzer:
         """
         return self._detector.detect(image, self._min_face / reduction)
 
-    def confirm(self, gray: Image, candidates: list[Detection]) -> tuple[list[Detection], Found]:
+    def confirm(self, gray: Image, candidates: list[Detection]) -> tuple[list[Detection], FoundKeypoints]:
         """Return the candidates that are faces, with their keypoints: at most the `max_faces` largest.
 
         A face has a high detector score, or keypoints that the keypoint network confirms.
@@ -246,18 +251,18 @@ class Analyzer:
             return self._confirm(gray, candidates)
         return faces, found
 
-    def _confirm(self, gray: Image, candidates: list[Detection]) -> tuple[list[Detection], Found]:
+    def _confirm(self, gray: Image, candidates: list[Detection]) -> tuple[list[Detection], FoundKeypoints]:
         framing, size = self._bundle.keypoints.framing, self._bundle.keypoints.size
         squares = [framing.square(face.box) for face in candidates]
         found = self._keypoints.find([gray] * len(squares), [square_matrix(square, size) for square in squares])
         confident = np.array([face.score for face in candidates]) >= _CONFIDENT_SCORE
-        rows = np.flatnonzero(confident | (found.drift <= MOST_DRIFT))[: self._max_faces]
+        rows = np.flatnonzero(confident | (found.drift <= MAX_DRIFT))[: self._max_faces]
         return [candidates[row] for row in rows], found.rows(rows)
 
-    def follow(self, gray: Image, last: Found) -> Found:
+    def follow(self, gray: Image, last: FoundKeypoints) -> FoundKeypoints:
         """Return the keypoints, in the next frame, of the faces found in the last one.
 
-        A face with a drift above MOST_DRIFT is lost.
+        A face with a drift above MAX_DRIFT is lost.
         """
         return self._keypoints.follow(gray, last)
 
@@ -267,9 +272,9 @@ class Analyzer:
         `points` are (15, 2), in the crop of the (2, 3) image-to-crop `matrix`. `aspect` is the width over the height of
         the detector's last box of this face.
         """
-        return self._bundle.keypoints.framing.box(self._keypoints.middle(matrix, points), aspect)
+        return self._bundle.keypoints.framing.box(self._keypoints.face_square(matrix, points), aspect)
 
-    def read_emotions(self, grays: list[Image], found: Found) -> list[Emotion]:
+    def read_emotions(self, grays: list[Image], found: FoundKeypoints) -> list[Emotion]:
         """Return the emotions of N faces: one gray (H, W) image per face, and their keypoints."""
         crops = cut(grays, self._alignment.matrices(found), self._bundle.emotion.size)
         outputs = self._emotion.run(crops)
@@ -313,7 +318,7 @@ def _key(model: ModelSpec, device: str, file_format: str, precision: str | None)
     wanted = precision or _DEFAULT_PRECISION[device]
     key = f"{wanted}.{file_format}"
     if wanted == "exact" or (precision is None and key not in model.files):
-        return model.exact(file_format) or key
+        return model.most_exact_key(file_format) or key
     return key
 
 
@@ -352,10 +357,10 @@ def _emotion(chosen: NDArray[np.float64], labels: tuple[str, ...]) -> Emotion:
     return Emotion(labels[int(shares.argmax())], dict(zip(labels, map(float, shares), strict=True)))
 
 
-def _faces(detections: list[Detection], found: Found, emotions: list[Emotion]) -> list[Face]:
+def _faces(detections: list[Detection], found: FoundKeypoints, emotions: list[Emotion]) -> list[Face]:
     return [
         Face(face.box, face.score, transform(points, invert(matrix)), emotion)
-        for face, matrix, points, emotion in zip(detections, found.placed, found.points, emotions, strict=True)
+        for face, matrix, points, emotion in zip(detections, found.matrices, found.points, emotions, strict=True)
     ]
 
 

@@ -38,7 +38,7 @@ def read_arrays(file: Path) -> dict[str, NDArray[Any]]:
         raise BundleError(f"{file}: cannot be read ({error}); export or install the bundle again") from None
 
 
-def expect(file: Path, arrays: Arrays, name: str, dtype: str, shape: tuple[int | None, ...]) -> None:
+def expect_array(file: Path, arrays: Arrays, name: str, dtype: str, shape: tuple[int | None, ...]) -> None:
     """Raise BundleError unless the named array has finite numbers of this dtype and shape.
 
     In `shape` None stands for any size above 0; `file` is named in the message.

@@ -35,7 +35,7 @@ from facexp.sinks.pictures import save_picture
 from facexp.sinks.records import JsonlSink
 from facexp.sources import open_sources
 from facexp.sources.shots import Shot, Source
-from facexp.timing import Nowhere, Process, Spread, in_turns, peak_mb, run_process
+from facexp.timing import NullStream, Process, Spread, in_turns, peak_mb, run_process
 from facexp.tracking import Tracker
 from facexp.version import __version__
 
@@ -237,7 +237,7 @@ class _Stages:
         self._shots = _endless_shots(sources)
         again = itertools.chain.from_iterable(itertools.repeat(sources))
         self._records = analyze_sources(analyzer, again, readers=0)
-        self._sink = JsonlSink(Nowhere())
+        self._sink = JsonlSink(NullStream())
         self._frames = _frames(sources[0])
         self._tracker, self._tracked = Tracker(analyzer), 0
 
@@ -303,7 +303,7 @@ def _networks(plan: Plan, skipped: list[str], new_counter: Callable[[str, int], 
 def _sessions(plan: Plan, bundle: Bundle, model: ModelSpec, skipped: list[str]) -> Iterator[tuple[Session, str, int]]:
     for spec in model.files.values():
         if spec.format not in ENGINES:
-            skipped.append(f"{model.name}.{spec.key}: the runtime cannot run files of format {spec.format}")
+            skipped.append(f"{model.name}.{spec.key}: the runtime has no engine for {spec.format}")
             continue
         devices = devices_to_try(plan.device, "onnxruntime") if spec.format == "onnx" else ("cpu",)
         for threads in plan.threads:

@@ -24,7 +24,7 @@ KEYS = ("float32.onnx", "float16.onnx", "int8.onnx", "float32.tflite", "float16.
 A SavedModel is float32.
 """
 
-_LARGEST_CROP = 4096
+_MAX_CROP_SIDE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,9 @@ class ModelSpec:
     figures: tuple[Mapping[str, Any], ...]
     """Measured scores; empty if the manifest has none."""
 
-    def exact(self, form: str = "onnx") -> str | None:
+    def most_exact_key(self, file_format: str = "onnx") -> str | None:
         """Return the key of the most exact file of a format ("onnx", "tflite", "savedmodel"); None if there is none."""
-        return next((key for key in KEYS if key in self.files and self.files[key].format == form), None)
+        return next((key for key in KEYS if key in self.files and self.files[key].format == file_format), None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,11 +106,11 @@ class EmotionSpec(ModelSpec):
     heads: tuple[str, ...]
     """The outputs with the logits of the emotions, one per labelling; the first is the default."""
 
-    def head(self, asked: str | None) -> str:
+    def head(self, name: str | None) -> str:
         """Return the output of that name, or the first for None. Raises ValueError if there is no such output."""
-        if asked is not None and asked not in self.heads:
-            raise ValueError(f"labels must be one of {', '.join(self.heads)}, the bundle's, got {asked!r}")
-        return asked or self.heads[0]
+        if name is not None and name not in self.heads:
+            raise ValueError(f"labels must be one of {', '.join(self.heads)}, the bundle's, got {name!r}")
+        return name or self.heads[0]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -243,10 +243,10 @@ def _keypoints(node: Node) -> KeypointsSpec:
     framing = preprocessing.child("framing")
     scale, dx, dy = (framing.get(key, float) for key in ("scale", "dx", "dy"))
     if not scale > 0:
-        raise framing.wrong("scale", f"must be above 0, got {scale}")
+        raise framing.error("scale", f"must be above 0, got {scale}")
     labels = node.get("labels", list)
     if tuple(map(str, labels)) != KEYPOINTS:
-        raise node.wrong("labels", f"must be {list(KEYPOINTS)}, got {as_json(labels)}")
+        raise node.error("labels", f"must be {list(KEYPOINTS)}, got {as_json(labels)}")
     common = _common(node, "keypoints", KEYPOINTS)
     _expect_outputs(node, common["outputs"], {"keypoints": (len(KEYPOINTS), 2)})
     return KeypointsSpec(**common, framing=Framing(scale, dx, dy), mean_shape=_points(preprocessing, "mean_shape"))
@@ -260,7 +260,7 @@ def _emotion(node: Node) -> EmotionSpec:
     _expect_outputs(node, common["outputs"], dict.fromkeys(names, (len(labels),)))
     heads = preprocessing.get("heads", list)
     if not heads or len(set(map(str, heads))) != len(heads) or not all(head in names for head in heads):
-        raise preprocessing.wrong("heads", f"must name one or more different outputs of {names}, got {as_json(heads)}")
+        raise preprocessing.error("heads", f"must name one or more different outputs of {names}, got {as_json(heads)}")
     return EmotionSpec(**common, template=_points(preprocessing, "template"), heads=tuple(heads))
 
 
@@ -268,9 +268,9 @@ def _classes(node: Node) -> tuple[str, ...]:
     """Return the emotion network's labels: any names, but the seven emotions only in the order of `SEVEN`."""
     labels = node.get("labels", list)
     if len(labels) < 2 or len(set(map(str, labels))) < len(labels) or not all(_is_name(label) for label in labels):
-        raise node.wrong("labels", f"must be two or more different names, such as {list(SEVEN)}, got {as_json(labels)}")
+        raise node.error("labels", f"must be two or more different names, such as {list(SEVEN)}, got {as_json(labels)}")
     if set(labels) == set(SEVEN) and tuple(labels) != SEVEN:
-        raise node.wrong("labels", f"must be {list(SEVEN)}, got {as_json(labels)}")
+        raise node.error("labels", f"must be {list(SEVEN)}, got {as_json(labels)}")
     return tuple(labels)
 
 
@@ -284,17 +284,17 @@ _READERS: dict[str, Callable[[Node], ModelSpec]] = {"keypoints": _keypoints, "em
 def _common(node: Node, name: str, labels: tuple[str, ...]) -> dict[str, Any]:
     preprocessing = node.child("preprocessing")
     if preprocessing.get("colour", str) != "gray":
-        raise preprocessing.wrong("colour", f"must be 'gray', got {as_json(preprocessing.value['colour'])}")
+        raise preprocessing.error("colour", f"must be 'gray', got {as_json(preprocessing.value['colour'])}")
     size = preprocessing.get("size", int)
-    if not 1 <= size <= _LARGEST_CROP:
-        raise preprocessing.wrong("size", f"must be from 1 to {_LARGEST_CROP} pixels, got {as_json(size)}")
+    if not 1 <= size <= _MAX_CROP_SIDE:
+        raise preprocessing.error("size", f"must be from 1 to {_MAX_CROP_SIDE} pixels, got {as_json(size)}")
     files = node.child("files")
     if not files.value:
-        raise node.wrong("files", "must name at least one file")
+        raise node.error("files", "must name at least one file")
     tensor = _tensor(node.child("input"))
     if (tensor.dtype, tensor.row) != ("uint8", (size, size, 1)):
         shape = ["batch", size, size, 1]
-        raise node.wrong("input", f"must be uint8 of shape {shape}, got {as_json(node.value['input'])}")
+        raise node.error("input", f"must be uint8 of shape {shape}, got {as_json(node.value['input'])}")
     return {
         "name": name,
         "files": {key: _file(files, key) for key in files.value},
@@ -310,21 +310,21 @@ def _common(node: Node, name: str, labels: tuple[str, ...]) -> dict[str, Any]:
 
 def _file(files: Node, key: str) -> FileSpec:
     if key not in KEYS:
-        raise files.wrong(key, f"is not one of {', '.join(KEYS)}")
+        raise files.error(key, f"is not one of {', '.join(KEYS)}")
     node = files.child(key)
     name = node.get("file", str)
     if Path(name).name != name or name in ("", "..") or "\\" in name or not name.isprintable():
-        raise node.wrong("file", f"must be a plain file name, next to the manifest, got {as_json(name)}")
+        raise node.error("file", f"must be a plain file name, next to the manifest, got {as_json(name)}")
     sha256 = node.get("sha256", str)
     if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
-        raise node.wrong("sha256", f"must be 64 lower-case hexadecimal digits, got {as_json(sha256)}")
+        raise node.error("sha256", f"must be 64 lower-case hexadecimal digits, got {as_json(sha256)}")
     return FileSpec(key, name, sha256, node.get("bytes", int))
 
 
 def _tensor(node: Node) -> TensorSpec:
     shape = node.get("shape", list)
     if not shape or not isinstance(shape[0], str) or not all(type(size) is int and size > 0 for size in shape[1:]):
-        raise node.wrong("shape", f"must be the name of the batch dimension, then sizes, got {as_json(shape)}")
+        raise node.error("shape", f"must be the name of the batch dimension, then sizes, got {as_json(shape)}")
     return TensorSpec(node.get("name", str), node.get("dtype", str), tuple(shape[1:]))
 
 
@@ -332,7 +332,7 @@ def _expect_outputs(node: Node, outputs: tuple[TensorSpec, ...], rows: Mapping[s
     found = {output.name: output.row for output in outputs}
     if not outputs or found != rows or any(output.dtype != "float32" for output in outputs):
         expected = {name: ["batch", *shape] for name, shape in rows.items()} or "at least one output"
-        raise node.wrong("outputs", f"must be float32 {expected}, got {as_json(node.value['outputs'])}")
+        raise node.error("outputs", f"must be float32 {expected}, got {as_json(node.value['outputs'])}")
 
 
 def _points(node: Node, key: str) -> Points:
@@ -344,6 +344,6 @@ def _points(node: Node, key: str) -> Points:
         points = np.empty(0, np.float32)
     # alignment divides by the spread of these points: it must not be 0
     if points.shape != (len(KEYPOINTS), 2) or not np.isfinite(points).all() or not np.ptp(points, axis=0).all():
-        raise node.wrong(key, f"must be {len(KEYPOINTS)} different pairs of finite numbers, got {as_json(value)}")
+        raise node.error(key, f"must be {len(KEYPOINTS)} different pairs of finite numbers, got {as_json(value)}")
     points.setflags(write=False)
     return points

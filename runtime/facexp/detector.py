@@ -12,7 +12,7 @@ import numpy as np
 
 from facexp.errors import DetectorError
 from facexp.geometry import Image, Picture, block_means, checked_image
-from facexp.yunet import LEAST, YuNet, load
+from facexp.yunet import COARSE_SIDE, MIN_SIDE, YuNet, load
 
 Box = tuple[float, float, float, float]
 
@@ -25,16 +25,15 @@ _SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 # when the longest side is 320 pixels, 95% at 480, 65% at 640 and 4% at 960; with both passes in 99% of the pictures of
 # 800 to 2000 pixels. A face of 48 pixels is found in 95%, of 28 in 69%, of 22 in 33%. Of 300 pictures of a face, 48x48
 # pixels each, 73% are found at their own size and 94% when enlarged to 320.
-# longest side of the input in pixels: the largest of the fine pass, and that of the coarse pass
-_FINE = 960
-_COARSE = 320
+# largest longest side of the input of the fine pass, in pixels; that of the coarse pass is COARSE_SIDE
+_MAX_FINE_SIDE = 960
 # the coarse pass is added when the longest side of the fine pass is above this
-_COARSE_ABOVE = 480
+_MAX_SINGLE_PASS_SIDE = 480
 # with a minimum face size, the input is reduced until a face of that size has this many pixels
-_MIN_FACE_INPUT = 40
+_MIN_FACE_INPUT_SIDE = 40
 # two boxes are taken for one face when more than this share of the smaller one lies in the other, which also drops
 # small detections inside a large face
-SAME = 0.5
+DUPLICATE_OVERLAP = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +81,13 @@ class Detector:
         """
         checked = checked_image(image)
         height, width = checked.shape[:2]
-        longest = min(max(height, width, _COARSE), _FINE)
+        longest = min(max(height, width, COARSE_SIDE), _MAX_FINE_SIDE)
         if min_face:
-            longest = max(round(min(longest, max(height, width) * _MIN_FACE_INPUT / min_face)), _COARSE)
+            longest = max(round(min(longest, max(height, width) * _MIN_FACE_INPUT_SIDE / min_face)), COARSE_SIDE)
         fine = _network_input(_resized(checked, longest))
-        found = _look(self._network, fine, width, height)
-        if longest > _COARSE_ABOVE:
-            found += _look(self._network, _resized(fine, _COARSE), width, height)
+        found = _run_network(self._network, fine, width, height)
+        if longest > _MAX_SINGLE_PASS_SIDE:
+            found += _run_network(self._network, _resized(fine, COARSE_SIDE), width, height)
         wanted = [face for face in _distinct(found) if max(face.box[2:]) >= min_face]
         return sorted(wanted, key=lambda face: -face.box[2] * face.box[3])
 
@@ -121,11 +120,11 @@ def _resized(image: Image, longest: int) -> Image:
     return np.asarray(cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
 
 
-def _look(network: YuNet, copy: Image, width: int, height: int) -> list[Detection]:
+def _run_network(network: YuNet, copy: Image, width: int, height: int) -> list[Detection]:
     """Run the network on a resized copy of an image; the boxes are in pixels of the original, of (width, height)."""
     rows, columns = copy.shape[:2]
-    if min(rows, columns) < LEAST:
-        below, right = max(LEAST - rows, 0), max(LEAST - columns, 0)
+    if min(rows, columns) < MIN_SIDE:
+        below, right = max(MIN_SIDE - rows, 0), max(MIN_SIDE - columns, 0)
         copy = np.asarray(cv2.copyMakeBorder(copy, 0, below, 0, right, cv2.BORDER_CONSTANT), dtype=np.uint8)
     found = network(copy)
     # exp() in the decoding of YuNet's outputs overflows on some inputs
@@ -151,20 +150,20 @@ def _distinct(found: list[Detection]) -> list[Detection]:
     """The detections without duplicates: of boxes that share a face, the one with the highest score."""
     kept: list[Detection] = []
     for face in sorted(found, key=lambda face: -face.score):
-        if all(shared(face.box, other.box) <= SAME for other in kept):
+        if all(overlap_of_smaller(face.box, other.box) <= DUPLICATE_OVERLAP for other in kept):
             kept.append(face)
     return kept
 
 
-def shared(a: Box, b: Box) -> float:
+def overlap_of_smaller(a: Box, b: Box) -> float:
     """The area that two boxes share, as a fraction in [0, 1] of the smaller box's area."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     return max(width, 0.0) * max(height, 0.0) / min(a[2] * a[3], b[2] * b[3])
 
 
-def overlap(a: Box, b: Box) -> float:
+def iou(a: Box, b: Box) -> float:
     """Intersection over union of two boxes, in [0, 1]."""
     smaller, larger = sorted((a[2] * a[3], b[2] * b[3]))
-    common = shared(a, b) * smaller
+    common = overlap_of_smaller(a, b) * smaller
     return common / (smaller + larger - common)

@@ -23,15 +23,14 @@ from facexp.cores import cores
 from facexp.errors import BundleError, DetectorError, DeviceError, EngineError, FacexpError
 from facexp.installation import (
     BrokenError,
-    fits,
+    command_line,
+    distributions_providing,
     installed,
     load,
     origin,
     pip,
-    providers,
     requirements,
-    then,
-    typed,
+    satisfies,
 )
 
 if TYPE_CHECKING:
@@ -120,7 +119,7 @@ def _packages(found: Mapping[str, Distribution]) -> Iterator[Finding]:
     else:
         yield Finding("facexp", "note", f"imported from {here} but not installed: its requirements are unknown")
     for name in sorted({*needed, *_OPTIONAL}):
-        if name in found and name in needed and not fits(found[name].version, needed[name]):
+        if name in found and name in needed and not satisfies(found[name].version, needed[name]):
             what = f"{found[name].version} is installed, facexp needs {needed[name]}"
             yield Finding(name, "fault", what, pip("install", needed[name]))
             continue
@@ -142,7 +141,7 @@ def _numpy() -> Finding:
 
 
 def _opencv(found: Mapping[str, Distribution]) -> Iterator[Finding]:
-    wheels = providers(found, "opencv-", "cv2")
+    wheels = distributions_providing(found, "opencv-", "cv2")
     reinstall = _replace_wheels(wheels, _OPENCV)
     yield from _wheel_conflict("OpenCV wheels", wheels, reinstall)
     try:
@@ -169,7 +168,7 @@ def _opencv(found: Mapping[str, Distribution]) -> Iterator[Finding]:
 
 
 def _onnxruntime(found: Mapping[str, Distribution]) -> Iterator[Finding]:
-    wheels = providers(found, "onnxruntime", "onnxruntime")
+    wheels = distributions_providing(found, "onnxruntime", "onnxruntime")
     reinstall = _replace_wheels(wheels, _CUDA if _has_driver() else "onnxruntime")
     yield from _wheel_conflict("onnxruntime wheels", wheels, reinstall)
     try:
@@ -196,7 +195,7 @@ def _litert(found: Mapping[str, Distribution]) -> Iterator[Finding]:
 def _wheel_conflict(name: str, wheels: Mapping[str, str], fix: str) -> Iterator[Finding]:
     if len(wheels) > 1:
         yield Finding(
-            name, "fault", f"{_names_and_versions(wheels)} are both installed: they overwrite each other's files", fix
+            name, "fault", f"{_names_and_versions(wheels)} are installed: they overwrite each other's files", fix
         )
 
 
@@ -214,7 +213,7 @@ def _detector() -> Iterator[Finding]:
 
 
 def _models(directory: str | Path | None, found: Mapping[str, Distribution]) -> Iterator[Finding]:
-    fix = _bundle_again(directory, found.get("facexp"))
+    fix = _restore_bundle(directory, found.get("facexp"))
     try:
         bundle: Bundle = load("facexp.bundle", "Bundle").Bundle.load(directory)
     except BrokenError as error:
@@ -254,7 +253,7 @@ def _devices(
             yield Finding(name, "note", f"not tested: {error}")
             continue
         if device == "cuda" and not load("facexp.engines", "has_cuda").has_cuda():
-            yield _no_cuda_provider(name)
+            yield _no_cuda_provider(name, distributions_providing(found, "onnxruntime", "onnxruntime"))
             continue
         if not runnable:
             yield Finding(name, "note", f"not tested: no intact {file_format} file")
@@ -264,7 +263,7 @@ def _devices(
                 session.Session(bundle.read(model, key), model, key, device=device)
         except EngineError as error:
             # onnxruntime comes in several wheels: upgrade the installed one, since another would overwrite its files
-            wheels = providers(found, library.replace("_", "-"), library)
+            wheels = distributions_providing(found, library.replace("_", "-"), library)
             upgrade = pip("install", "--upgrade", next(iter(wheels), library.replace("_", "-")))
             yield Finding(name, "fault", _cause(error), upgrade)
         except BundleError as error:
@@ -276,11 +275,11 @@ def _devices(
             yield Finding(name, "ok", f"runs {len(runnable)} {file_format} files")
 
 
-def _no_cuda_provider(name: str) -> Finding:
+def _no_cuda_provider(name: str, wheels: Collection[str]) -> Finding:
     if not _has_driver():
         return Finding(name, "note", "not supported by this onnxruntime, and no NVIDIA driver is installed")
     what = "not supported by this onnxruntime, but an NVIDIA driver is installed"
-    return Finding(name, "note", what, _replace_wheels(["onnxruntime"], _CUDA))
+    return Finding(name, "note", what, _replace_wheels(wheels, _CUDA))
 
 
 def _cuda_fault(error: FacexpError) -> Finding:
@@ -298,9 +297,10 @@ def _cuda_fault(error: FacexpError) -> Finding:
     if not _has_nvidia_gpu():
         fix = _replace_wheels(["onnxruntime-gpu"], "onnxruntime")
         return Finding("CUDA", "fault", f"{what}, and no NVIDIA GPU was found", fix)
-    driver = "sudo ubuntu-drivers install"
-    others = [pip("install", _CUDA)] if set(missing) != {_DRIVER} else []
-    return Finding("CUDA", "fault", f"{what}; {_DRIVER} belongs to the NVIDIA driver", then([*others, driver]))
+    fix = "install the NVIDIA driver (on Ubuntu: sudo ubuntu-drivers install)"
+    if set(missing) != {_DRIVER}:
+        fix = f"{pip('install', _CUDA)}, then {fix}"
+    return Finding("CUDA", "fault", f"{what}; {_DRIVER} belongs to the NVIDIA driver", fix)
 
 
 def _cameras() -> Iterator[Finding]:
@@ -338,16 +338,16 @@ def _grant_access(path: Path) -> str:
 def _replace_wheels(wheels: Collection[str], wheel: str) -> str:
     """The commands that uninstall the installed wheels, if any, and install one wheel instead."""
     uninstall = [pip("uninstall", "-y", *wheels)] if wheels else []
-    return then([*uninstall, pip("install", wheel)])
+    return " && ".join([*uninstall, pip("install", wheel)])
 
 
-def _bundle_again(directory: str | Path | None, own: Distribution | None) -> str:
+def _restore_bundle(directory: str | Path | None, own: Distribution | None) -> str:
     """The command that restores the bundle in `directory`, or facexp's own for None; `own` is facexp's distribution."""
     if directory is not None:
-        return typed("facexp", "export", "RUN", "--out", str(directory), "--overwrite")
+        return command_line("facexp", "export", "RUN", "--out", str(directory), "--overwrite")
     models = Path(__file__).parent / "models"
     if own is None or not {"site-packages", "dist-packages"} & set(models.parts):
-        return typed("git", "-C", str(models), "restore", ".")
+        return command_line("git", "-C", str(models), "restore", ".")
     return pip("install", "--force-reinstall", "--no-deps", origin(own))
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from facexp.geometry import Image
 from facexp.types import Face
 
-SMALLEST = (48, 320)
+MIN_SIDES = (48, 320)
 """Shorter and longer side in pixels: a picture with a shorter or longer side below this is enlarged, so that a label
 fits into it."""
-LARGEST_GROWN = 4096
+MAX_ENLARGED_SIDE = 4096
 """No picture is enlarged beyond this many pixels on its longer side."""
 
 Colour = tuple[int, int, int]
@@ -43,13 +43,13 @@ def annotate(image: Image, faces: Sequence[Face]) -> Image:
 
     Points and emotion are the smoothed ones where they exist. The probabilities are drawn as bars next to or below the
     face, where they cover no face, label or other bars: all of them, or the three largest where there is less room, or
-    none. The copy has the picture's size, or a whole multiple of it where the picture is smaller than SMALLEST. A face
+    none. The copy has the picture's size, or a whole multiple of it where the picture is smaller than MIN_SIDES. A face
     may lie partly or wholly outside the picture.
     """
     canvas = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image.copy()
     shorter, longer = sorted(canvas.shape[:2])
-    wanted = max(-(-SMALLEST[0] // shorter), -(-SMALLEST[1] // longer))
-    scale = max(1, min(wanted, LARGEST_GROWN // longer))
+    wanted = max(-(-MIN_SIDES[0] // shorter), -(-MIN_SIDES[1] // longer))
+    scale = max(1, min(wanted, MAX_ENLARGED_SIDE // longer))
     if scale > 1:
         canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         longer *= scale

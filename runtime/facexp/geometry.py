@@ -229,13 +229,13 @@ def _range(coefficients: list[float], size: int, margin: int, length: int) -> tu
     return first, math.ceil(min(max(max(ends) + margin + 1, first + 1), length))
 
 
-def cut(grays: list[Image], placed: list[Matrix], size: int) -> NDArray[np.uint8]:
+def cut(grays: list[Image], matrices: list[Matrix], size: int) -> NDArray[np.uint8]:
     """Cut one crop out of each of N gray (H, W) images; uint8 (N, size, size, 1).
 
-    `placed` holds the (2, 3) matrix from image to crop coordinates for each image.
+    `matrices` holds the (2, 3) matrix from image to crop coordinates for each image.
     """
     batch = np.empty((len(grays), size, size, 1), np.uint8)
-    for row, gray, matrix in zip(batch, grays, placed, strict=True):
+    for row, gray, matrix in zip(batch, grays, matrices, strict=True):
         row[:, :, 0] = warp(gray, matrix, size)
     return batch
 

@@ -11,7 +11,7 @@ import json
 import operator
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import Distribution
 from typing import Any
 
@@ -41,11 +41,11 @@ def installed() -> dict[str, Distribution]:
     for distribution in importlib.metadata.distributions():
         # the metadata folder that a broken installation left behind has no name in it
         if name := distribution.metadata["Name"]:
-            found.setdefault(normal(name), distribution)
+            found.setdefault(normalised_name(name), distribution)
     return found
 
 
-def providers(distributions: Mapping[str, Distribution], start: str, package: str) -> dict[str, str]:
+def distributions_providing(distributions: Mapping[str, Distribution], start: str, package: str) -> dict[str, str]:
     """Name -> version of the distributions whose names begin with `start` and whose files include `package`."""
     return {
         name: distribution.version
@@ -57,9 +57,12 @@ def providers(distributions: Mapping[str, Distribution], start: str, package: st
 
 
 def requirements(distribution: Distribution) -> dict[str, str]:
-    """Normalised name -> requirement in pip's syntax, for all that the distribution needs without any extra."""
-    plain = [text for text in distribution.requires or () if "extra ==" not in text]
-    return {normal(re.split(r"[^\w.-]", text, maxsplit=1)[0]): text for text in plain}
+    """Normalised name -> requirement in pip's syntax, for all that the distribution needs on every machine.
+
+    Requirements with a marker, such as an extra or a Python version, are left out.
+    """
+    plain = [text for text in distribution.requires or () if ";" not in text]
+    return {normalised_name(re.split(r"[^\w.-]", text, maxsplit=1)[0]): text for text in plain}
 
 
 _COMPARISONS: dict[str, Callable[[list[int], list[int]], bool]] = {
@@ -73,12 +76,12 @@ _COMPARISONS: dict[str, Callable[[list[int], list[int]], bool]] = {
 }
 
 
-def fits(version: str, requirement: str) -> bool:
+def satisfies(version: str, requirement: str) -> bool:
     """Whether a version meets a requirement. Only the numbers at the beginning of version and bounds are compared.
 
     `~=` is treated as `>=`, and bounds with a wildcard are ignored. A requirement without bounds allows any version.
     """
-    bounds = re.findall(r"([=!<>~]=|[<>])\s*(\d+(?:\.\d+)*)(?![\d.]*\*)", requirement.partition(";")[0])
+    bounds = re.findall(r"([=!<>~]=|[<>])\s*(\d+(?:\.\d+)*)(?![\d.]*\*)", requirement)
     for comparison, bound in bounds:
         pairs = list(itertools.zip_longest(_numbers(version), _numbers(bound), fillvalue=0))
         if not _COMPARISONS[comparison]([left for left, _ in pairs], [right for _, right in pairs]):
@@ -102,7 +105,7 @@ def origin(distribution: Distribution) -> str:
     return f"{url}#subdirectory={direct['subdirectory']}" if direct.get("subdirectory") else url
 
 
-def normal(name: str) -> str:
+def normalised_name(name: str) -> str:
     """A distribution's name, normalised as in PEP 503."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -110,17 +113,12 @@ def normal(name: str) -> str:
 def pip(*arguments: str) -> str:
     """The command line that runs pip for this Python, or uv where this Python has no pip."""
     if importlib.util.find_spec("pip") is not None:
-        return typed(sys.executable, "-m", "pip", *arguments)
+        return command_line(sys.executable, "-m", "pip", *arguments)
     # uv never asks for confirmation, and warns about a needless -y
     kept = [argument for argument in arguments[1:] if argument != "-y"]
-    return typed("uv", "pip", arguments[0], "--python", sys.executable, *kept)
+    return command_line("uv", "pip", arguments[0], "--python", sys.executable, *kept)
 
 
-def typed(*words: str) -> str:
+def command_line(*words: str) -> str:
     """A command line, quoted so that both a POSIX shell and cmd.exe can run it."""
     return " ".join(word if re.fullmatch(r"[\w./:=,@~+\\-]+", word) else f'"{word}"' for word in words)
-
-
-def then(commands: Iterable[str]) -> str:
-    """One command line that runs the commands in turn, and stops at the first that fails."""
-    return " && ".join(commands)

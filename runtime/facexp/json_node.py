@@ -24,7 +24,7 @@ class Node:
 
     def __post_init__(self) -> None:
         if not isinstance(self.value, dict):
-            raise self.wrong("", f"must be an object, got {as_json(self.value)}")
+            raise self.error("", f"must be an object, got {as_json(self.value)}")
 
     @classmethod
     def read(cls, file: Path) -> Node:
@@ -45,18 +45,18 @@ class Node:
         that UTF-8 cannot encode. An integer is converted where `kind` is float.
         """
         if key not in self.value:
-            raise self.wrong(key, "is missing")
+            raise self.error(key, "is missing")
         found = self.value[key]
         # JSON may write 1.0 as 1; in Python, True is an int
         if kind is float and isinstance(found, int) and not isinstance(found, bool):
             found = _as_float(found)
         if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
-            raise self.wrong(key, f"must be {kind.__name__}, got {as_json(found)}")
+            raise self.error(key, f"must be {kind.__name__}, got {as_json(found)}")
         if isinstance(found, float) and not math.isfinite(found):
-            raise self.wrong(key, f"must be a finite number, got {as_json(found)}")
+            raise self.error(key, f"must be a finite number, got {as_json(found)}")
         # JSON can contain half of a surrogate pair
         if isinstance(found, str) and as_utf8(found) != found:
-            raise self.wrong(key, f"must be text, got {as_json(found)}")
+            raise self.error(key, f"must be text, got {as_json(found)}")
         return found
 
     def child(self, key: str) -> Node:
@@ -74,14 +74,14 @@ class Node:
         found = self.get(key, list)
         for index, value in enumerate(found):
             if not isinstance(value, dict):
-                raise self.wrong(f"{key}[{index}]", f"must be an object, got {as_json(value)}")
+                raise self.error(f"{key}[{index}]", f"must be an object, got {as_json(value)}")
         return tuple(found)
 
     def path(self, key: str) -> str:
         """The full path of a key in the file, for messages, such as "models.emotion"."""
         return ".".join(part for part in (self.key, key) if part) or "the file"
 
-    def wrong(self, key: str, what: str) -> BundleError:
+    def error(self, key: str, what: str) -> BundleError:
         """The error to raise about a key; `what` says what is wrong with it."""
         return BundleError(f"{self.file}: {as_utf8(self.path(key))} {what}")
 

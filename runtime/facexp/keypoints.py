@@ -27,15 +27,15 @@ from facexp.session import Session
 
 # 99.5% of the validation faces with a detector score of 0.9 or more have a smaller drift, but only about one in six of
 # the false positives at scores of 0.3 to 0.7, and none of the false positives in the sample photos
-MOST_DRIFT = 0.05
+MAX_DRIFT = 0.05
 """The largest drift of a face. More means that it is no face, or one whose points are unreliable (a profile)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundKeypoints:
     """The keypoints of N faces."""
 
-    placed: list[Matrix]
+    matrices: list[Matrix]
     """N (2, 3) matrices from the image to the crop of the last pass."""
     points: NDArray[np.float32]
     """(N, 15, 2) in pixels of that crop."""
@@ -43,9 +43,11 @@ class Found:
     """(N,) mean distance between the points of the last two passes, over the inter-ocular distance, or over an eighth
     of the crop's side where that is larger. For something that is not a face the points change from pass to pass."""
 
-    def rows(self, chosen: Sequence[int] | NDArray[np.intp]) -> Found:
+    def rows(self, chosen: Sequence[int] | NDArray[np.intp]) -> FoundKeypoints:
         """The keypoints of the faces with these indices."""
-        return Found([self.placed[row] for row in chosen], self.points[list(chosen)], self.drift[list(chosen)])
+        return FoundKeypoints(
+            [self.matrices[row] for row in chosen], self.points[list(chosen)], self.drift[list(chosen)]
+        )
 
 
 class KeypointFinder:
@@ -60,7 +62,7 @@ class KeypointFinder:
         """The device on which the network really runs: "cpu" or "cuda"."""
         return self._session.device
 
-    def find(self, grays: list[Image], placed: list[Matrix]) -> Found:
+    def find(self, grays: list[Image], matrices: list[Matrix]) -> FoundKeypoints:
         """Find the points of N faces, given N gray images and N (2, 3) matrices from image to crop.
 
         The matrices come from a detector's box or a guess. The points of a first pass serve to cut the crops again,
@@ -68,25 +70,25 @@ class KeypointFinder:
         in a video differs from frame to frame. Where the network's output is not finite, the points are those of the
         mean face.
         """
-        return self._refine(grays, placed, self._predict(grays, placed))
+        return self._refine(grays, matrices, self._predict(grays, matrices))
 
-    def follow(self, gray: Image, last: Found) -> Found:
+    def follow(self, gray: Image, last: FoundKeypoints) -> FoundKeypoints:
         """Find the points of faces in the frame that follows the one where they were last found.
 
         The last frame's points replace the first pass, so one pass is enough, and its drift shows whether the face is
-        still there. Where the drift is above MOST_DRIFT, as when a head has moved far, a second pass follows.
+        still there. Where the drift is above MAX_DRIFT, as when a head has moved far, a second pass follows.
         """
-        found = self._refine([gray] * len(last.placed), last.placed, last.points)
-        moved = np.flatnonzero(found.drift > MOST_DRIFT)
+        found = self._refine([gray] * len(last.matrices), last.matrices, last.points)
+        moved = np.flatnonzero(found.drift > MAX_DRIFT)
         if not len(moved):
             return found
-        refined = self._refine([gray] * len(moved), [found.placed[row] for row in moved], found.points[moved])
-        for row, matrix in zip(moved, refined.placed, strict=True):
-            found.placed[row] = matrix
+        refined = self._refine([gray] * len(moved), [found.matrices[row] for row in moved], found.points[moved])
+        for row, matrix in zip(moved, refined.matrices, strict=True):
+            found.matrices[row] = matrix
         found.points[moved], found.drift[moved] = refined.points, refined.drift
         return found
 
-    def middle(self, matrix: Matrix, points: Points) -> Square:
+    def face_square(self, matrix: Matrix, points: Points) -> Square:
         """The square, as in training, round a face, in pixels of the image.
 
         `points` are the face's (15, 2) points in the crop that the (2, 3) matrix from image to crop describes.
@@ -96,7 +98,7 @@ class KeypointFinder:
         x, y = transform(np.array([half, half], np.float32), invert(centred)).tolist()
         return Square(x, y, self._spec.size / zoom_of(centred))
 
-    def find_in_crops(self, grays: list[Image]) -> Found:
+    def find_in_crops(self, grays: list[Image]) -> FoundKeypoints:
         """As `find`, for gray images that are each filled by one face."""
         # A crop that is not square loses what lies outside the square, and its border is replicated where the square
         # extends beyond it. A square of the crop's mean side balances both errors; the second pass corrects the rest
@@ -104,17 +106,17 @@ class KeypointFinder:
         squares = [Square((w - 1) / 2, (h - 1) / 2, float(np.sqrt(w * h))) for h, w in (gray.shape for gray in grays)]
         return self.find(grays, [square_matrix(square, self._spec.size) for square in squares])
 
-    def _refine(self, grays: list[Image], placed: list[Matrix], points: NDArray[np.float32]) -> Found:
+    def _refine(self, grays: list[Image], matrices: list[Matrix], points: NDArray[np.float32]) -> FoundKeypoints:
         """Run the network again, on crops in which these (N, 15, 2) points put each face upright and centred."""
         moves = [self._centring(each) for each in points]
-        placed = [compose(move, matrix) for move, matrix in zip(moves, placed, strict=True)]
-        refined = self._predict(grays, placed)
+        matrices = [compose(move, matrix) for move, matrix in zip(moves, matrices, strict=True)]
+        refined = self._predict(grays, matrices)
         moved = np.array([transform(each, move) for each, move in zip(points, moves, strict=True)])
-        return Found(placed, refined, self._drift(moved.reshape(refined.shape), refined))
+        return FoundKeypoints(matrices, refined, self._drift(moved.reshape(refined.shape), refined))
 
-    def _predict(self, grays: list[Image], placed: list[Matrix]) -> NDArray[np.float32]:
+    def _predict(self, grays: list[Image], matrices: list[Matrix]) -> NDArray[np.float32]:
         """Run the network once; (N, 15, 2) points in pixels of the crops."""
-        points = self._session.run(cut(grays, placed, self._spec.size))["keypoints"]
+        points = self._session.run(cut(grays, matrices, self._spec.size))["keypoints"]
         failed = ~np.isfinite(points).all(axis=(1, 2))
         points[failed] = self._spec.mean_shape
         return points

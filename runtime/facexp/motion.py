@@ -17,7 +17,8 @@ _MAX_SIDE = 96
 _SCENE_CHANGE = 20.0
 # mean change per cell of the grid below, in gray levels: a face differs from itself 0.2 s later by at most 9, from
 # other faces by more than 15 in 99% of pairs and by more than 20 in 97% (docs/experiments.md)
-_FACE_CHANGE, _FACE_CHANGE_AFTER_CUT = 20.0, 15.0
+_MAX_SAME_FACE_CHANGE = 20.0
+_MAX_SAME_FACE_CHANGE_AFTER_CUT = 15.0
 # a newcomer is a block of 3x3 pixels that all changed by more than 15 gray levels: as large as the smallest face that
 # the detector finds
 _BLOCK_SIDE = 3
@@ -26,13 +27,13 @@ _PIXEL_CHANGE = 15.0
 _GRID = 4
 
 
-Look = NDArray[np.float32]
+Appearance = NDArray[np.float32]
 """The appearance of a box: float32 (4, 4) gray levels, minus the frame's median brightness."""
 
 
-def differ(before: Look, now: Look, cut: bool = False) -> bool:
+def differ(before: Appearance, now: Appearance, cut: bool = False) -> bool:
     """Return whether two boxes show different things; `cut`: the scene may have changed between the two frames."""
-    return float(np.abs(now - before).mean()) > (_FACE_CHANGE_AFTER_CUT if cut else _FACE_CHANGE)
+    return float(np.abs(now - before).mean()) > (_MAX_SAME_FACE_CHANGE_AFTER_CUT if cut else _MAX_SAME_FACE_CHANGE)
 
 
 class Motion:
@@ -40,7 +41,7 @@ class Motion:
 
     def __init__(self) -> None:
         self._small: NDArray[np.float32] | None = None
-        self._seen: NDArray[np.float32] | None = None
+        self._detected: NDArray[np.float32] | None = None
         self._faces: list[Box] = []
         self._scale = 1.0
 
@@ -54,7 +55,7 @@ class Motion:
             return True
         return float(np.abs(self._small - before).mean()) > _SCENE_CHANGE
 
-    def look(self, box: Box) -> Look:
+    def appearance(self, box: Box) -> Appearance:
         """Return the appearance of a box in this frame, so coarse that small shifts of the box do not matter."""
         x, y, w, h = (side * self._scale for side in box)
         matrix = np.array([[w / _GRID, 0, x + w / _GRID / 2 - 0.5], [0, h / _GRID, y + h / _GRID / 2 - 0.5]])
@@ -62,18 +63,18 @@ class Motion:
         assert self._small is not None
         return np.asarray(cv2.warpAffine(self._small, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE))
 
-    def seen(self, faces: Iterable[Box]) -> None:
+    def note_detection(self, faces: Iterable[Box]) -> None:
         """Note that the detector ran on this frame, and that these faces are known in it."""
-        self._seen, self._faces = self._small, list(faces)
+        self._detected, self._faces = self._small, list(faces)
 
-    def newcomer(self, faces: Iterable[Box]) -> bool:
+    def has_newcomer(self, faces: Iterable[Box]) -> bool:
         """Return whether something changed since the last detector pass, other than at or below these faces.
 
         True before the first pass, and if the frame size has changed since.
         """
-        if self._seen is None or self._small is None or self._seen.shape != self._small.shape:
+        if self._detected is None or self._small is None or self._detected.shape != self._small.shape:
             return True
-        changed = (np.abs(self._small - self._seen) > _PIXEL_CHANGE).astype(np.uint8)
+        changed = (np.abs(self._small - self._detected) > _PIXEL_CHANGE).astype(np.uint8)
         # also where the faces were: a head that moves away uncovers what is behind it
         for x, y, w, h in (*self._faces, *faces):
             # a head is larger than its face box, and shoulders and hands move below it

@@ -12,7 +12,7 @@ from facexp.analyzer import Analyzer
 from facexp.cores import cores
 from facexp.errors import TOO_LARGE, SourceError, no_memory
 from facexp.reading import DEFAULTS, ReadOptions
-from facexp.sources.ahead import read_ahead
+from facexp.sources.prefetch import read_ahead
 from facexp.sources.shots import Shot, Source
 from facexp.tracking import SMOOTH_S, Tracker
 from facexp.types import Frame

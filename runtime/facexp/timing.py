@@ -67,7 +67,7 @@ class Process:
     """Peak memory in MB of 10^6 bytes; None if the system does not report it (Windows)."""
 
 
-class Nowhere:
+class NullStream:
     """A stream that discards what is written to it."""
 
     def write(self, text: str, /) -> None:

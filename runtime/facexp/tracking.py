@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from facexp.analyzer import Analyzer
 from facexp.checks import expect_count
-from facexp.detector import SAME, Box, Detection, overlap, shared
+from facexp.detector import DUPLICATE_OVERLAP, Box, Detection, iou, overlap_of_smaller
 from facexp.geometry import Image, Matrix, Picture, Points, invert, to_gray, transform
-from facexp.keypoints import MOST_DRIFT, Found
-from facexp.motion import Look, Motion, differ
+from facexp.keypoints import MAX_DRIFT, FoundKeypoints
+from facexp.motion import Appearance, Motion, differ
 from facexp.smoothing import Smoother
 from facexp.types import Emotion, Face, Timings
 
@@ -50,13 +50,13 @@ class _Track:
     aspect: float
     """Width over height of the detector's box."""
     box: Box
-    placed: Matrix
+    matrix: Matrix
     """(2, 3) matrix from image to crop."""
     points: NDArray[np.float32]
     """(15, 2) keypoints in pixels of the crop."""
     time_ms: float
     """Time of the frame in which it was last found."""
-    look: Look
+    appearance: Appearance
     """What its box showed in that frame: (4, 4) gray levels."""
     smoother: Smoother | None
     velocity: tuple[float, float] = (0.0, 0.0)
@@ -133,7 +133,7 @@ class Tracker:
             self._update(gray, candidates, time_ms)
         located = time.perf_counter()
         self._tracks.sort(key=lambda track: -_area(track.box))
-        found = _found(self._tracks)
+        found = _keypoints_of(self._tracks)
         emotions = self._analyzer.read_emotions([gray] * len(self._tracks), found)
         end = time.perf_counter()
         self._timings = Timings(1e3 * detect_s, 1e3 * (located - start - detect_s), 1e3 * (end - located))
@@ -143,11 +143,11 @@ class Tracker:
         """Find the tracked faces in this frame, and return whether one is lost, or may be."""
         if not self._tracks:
             return False
-        found = self._analyzer.follow(gray, _found(self._tracks))
+        found = self._analyzer.follow(gray, _keypoints_of(self._tracks))
         height, width = gray.shape
         deviations: list[float] = []
         boxes = []
-        for track, matrix, points in zip(self._tracks, found.placed, found.points, strict=True):
+        for track, matrix, points in zip(self._tracks, found.matrices, found.points, strict=True):
             boxes.append(self._analyzer.box_of(matrix, points, track.aspect))
             deviations.append(_deviation(track, boxes[-1], time_ms))
         kept: list[_Track] = []
@@ -156,10 +156,10 @@ class Tracker:
         for row in np.argsort(deviations):
             track, box = self._tracks[row], boxes[row]
             x, y = _centre(box)
-            here = found.drift[row] <= MOST_DRIFT and 0 <= x < width and 0 <= y < height
-            if here and not any(shared(box, other.box) > SAME for other in kept):
-                look = self._motion.look(box)
-                if differ(track.look, look, track.cut):
+            here = found.drift[row] <= MAX_DRIFT and 0 <= x < width and 0 <= y < height
+            if here and not any(overlap_of_smaller(box, other.box) > DUPLICATE_OVERLAP for other in kept):
+                appearance = self._motion.appearance(box)
+                if differ(track.appearance, appearance, track.cut):
                     urgent = True
                     if track.cut:
                         # after a cut this is another person; the lost face may still be found elsewhere in the frame
@@ -168,7 +168,7 @@ class Tracker:
                     # on a plain background the network keeps finding an average face, so one missed detector run is
                     # enough to drop the track
                     track.misses = _MAX_MISSES - 1
-                _move(track, box, found.placed[row], found.points[row], look, time_ms)
+                _move(track, box, found.matrices[row], found.points[row], appearance, time_ms)
                 kept.append(track)
             else:
                 self._lost.append(track)
@@ -186,7 +186,7 @@ class Tracker:
         if passed_ms < self._pause_ms and not due:
             return False
         missing = self._lost or any(track.misses for track in self._tracks)
-        if missing or self._motion.newcomer(track.box for track in self._tracks):
+        if missing or self._motion.has_newcomer(track.box for track in self._tracks):
             return True
         if due:
             # nothing moved and no face is missing
@@ -201,7 +201,7 @@ class Tracker:
         self._detected_ms, self._frames = time_ms, 0
         rest = self._match(candidates)
         new = self._add_tracks(gray, rest, time_ms)
-        self._motion.seen(track.box for track in self._tracks)
+        self._motion.note_detection(track.box for track in self._tracks)
         if new:
             self._pause_ms = 0.0
         else:
@@ -211,43 +211,49 @@ class Tracker:
     def _match(self, candidates: list[Detection]) -> list[Detection]:
         """Match the detector's boxes to the tracks, which take over their scores, and return those that match none."""
         rest, unseen = list(candidates), list(self._tracks)
-        pairs = [(overlap(track.box, face.box), track, face) for track in self._tracks for face in candidates]
-        for iou, track, face in sorted(pairs, key=lambda pair: -pair[0]):
-            if iou >= _MIN_IOU and face in rest and track in unseen:
+        pairs = [(iou(track.box, face.box), track, face) for track in self._tracks for face in candidates]
+        for value, track, face in sorted(pairs, key=lambda pair: -pair[0]):
+            if value >= _MIN_IOU and face in rest and track in unseen:
                 rest.remove(face)
                 unseen.remove(track)
                 track.score, track.aspect, track.misses = face.score, _aspect(face.box), 0
         for track in unseen:
             track.misses += 1
             # a track that has slipped to a part of a face gives way to the detector's box
-            if track.misses >= _MAX_MISSES or any(shared(track.box, face.box) > SAME for face in rest):
+            if track.misses >= _MAX_MISSES or any(
+                overlap_of_smaller(track.box, face.box) > DUPLICATE_OVERLAP for face in rest
+            ):
                 self._lost.append(track)
         kept = [track for track in self._tracks if track not in self._lost]
         self._tracks = kept
-        return [face for face in rest if not any(shared(face.box, track.box) > SAME for track in kept)]
+        return [
+            face
+            for face in rest
+            if not any(overlap_of_smaller(face.box, track.box) > DUPLICATE_OVERLAP for track in kept)
+        ]
 
     def _add_tracks(self, gray: Image, candidates: list[Detection], time_ms: float) -> bool:
         """Start tracks for the candidates that the keypoint network confirms, and return whether there is one."""
-        most = self._analyzer.max_faces
-        if most is not None and len(self._tracks) >= most:
+        max_faces = self._analyzer.max_faces
+        if max_faces is not None and len(self._tracks) >= max_faces:
             min_area = _REPLACE_RATIO * min(_area(track.box) for track in self._tracks)
             candidates = [face for face in candidates if _area(face.box) > min_area]
         faces, found = self._analyzer.confirm(gray, candidates)
         pairs = []
-        for face, matrix, points in zip(faces, found.placed, found.points, strict=True):
+        for face, matrix, points in zip(faces, found.matrices, found.points, strict=True):
             aspect = _aspect(face.box)
             # the box comes from the points as in all later frames: the detector's own box would jump in the next frame
             box = self._analyzer.box_of(matrix, points, aspect)
-            track = _Track(0, face.score, aspect, box, matrix, points, time_ms, self._motion.look(box), None)
+            track = _Track(0, face.score, aspect, box, matrix, points, time_ms, self._motion.appearance(box), None)
             pairs.append((_distance(box, face.box), track))
         new: list[_Track] = []
         # if the points of a partly hidden face have moved to the face in front, only the face in front is kept
         for _, track in sorted(pairs, key=lambda pair: pair[0]):
-            if not any(shared(track.box, other.box) > SAME for other in (*self._tracks, *new)):
+            if not any(overlap_of_smaller(track.box, other.box) > DUPLICATE_OVERLAP for other in (*self._tracks, *new)):
                 new.append(track)
         self._tracks += self._with_ids(new)
-        if most is not None:
-            self._tracks = sorted(self._tracks, key=lambda track: -_area(track.box))[:most]
+        if max_faces is not None:
+            self._tracks = sorted(self._tracks, key=lambda track: -_area(track.box))[:max_faces]
         return bool(new)
 
     def _with_ids(self, new: list[_Track]) -> list[_Track]:
@@ -255,10 +261,10 @@ class Tracker:
         pairs = [(_path_distance(old, face), old, face) for old in self._lost for face in new]
         resumed: dict[int, _Track] = {}
         for distance, old, face in sorted(pairs, key=lambda pair: pair[0]):
-            other_person = old.cut and differ(old.look, face.look, cut=True)
+            other_person = old.cut and differ(old.appearance, face.appearance, cut=True)
             if distance < 1 and not other_person and id(face) not in resumed and old in self._lost:
                 self._lost.remove(old)
-                _move(old, face.box, face.placed, face.points, face.look, face.time_ms)
+                _move(old, face.box, face.matrix, face.points, face.appearance, face.time_ms)
                 old.score, old.aspect, old.misses = face.score, face.aspect, 0
                 resumed[id(face)] = old
         for face in new:
@@ -268,26 +274,28 @@ class Tracker:
         return [resumed.get(id(face), face) for face in new]
 
 
-def _found(tracks: list[_Track]) -> Found:
+def _keypoints_of(tracks: list[_Track]) -> FoundKeypoints:
     points = np.array([track.points for track in tracks], np.float32).reshape(-1, 15, 2)
-    return Found([track.placed for track in tracks], points, np.zeros(len(tracks)))
+    return FoundKeypoints([track.matrix for track in tracks], points, np.zeros(len(tracks)))
 
 
 def _face(track: _Track, emotion: Emotion, time_ms: float) -> Face:
-    points: Points = transform(track.points, invert(track.placed))
+    points: Points = transform(track.points, invert(track.matrix))
     smoothed = None if track.smoother is None else track.smoother(points, emotion, time_ms)
     return Face(track.box, track.score, points, emotion, track.id, smoothed)
 
 
-def _move(track: _Track, box: Box, placed: Matrix, points: NDArray[np.float32], look: Look, time_ms: float) -> None:
+def _move(
+    track: _Track, box: Box, matrix: Matrix, points: NDArray[np.float32], appearance: Appearance, time_ms: float
+) -> None:
     """Set where the face was found in a frame, and update its velocity."""
     passed_ms = time_ms - track.time_ms
     if passed_ms > 0:
         x, y = np.subtract(_centre(box), _centre(_predicted(track, time_ms))) / passed_ms
         weight = passed_ms / (passed_ms + _VELOCITY_MS)
         track.velocity = (track.velocity[0] + weight * float(x), track.velocity[1] + weight * float(y))
-    track.box, track.placed, track.points, track.time_ms = box, placed, points, time_ms
-    track.look, track.cut = look, False
+    track.box, track.matrix, track.points, track.time_ms = box, matrix, points, time_ms
+    track.appearance, track.cut = appearance, False
 
 
 def _predicted(track: _Track, time_ms: float) -> Box:

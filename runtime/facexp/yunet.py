@@ -31,12 +31,12 @@ _NAMED_SHAPE = bytes.fromhex("0a020801 0a020803 0a03120168 0a03120177")
 # 90.8% of gray faces of 20 pixels, and 98.2 instead of 97.7% of 28 pixels (`benchmarks/second_opinion.py`). With twice
 # the tone, false positives increase.
 _BLUE_GAIN, _RED_GAIN = 0.95, 1.05
-LEAST = 64
+MIN_SIDE = 64
 """Minimum side, in pixels, of a picture for the network; `facexp.detector` pads smaller ones. If a side is 32 pixels or
 less, OpenCV 4.14 computes with uninitialised memory, and the same image gives different faces at each call. From 64
 pixels on, the raw outputs were bit-identical for all sizes tried."""
-_SMALL = 320
-"""Longest side, in pixels, of the pictures for which OpenCV uses a separate network object."""
+COARSE_SIDE = 320
+"""Longest side, in pixels, of the input of the detector's coarse pass, for which OpenCV uses a separate network."""
 
 
 class YuNet(Protocol):
@@ -58,7 +58,7 @@ def load(weights: bytes, file: str, min_score: float, threads: int | None) -> Yu
     kind = OnnxYuNet if has_onnxruntime() else OpenCvYuNet
     network = kind(weights, file, min_score, threads)
     # another ONNX model may load without an error, and fail only when its outputs are read
-    network(np.zeros((LEAST, LEAST, 3), np.uint8))
+    network(np.zeros((MIN_SIDE, MIN_SIDE, 3), np.uint8))
     return network
 
 
@@ -141,9 +141,9 @@ class OpenCvYuNet:
         settings = {"score_threshold": min_score, "nms_threshold": _NMS_IOU, "top_k": _NMS_TOP_K}
         try:
             # two networks, because OpenCV prepares a network again whenever the size of its input changes, and the
-            # detector alternates between a small and a large copy of each picture
-            self._small, self._large = (
-                cv2.FaceDetectorYN.create("onnx", *content, (_SMALL, _SMALL), **settings)  # type: ignore[call-overload]
+            # detector alternates between a coarse and a fine copy of each picture
+            self._coarse, self._fine = (
+                cv2.FaceDetectorYN.create("onnx", *content, (COARSE_SIDE, COARSE_SIDE), **settings)  # type: ignore[call-overload]
                 for _ in range(2)
             )
         except cv2.error as error:
@@ -153,7 +153,7 @@ class OpenCvYuNet:
     def __call__(self, image: Image) -> NDArray[np.float64]:
         """Run the network, as described in `YuNet`."""
         bgr = cv2.merge(_channels(image)) if image.ndim == 2 else image
-        network = self._small if max(bgr.shape) <= _SMALL else self._large
+        network = self._coarse if max(bgr.shape) <= COARSE_SIDE else self._fine
         with self._lock:
             network.setInputSize((bgr.shape[1], bgr.shape[0]))
             try:

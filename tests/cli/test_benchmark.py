@@ -1,4 +1,4 @@
-"""`facexp benchmark` parses, calls and prints."""
+"""`facexp benchmark`: options, output and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from facexp_cli.main import cli
 
 
 def test_json_table_and_errors(tmp_path: Path) -> None:
-    """Guards: data alone on standard output, one line for a source that is none, and lists of numbers."""
+    """Guards against other text on standard output, a traceback for a missing source, and invalid lists of numbers."""
     quick = ["benchmark", "--rounds", "1", "--batch", "2", "--device", "cpu"]
     done = CliRunner().invoke(cli, [*quick, "--starts", "1", "--json"])
     assert done.exit_code == 0, done.stderr
@@ -28,11 +28,11 @@ def test_json_table_and_errors(tmp_path: Path) -> None:
         assert CliRunner().invoke(cli, ["benchmark", "--threads", wrong]).exit_code == 2
 
 
-@pytest.mark.parametrize(("option", "most"), [("--threads", 1024), ("--batch", 4096)])
-def test_numbers_too_large_to_run_are_wrong_usage(option: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the machine's memory: nothing is started for them."""
-    monkeypatch.setattr("facexp.benchmark.run", lambda *_: pytest.fail("it was started"))
-    for wrong in (most + 1, 99_999_999_999):
+@pytest.mark.parametrize(("option", "maximum"), [("--threads", 1024), ("--batch", 4096)])
+def test_numbers_too_large_to_run_are_wrong_usage(option: str, maximum: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against running out of memory: nothing is started for such numbers."""
+    monkeypatch.setattr("facexp.benchmark.run", lambda *_: pytest.fail("the benchmark was started"))
+    for wrong in (maximum + 1, 99_999_999_999):
         done = CliRunner().invoke(cli, ["benchmark", option, f"1,{wrong}"])
         assert done.exit_code == 2
-        assert f"'{option}': 1,{wrong} is not a list of numbers from 1 to {most}" in done.stderr
+        assert f"'{option}': 1,{wrong} is not a list of numbers from 1 to {maximum}" in done.stderr

@@ -1,4 +1,4 @@
-"""`facexp-infer` as a process: signals, readers that go, a full disk, a terminal, and libraries that chatter."""
+"""`facexp-infer` as a process: signals, a closed output pipe, a full disk, a terminal, and output of libraries."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from infer_command import COMMAND, records, start, write_clip
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_leaves_whole_lines(
+def test_a_signal_leaves_only_complete_lines(
     tmp_path: Path, tiny_bundle: Path, astronaut: Any, number: int, status: int
 ) -> None:
-    """Guards Ctrl-C at the worst moment: the reader is slow, the pipe is full, a line is half in it."""
-    # a pipe takes 4 kB at once or not at all, and Python keeps what is left of 8 kB: only longer lines can break
+    """Guards against a truncated line after Ctrl-C while the reader is slow and a line is half in the full pipe."""
+    # a pipe takes up to 4 kB atomically, and Python buffers the rest of up to 8 kB: only longer lines can break
     save_picture(tmp_path / "many.png", np.tile(astronaut[:256:2, 96:352:2], (4, 4, 1)))
     process = start(*["many.png"] * 60, "--bundle", str(tiny_bundle), cwd=tmp_path)
     assert process.stdout is not None
@@ -46,16 +46,16 @@ def test_a_signal_leaves_whole_lines(
 
 
 def wait_until_full(pipe: Any) -> None:
-    """Wait until hardly anything more goes into the pipe: the command then stands in the middle of a line."""
-    room = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+    """Wait until the pipe is almost full: the command is then blocked in the middle of a line."""
+    capacity = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
     deadline = time.monotonic() + 60
-    while struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0] < room - 8192:
+    while struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))[0] < capacity - 8192:
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 def test_ctrl_c_leaves_no_half_written_clip(tmp_path: Path, tiny_bundle: Path) -> None:
-    """Guards --save: the photos done are there, the clip that was being written is gone with its temporary file."""
+    """Guards against an unfinished clip or its temporary file in the --save folder; finished photos stay."""
     save_picture(tmp_path / "a.png", np.full((48, 64, 3), 90, np.uint8))
     write_clip(str(tmp_path / "x.mp4"), 2000)
     options = ["--face-crops", "--bundle", str(tiny_bundle), "--save", "out"]
@@ -70,8 +70,8 @@ def test_ctrl_c_leaves_no_half_written_clip(tmp_path: Path, tiny_bundle: Path) -
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
 
 
-def test_a_reader_that_goes_ends_the_run_quietly(tmp_path: Path, tiny_bundle: Path) -> None:
-    """Guards `facexp-infer ... | head -1`."""
+def test_a_closed_output_pipe_ends_the_run_quietly(tmp_path: Path, tiny_bundle: Path) -> None:
+    """Guards against an error message from `facexp-infer ... | head -1`."""
     write_clip(str(tmp_path / "x.mp4"), 300)
     process = start("x.mp4", "--face-crops", "--bundle", str(tiny_bundle), cwd=tmp_path)
     assert process.stdout is not None
@@ -83,27 +83,27 @@ def test_a_reader_that_goes_ends_the_run_quietly(tmp_path: Path, tiny_bundle: Pa
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_is_one_line(tmp_path: Path, tiny_bundle: Path) -> None:
-    """Guards `> results.jsonl` on a full disk: said once, status 1, no traceback."""
+def test_a_full_disk_is_reported_in_one_line(tmp_path: Path, tiny_bundle: Path) -> None:
+    """Guards against a traceback, repeated messages or status 0 if `> results.jsonl` fills the disk."""
     write_clip(str(tmp_path / "x.mp4"), 3)
     with Path("/dev/full").open("wb") as full:
         process = start("x.mp4", "--bundle", str(tiny_bundle), cwd=tmp_path, stdout=full)
         assert process.stderr is not None
-        said = process.stderr.read()
+        message = process.stderr.read()
     assert process.wait(20) == 1
-    assert said == b"Error: standard output cannot be written: No space left on device\n"
+    assert message == b"Error: standard output cannot be written: No space left on device\n"
 
 
-def test_libraries_do_not_chatter(tmp_path: Path, tiny_bundle: Path) -> None:
-    """Guards standard error against libraries that print past Python, and standard output against an ASCII locale."""
+def test_output_of_libraries_is_suppressed(tmp_path: Path, tiny_bundle: Path) -> None:
+    """Guards against libraries that write to standard error on their own, and records that fail in an ASCII locale."""
     write_clip(str(tmp_path / "Grüße.mp4"), 30)
     data = bytearray((tmp_path / "Grüße.mp4").read_bytes())
     (tmp_path / "cut.mp4").write_bytes(data[:500])
     ok, jpeg = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
     assert ok
-    hurt = bytearray(jpeg.tobytes())
-    hurt[len(hurt) // 2 : len(hurt) // 2 + 40] = bytes(40)
-    (tmp_path / "hurt.jpg").write_bytes(hurt)
+    damaged = bytearray(jpeg.tobytes())
+    damaged[len(damaged) // 2 : len(damaged) // 2 + 40] = bytes(40)
+    (tmp_path / "hurt.jpg").write_bytes(damaged)
     (tmp_path / "bad.tif").write_bytes(b"II*\0" + bytes(60))
     process = subprocess.run(
         [*COMMAND, "Grüße.mp4", "cut.mp4", "hurt.jpg", "bad.tif", "--bundle", str(tiny_bundle)],
@@ -120,7 +120,7 @@ def test_libraries_do_not_chatter(tmp_path: Path, tiny_bundle: Path) -> None:
 
 
 def test_a_terminal_gets_text_and_a_progress_bar(tmp_path: Path, tiny_bundle: Path) -> None:
-    """Guards the two streams of a person at a terminal: text by default, a bar on standard error that -q takes away."""
+    """Guards against JSON lines on a terminal, and a progress bar that is missing or that -q does not remove."""
     write_clip(str(tmp_path / "x.mp4"), 5)
     for options, bar in (([], True), (["-q"], False)):
         out_master, out = pty.openpty()
@@ -130,7 +130,7 @@ def test_a_terminal_gets_text_and_a_progress_bar(tmp_path: Path, tiny_bundle: Pa
         process = start(*arguments, cwd=tmp_path, stdout=out, stderr=error)
         os.close(out)
         os.close(error)
-        texts = drain(process, out_master, error_master)
+        texts = drain(out_master, error_master)
         assert process.wait(20) == 1
         lines = texts[out_master].replace("\r\n", "\n").splitlines()
         assert lines[0] == "x.mp4  frame 0  0.00 s  64x48  no face"
@@ -139,8 +139,8 @@ def test_a_terminal_gets_text_and_a_progress_bar(tmp_path: Path, tiny_bundle: Pa
         assert "Error: gone.jpg: no such file or folder" in texts[error_master]
 
 
-def drain(process: subprocess.Popen[bytes], *masters: int) -> dict[int, str]:
-    """All that the terminals get until the other side closes them."""
+def drain(*masters: int) -> dict[int, str]:
+    """Return the text that each terminal receives until the other side closes it."""
     data = dict.fromkeys(masters, b"")
     still_open = list(masters)
     while still_open:
@@ -156,8 +156,8 @@ def drain(process: subprocess.Popen[bytes], *masters: int) -> dict[int, str]:
     return {master: text.decode() for master, text in data.items()}
 
 
-def test_what_is_ignored_on_purpose_stays_ignored() -> None:
-    """Guards `nohup facexp-infer rtsp://... &`: a terminal that is closed does not end it."""
+def test_an_ignored_signal_stays_ignored() -> None:
+    """Guards against `nohup facexp-infer rtsp://... &` ending when its terminal is closed."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Signals():
@@ -167,20 +167,20 @@ def test_what_is_ignored_on_purpose_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_second_signal_ends_what_is_stuck() -> None:
-    """Guards Ctrl-C where whoever reads our output does not: the first lets the line end, the second does not wait."""
+def test_a_second_signal_ends_a_blocked_run() -> None:
+    """Guards against a run that Ctrl-C cannot end while a line is blocked: only the first signal waits for the line."""
 
-    def stuck(signals: Signals) -> None:
-        with signals.whole():
+    def blocked(signals: Signals) -> None:
+        with signals.deferred():
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGINT)
-            pytest.fail("the second signal was held up, too")
+            pytest.fail("the second signal was deferred, too")
 
-    # a shell's background job has handed down a SIGINT that is ignored
+    # if the tests run as a shell's background job, SIGINT is ignored
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with Signals() as signals, pytest.raises(Stop) as caught:
-            stuck(signals)
+            blocked(signals)
     finally:
         signal.signal(signal.SIGINT, before)
     assert caught.value.status == 130

@@ -1,4 +1,4 @@
-"""`facexp doctor`: text for people, JSON for machines, and an exit status that a script can use."""
+"""`facexp doctor`: text for people, JSON for programs, and an exit status for scripts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOTE = Finding("cameras", "note", "none")
 
 @pytest.mark.parametrize(("findings", "status"), [((SOUND, NOTE), 0), ((SOUND, BROKEN, NOTE), 3)])
 def test_exit_status_and_json(monkeypatch: pytest.MonkeyPatch, findings: tuple[Finding, ...], status: int) -> None:
-    """Guards the status: 3 for a fault alone, and the one object with the same findings."""
+    """Guards against a status other than 3 for a fault and 0 for none, and JSON with other findings."""
     monkeypatch.setattr(doctor, "examine", lambda bundle: Diagnosis(findings))
     result = CliRunner().invoke(main.cli, ["doctor", "--json"])
     assert result.exit_code == status
@@ -32,12 +32,12 @@ def test_exit_status_and_json(monkeypatch: pytest.MonkeyPatch, findings: tuple[F
     }
 
 
-def test_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Guards the columns, the command on a line of its own, and that --bundle arrives."""
-    asked = []
-    monkeypatch.setattr(doctor, "examine", lambda bundle: asked.append(bundle) or Diagnosis((SOUND, BROKEN, NOTE)))
+def test_text_lists_the_findings_in_columns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Guards against wrong columns, a fix that is not on its own line, and --bundle being ignored."""
+    bundles = []
+    monkeypatch.setattr(doctor, "examine", lambda bundle: bundles.append(bundle) or Diagnosis((SOUND, BROKEN, NOTE)))
     result = CliRunner().invoke(main.cli, ["doctor", "--bundle", str(tmp_path)])
-    assert asked == [tmp_path]
+    assert bundles == [tmp_path]
     assert result.stdout == (
         "ok     Python       3.11.7\n"
         "fault  onnxruntime  cannot be imported\n"
@@ -48,14 +48,14 @@ def test_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gone", "name", "needing"),
+    ("missing", "name", "dependent"),
     [("cv2", "OpenCV", "models"), ("numpy", "numpy", "the rest"), ("onnxruntime", "onnxruntime", "CPU")],
 )
-def test_a_broken_installation_is_still_examined(tiny_bundle: Path, gone: str, name: str, needing: str) -> None:
-    """Guards against a doctor that falls ill itself: a finding for what is broken, notes for what needs it."""
+def test_a_broken_installation_is_still_examined(tiny_bundle: Path, missing: str, name: str, dependent: str) -> None:
+    """Guards against a doctor that crashes: a missing package is a fault, and checks that need it become notes."""
     code = f"""
 import sys
-sys.modules[{gone!r}] = None
+sys.modules[{missing!r}] = None
 from facexp_cli.main import main
 sys.argv = ["facexp", "doctor", "--json", "--bundle", {str(tiny_bundle)!r}]
 try:
@@ -68,4 +68,4 @@ finally:
     names = {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
     assert names[name]["state"] == "fault"
     assert names[name]["fix"]
-    assert names[needing]["state"] == "note"
+    assert names[dependent]["state"] == "note"

@@ -1,4 +1,4 @@
-"""`facexp-infer` as a user and a program meet it: streams, exit status, signals, and every option."""
+"""`facexp-infer` as users and programs call it: standard output and error, exit status, and every option."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_bundle: Path, astronaut: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command in a directory that holds photo.png, one face, and blank.png, none."""
+    """A function that runs the command in a directory with photo.png, one face, and blank.png, no face."""
     monkeypatch.chdir(tmp_path)
     save_picture(Path("photo.png"), astronaut)
     save_picture(Path("blank.png"), np.full((48, 64, 3), 90, np.uint8))
@@ -47,7 +47,7 @@ def run(tmp_path: Path, tiny_bundle: Path, astronaut: Any, monkeypatch: pytest.M
 
 
 def test_piped_output_is_json_lines_and_nothing_else(run: Run) -> None:
-    """Guards programs that read standard output."""
+    """Guards against anything that would break a program which reads standard output."""
     result = run("photo.png", "blank.png")
     assert result.exit_code == 0
     assert result.stderr == ""
@@ -58,8 +58,8 @@ def test_piped_output_is_json_lines_and_nothing_else(run: Run) -> None:
     assert (blank["source"], blank["faces"]) == ("blank.png", [])
 
 
-def test_what_cannot_be_read_does_not_stop_the_rest(run: Run) -> None:
-    """Guards the error's record, its one line, the exit status, and what comes after it."""
+def test_a_source_that_cannot_be_read_does_not_stop_the_others(run: Run) -> None:
+    """Guards against a missing error record or message, status 0, and lost records of the sources after an error."""
     Path("bad.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(20))
     Path("empty").mkdir()
     result = run("bad.jpg", "gone.png", "*.nope", "empty", "blank.png")
@@ -112,7 +112,7 @@ def test_what_cannot_be_read_does_not_stop_the_rest(run: Run) -> None:
     ],
 )
 def test_wrong_usage_is_status_2(run: Run, arguments: list[str]) -> None:
-    """Guards against a mistyped flag taken for a file, and against values out of range; nothing is written."""
+    """Guards against a mistyped flag taken for a file, values out of range, and files written despite the error."""
     before = sorted(os.listdir())  # noqa: PTH208
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
@@ -120,8 +120,8 @@ def test_wrong_usage_is_status_2(run: Run, arguments: list[str]) -> None:
     assert sorted(os.listdir()) == before  # noqa: PTH208
 
 
-def test_a_bundle_or_detector_that_is_none_is_one_line(run: Run, tmp_path: Path, tiny_bundle: Path) -> None:
-    """Guards the errors of the runtime: one line, status 1, no traceback."""
+def test_an_invalid_bundle_or_detector_is_reported_in_one_line(run: Run, tmp_path: Path, tiny_bundle: Path) -> None:
+    """Guards against a traceback for errors of the runtime, and a status other than 1."""
     Path("x.onnx").write_bytes(b"no model")
     Path("none").mkdir()
     for result in (
@@ -132,8 +132,8 @@ def test_a_bundle_or_detector_that_is_none_is_one_line(run: Run, tmp_path: Path,
         assert re.fullmatch(r"Error: .+\n", result.stderr)
 
 
-def test_raw_frames_of_a_pipe_in_a_list(run: Run) -> None:
-    """Guards --raw where the list names standard input."""
+def test_raw_applies_to_standard_input_named_in_a_list(run: Run) -> None:
+    """Guards against --raw being refused if only a list names standard input, or accepted if nothing does."""
     Path("list.txt").write_text("blank.png\n-\n")
     result = run("@list.txt", "--raw", "64x48")
     assert [record["source"] for record in records(result.stdout)] == ["blank.png", "-"]
@@ -141,8 +141,8 @@ def test_raw_frames_of_a_pipe_in_a_list(run: Run) -> None:
     assert run("@list.txt", "--raw", "64x48").exit_code == 2
 
 
-def test_csv_and_text(run: Run) -> None:
-    """Guards the other two forms, with the emotions asked for."""
+def test_csv_and_text_output(run: Run) -> None:
+    """Guards against wrong rows or lines, and --emotions having no effect on the columns."""
     result = run("photo.png", "blank.png", "--format", "csv", "--emotions", "five")
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     assert [row["face"] for row in rows] == ["0", ""]
@@ -154,8 +154,8 @@ def test_csv_and_text(run: Run) -> None:
     )
 
 
-def test_own_labels(run: Run, tmp_path: Path) -> None:
-    """Guards a bundle with other labels: its own columns, and one line for emotions that it does not know."""
+def test_a_bundle_with_its_own_labels(run: Run, tmp_path: Path) -> None:
+    """Guards against columns other than the bundle's labels, and a traceback for --emotions that it does not know."""
     bundle = str(tiny.build(tmp_path / "own", labels=("calm", "tired")))
     result = CliRunner().invoke(infer, ["photo.png", "--format", "csv", "--bundle", bundle])
     (row,) = csv.DictReader(io.StringIO(result.stdout))
@@ -167,7 +167,7 @@ def test_own_labels(run: Run, tmp_path: Path) -> None:
 
 
 def test_options_reach_the_analyzer(run: Run, astronaut: Any) -> None:
-    """Guards --emotions, --min-score, --min-face, --max-faces, --face-crops, --device, --backend and --threads."""
+    """Guards against --emotions, --min-score, --min-face, --max-faces, --face-crops or --backend having no effect."""
 
     def faces(*arguments: str) -> list[dict[str, Any]]:
         (record,) = records(run(*arguments).stdout)
@@ -186,8 +186,8 @@ def test_options_reach_the_analyzer(run: Run, astronaut: Any) -> None:
     assert (crop["box"], crop["score"]) == ([0.0, 0.0, 64.0, 48.0], 1.0)
 
 
-def test_clips_and_every(run: Run) -> None:
-    """Guards the frames of a clip: each has its own record with the clip's own number and time."""
+def test_options_select_the_frames_of_a_clip(run: Run) -> None:
+    """Guards against wrong frames, and records that lack the clip's own frame numbers and times."""
     write_clip("x.mp4")
     assert [record["frame"] for record in records(run("x.mp4").stdout)] == list(range(20))
     found = records(run("x.mp4", "--every", "7").stdout)
@@ -197,8 +197,8 @@ def test_clips_and_every(run: Run) -> None:
     assert not any("age_ms" in record for record in found)
 
 
-def test_what_stands_behind_an_endless_source_is_told(run: Run) -> None:
-    """Guards `facexp-infer 0 1`, whose second camera is never reached; and a list as a source."""
+def test_sources_after_an_endless_one_give_a_note(run: Run) -> None:
+    """Guards against `facexp-infer 0 1` without a note that the second camera is not reached; here with a list."""
     Path("list.txt").write_text("blank.png\n98\nblank.png\n")
     result = run("@list.txt")
     assert [record["source"] for record in records(result.stdout)] == ["blank.png", "98", "blank.png"]
@@ -207,19 +207,19 @@ def test_what_stands_behind_an_endless_source_is_told(run: Run) -> None:
     assert "is read until" not in run("blank.png", "98").stderr
 
 
-def test_a_preview_that_cannot_be_served_is_wrong_usage(run: Run) -> None:
-    """Guards the line for a port that is taken, and for an extra that is missing."""
+def test_a_preview_on_a_port_in_use_is_wrong_usage(run: Run) -> None:
+    """Guards against a traceback for a port that another program uses."""
     pytest.importorskip("uvicorn", reason="the preview comes with the extra `serve`")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         result = run("blank.png", "--preview", str(taken.getsockname()[1]))
     assert (result.exit_code, result.stdout) == (2, "")
-    assert re.search(r"Error: --preview nothing can be served on 127\.0\.0\.1, port \d+: ", result.stderr)
+    assert re.search(r"Error: --preview cannot listen on 127\.0\.0\.1, port \d+: ", result.stderr)
 
 
-def test_a_preview_for_the_network_is_warned_of(run: Run) -> None:
-    """Guards the people in the picture: whoever opens it to others is told what that means, also with -q."""
+def test_a_preview_open_to_the_network_gives_a_warning(run: Run) -> None:
+    """Guards the privacy of the people in the picture: the warning appears even with -q."""
     pytest.importorskip("uvicorn", reason="the preview comes with the extra `serve`")
     result = run("blank.png", "--preview", "0.0.0.0:0", "-q")
     assert result.exit_code == 0
@@ -227,15 +227,15 @@ def test_a_preview_for_the_network_is_warned_of(run: Run) -> None:
     assert "Warning" not in run("blank.png", "--preview", "0").stderr
 
 
-def test_a_missing_serve_extra_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the install command."""
+def test_a_missing_serve_extra_is_reported_in_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a message without the install command."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find_spec(name))
     result = run("blank.png", "--preview", "0")
     assert (result.exit_code, result.stderr) == (1, 'Error: uvicorn is not installed: pip install "facexp[serve]"\n')
 
 
-def test_save(run: Run) -> None:
-    """Guards --save: photos and clips under their names, the clip of --every as long as its original."""
+def test_save_writes_annotated_photos_and_clips(run: Run) -> None:
+    """Guards against wrong file names, pictures without annotation, and a clip that --every makes shorter."""
     Path("album/sub").mkdir(parents=True)
     for name in ("album/a.png", "album/sub/a.png"):
         shutil.copy("photo.png", name)
@@ -258,20 +258,20 @@ def test_save(run: Run) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="pipes have no names here")
-def test_a_list_from_a_pipe(run: Run) -> None:
-    """Guards `find | facexp-infer @/dev/stdin --save out`: all that asks for the names gets them from one reading."""
-    end, start = os.pipe()
-    os.write(start, b"blank.png\nphoto.png\n")
-    os.close(start)
-    result = run(f"@/dev/fd/{end}", "--save", "out")
-    os.close(end)
+def test_a_list_from_a_pipe_is_read_once(run: Run) -> None:
+    """Guards against a second, empty reading for --save in `find | facexp-infer @/dev/stdin --save out`."""
+    read_end, write_end = os.pipe()
+    os.write(write_end, b"blank.png\nphoto.png\n")
+    os.close(write_end)
+    result = run(f"@/dev/fd/{read_end}", "--save", "out")
+    os.close(read_end)
     assert (result.exit_code, result.stderr) == (0, "")
     assert [record["source"] for record in records(result.stdout)] == ["blank.png", "photo.png"]
     assert sorted(path.name for path in Path("out").iterdir()) == ["blank.png", "photo.png"]
 
 
-def test_what_cannot_be_saved_does_not_stop_the_rest(run: Run) -> None:
-    """Guards the records of pictures whose annotated copy cannot be written: status 1, one line each."""
+def test_a_picture_that_cannot_be_saved_does_not_stop_the_others(run: Run) -> None:
+    """Guards against lost records, status 0, or more than one line if an annotated picture cannot be written."""
     Path("out").mkdir()
     Path("out/album").write_text("in the way")
     Path("album").mkdir()
@@ -283,21 +283,21 @@ def test_what_cannot_be_saved_does_not_stop_the_rest(run: Run) -> None:
     assert Path("out/blank.png").is_file()
 
 
-def test_faces_of_a_clip_are_followed(run: Run, astronaut: Any) -> None:
-    """Guards --detect-every and --smooth: ids and smoothed values in each frame's record; 0 turns smoothing off."""
+def test_faces_of_a_clip_are_tracked(run: Run, astronaut: Any) -> None:
+    """Guards against records without ids or smoothed values, and --detect-every or --smooth 0 having no effect."""
     writer = cv2.VideoWriter("face.mp4", cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), 10, (512, 512))
     for _ in range(4):
         writer.write(astronaut)
     writer.release()
-    for arguments, looks, smoothed in (((), 1, True), (("--detect-every", "2", "--smooth", "0"), 2, False)):
+    for arguments, detector_runs, smoothed in (((), 1, True), (("--detect-every", "2", "--smooth", "0"), 2, False)):
         found = records(run("face.mp4", *arguments).stdout)
         assert [[face["id"] for face in record["faces"]] for record in found] == [[1]] * 4
         assert all(("smoothed" in face) is smoothed for record in found for face in record["faces"])
-        assert sum(record["ms"]["detect"] > 0 for record in found) == looks
+        assert sum(record["ms"]["detect"] > 0 for record in found) == detector_runs
 
 
-def test_the_garbage_collector_works_again_once_all_is_loaded(run: Run) -> None:
-    """Guards a stream's memory, whatever became of the loading."""
+def test_the_garbage_collector_is_on_again_after_loading(run: Run) -> None:
+    """Guards against memory that grows over a stream since the collector stays off, also after a failed loading."""
     before = gc.get_freeze_count()
     assert run("photo.png").exit_code == 0
     assert gc.isenabled()
@@ -307,7 +307,7 @@ def test_the_garbage_collector_works_again_once_all_is_loaded(run: Run) -> None:
 
 
 def test_quiet_and_verbose(run: Run) -> None:
-    """Guards what goes to standard error: notes by default, nothing with -q, models and speed with -v."""
+    """Guards against other text on standard error: notes by default, nothing with -q, also models and speed with -v."""
     assert cv2.imwritemulti("x.tif", [np.full((8, 10), 90, np.uint8)] * 2)
     note = "Note: x.tif: has 2 pages, only the first is read\n"
     assert run("x.tif").stderr == note
@@ -319,7 +319,7 @@ def test_quiet_and_verbose(run: Run) -> None:
 
 
 def test_help_documents_every_option() -> None:
-    """Guards the option table: each flag of the issue, each with a help text."""
+    """Guards against an option that is missing in the table of options or has no help text."""
     text = CliRunner().invoke(infer, ["--help"], env={"COLUMNS": "200"}).output
     for flag in (
         *("--format [text|jsonl|csv]", "--save DIR", "--emotions [five|seven]", "--face-crops"),
@@ -342,8 +342,8 @@ def test_help_documents_every_option() -> None:
     assert all(getattr(parameter, "help", "") for parameter in infer.params[1:])
 
 
-def test_who_looks_at_pictures_gets_the_whole_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards pictures that are drawn on: faces in pixels of the photo, on a copy of half its size, would lie beside."""
+def test_pictures_that_are_drawn_on_are_read_in_full_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against faces drawn at the wrong place: their pixels are those of the photo, not of a reduced copy."""
     jobs: list[Any] = []
     monkeypatch.setattr("facexp_cli.infer.run", lambda job: jobs.append(job) or 0)
     for more in ([], ["--save", "out"], ["--preview", "8000"]):
@@ -351,14 +351,14 @@ def test_who_looks_at_pictures_gets_the_whole_of_them(monkeypatch: pytest.Monkey
     assert [job.read_options().reduced for job in jobs] == [True, False, False]
 
 
-def test_a_last_clip_that_cannot_be_finished_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards a disk that is full at the very end: status 1 and the reason, no traceback."""
+def test_a_last_clip_that_cannot_be_finished_is_reported_in_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a traceback or status 0 if the disk is full at the very end."""
 
-    def full(_: object) -> None:
+    def fail(_: object) -> None:
         raise SinkError("out/a.mp4: only 3 of 20 frames could be written: is the disk full?")
 
     write_clip("a.mp4")
-    monkeypatch.setattr("facexp.sinks.clip_file.ClipFile.finish", full)
+    monkeypatch.setattr("facexp.sinks.clip_file.ClipFile.finish", fail)
     result = run("a.mp4", "--save", "out")
     assert result.exit_code == 1
     assert len(records(result.stdout)) == 20

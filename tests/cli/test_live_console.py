@@ -1,4 +1,4 @@
-"""`facexp-infer` on cameras, streams and standard input as a process: signals, secrets, and what goes where."""
+"""`facexp-infer` on cameras, streams and standard input as a process: signals, passwords, and standard error."""
 
 from __future__ import annotations
 
@@ -19,32 +19,34 @@ from infer_command import COMMAND, start
 
 
 @pytest.mark.parametrize(("number", "status", "frames"), [(signal.SIGINT, 130, 3), (signal.SIGTERM, 143, 0)])
-def test_a_signal_ends_a_camera_that_hangs(
+def test_a_signal_ends_the_run_while_a_camera_stalls(
     tmp_path: Path, tiny_bundle: Path, web_camera: Any, number: int, status: int, frames: int
 ) -> None:
-    """Guards Ctrl-C while nothing comes, at the opening and later: at once, with its status and nothing on stderr."""
+    """Guards against Ctrl-C that waits for a frame, at the opening or later, and another status or text on stderr."""
     web_camera.plan = [(frames, "stalls")]
     options = ["--policy", "all", "--timeout", "120", "--save", "out", "--bundle", str(tiny_bundle)]
     process = start(web_camera.address, *options, cwd=tmp_path)
     assert process.stdout is not None
     assert process.stderr is not None
-    assert web_camera.asked.wait(60)
+    assert web_camera.requested.wait(60)
     assert [json.loads(process.stdout.readline())["frame"] for _ in range(frames)] == list(range(frames))
     begun = time.monotonic()
     process.send_signal(number)
     assert process.wait(30) == status
-    # a second on a machine that is free; here others may be at work
+    # about a second on an idle machine; the limit allows for other load
     assert time.monotonic() - begun < 10
     assert process.stderr.read() == b""
-    # the recording of a camera ends in no other way
+    # a signal is the normal end of a camera's recording, so the file is kept
     assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".mkv"] * (frames > 0)
 
 
-def test_a_stream_that_breaks_and_its_password(tmp_path: Path, tiny_bundle: Path, web_camera: Any) -> None:
-    """Guards records, notes and FFmpeg's own lines against the password; the age and what was dropped are there."""
+def test_a_broken_stream_is_reopened_and_its_password_hidden(
+    tmp_path: Path, tiny_bundle: Path, web_camera: Any
+) -> None:
+    """Guards against the password in records, notes and FFmpeg's own messages, and records without age and dropped."""
     web_camera.plan = [(5, "ends"), (0, "refused")]
     (tmp_path / "cameras.txt").write_text(f"# ours\n{web_camera.address}\n")
-    # -v is where the libraries may speak
+    # with -v, the libraries may write messages
     arguments = ["@cameras.txt", "-v", "--duration", "4", "--save", "out", "--bundle", str(tiny_bundle)]
     process = start(*arguments, cwd=tmp_path)
     out, error = process.communicate(timeout=60)
@@ -53,7 +55,7 @@ def test_a_stream_that_breaks_and_its_password(tmp_path: Path, tiny_bundle: Path
     assert {record["source"] for record in records} == {records[0]["source"]}
     assert records[0]["source"].startswith("http://***@127.0.0.1:")
     assert all(record["age_ms"] > 0 for record in records)
-    # each frame that came is a record or was dropped
+    # each frame that arrived has a record or was dropped
     for before, after in itertools.pairwise(records):
         assert after["dropped"] <= after["frame"] - before["frame"] - 1
     assert [line for line in error.decode().splitlines() if "opening it again" in line]
@@ -63,8 +65,8 @@ def test_a_stream_that_breaks_and_its_password(tmp_path: Path, tiny_bundle: Path
         assert b"admin" not in text
 
 
-def test_standard_input(tmp_path: Path, tiny_bundle: Path) -> None:
-    """Guards pipes: a stream of JPEGs, raw frames; and a signal while the writer says nothing."""
+def test_standard_input_is_jpegs_or_raw_frames(tmp_path: Path, tiny_bundle: Path) -> None:
+    """Guards against wrong records from a pipe, and a signal that has no effect while the writer sends nothing."""
     frame = np.full((48, 64, 3), 90, np.uint8)
     jpeg = cv2.imencode(".jpg", frame)[1].tobytes()
     for data, options, times in (
@@ -92,7 +94,7 @@ def test_standard_input(tmp_path: Path, tiny_bundle: Path) -> None:
 
 
 def test_a_preview_ends_with_the_program(tmp_path: Path, tiny_bundle: Path, web_camera: Any) -> None:
-    """Guards --preview from end to end: its address is told, it shows the frame, and a signal ends it at once."""
+    """Guards against a preview whose address is not shown, that serves no frame, or that delays the end of the run."""
     pytest.importorskip("starlette", reason="the preview comes with the extra `serve`")
     pytest.importorskip("uvicorn", reason="the preview comes with the extra `serve`")
     process = start(web_camera.address, "--preview", "0", "--bundle", str(tiny_bundle), cwd=tmp_path)

@@ -1,4 +1,4 @@
-"""The group `facexp`: every command listed, nothing heavy imported, one line for what is missing."""
+"""The group `facexp`: its commands, what they import, their exit status, and errors of the environment."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ import facexp
 from facexp_cli import extras, main
 from facexp_cli.infer import infer
 
-UNSEEN = ("tqdm", "importlib.metadata", "facexp_cli.many", "facexp.many", "facexp.sinks.preview", "PIL", "matplotlib")
-"""What a photo's analysis with the results on standard output has no use for."""
+UNUSED = ("tqdm", "importlib.metadata", "facexp_cli.many", "facexp.many", "facexp.sinks.preview", "PIL", "matplotlib")
+"""Modules that are not needed to analyse a photo and write the result to standard output."""
 HEAVY = ("tensorflow", "keras", "pandas", "sklearn", "matplotlib", "skimage", "cv2", "onnxruntime", "facexp.analyzer")
+"""Modules that are slow to import or missing in a base install."""
 
-LOADED = """
+PRINT_LOADED = """
 import sys
 from facexp_cli.main import {script}
 try:
@@ -31,7 +32,7 @@ try:
 finally:
     print([name for name in {names!r} if name in sys.modules], file=sys.stderr)
 """
-"""Runs a console script with the process's arguments, and says which of the modules it has loaded."""
+"""Code that runs a console script with the process's arguments and prints which of the modules it has loaded."""
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -40,7 +41,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_lists_every_command() -> None:
-    """Guards the overview: each command with its one line."""
+    """Guards against a command that is missing in the overview."""
     result = CliRunner().invoke(main.cli, ["--help"])
     assert result.exit_code == 0
     for name in main.COMMANDS:
@@ -49,45 +50,46 @@ def test_help_lists_every_command() -> None:
 
 @pytest.mark.parametrize("command", ["", *main.COMMANDS])
 def test_help_imports_nothing_heavy(command: str) -> None:
-    """Guards a fast --help, and a base install in which most of these are missing."""
-    result = run(LOADED.format(script="main", names=HEAVY), *command.split(), "--help")
+    """Guards against a slow --help, and one that fails in a base install, where most of these are missing."""
+    result = run(PRINT_LOADED.format(script="main", names=HEAVY), *command.split(), "--help")
     assert result.returncode == 0
     assert result.stdout.startswith(f"Usage: facexp{' ' * bool(command)}{command} [OPTIONS]")
     assert result.stderr == "[]\n"
 
 
-def test_a_photo_waits_for_nothing_that_it_does_not_need(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Guards a quick start: a progress bar alone takes longer to import than a photo to analyse."""
+def test_analysing_a_photo_imports_nothing_that_it_does_not_need(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Guards against a slow start: importing the progress bar alone takes longer than analysing a photo."""
     photo = tmp_path / "photo.png"
     cv2.imwrite(str(photo), np.full((64, 64, 3), 90, np.uint8))
-    result = run(LOADED.format(script="infer_main", names=UNSEEN), str(photo), "--bundle", str(tiny_bundle))
+    result = run(PRINT_LOADED.format(script="infer_main", names=UNUSED), str(photo), "--bundle", str(tiny_bundle))
     assert result.returncode == 0
     assert '"faces"' in result.stdout
     assert result.stderr == "[]\n"
 
 
-def test_facexp_infer_is_the_same_command() -> None:
+def test_facexp_infer_is_the_command_infer() -> None:
     """Guards against two commands that drift apart."""
     assert main.cli.get_command(click.Context(main.cli), "infer") is infer
 
 
-def _every(command: click.Command) -> list[click.Command]:
-    below = command.list_commands(click.Context(command)) if isinstance(command, click.Group) else []
-    found = [command.get_command(click.Context(command), name) for name in below]
-    return [command, *(each for one in found if one is not None for each in _every(one))]
+def _commands(command: click.Command) -> list[click.Command]:
+    """Return a command and, recursively, its subcommands."""
+    names = command.list_commands(click.Context(command)) if isinstance(command, click.Group) else []
+    found = [command.get_command(click.Context(command), name) for name in names]
+    return [command, *(each for one in found if one is not None for each in _commands(one))]
 
 
-def test_an_empty_name_is_no_folder() -> None:
-    """Guards `--save "$OUT"` with an unset variable, of which pathlib makes the current directory."""
-    given = [each for command in _every(main.cli) for each in command.params if isinstance(each.type, click.Path)]
-    assert len(given) > 20
-    for parameter in given:
+def test_an_empty_path_is_refused() -> None:
+    """Guards against `--save "$OUT"` with an unset variable, which pathlib turns into the current directory."""
+    paths = [each for command in _commands(main.cli) for each in command.params if isinstance(each.type, click.Path)]
+    assert len(paths) > 20
+    for parameter in paths:
         with pytest.raises(click.BadParameter):
             parameter.type.convert("", parameter, None)
 
 
-def test_a_missing_module_is_one_line() -> None:
-    """Guards the base install: `facexp train` says what to install, with any options behind it, and status 1."""
+def test_a_missing_module_is_reported_in_one_line() -> None:
+    """Guards against a traceback in a base install: `facexp train` with any options says what to install, status 1."""
     code = """
 import sys
 sys.modules["facexp_cli.train"] = None
@@ -101,18 +103,18 @@ main()
 
 
 def test_require_names_the_extra() -> None:
-    """Guards the line that every command of an extra uses."""
+    """Guards against a message without the install command, in every command that needs an extra."""
     extras.require("cpu", "sys", "numpy")
     with pytest.raises(click.ClickException) as caught:
         extras.require("train", "numpy", "no_such_module")
     assert caught.value.message == 'no_such_module is not installed: pip install "facexp[train]"'
-    # find_spec raises where the package is missing that the module is in
+    # find_spec raises an error if the package that contains the module is missing
     with pytest.raises(click.ClickException, match=r"no_such_package\.module is not installed"):
         extras.require("serve", "no_such_package.module")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (["--no-such-flag"], 2, "No such option"),
         (["nonsense"], 2, "No such command 'nonsense'"),
@@ -122,55 +124,55 @@ def test_require_names_the_extra() -> None:
         ([], 2, "Usage: facexp"),
     ],
 )
-def test_exit_status(
-    arguments: list[str], status: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_exit_status_of_the_group(
+    arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards the statuses that the group itself gives."""
+    """Guards against other statuses and messages of the group itself."""
     monkeypatch.setattr(sys, "argv", ["facexp", *arguments])
     with pytest.raises(SystemExit) as caught:
         main.main()
     assert caught.value.code == status
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_ctrl_c_outside_a_run_is_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards Ctrl-C in the commands that do not handle it themselves: click alone would say 1."""
+    """Guards against status 1, which click alone would give, in commands that do not handle Ctrl-C themselves."""
 
     def interrupted() -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys, "argv", ["facexp"])
     with pytest.raises(SystemExit) as caught:
-        main._end(lambda: click.Command("x", callback=interrupted), "x")
+        main._run_and_exit(lambda: click.Command("x", callback=interrupted), "x")
     assert caught.value.code == 130
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         ("ImportError('libGL.so.1: cannot open')", "Error: libGL.so.1: cannot open: run facexp doctor to find a fix\n"),
         ("OSError(28, 'No space left')", "Traceback"),
         ("ZeroDivisionError()", "Traceback"),
     ],
 )
-def test_what_no_command_expects_is_status_1(error: str, said: str) -> None:
-    """Guards broken libraries against a traceback; our own faults keep one."""
+def test_an_unexpected_error_is_status_1(error: str, message: str) -> None:
+    """Guards against a traceback for a broken library, and against hiding the traceback of a fault in facexp."""
     code = f"""
 import click
-from facexp_cli.main import _end
+from facexp_cli.main import _run_and_exit
 def fail():
     raise {error}
-_end(lambda: click.Command("x", callback=fail), "x")
+_run_and_exit(lambda: click.Command("x", callback=fail), "x")
 """
     result = run(code)
     assert result.returncode == 1
-    assert result.stderr.startswith(said)
+    assert result.stderr.startswith(message)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize("command", [["--help"], ["doctor"], ["infer", "--version"]])
-def test_a_full_disk_behind_standard_output_is_one_line(command: list[str]) -> None:
-    """Guards the commands that print by themselves."""
+def test_a_full_disk_behind_standard_output_is_reported_in_one_line(command: list[str]) -> None:
+    """Guards against a traceback in commands that print their output themselves."""
     code = "from facexp_cli.main import main; main()"
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -195,21 +197,21 @@ def test_a_full_disk_behind_standard_output_is_one_line(command: list[str]) -> N
         ),
     ],
 )
-def test_a_full_disk_behind_standard_error_changes_nothing(code: str, status: int) -> None:
-    """Guards the exit status, and a server whose log has no room left, against what cannot be told."""
+def test_a_full_disk_behind_standard_error_keeps_the_exit_status(code: str, status: int) -> None:
+    """Guards against another exit status, and a server that fails, if a message cannot be written."""
     with Path("/dev/full").open("w") as full:
         done = subprocess.run([sys.executable, "-c", code], stderr=full, timeout=60)
     assert done.returncode == status
 
 
 @pytest.mark.skipif(os.name != "posix", reason="closes descriptors")
-def test_closed_streams() -> None:
-    """Guards `facexp ... >&- 2>&-`: nothing ends in a file of ours, and the status is the command's own."""
+def test_closed_standard_streams() -> None:
+    """Guards against `facexp ... >&- 2>&-` writing messages into a file it has opened, and another exit status."""
     code = """
 import os
 import sys
 import click
-from facexp_cli.main import _end
+from facexp_cli.main import _run_and_exit
 def work():
     print("x", flush=True)
     print("y", file=sys.stderr, flush=True)
@@ -217,14 +219,14 @@ def work():
     raise click.ClickException("z")
 os.closerange(0, 3)
 sys.stdin = sys.stdout = sys.stderr = None
-_end(lambda: click.Command("x", callback=work), "x")
+_run_and_exit(lambda: click.Command("x", callback=work), "x")
 """
     assert run(code).returncode == 1
     assert run(code.replace("raise click", "click")).returncode == 0
 
 
 def test_demo(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the README's first command: the astronaut is found, printed and drawn, and the file is named."""
+    """Guards against a README whose first command fails: the face is found, printed and drawn, and the file named."""
     pytest.importorskip("skimage", reason="the astronaut comes with scikit-image")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(facexp, "Analyzer", partial(facexp.Analyzer, bundle=tiny_bundle))
@@ -241,7 +243,7 @@ def test_demo(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_demo_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the line of a missing scikit-image."""
+    """Guards against a traceback if scikit-image is missing."""
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "skimage" else real(name))
     result = CliRunner().invoke(main.cli, ["demo"])
@@ -249,8 +251,8 @@ def test_demo_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.stderr == 'Error: scikit-image is not installed: pip install "facexp[demo]"\n'
 
 
-def test_a_thread_that_hangs_does_not_hold_the_end_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the exit status where a camera's thread is left: Python's own end could wait for it or abort."""
+def test_a_hanging_thread_does_not_delay_the_exit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against an exit that waits for a camera's thread or aborts, as Python's own exit could."""
     ended: list[int] = []
     monkeypatch.setattr(sys, "argv", ["facexp-infer", "--mistyped"])
     monkeypatch.setattr(os, "_exit", ended.append)

@@ -1,4 +1,4 @@
-"""`facexp-infer --engine ray` up to the point where Ray starts: usage, extras, one line for what is wrong."""
+"""`facexp-infer --engine ray` up to the start of Ray: usage, missing extras, and errors in one line."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from facexp_cli.infer import infer
 Run = Callable[..., Result]
 
 PATIENCE_S = 60.0
-EXTRA = 'RAY NOT TESTED: pip install "facexp[ray]"'
+SKIPPED = 'RAY NOT TESTED: pip install "facexp[ray]"'
 
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs the command with Ray's engine in a directory that holds blank.png."""
+    """A function that runs the command with the Ray engine in a directory with blank.png."""
     monkeypatch.chdir(tmp_path)
     save_picture(Path("blank.png"), np.full((48, 64, 3), 90, np.uint8))
 
@@ -52,7 +52,7 @@ def run(tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> R
     ],
 )
 def test_wrong_usage_is_status_2(run: Run, arguments: list[str], reason: str) -> None:
-    """Guards options that would do nothing, and results without a place; nothing is written."""
+    """Guards against options that would have no effect, and files written despite the error."""
     result = run(*arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert reason in " ".join(result.stderr.split())
@@ -67,16 +67,16 @@ def test_the_engine_is_never_guessed(run: Run, flag: str) -> None:
     assert f"{flag.partition('=')[0]} is for --engine ray" in result.stderr
 
 
-def test_a_missing_extra_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the install command."""
+def test_a_missing_extra_is_reported_in_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a message without the install command."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else find_spec(name))
     result = run("blank.png", "--out", "o")
     assert (result.exit_code, result.stderr) == (1, 'Error: ray is not installed: pip install "facexp[ray]"\n')
 
 
-def test_what_cannot_be_done_is_one_line(run: Run) -> None:
-    """Guards cameras and pipes, and results that are there already: status 1, no traceback, nothing written over."""
-    pytest.importorskip("ray", reason=EXTRA)
+def test_unsupported_sources_and_existing_results_are_reported_in_one_line(run: Run) -> None:
+    """Guards against a traceback for cameras and pipes, and against existing results being overwritten."""
+    pytest.importorskip("ray", reason=SKIPPED)
     Path("there.parquet").mkdir()
     Path("there.parquet/part-000000.parquet").write_text("mine")
     for arguments, reason in (
@@ -91,34 +91,34 @@ def test_what_cannot_be_done_is_one_line(run: Run) -> None:
     assert Path("there.parquet/part-000000.parquet").read_text() == "mine"
 
 
-def test_a_cluster_that_is_not_there_is_one_line(run: Run) -> None:
-    """Guards against Ray's own patience with an address where nobody is, and its client, which Ray Data cannot use."""
-    pytest.importorskip("ray", reason=EXTRA)
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+def test_an_unreachable_cluster_is_reported_in_one_line(run: Run) -> None:
+    """Guards against Ray's long wait for an address that does not answer, and its client, which Ray Data cannot use."""
+    pytest.importorskip("ray", reason=SKIPPED)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
     for address, reason in (
         (f"127.0.0.1:{port}", f"Ray cannot be reached at 127.0.0.1:{port}: [Errno 111] Connection refused"),
         ("127.0.0.1:66666", "Ray cannot be reached at 127.0.0.1:66666: "),
         (f"ray://127.0.0.1:{port}", f"ray://127.0.0.1:{port}: Ray Data does not run through Ray's client"),
     ):
-        begin = time.monotonic()
+        start = time.monotonic()
         result = run("blank.png", "--out", "o", "--ray-address", address)
         assert (result.exit_code, result.stdout) == (1, "")
         assert re.fullmatch(rf"Error: {re.escape(reason)}.*\n", result.stderr), result.stderr
-        assert time.monotonic() - begin < PATIENCE_S
+        assert time.monotonic() - start < PATIENCE_S
 
 
-def test_results_that_cannot_be_written_are_one_line(run: Run) -> None:
-    """Guards against a traceback where --out leads nowhere."""
-    pytest.importorskip("ray", reason=EXTRA)
+def test_results_that_cannot_be_written_are_reported_in_one_line(run: Run) -> None:
+    """Guards against a traceback if --out cannot be made."""
+    pytest.importorskip("ray", reason=SKIPPED)
     result = run("blank.png", "--out", "blank.png/out")
     assert (result.exit_code, result.stdout) == (1, "")
     assert re.fullmatch(r"Error: .*blank\.png/out: .*Not a directory.*\n", result.stderr), result.stderr
 
 
-def test_an_interrupted_job_says_how_it_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards Ctrl-C: Ray ends with the job, the exit status is that of the signal, and a line tells of --resume."""
-    many = pytest.importorskip("facexp.many", reason=EXTRA)
+def test_an_interrupted_job_says_how_to_resume_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against Ray running on after Ctrl-C, a status other than the signal's, and no message about --resume."""
+    many = pytest.importorskip("facexp.many", reason=SKIPPED)
     from facexp_cli.console import Stop
 
     ended = []

@@ -1,4 +1,4 @@
-"""`facexp serve` as a program: what it says, how it ends, and where a token comes from."""
+"""`facexp serve` as a program: its messages, how it ends, and its token."""
 
 from __future__ import annotations
 
@@ -36,35 +36,35 @@ def get(address: str, **headers: str) -> Any:
         return json.load(answer)
 
 
-def ask_faces(address: str, file: bytes) -> Any:
+def predict_faces(address: str, file: bytes) -> Any:
     body = json.dumps({"instances": [{"b64": base64.b64encode(file).decode()}]}).encode()
     with urllib.request.urlopen(f"{address}/v1/models/faces:predict", body, timeout=60) as answer:
         return json.load(answer)["predictions"][0]
 
 
-def refuse(*arguments: str, **environment: str) -> tuple[int, str]:
+def run(*arguments: str, **environment: str) -> tuple[int, str]:
     done = CliRunner().invoke(serve_command, [*arguments, "--rest-port", "0", "--grpc-port", "0"], env=environment)
     return done.exit_code, done.output.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_serves_until_a_signal(tiny_bundle: Path, number: int) -> None:
-    """Guards the program's start and end: one line each, status 0, no port left."""
+def test_the_server_runs_until_a_signal(tiny_bundle: Path, number: int) -> None:
+    """Guards against other messages after the start, a status other than 0, and a port that stays open."""
     with serving(["--bundle", str(tiny_bundle)]) as process:
         status = get(f"{process.rest}/v1/models/faces")["model_version_status"][0]
         assert (status["version"], status["state"]) == ("1", "AVAILABLE")
-        assert process.said[0] == "Note: version 1 answers: tiny 0.0.1\n"
-        # libpng would say so by itself, between the server's own lines
-        assert "damaged" in ask_faces(process.rest, DAMAGED)["error"]
-        code, said = process.end(number)
-        assert (code, said) == (0, "Note: stopping: accepted requests are still answered\n")
+        assert process.startup_lines[0] == "Note: version 1 answers: tiny 0.0.1\n"
+        # libpng must not write a message of its own between those of the server
+        assert "damaged" in predict_faces(process.rest, DAMAGED)["error"]
+        code, messages = process.end(number)
+        assert (code, messages) == (0, "Note: stopping: accepted requests are still answered\n")
         host, _, port = process.rest.removeprefix("http://").rpartition(":")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, int(port)), timeout=60)
 
 
-def test_it_ends_without_a_thread_that_hangs(tiny_bundle: Path, tmp_path: Path) -> None:
-    """Guards the end: --drain holds for the process too, whatever a thread is still doing, and the status is 0."""
+def test_a_hanging_thread_does_not_delay_the_end(tiny_bundle: Path, tmp_path: Path) -> None:
+    """Guards against a process that outlives --drain because a thread still works, and a status other than 0."""
     hang = "lambda *_: (time.sleep(20), print('it was waited for', file=sys.stderr))"
     code = f"import sys, time\nimport facexp.server.models\nfacexp.server.models.read_picture = {hang}\n"
     (tmp_path / "sitecustomize.py").write_text(code)
@@ -73,40 +73,40 @@ def test_it_ends_without_a_thread_that_hangs(tiny_bundle: Path, tmp_path: Path) 
         ThreadPoolExecutor(1) as pool,
         serving(["--bundle", str(tiny_bundle), "--drain", "0.1"], PYTHONPATH=path) as process,
     ):
-        asked = pool.submit(ask_faces, process.rest, _PNG)
+        response = pool.submit(predict_faces, process.rest, _PNG)
         under_way = b'facexp_requests_under_way{model="faces"} 1.0'
         while under_way not in urllib.request.urlopen(f"{process.rest}/metrics", timeout=60).read():
-            assert not asked.done()
-        code, said = process.end()
-        assert (code, said.splitlines()[1:]) == (0, ["Note: requests accepted but not answered within 0.1 s: 1"])
+            assert not response.done()
+        code, messages = process.end()
+        assert (code, messages.splitlines()[1:]) == (0, ["Note: requests accepted but not answered within 0.1 s: 1"])
         with pytest.raises(urllib.error.HTTPError, match="503"):
-            asked.result(60)
+            response.result(60)
 
 
-def test_a_token_from_the_environment(tiny_bundle: Path) -> None:
-    """Guards the token: asked for, and never on the command line or in what is said; plain text is warned of."""
+def test_a_token_from_the_environment_is_required_and_never_shown(tiny_bundle: Path) -> None:
+    """Guards against requests without the token, the token in messages, and no warning that traffic is unencrypted."""
     with serving(["--bundle", str(tiny_bundle), "--host", "0.0.0.0"], FACEXP_TOKEN=TOKEN) as process:
         address = f"{process.rest.replace('0.0.0.0', '127.0.0.1')}/v1/models/faces"
         with pytest.raises(urllib.error.HTTPError, match="401"):
             get(address)
         assert get(address, Authorization=f"Bearer {TOKEN}")["model_version_status"]
-        _, said = process.end()
-        assert said.startswith("Warning: the token and the pictures cross the network unencrypted")
-        assert TOKEN not in said + "".join(process.said)
+        _, messages = process.end()
+        assert messages.startswith("Warning: the token and the pictures cross the network unencrypted")
+        assert TOKEN not in messages + "".join(process.startup_lines)
 
 
-def test_what_it_refuses(tmp_path: Path, tiny_bundle: Path) -> None:
-    """Guards the network and the settings: one line that says what to do."""
+def test_unsafe_or_incomplete_settings_are_refused(tmp_path: Path, tiny_bundle: Path) -> None:
+    """Guards against a server open to the network without a token, and errors that do not say what to do."""
     bundle = ("--bundle", str(tiny_bundle))
-    status, said = refuse(*bundle, "--host", "0.0.0.0")
-    assert (status, said.startswith("Error: 0.0.0.0 can be reached from other machines: give a token")) == (1, True)
-    assert refuse(*bundle, FACEXP_TOKEN="short")[1].startswith("Error: the token has 5 characters")
-    status, said = refuse(*bundle, "--token-file", str(tmp_path / "none"))
-    assert (status, "the token cannot be read" in said) == (1, True)
-    status, said = refuse(*bundle, "--tls-cert", "cert.pem")
-    assert (status, said) == (2, "Error: --tls-cert and --tls-key belong together, and --tls-clients needs both")
-    status, said = refuse("--bundle", str(tmp_path))
-    assert (status, "no version folder" in said) == (1, True)
+    status, message = run(*bundle, "--host", "0.0.0.0")
+    assert (status, message.startswith("Error: 0.0.0.0 can be reached from other machines: give a token")) == (1, True)
+    assert run(*bundle, FACEXP_TOKEN="short")[1].startswith("Error: the token has 5 characters")
+    status, message = run(*bundle, "--token-file", str(tmp_path / "none"))
+    assert (status, "the token cannot be read" in message) == (1, True)
+    status, message = run(*bundle, "--tls-cert", "cert.pem")
+    assert (status, message) == (2, "Error: --tls-cert and --tls-key belong together, and --tls-clients needs both")
+    status, message = run("--bundle", str(tmp_path))
+    assert (status, "no version folder" in message) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -118,14 +118,14 @@ def test_what_it_refuses(tmp_path: Path, tiny_bundle: Path) -> None:
         ("--min-face", "inf"),
     ],
 )
-def test_numbers_that_are_none(option: str, value: str) -> None:
-    """Guards the settings: a usage error that names the option, and not a limit that never holds or a traceback."""
-    status, said = refuse(option, value)
-    assert (status, said.startswith(f"Error: Invalid value for '{option}': {value} is not ")) == (2, True), said
+def test_invalid_numbers_are_wrong_usage(option: str, value: str) -> None:
+    """Guards against a limit that never applies, or a traceback, instead of a usage error that names the option."""
+    status, message = run(option, value)
+    assert (status, message.startswith(f"Error: Invalid value for '{option}': {value} is not ")) == (2, True), message
 
 
 def command_lines() -> list[str]:
-    """What follows `facexp serve` in README, docs and deploy, wherever it is a command and not the program's name."""
+    """Return what follows `facexp serve` in the README, docs and deploy, wherever it is a command line."""
     texts = [
         file.read_text() for file in (ROOT / "README.md", ROOT / "docs" / "serving.md", *(ROOT / "deploy").iterdir())
     ]
@@ -136,13 +136,13 @@ def command_lines() -> list[str]:
     return [*lines, " ".join(entry[2:])]
 
 
-def test_the_command_lines_of_the_documents() -> None:
-    """Guards README, docs and deploy: every option that they name is there, with a value that is taken."""
+def test_command_lines_in_the_documents_are_valid() -> None:
+    """Guards against options or values in the README, docs and deploy that the command does not accept."""
     lines = command_lines()
     assert len([line for line in lines if "--" in line]) >= 6
     for line in lines:
         arguments = shlex.split(line.replace("...", "x"))
-        # the folders of the examples are not here
+        # the folders of the examples do not exist
         for name in ("models", "versions", "/srv/facexp"):
             arguments = [str(ROOT) if each == name else each for each in arguments]
         serve_command.make_context("serve", arguments)

@@ -1,4 +1,4 @@
-"""`facexp train` and `facexp evaluate`: their help, and one clear line for what cannot work."""
+"""Commands of `facexp` around training (train, evaluate, predict, explore, augment): help, output and errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from facexp_cli.models import Model, same_task
 
 
 @pytest.mark.parametrize("words", [[], *([name] for name in COMMANDS), ["train", "keypoints"], ["train", "emotion"]])
-def test_help(words: list[str]) -> None:
+def test_every_command_has_help(words: list[str]) -> None:
     done = CliRunner().invoke(cli, [*words, "--help"])
     assert done.exit_code == 0
     assert done.stdout.startswith("Usage:")
@@ -28,7 +28,7 @@ def run(*words: str) -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-def test_a_wrong_file_is_one_line(tmp_path: Path) -> None:
+def test_an_invalid_file_is_reported_in_one_line(tmp_path: Path) -> None:
     table = tmp_path / "fer2013.csv"
     table.write_text("emotion,pixels,Usage\n9,1 2 3,Training\n")
     status, out, err = run("train", "emotion", str(table), "--out", str(tmp_path / "run"))
@@ -39,7 +39,7 @@ def test_a_wrong_file_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_wrong_setting_is_one_line(tmp_path: Path) -> None:
+def test_an_unknown_setting_is_reported(tmp_path: Path) -> None:
     status, _, err = run("train", "emotion", str(tmp_path), "--out", str(tmp_path / "run"), "--set", "epoch=3")
     assert status == 1
     assert "epoch is unknown; expected one of" in err
@@ -50,7 +50,7 @@ def test_missing_data_is_wrong_usage(tmp_path: Path) -> None:
     assert run("train", "keypoints", str(tmp_path))[0] == 2
 
 
-def test_evaluate_says_what_is_not_a_run(tmp_path: Path) -> None:
+def test_evaluate_says_why_a_path_is_not_a_run(tmp_path: Path) -> None:
     status, _, err = run("evaluate", str(tmp_path), str(tmp_path))
     assert status == 1
     assert "no config.json; expected the --out directory of `facexp train`" in err
@@ -61,22 +61,22 @@ def test_evaluate_says_what_is_not_a_run(tmp_path: Path) -> None:
     assert "manifest.json: no such file; a model file is evaluated in its bundle's directory" in err
 
 
-def test_a_sheet_is_a_png(tmp_path: Path) -> None:
+def test_a_sheet_must_be_a_png(tmp_path: Path) -> None:
     status, _, err = run("predict", str(tmp_path), str(tmp_path), "--out", str(tmp_path / "sheet.jpg"))
     assert status == 2
     assert "expected a name that ends in .png" in err
 
 
-def test_a_sheet_beside_the_data_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
-    """Guards faces.csv from being replaced by the answers to itself; the run is not even looked at."""
+def test_a_sheet_next_to_its_data_is_refused_before_any_prediction(tmp_path: Path) -> None:
+    """Guards against faces.csv being replaced by the predictions for it; the run is not even loaded."""
     faces = tmp_path / "faces.csv"
     faces.write_text("emotion,pixels\n")
     status, out, err = run("predict", str(tmp_path), str(faces), "--out", str(tmp_path / "faces.png"))
     assert (status, out) == (1, "")
-    assert err.startswith(f"Error: {faces}: the answers would replace this file")
+    assert err.startswith(f"Error: {faces}: the predictions would replace this file")
 
 
-def test_models_that_cannot_be_asked_the_same_are_not_compared() -> None:
+def test_models_of_different_tasks_or_classes_are_not_compared() -> None:
     pytest.importorskip("keras", reason="training needs the train extra")
     from facexp_train.config import TrainConfig
 
@@ -93,8 +93,8 @@ def test_models_that_cannot_be_asked_the_same_are_not_compared() -> None:
     same_task(first, first)
 
 
-def test_explore_prints_what_will_hurt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the summary and the path on stdout, the default folder, and the networks' opinion."""
+def test_explore_prints_warnings_and_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against no summary or path on stdout, another default folder, and a report without predictions."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     drawn.write_fer2013(tmp_path / "fer2013.csv", 14, 7)
@@ -111,8 +111,8 @@ def test_explore_prints_what_will_hurt(tmp_path: Path, monkeypatch: pytest.Monke
     assert not (tmp_path / "report").exists()
 
 
-def test_explore_names_a_broken_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a traceback where it is installed and cannot be imported."""
+def test_explore_reports_a_broken_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a traceback if onnxruntime is installed but cannot be imported."""
 
     def broken(device: str) -> NoReturn:
         raise DeviceError("onnxruntime cannot be imported")
@@ -123,8 +123,8 @@ def test_explore_names_a_broken_onnxruntime(tmp_path: Path, monkeypatch: pytest.
     assert (status, out, err) == (1, "", "Error: onnxruntime cannot be imported\n")
 
 
-def test_augment_prints_what_to_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the path on stdout and that --only and --seed arrive."""
+def test_augment_prints_the_path_to_train_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against no path on stdout, and --only or --seed having no effect."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     drawn.write_fer2013(tmp_path / "fer2013.csv", 14, 7)
     words = ("augment", str(tmp_path / "fer2013.csv"), "--out", str(tmp_path / "more"), "-q")

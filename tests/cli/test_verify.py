@@ -1,4 +1,4 @@
-"""`facexp verify`: what a person and a CI get from it."""
+"""`facexp verify`: its output and report for people, and its exit status for CI."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ def verify(*arguments: object) -> Result:
 
 
 class Page(HTMLParser):
-    """Collects what a page refers to, and that its tags are closed."""
+    """Collects the links and the text of a page, and checks that its tags are closed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.open: list[str] = []
+        self.open_tags: list[str] = []
         self.links: list[str] = []
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag not in ("meta", "br", "rect", "path"):
-            self.open.append(tag)
+            self.open_tags.append(tag)
         self.links += [value or "" for name, value in attrs if name in ("href", "src")]
 
     def handle_endtag(self, tag: str) -> None:
-        assert tag in ("rect", "path") or self.open.pop() == tag
+        assert tag in ("rect", "path") or self.open_tags.pop() == tag
 
     def handle_data(self, data: str) -> None:
         self.text += data
 
 
-def test_the_shipped_bundle_on_a_device(tmp_path: Path) -> None:
-    """Guards the edge: nothing but the runtime, seconds, status 0, and no skip taken for a pass."""
+def test_the_shipped_bundle_passes_on_a_device(tmp_path: Path) -> None:
+    """Guards against a proof that needs more than the runtime or a minute, and skipped steps taken for passed."""
     code = """
 import sys
 for name in ("facexp_train", "facexp_export", "tensorflow", "keras", "pandas", "onnx", "ai_edge_litert"):
@@ -62,12 +62,12 @@ main()
     assert {check["device"] for check in compared} >= {"cpu"}
     assert int(report["machine"]["threads"]) >= 1
     assert any(check["what"].startswith("speed-up") for check in report["steps"][3]["checks"])
-    # no directory of this machine: a report travels
+    # reports are passed on, so they must hold no directory of this machine
     assert str(tmp_path) not in (tmp_path / "out" / "report.json").read_text()
 
 
 def test_a_damaged_bundle_is_status_3_and_named(own_shipped: Path, tmp_path: Path) -> None:
-    """Guards the CI that must stop."""
+    """Guards against a CI job that passes, and an output or report that does not name the damaged file."""
     path = own_shipped / "keypoints.int8.onnx"
     path.write_bytes(path.read_bytes()[:-1])
     result = verify("--bundle", own_shipped, "--report", tmp_path / "out")
@@ -76,9 +76,9 @@ def test_a_damaged_bundle_is_status_3_and_named(own_shipped: Path, tmp_path: Pat
     assert "FAILED in step 1 (structure)" in result.stdout.splitlines()[-1]
     page = Page()
     page.feed((tmp_path / "out" / "report.html").read_text())
-    assert page.open == []
+    assert page.open_tags == []
     assert "keypoints.int8.onnx has" in page.text
-    # offline: links lead to sections of the page alone
+    # the page works offline: it links only to its own sections
     assert all(link.startswith("#step") for link in page.links)
 
 
@@ -86,18 +86,18 @@ def test_a_damaged_bundle_is_status_3_and_named(own_shipped: Path, tmp_path: Pat
     ("stdout", "message"),
     [("/dev/full", "No space left on device"), ("| true", "Broken pipe")],
 )
-def test_a_failed_proof_that_nobody_reads_is_status_3_all_the_same(
+def test_a_failed_proof_whose_output_cannot_be_written_is_status_3(
     own_shipped: Path, tmp_path: Path, stdout: str, message: str
 ) -> None:
-    """Guards the CI that must stop although its log is full or its reader has gone, and the report it keeps."""
+    """Guards against a CI job that passes or loses its report if its log is full or its output pipe is closed."""
     (own_shipped / "keypoints.int8.onnx").write_bytes(b"")
     code = "from facexp_cli.main import main; main()"
     command = [sys.executable, "-c", code, "verify", "--bundle", own_shipped, "--report", tmp_path / "out"]
     if stdout == "/dev/full":
         target = os.open(stdout, os.O_WRONLY)
     else:
-        gone, target = os.pipe()
-        os.close(gone)
+        read_end, target = os.pipe()
+        os.close(read_end)
     try:
         done = subprocess.run(command, stdout=target, stderr=subprocess.PIPE, text=True, timeout=60)
     finally:
@@ -110,8 +110,8 @@ def test_a_failed_proof_that_nobody_reads_is_status_3_all_the_same(
     assert json.loads((tmp_path / "out" / "report.json").read_text())["passed"] is False
 
 
-def test_a_report_that_cannot_be_written_takes_no_verdict_along(own_shipped: Path) -> None:
-    """Guards the status of a proof that failed, which is not that of one that could not be told."""
+def test_a_report_that_cannot_be_written_does_not_hide_a_failed_proof(own_shipped: Path) -> None:
+    """Guards against status 1, that of a report that cannot be written, for a failed proof, which is 3."""
     place = own_shipped / "manifest.json" / "out"
     message = f"Error: {place}: the report cannot be written (Not a directory)\n"
     result = verify("--bundle", own_shipped, "--report", place)
@@ -123,8 +123,8 @@ def test_a_report_that_cannot_be_written_takes_no_verdict_along(own_shipped: Pat
     assert "FAILED in step 1 (structure)" in result.stdout.splitlines()[-1]
 
 
-def test_golden_answers_that_are_none_are_status_3_and_one_line(own_shipped: Path) -> None:
-    """Guards the file that no hash of the manifest covers."""
+def test_invalid_golden_answers_are_status_3_and_reported_in_one_line(own_shipped: Path) -> None:
+    """Guards against damage in a file that no hash in the manifest covers."""
     path = own_shipped / "golden.npz"
     with path.open("wb") as stream:
         np.save(stream, np.zeros(3))
@@ -134,16 +134,16 @@ def test_golden_answers_that_are_none_are_status_3_and_one_line(own_shipped: Pat
     assert "FAILED in step 4 (device)" in result.stdout.splitlines()[-1]
 
 
-def test_no_bundle_at_all_is_status_1(tmp_path: Path) -> None:
-    """Guards a CI whose path is wrong: nothing was proved, and nothing is wrong with a model."""
+def test_a_missing_bundle_is_status_1(tmp_path: Path) -> None:
+    """Guards against a CI job with a wrong path being taken for a failed proof: no model is at fault."""
     for place in (tmp_path, tmp_path / "nowhere"):
         result = verify("--bundle", place)
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr == f"Error: {place}: no manifest.json to read; give the directory of a facexp bundle\n"
 
 
-def test_wrong_usage_and_what_cannot_run(tmp_path: Path) -> None:
-    """Guards the statuses 2 and 1, which are not those of a failed proof."""
+def test_wrong_usage_is_status_2_and_missing_data_status_1(tmp_path: Path) -> None:
+    """Guards against status 3, that of a failed proof, for either."""
     assert verify("--budnle", tmp_path).exit_code == 2
     result = verify("--data", tmp_path / "faces.csv")
     assert result.exit_code == 1

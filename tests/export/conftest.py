@@ -1,4 +1,4 @@
-"""A small trained network of each task, on drawn data, exported once for all tests of this folder."""
+"""A small network for each task, trained on drawn data and exported once for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Bundle:
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A directory for runs and data; the readers' cache lies there too."""
+    """A directory for runs and data; the readers' cache is there too."""
     directory = tmp_path_factory.mktemp("export")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
@@ -65,7 +65,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def emotion_run(workspace: Path) -> Path:
-    """An emotion network that tells seven patterns apart."""
+    """An emotion network that distinguishes seven patterns."""
     rng = np.random.default_rng(1)
     count = TRAIN + VAL
     labels = np.arange(count) % 7
@@ -109,7 +109,7 @@ def keypoint_run(workspace: Path) -> Path:
         split = "train" if index < TRAIN else "val"
         numbers = ",".join(f"{value:.2f}" for value in marks.ravel())
         lines.append(f"{index}.png,12,12,96,{index},{split},{numbers}")
-        # the network learns on the squares themselves; the export frames them its own way
+        # the network is trained on the squares themselves; the export uses its own framing
         matrix = square_matrix(Square(59.5, 59.5, 96), 96)
         crops.append(warp(image, matrix, 96))
         points.append(transform(marks, matrix))
@@ -122,7 +122,7 @@ def keypoint_run(workspace: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def recipe(workspace: Path) -> Path:
-    """Margins that hundreds of drawings and networks of a few passes can keep to."""
+    """A recipe with margins that networks can keep after a few epochs on a few hundred drawings."""
     path = workspace / "small.toml"
     path.write_text("[tolerances]\nrounded_mean_spread = 0.1\n[margins]\naccuracy_points = 3.0\nrmse_px = 0.2\n")
     return path
@@ -141,7 +141,7 @@ def bundle(workspace: Path, emotion_run: Path, keypoint_run: Path, recipe: Path)
 
 @pytest.fixture
 def replayed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Steps that hand out what the shared bundle holds instead of converting; the list takes the steps done."""
+    """Steps that copy the files of the shared bundle instead of converting; the list records the steps that ran."""
     done: list[str] = []
 
     def replay(job: Job) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def replayed(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def _replay_answers(directory: Path, job: Job) -> None:
-    """float32.onnx for the SavedModel: the same numbers without TensorFlow."""
+    """Answer with float32.onnx instead of the SavedModel: the same numbers without TensorFlow."""
     (spec,) = (model for model in load_models(directory) if model.name == job.task)
     session = Session((directory / f"{job.task}.float32.onnx").read_bytes(), spec, "float32.onnx")
     with np.load(job.crops, allow_pickle=False) as crops:
@@ -173,7 +173,7 @@ def _replay_answers(directory: Path, job: Job) -> None:
 
 
 def train(network: Any, crops: Any, targets: Any, loss: Any, epochs: int) -> None:
-    """A few passes with Adam; the norms' averages follow fast enough to be of use after them."""
+    """Train a few epochs with Adam; batch normalisation's averages follow fast enough to be useful after them."""
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.6
@@ -183,7 +183,7 @@ def train(network: Any, crops: Any, targets: Any, loss: Any, epochs: int) -> Non
 
 
 def write_run(directory: Path, task: str, data: Path, network: Any, preprocessing: dict[str, Any]) -> Path:
-    """A run directory as training and measuring leave it."""
+    """Write a run directory as training and measuring do."""
     directory.mkdir()
     figure = {"split": "test", "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6, "n": 10}
     files = {
@@ -199,7 +199,7 @@ def write_run(directory: Path, task: str, data: Path, network: Any, preprocessin
 
 
 def draw_pattern(label: int, rng: np.random.Generator) -> np.ndarray:
-    """48x48 gray: a bright bar at the label's angle on a ground of its own."""
+    """48x48 gray: a bright bar at the label's angle on a random background."""
     ground = cv2.resize(rng.uniform(10, 170, (16, 16)), (48, 48), interpolation=cv2.INTER_LINEAR)
     angle = np.pi * label / 7 + rng.normal(0, 0.05)
     reach = 20 * np.array([np.cos(angle), np.sin(angle)])

@@ -34,7 +34,7 @@ def test_manifest_describes_every_file(bundle: Any) -> None:
     manifest = read_manifest(bundle.directory)
     assert {key: manifest[key] for key in ("schema", "name", "terms")} == {
         "schema": 2,
-        # as its directory, where the recipe does not say
+        # the directory's name, as the recipe names none
         "name": "bundle",
         "terms": "for research and education",
     }
@@ -62,7 +62,7 @@ def test_manifest_describes_every_file(bundle: Any) -> None:
     assert {path.name for path in bundle.directory.iterdir()} == named
 
 
-def test_manifest_carries_what_the_run_knows(bundle: Any) -> None:
+def test_manifest_carries_the_facts_of_the_run(bundle: Any) -> None:
     """Guards labels, measured preprocessing, figures and training facts against getting lost."""
     models = read_manifest(bundle.directory)["models"]
     assert models["keypoints"]["labels"] == list(KEYPOINTS)
@@ -79,7 +79,7 @@ def test_manifest_carries_what_the_run_knows(bundle: Any) -> None:
 
 
 def test_runtime_reads_the_bundle(bundle: Any) -> None:
-    """Guards the contract between the two rooms: what one writes, the other loads and runs."""
+    """Guards the contract between the two packages: what the export writes, the runtime loads and runs."""
     analyzer = facexp.Analyzer(device="cpu", bundle=bundle.directory)
     (face,) = analyzer.analyze_crops([drawn_faces(96)[0, :, :, 0]])
     assert face.keypoints.shape == (15, 2)
@@ -94,7 +94,7 @@ def test_second_export_leaves_the_first_model_alone(bundle: Any) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
-def test_graph_interface(bundle: Any, task: str, precision: str) -> None:
+def test_graphs_have_the_specified_interface(bundle: Any, task: str, precision: str) -> None:
     """Guards opset, names, types and the open batch dimension of the files themselves."""
     model = onnx.load(bundle.directory / f"{task}.{precision}.onnx")
     onnx.checker.check_model(model, full_check=True)
@@ -112,8 +112,8 @@ def test_graph_interface(bundle: Any, task: str, precision: str) -> None:
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
 
 
-def test_nothing_names_the_machine(bundle: Any, workspace: Path) -> None:
-    """Guards against paths of the training machine travelling inside a bundle."""
+def test_no_file_contains_paths_of_the_machine(bundle: Any, workspace: Path) -> None:
+    """Guards against paths of the training machine inside a bundle."""
     for path in (path for path in bundle.directory.rglob("*") if path.is_file()):
         content = path.read_bytes()
         assert str(workspace).encode() not in content, path.name
@@ -141,7 +141,7 @@ def test_int8_runs_in_integers_between_stem_and_head(bundle: Any, task: str, tmp
 
 @pytest.mark.parametrize("task", TASKS)
 def test_int8_products_fit_into_16_bits(bundle: Any, task: str) -> None:
-    """Guards the same answers on processors without VNNI: two products of 255 and a weight must not overflow."""
+    """Guards equal answers on processors without VNNI: the sum of two products with 255 must not overflow."""
     graph = onnx.load(bundle.directory / f"{task}.int8.onnx").graph
     weights = [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer]
     kernels = [weight for weight in weights if weight.dtype == np.int8 and weight.ndim == 4]
@@ -164,7 +164,7 @@ def test_int8_is_small(bundle: Any, task: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_golden_arrays_are_the_outputs_of_every_file(bundle: Any, task: str) -> None:
-    """Guards golden.npz: what every file answers to drawn faces."""
+    """Guards golden.npz: the outputs of every file for the drawn faces."""
     with np.load(bundle.directory / "golden.npz", allow_pickle=False) as golden:
         crops = golden[f"{task}_input"]
         np.testing.assert_array_equal(crops, drawn_faces(SIZES[task]))
@@ -179,7 +179,7 @@ def test_golden_arrays_are_the_outputs_of_every_file(bundle: Any, task: str) -> 
 
 
 def test_drawn_faces_differ() -> None:
-    """Guards golden faces that would all give the same answer."""
+    """Guards against golden faces that all give the same answer."""
     faces = drawn_faces(48)
     assert faces.shape == (4, 48, 48, 1)
     assert faces.dtype == np.uint8
@@ -188,7 +188,7 @@ def test_drawn_faces_differ() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_order_of_weights_does_not_matter(bundle: Any, task: str) -> None:
-    """Guards the same bytes from another process, where the converter stores the weights in another order."""
+    """Guards equal bytes from another process, where the converter stores the weights in another order."""
     first, second = (onnx.load(bundle.directory / f"{task}.float32.onnx") for _ in range(2))
     weights = list(reversed(second.graph.initializer))
     del second.graph.initializer[:]

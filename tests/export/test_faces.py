@@ -35,7 +35,7 @@ def test_emotion_faces_keep_to_their_split(emotion_run: Path, workspace: Path) -
 
 
 def test_keypoint_faces_are_framed_as_a_detector_would(keypoint_run: Path, workspace: Path) -> None:
-    """Guards crops cut by jittered squares: never the true square itself, the same ones every time."""
+    """Guards crops of jittered squares: never the true square itself, and the same ones every time."""
     data = workspace / "points"
     chosen = crops_of("keypoints", data)
     assert chosen.parity.shape == (512, 96, 96, 1)
@@ -46,7 +46,7 @@ def test_keypoint_faces_are_framed_as_a_detector_would(keypoint_run: Path, works
     assert not np.isin(pixel_hash(chosen.parity), pixel_hash(plain)).any()
 
 
-def test_face_of_both_splits_is_not_calibrated_on(
+def test_a_face_in_both_splits_is_not_used_for_calibration(
     emotion_run: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards the verdict against copies of a validation face among the training faces."""
@@ -67,11 +67,11 @@ def test_face_of_both_splits_is_not_calibrated_on(
     assert not np.isin(pixel_hash(chosen.calibration), pixel_hash(chosen.parity)).any()
 
 
-def test_few_validation_faces_are_framed_again(
+def test_few_validation_faces_are_cropped_more_than_once(
     keypoint_run: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards a file of 2,140 rows, whose tenth is fewer than 512 faces: other crops of the same faces serve."""
-    monkeypatch.setattr(faces, "PARITY_LEAST", 700)
+    """Guards a file of 2,140 rows, a tenth of which is fewer than 512 faces: more crops of the same faces are added."""
+    monkeypatch.setattr(faces, "MIN_PARITY_CROPS", 700)
     parity = crops_of("keypoints", workspace / "points").parity
     assert len(parity) == 700
     assert len(np.unique(pixel_hash(parity))) == 700
@@ -81,14 +81,14 @@ def test_few_validation_faces_are_framed_again(
 def test_too_few_faces_are_an_error(
     emotion_run: Path, keypoint_run: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, task: str, name: str
 ) -> None:
-    """Guards ranges and verdicts out of a handful of faces."""
-    monkeypatch.setattr(faces, "CALIBRATION_LEAST", 5000)
+    """Guards against calibration ranges and verdicts from a handful of faces."""
+    monkeypatch.setattr(faces, "MIN_CALIBRATION_FACES", 5000)
     with pytest.raises(ExportError, match=r"faces of train .* at least 5000 .* --data"):
         crops_of(task, workspace / name)
 
 
 def test_paths_are_cut_to_their_last_part() -> None:
-    """Guards a bundle against telling where its data lay, without touching other text."""
+    """Guards against a bundle that reveals where its data was stored; other text must not change."""
     training = {"data": "/home/a/b/fer2013", "out": "../runs/e1", "note": "mouth/nose 1/2", "n": [1, {"data": "x/y"}]}
     command = {"command": "facexp evaluate runs/e1 /data/fer/fer2013.csv --votes='/data/x.csv'"}
     assert _without_paths(training) == {

@@ -1,4 +1,4 @@
-"""Figures of an exported file go into its manifest, in the place of older ones, and only of the file it describes."""
+"""Figures of a file go into its manifest and replace older ones, if it is the file that the manifest describes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def evaluation(split: str, value: float) -> Evaluation:
     return Evaluation(split, (Figure(split, "accuracy", value, value - 0.1, value + 0.1, 30),))
 
 
-def test_the_file_says_task_and_precision(own_bundle: Path) -> None:
+def test_task_and_precision_follow_from_the_file(own_bundle: Path) -> None:
     model = BundleModel.open(own_bundle / "emotion.int8.onnx")
     assert (model.task, model.key) == ("emotion", "int8.onnx")
     outputs = model.predict(np.zeros((3, 48, 48, 1), np.uint8))
     assert {name: values.shape for name, values in outputs.items()} == {"fer2013": (3, 7), "ferplus": (3, 7)}
 
 
-def test_new_figures_take_the_place_of_old_ones(own_bundle: Path) -> None:
+def test_new_figures_replace_old_ones(own_bundle: Path) -> None:
     int8, float32 = (BundleModel.open(own_bundle / f"emotion.{p}.onnx") for p in ("int8", "float32"))
     int8.record(evaluation("val", 0.5))
     float32.record(evaluation("val", 0.6))
@@ -45,8 +45,8 @@ def test_new_figures_take_the_place_of_old_ones(own_bundle: Path) -> None:
     assert not list(own_bundle.glob("*.part"))
 
 
-def test_a_bundle_takes_figures_only_when_told(own_bundle: Path, tmp_path: Path) -> None:
-    """Guards the manifest that came with the package against the figures of anybody's own data."""
+def test_figures_are_recorded_only_on_request(own_bundle: Path, tmp_path: Path) -> None:
+    """Guards the shipped manifest against figures of a user's own data."""
     drawn.write_fer2013(tmp_path / "fer2013.csv", 60, 20)
     words = ["evaluate", str(own_bundle / "emotion.int8.onnx"), str(tmp_path / "fer2013.csv"), "-q"]
     before = (own_bundle / "manifest.json").read_bytes()
@@ -71,7 +71,7 @@ def test_each_framing_keeps_its_own_figures(own_bundle: Path) -> None:
     ]
 
 
-def test_the_face_is_located_that_holds_the_point(own_bundle: Path, astronaut: np.ndarray) -> None:
+def test_the_face_that_contains_the_point_is_located(own_bundle: Path, astronaut: np.ndarray) -> None:
     canvas = np.zeros((512, 800), np.uint8)
     canvas[:256, :256] = astronaut[::2, ::2, 1]
     canvas[:, 288:] = astronaut[:, :, 1]
@@ -83,9 +83,7 @@ def test_the_face_is_located_that_holds_the_point(own_bundle: Path, astronaut: n
     assert locate(canvas, (60, 400)) is None
 
 
-def test_points_are_located_in_a_bundle_whose_other_network_has_no_such_file(
-    own_bundle: Path, astronaut: np.ndarray
-) -> None:
+def test_points_are_located_if_the_other_network_lacks_the_precision(own_bundle: Path, astronaut: np.ndarray) -> None:
     path = own_bundle / "manifest.json"
     manifest = json.loads(path.read_text())
     del manifest["models"]["emotion"]["files"]["float32.onnx"]
@@ -98,7 +96,7 @@ def test_points_are_located_in_a_bundle_whose_other_network_has_no_such_file(
     assert np.abs(points - moved).max() > 0.1
 
 
-def test_another_file_than_the_manifests_is_refused(own_bundle: Path) -> None:
+def test_a_file_that_the_manifest_does_not_describe_is_refused(own_bundle: Path) -> None:
     path = own_bundle / "emotion.int8.onnx"
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(ExportError, match=r"is not the file that .*manifest.json describes"):
@@ -111,8 +109,8 @@ def test_another_file_than_the_manifests_is_refused(own_bundle: Path) -> None:
     assert manifest["models"]["emotion"]["figures"] == []
 
 
-def test_a_manifest_that_lacks_something_is_one_line(own_bundle: Path) -> None:
-    """Guards a manifest of somebody else's making: figures may be missing, what is asked for by name may not."""
+def test_a_manifest_that_lacks_a_key_is_a_one_line_error(own_bundle: Path) -> None:
+    """Guards manifests made by others: figures may be missing, keys that are used by name may not."""
     path, file = own_bundle / "manifest.json", own_bundle / "emotion.int8.onnx"
     whole = json.loads(path.read_text())
     for key in ("files", "labels"):

@@ -1,4 +1,4 @@
-"""The files of a bundle: what they hold, how they answer, and that the same run gives the same bytes."""
+"""The files of a bundle: their contents and outputs, and that the same run gives the same bytes."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ TASKS = ("keypoints", "emotion")
 TFLITE = ("float32.tflite", "float16.tflite", "int8.tflite")
 
 
-def test_every_file_says_what_it_is(bundle: Any) -> None:
-    """Guards a file that is found alone: task, labels, preprocessing, terms and version travel inside."""
+def test_every_file_describes_itself(bundle: Any) -> None:
+    """Guards a file that is found alone: task, labels, preprocessing, terms and version are stored inside."""
     loaded = Bundle.load(bundle.directory)
     for model in (loaded.keypoints, loaded.emotion):
         for key, file in model.files.items():
             if file.format == "savedmodel":
                 continue
-            says = json.loads(Session(loaded.read(model, key), model, key).metadata or "")
-            assert says["task"] == model.name
-            assert says["labels"] == list(model.labels)
-            assert says["preprocessing"] == model.preprocessing
-            assert (says["terms"], says["version"]) == (loaded.terms, loaded.version)
+            metadata = json.loads(Session(loaded.read(model, key), model, key).metadata or "")
+            assert metadata["task"] == model.name
+            assert metadata["labels"] == list(model.labels)
+            assert metadata["preprocessing"] == model.preprocessing
+            assert (metadata["terms"], metadata["version"]) == (loaded.terms, loaded.version)
 
 
 def test_a_file_of_another_bundle_is_refused(bundle: Any) -> None:
-    """Guards a model with other labels or another framing under a manifest with the right hash."""
+    """Guards against a model with other labels or another framing under a manifest with the right hash."""
     loaded = Bundle.load(bundle.directory)
     model = loaded.keypoints
     for key in ("float32.onnx", "float32.tflite"):
@@ -57,7 +57,7 @@ def test_a_file_of_another_bundle_is_refused(bundle: Any) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("key", TFLITE)
-def test_tflite_interface(bundle: Any, task: str, key: str) -> None:
+def test_tflite_files_have_the_specified_interface(bundle: Any, task: str, key: str) -> None:
     """Guards names, types and shapes of the files themselves: uint8 crops in, float32 out."""
     interpreter = Interpreter(str(bundle.directory / f"{task}.{key}"))
     signature = interpreter.get_signature_runner("serving_default")
@@ -72,7 +72,7 @@ def test_tflite_interface(bundle: Any, task: str, key: str) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_int8_tflite_has_an_integer_trunk_and_a_float_head(bundle: Any, task: str) -> None:
-    """Guards the speed of the trunk, and positions that are not rounded to steps of 0.38 px."""
+    """Guards the speed of the trunk, and against positions rounded to steps of 0.38 px."""
     model = flatbuffer_utils.read_model(bundle.directory / f"{task}.int8.tflite")
     graph = model.subgraphs[0]
     codes = {getattr(schema.BuiltinOperator, name): name for name in dir(schema.BuiltinOperator) if name.isupper()}
@@ -92,8 +92,8 @@ def test_int8_tflite_has_an_integer_trunk_and_a_float_head(bundle: Any, task: st
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_savedmodel_signatures(bundle: Any, task: str) -> None:
-    """Guards both doors of the server: crops of any number, and encoded pictures of any size and colour."""
+def test_savedmodel_has_both_signatures(bundle: Any, task: str) -> None:
+    """Guards both inputs of the server: any number of crops, and encoded pictures of any size and colour."""
     loaded = Bundle.load(bundle.directory)
     model = getattr(loaded, task)
     signatures = tf.saved_model.load(str(bundle.directory / task / "1")).signatures
@@ -114,7 +114,7 @@ def test_savedmodel_signatures(bundle: Any, task: str) -> None:
     seen = np.stack([savedmodel._crop(tf.constant(file), model.size) for file in files])
     differences = np.abs(seen.astype(int) - crops[: len(files)])
     assert not differences[:2].any()
-    # a gray level here and there, by the JPEG's rounding and the resizing
+    # JPEG rounding and resizing change single gray levels
     assert differences[2:].mean() < 4
     for name, rows in session.run(seen).items():
         np.testing.assert_allclose(by_pixels[name], expected[name], atol=1e-3)
@@ -123,7 +123,7 @@ def test_savedmodel_signatures(bundle: Any, task: str) -> None:
 
 @pytest.mark.slow
 def test_an_export_without_tensorflow_gives_the_same_bytes(bundle: Any, tmp_path: Path) -> None:
-    """Guards a main process that TensorFlow cannot crash, and reproducible files: no clock, no ids, no addresses."""
+    """Guards the main process against crashes of TensorFlow, and reproducible files: no clock, no ids, no addresses."""
     keys = json.dumps([*bundle.exported["emotion"].files][:-1])
     (tmp_path / "recipe.toml").write_text(f"{bundle.recipe.read_text()}[files]\nkeys = {keys}\n")
     script = (
@@ -137,9 +137,9 @@ def test_an_export_without_tensorflow_gives_the_same_bytes(bundle: Any, tmp_path
     done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     again = {path.name: path for path in (tmp_path / "again").iterdir() if path.name.startswith("emotion.")}
-    beside = {"emotion.recipe.toml", "emotion.report.json"}
-    assert set(again) == {*beside, *(f"emotion.{key}" for key in (*TFLITE, *ONNX))}
-    for name in again.keys() - beside:
+    extra_files = {"emotion.recipe.toml", "emotion.report.json"}
+    assert set(again) == {*extra_files, *(f"emotion.{key}" for key in (*TFLITE, *ONNX))}
+    for name in again.keys() - extra_files:
         assert again[name].read_bytes() == (bundle.directory / name).read_bytes(), name
 
 
@@ -147,7 +147,7 @@ ONNX = ("float32.onnx", "float16.onnx", "int8.onnx")
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_float16_onnx_keeps_its_head(bundle: Any, task: str) -> None:
+def test_float16_onnx_keeps_its_head_in_float32(bundle: Any, task: str) -> None:
     """Guards the soft-argmax against half precision, and the convolutions against staying in float32."""
     graph = onnx.shape_inference.infer_shapes(onnx.load(bundle.directory / f"{task}.float16.onnx")).graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}

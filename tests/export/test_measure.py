@@ -1,4 +1,4 @@
-"""What an export measures on the training faces, against what can be worked out by hand."""
+"""What an export measures on the training faces, compared with values worked out by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from facexp_train.data.keypoint_data import KeypointFaces
 
 
 def framed(astronaut: np.ndarray, squares: list[geometry.Square]) -> KeypointFaces:
-    """Canvases of 176 px whose middle 96 px show the squares of the portrait, with the same points in all."""
+    """Canvases of 176 px whose middle 96 px show the squares of the portrait, all with the same points."""
     gray = geometry.to_gray(astronaut)
     shift = np.array([[1.0, 0, 40], [0, 1, 40]])
     chains = [geometry.compose(shift, geometry.square_matrix(square, 96)) for square in squares]
@@ -36,7 +36,7 @@ def framed(astronaut: np.ndarray, squares: list[geometry.Square]) -> KeypointFac
     )
 
 
-def test_framing_is_the_square_round_the_detectors_box(astronaut: np.ndarray) -> None:
+def test_framing_is_the_square_around_the_detectors_box(astronaut: np.ndarray) -> None:
     (face,) = Detector().detect(astronaut)
     x, y, w, h = face.box
     size = np.sqrt(w * h)
@@ -45,14 +45,14 @@ def test_framing_is_the_square_round_the_detectors_box(astronaut: np.ndarray) ->
         geometry.Square(x + w / 2 + rng.normal(0, 4), y + h / 2 - 0.1 * size + rng.normal(0, 2), 1.4 * size * f)
         for f in np.exp(rng.normal(0, 0.05, 60))
     ]
-    said: list[str] = []
-    measured = measure_keypoints(framed(astronaut, squares), said.append)
+    messages: list[str] = []
+    measured = measure_keypoints(framed(astronaut, squares), messages.append)
     framing = measured["framing"]
     assert framing["scale"] == pytest.approx(1.4, abs=0.06)
     assert framing["dy"] == pytest.approx(-0.1, abs=0.04)
     assert framing["dx"] == 0
-    assert "of 60 training faces" in said[0]
-    # and the runtime lays the same square round the same box
+    assert "of 60 training faces" in messages[0]
+    # the runtime puts the same square around the same box
     square = geometry.Framing(**framing).square(face.box)
     assert square.side == pytest.approx(np.median([s.side for s in squares]), rel=0.05)
 
@@ -87,12 +87,12 @@ def gray_faces(count: int = 70) -> EmotionFaces:
     )
 
 
-def test_the_template_is_where_the_keypoint_network_sees_the_training_crops(own_bundle: Path) -> None:
+def test_the_template_is_the_keypoint_networks_answer_to_the_training_crops(own_bundle: Path) -> None:
     manifest = json.loads((own_bundle / "manifest.json").read_text())
     del manifest["models"]["emotion"]
     (own_bundle / "manifest.json").write_text(json.dumps(manifest))
     measured = measure_emotion(gray_faces(), ["fer2013"], own_bundle, print)
-    # one gray shows the tiny network its average face, in a crop of 96 px over 48
+    # for uniform gray the tiny network returns its mean shape, in a crop of 96 px over 48
     seen = (tiny.MEAN_SHAPE + 0.5) / 2 - 0.5
     symmetric = (seen + seen[list(geometry.MIRROR)] * (-1, 1) + (47, 0)) / 2
     assert np.array(measured["template"]) == pytest.approx(symmetric, abs=0.02)

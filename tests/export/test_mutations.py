@@ -1,8 +1,8 @@
-"""Wrong exports cannot pass: each is caught, and by the step that should catch it.
+"""Faulty exports cannot pass: each is detected by the step that should detect it.
 
-A mutant is what a faulty export would leave behind: the file is wrong, and its hash and golden answers are honestly its
-own. So nothing but the comparison with the trained model (step 2) or with the labels (step 3) can tell. What happens to
-a good bundle afterwards is for steps 1 (damage) and 4 (a machine that computes or cuts otherwise).
+A mutant is what a faulty export would write: the file is wrong, but its hash and golden answers are its own, so only
+the comparison with the trained model (step 2) or with the labels (step 3) can detect it. What happens to a good bundle
+afterwards is detected by steps 1 (damage) and 4 (a machine that computes or crops differently).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from facexp_export import proof_numbers, proof_task, quantize
 from facexp_export.proof_layers import layers
 from facexp_export.proof_numbers import Outputs
 from facexp_export.proof_task import Labelled
-from facexp_export.recipe import PARITY_LEAST, Recipe, read_recipe
+from facexp_export.recipe import MIN_PARITY_CROPS, Recipe, read_recipe
 from facexp_export.tasks import TASKS
 from facexp_export.verify import labelled
 from facexp_train.data.emotion_data import EmotionFaces, EmotionReport
@@ -44,7 +44,7 @@ NUMBERS = 512
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One task's shipped files, its held-out faces, and what the most exact file answers to them."""
+    """One task's shipped files, its held-out faces, and the most exact file's answers to them."""
 
     task: str
     exact: str
@@ -62,7 +62,7 @@ class Subject:
         return onnx.load(shipped() / f"{self.task}.{key}")
 
     def numbers(self, model: Model, key: str = "float32.onnx") -> Step:
-        """Step 2; the exact file, which the shipped bundle's own proof ties to the trained model, stands in for it."""
+        """Step 2. The exact file stands in for the trained model; the shipped bundle's proof has compared both."""
         reference = {name: values[:NUMBERS] for name, values in self.base.items()}
         answers = self._run(model, key, self.faces.crops[:NUMBERS])
         precision = key.partition(".")[0]
@@ -116,7 +116,7 @@ def emotions(data_dir: Path) -> Subject:
 def subject(task: str, faces: Any) -> Subject:
     (spec,) = (model for model in load_models(shipped()) if model.name == task)
     held_out = labelled(faces, "val", spec)
-    exact = spec.exact() or ""
+    exact = spec.most_exact_key() or ""
     base = Session((shipped() / f"{task}.{exact}").read_bytes(), spec, exact).run(held_out.crops)
     return Subject(task, exact, held_out, base, read_recipe(shipped() / f"{task}.recipe.toml"))
 
@@ -135,7 +135,7 @@ def swap_labels(model: Model) -> Model:
 
 
 def forget_scaling(model: Model) -> Model:
-    """0 to 255 where the network expects 0 to 1."""
+    """Give the network 0 to 255 where it expects 0 to 1."""
     scalars = (tensor for tensor in model.graph.initializer if numpy_helper.to_array(tensor).size == 1)
     (scale,) = (tensor for tensor in scalars if numpy_helper.to_array(tensor).item() == np.float32(1 / 255))
     put(scale, np.ones_like(numpy_helper.to_array(scale)))
@@ -143,7 +143,7 @@ def forget_scaling(model: Model) -> Model:
 
 
 def corrupt_weights(model: Model) -> Model:
-    """Another number of the tensor's range in the place of 1% of the convolutions' weights."""
+    """Replace 1% of the convolutions' weights by other numbers from each tensor's range."""
     rng = np.random.default_rng(0)
     for tensor in model.graph.initializer:
         weights = numpy_helper.to_array(tensor).copy()
@@ -156,7 +156,7 @@ def corrupt_weights(model: Model) -> Model:
 
 
 def four_bits(model: Model) -> Model:
-    """Activations in 16 steps, a tensor at a time, over the range that had 256."""
+    """Quantise each activation tensor in 16 steps, over the range that had 256."""
     named = {tensor.name: tensor for tensor in model.graph.initializer}
     scales = {node.input[1] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     zeros = {node.input[2] for node in model.graph.node if node.op_type == "QuantizeLinear"}
@@ -174,7 +174,7 @@ def put(tensor: Any, values: NDArray[Any]) -> None:
 
 @pytest.mark.data
 def test_the_shipped_files_pass(points: Subject, emotions: Subject) -> None:
-    # without this a gate that refuses everything would pass the tests below
+    # without this test, a proof that refuses everything would pass the tests below
     for each in (points, emotions):
         assert each.numbers(each.file(each.exact), each.exact).verdict == "passed"
         assert each.numbers(each.file("int8.onnx"), "int8.onnx").verdict == "passed"
@@ -196,13 +196,13 @@ def test_a_wrong_int8_file_fails_the_task(points: Subject, mutate: Callable[[Mod
 @pytest.mark.data
 def test_swapped_emotions_fail_the_task(emotions: Subject) -> None:
     step = emotions.losses(swap_labels(emotions.file("int8.onnx")))
-    # the other head is as it was
+    # the other head is unchanged
     assert [check.output for check in step.failures] == [emotions.file("int8.onnx").graph.output[0].name]
 
 
 @pytest.mark.data
 def test_calibrating_on_noise_fails_the_numbers(points: Subject, tmp_path: Path) -> None:
-    # measured: ranges from noise cost precision everywhere, and the task less than its margin, so step 3 has no say
+    # measured: ranges from noise cost precision everywhere, but the task less than its margin, which step 3 accepts
     noise = np.random.default_rng(0).normal(128, 20, (64, 96, 96, 1)).clip(0, 255).astype(np.uint8)
     source = shipped() / "keypoints.float32.onnx"
     quantize.write_int8(source, tmp_path / "int8.onnx", noise, "points", "MinMax", points.description)
@@ -210,7 +210,7 @@ def test_calibrating_on_noise_fails_the_numbers(points: Subject, tmp_path: Path)
 
 
 @pytest.mark.data
-def test_the_layers_name_the_culprit(points: Subject, tmp_path: Path) -> None:
+def test_the_comparison_of_layers_finds_the_wrong_one(points: Subject, tmp_path: Path) -> None:
     model = points.file("int8.onnx")
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     culprit = convolutions[8]
@@ -275,8 +275,8 @@ def test_an_edited_manifest_fails_the_structure(own_shipped: Path, task: str, pl
     assert failed(structure(own_shipped))
 
 
-def test_a_manifest_that_was_edited_with_its_files_in_mind_fails_too(own_shipped: Path) -> None:
-    # left and right exchanged in manifest and file alike: only the sense of the numbers is wrong
+def test_a_mirrored_mean_shape_fails_the_structure(own_shipped: Path) -> None:
+    # left and right exchanged: the numbers have the right form and range, only their meaning is wrong
     path = own_shipped / "manifest.json"
     manifest = json.loads(path.read_text())
     shape = manifest["models"]["keypoints"]["preprocessing"]["mean_shape"]
@@ -285,7 +285,7 @@ def test_a_manifest_that_was_edited_with_its_files_in_mind_fails_too(own_shipped
     assert "mean_shape is a face" in [check.what for check in failed(structure(own_shipped))]
 
 
-def test_exchanged_planes_fail_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_swapped_colour_planes_fail_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     def from_rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8)
 
@@ -296,7 +296,7 @@ def test_exchanged_planes_fail_the_device(monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
 
-def test_a_crop_beside_its_place_fails_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shifted_crop_fails_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     warp = geometry.warp
 
     def shifted(gray: NDArray[np.uint8], matrix: NDArray[np.float64], size: int) -> NDArray[np.uint8]:
@@ -309,7 +309,7 @@ def test_a_crop_beside_its_place_fails_the_device(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.data
-def test_a_crop_beside_its_place_is_no_crop_of_the_export(points: Subject) -> None:
+def test_a_shifted_crop_is_no_crop_of_the_export(points: Subject) -> None:
     hashes = proof_numbers.crop_hashes(points.faces.crops)
     reference = proof_numbers.Reference(hashes, points.base)
     task = TASKS["keypoints"]
@@ -318,7 +318,7 @@ def test_a_crop_beside_its_place_is_no_crop_of_the_export(points: Subject) -> No
     assert Step(2, tuple(proof_numbers.check_reference(task, reference, shifted))).verdict == "failed"
 
 
-def test_a_processor_that_answers_otherwise_fails_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_processor_that_computes_differently_fails_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     run = Session.run
 
     def rounded(self: Session, batch: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
@@ -329,7 +329,7 @@ def test_a_processor_that_answers_otherwise_fails_the_device(monkeypatch: pytest
     assert {"keypoints float32.onnx keypoints", "emotion int8.onnx ferplus"} <= found
 
 
-def test_golden_answers_that_are_all_alike_prove_nothing(own_shipped: Path) -> None:
+def test_identical_golden_answers_prove_nothing(own_shipped: Path) -> None:
     with np.load(own_shipped / "golden.npz") as arrays:
         golden = {name: arrays[name] for name in arrays.files}
     golden["emotion_input"] = np.repeat(golden["emotion_input"][:1], 4, axis=0)
@@ -339,8 +339,8 @@ def test_golden_answers_that_are_all_alike_prove_nothing(own_shipped: Path) -> N
     assert {check.task for check in failed(proof_device.device(own_shipped))} == {"emotion"}
 
 
-def test_a_reference_that_says_one_thing_proves_nothing() -> None:
-    count = PARITY_LEAST
+def test_a_reference_with_a_constant_answer_proves_nothing() -> None:
+    count = MIN_PARITY_CROPS
     crops = np.random.default_rng(0).integers(0, 256, (count, 48, 48, 1), dtype=np.uint8)
     logits = np.tile(np.eye(7, dtype=np.float32)[3], (count, 1))
     reference = proof_numbers.Reference(proof_numbers.crop_hashes(crops), {"fer2013": logits})

@@ -1,4 +1,4 @@
-"""Constants in the place of what onnxruntime would work out at each run."""
+"""Constants replace what onnxruntime would compute at each run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from facexp.bundle import Bundle
-from facexp_export.onnx_shapes import settle
+from facexp_export.onnx_shapes import fold_constants
 
 
 def enlarging(open_rows: bool = False) -> Any:
-    """(N, 2, 3, 1) uint8 -> float32: halved by a scalar, then each row twice, reshaped by a shape that is computed.
+    """(N, 2, 3, 1) uint8 -> (N, 4, 3, 1) float32: halved, plus 1, each row twice, reshaped to a computed shape.
 
-    With `open_rows` the rows are as unknown as the batch.
+    With `open_rows` the number of rows is as unknown as the batch size.
     """
     weights = {
         "half": np.float32(0.5),
@@ -65,11 +65,11 @@ def answer(model: Any, image: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_the_answers_stay_and_the_arithmetic_goes(count: int) -> None:
-    """Guards a shape that fits one batch alone, and a scalar that changes the rank of what comes out."""
+def test_the_arithmetic_is_removed_and_the_answers_are_the_same(count: int) -> None:
+    """Guards against a shape that fits only one batch size, and a scalar that changes the rank of the result."""
     image = np.random.default_rng(0).integers(0, 256, (count, 2, 3, 1), np.uint8)
     model = enlarging()
-    settle(model)
+    fold_constants(model)
     assert Counter(node.op_type for node in model.graph.node) == Counter(
         ("Cast", "Mul", "Add", "Unsqueeze", "Tile", "Reshape")
     )
@@ -79,28 +79,28 @@ def test_the_answers_stay_and_the_arithmetic_goes(count: int) -> None:
     np.testing.assert_array_equal(found, 1 + np.repeat(image, 2, axis=1) / 2)
 
 
-def test_scalars_get_the_rank_of_the_map_beside_them() -> None:
-    """Guards the slow path of onnxruntime, on both sides of an operation."""
+def test_scalars_get_the_rank_of_the_other_operand() -> None:
+    """Guards against the slow path of onnxruntime, with the scalar on either side of an operation."""
     model = enlarging()
-    settle(model)
+    fold_constants(model)
     dims = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type in ("Mul", "Add"):
             assert [dims[value] for value in node.input if value in dims] == [[1, 1, 1, 1]]
 
 
-def test_a_shape_with_two_open_sides_is_left_to_the_run() -> None:
-    """Guards -1 for two dimensions, which Reshape refuses."""
+def test_a_shape_with_two_unknown_dimensions_is_not_folded() -> None:
+    """Guards against -1 for two dimensions, which Reshape refuses."""
     image = np.random.default_rng(0).integers(0, 256, (1, 2, 3, 1), np.uint8)
     model = enlarging(open_rows=True)
-    settle(model)
+    fold_constants(model)
     assert "Shape" in {node.op_type for node in model.graph.node}
     np.testing.assert_array_equal(answer(model, image), answer(enlarging(), image))
 
 
 @pytest.mark.parametrize("shipped", [False, True], ids=["exported", "shipped"])
-def test_no_int8_file_works_out_shapes(request: pytest.FixtureRequest, shipped: bool) -> None:
-    """Guards an export that leaves the step out, and files from before it."""
+def test_no_int8_file_computes_shapes(request: pytest.FixtureRequest, shipped: bool) -> None:
+    """Guards against an export that skips this step, and shipped files from before it."""
     loaded = Bundle.load() if shipped else Bundle.load(request.getfixturevalue("bundle").directory)
     for model in (loaded.keypoints, loaded.emotion):
         graph = onnx.load_from_string(loaded.read(model, "int8.onnx")).graph

@@ -1,4 +1,4 @@
-"""The figures of steps 2 and 3 on made-up answers, where the right result is known."""
+"""The figures of steps 2 and 3 for made-up answers, where the right result is known."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from facexp.bundle import KEYS, shipped
 from facexp.errors import BundleError
 from facexp.proof.report import page, summary, verdict
-from facexp.proof.verdict import Check, Report, Step, held
+from facexp.proof.verdict import Check, Report, Step, with_verdict
 from facexp_cli.verify import verify_command
 from facexp_export import proof_numbers, proof_task
 from facexp_export.manifest import write_reference
@@ -48,7 +48,7 @@ def points() -> np.ndarray:
 
 
 def test_equal_numbers_pass_and_one_wrong_coordinate_fails(points: np.ndarray) -> None:
-    """Guards the worst case, which a mean would hide, and what is no number."""
+    """Guards the worst case, which a mean would hide, and NaN and infinity."""
     assert numbers("float32.onnx", points.copy(), points).passed
     for wrong in (0.5, np.nan, np.inf):
         answers = points.copy()
@@ -56,7 +56,7 @@ def test_equal_numbers_pass_and_one_wrong_coordinate_fails(points: np.ndarray) -
         assert numbers("float32.onnx", answers, points).passed is False
 
 
-def test_a_rounded_file_is_held_to_its_mean(points: np.ndarray) -> None:
+def test_a_rounded_file_is_judged_by_its_mean(points: np.ndarray) -> None:
     """Guards int8: one coordinate may be off, all of them may not."""
     answers = points.copy()
     answers[7, 3, 1] += 0.5
@@ -64,22 +64,22 @@ def test_a_rounded_file_is_held_to_its_mean(points: np.ndarray) -> None:
     assert numbers("int8.onnx", points + np.float32(0.5), points).passed is False
 
 
-def test_a_float16_file_is_held_closer_than_an_int8_file(points: np.ndarray) -> None:
-    """Guards the file that int8 may be held against: a mean that rounding to 11 bits does not explain."""
+def test_a_float16_file_has_tighter_limits_than_an_int8_file(points: np.ndarray) -> None:
+    """Guards the file that int8 may be compared with: a mean difference that rounding to 11 bits does not explain."""
     for key, near, far in (("float16.onnx", 0.01, 0.05), ("int8.onnx", 0.05, 0.5)):
         assert numbers(key, points + np.float32(near), points).passed
         assert numbers(key, points + np.float32(far), points).passed is False
 
 
 def test_a_missing_output_fails(points: np.ndarray) -> None:
-    """Guards against nothing to compare taken for nothing that differs."""
+    """Guards against a missing output that counts as one without a difference."""
     task = TASKS["keypoints"]
     (check,) = proof_numbers.compare(task, "float32.onnx", "float32", {}, {"k": points}, TOLERANCES)
     assert check.passed is False
 
 
 def emotion(wrong_before: int, wrong_after: int, faces: int) -> Check:
-    """The judged loss where that many answers of each file are wrong, never of the same face."""
+    """The judged loss if this many answers of each file are wrong, never for the same face."""
     truth = np.arange(faces) % 7
     base, answers = (np.eye(7, dtype=np.float32)[truth] for _ in range(2))
     base[:wrong_before] = np.roll(base[:wrong_before], 1, axis=1)
@@ -88,8 +88,8 @@ def emotion(wrong_before: int, wrong_after: int, faces: int) -> Check:
     return judged(list(proof_task.compare("emotion", "int8.onnx", held_out, {"out": base}, {"out": answers}, MARGINS)))
 
 
-def test_the_pessimistic_end_is_judged() -> None:
-    """Guards the margin against luck: the same point estimate fails where few faces leave it uncertain."""
+def test_the_pessimistic_end_of_the_interval_is_judged() -> None:
+    """Guards the margin against luck: the same point estimate fails if it is uncertain."""
     sure, lucky = emotion(0, 2, 4000), emotion(60, 62, 4000)
     assert sure.value == pytest.approx(0.05)
     assert lucky.value == pytest.approx(0.05)
@@ -101,7 +101,7 @@ def test_the_pessimistic_end_is_judged() -> None:
     assert emotion(0, 40, 4000).passed is False
 
 
-def test_faces_that_are_not_rated_do_not_count() -> None:
+def test_faces_without_a_label_do_not_count() -> None:
     """Guards FER+'s faces without a majority."""
     truth = np.where(np.arange(2000) < 1000, 3, -1)
     base = np.tile(np.eye(7, dtype=np.float32)[3], (2000, 1))
@@ -111,12 +111,12 @@ def test_faces_that_are_not_rated_do_not_count() -> None:
     assert (found.value, found.passed) == (0, True)
 
 
-def test_points(points: np.ndarray) -> None:
+def test_the_loss_of_keypoints_is_their_rmse_with_groups_resampled_together(points: np.ndarray) -> None:
     """Guards the RMSE over coordinates, points without a label, and faces of one photo, which are drawn together."""
     truth = points.copy()
     truth[:, 5] = np.nan
     noise = np.random.default_rng(1).normal(0, 1, points.shape).astype(np.float32)
-    # every face of a group is wrong alike
+    # all faces of a group have the same error
     group = np.arange(600) // 60
     worse = points + noise + np.repeat(np.linspace(0, 0.5, 10), 60).astype(np.float32)[:, None, None]
     crops = np.zeros((600, 1, 1, 1), np.uint8)
@@ -137,16 +137,16 @@ def test_points(points: np.ndarray) -> None:
 
 
 def test_a_step_without_a_check_is_skipped() -> None:
-    """Guards against nothing done taken for passed."""
+    """Guards against a step without a check that counts as passed."""
     assert Step(3).verdict == "skipped"
     assert Step(3, (Check("figure", value=1.0),)).verdict == "reported"
 
 
 def test_a_task_that_was_left_out_is_not_proved() -> None:
-    """Guards a gate that was given the faces of one network alone: they prove nothing of the other."""
-    figure = held(Check("loss", "emotion", value=0.0, limit=1.0))
+    """Guards a proof that was given faces for one network only: they prove nothing about the other."""
+    figure = with_verdict(Check("loss", "emotion", value=0.0, limit=1.0))
     both = Step(1, (replace(figure, task="keypoints"), figure))
-    # what is reported of it is not judged
+    # a figure that is only reported is no verdict on the keypoints
     third = Step(3, (figure, Check("speed", "keypoints", value=2.0)))
     half = Report({"name": "mine", "version": "1"}, {}, (both, Step(2, (figure,)), third, replace(both, number=4)))
     assert half.passed
@@ -162,10 +162,10 @@ def test_a_task_that_was_left_out_is_not_proved() -> None:
 
 
 def test_a_file_that_was_left_out_is_not_proved() -> None:
-    """Guards a gate where LiteRT is not installed: the other files' figures prove nothing of the one that needs it."""
-    figure = held(Check("figure", "emotion", "float32.onnx", value=0.0, limit=1.0))
+    """Guards a proof without LiteRT: the other files' figures prove nothing about the one that needs it."""
+    figure = with_verdict(Check("figure", "emotion", "float32.onnx", value=0.0, limit=1.0))
     files = tuple(replace(figure, file=key) for key in ("float32.onnx", "int8.onnx", "int8.tflite"))
-    # the base of step 3 has figures and no verdict
+    # the base of step 3 has figures but no verdict
     base = Check("accuracy", "emotion", "float32.onnx", value=70.0)
     note = "emotion.int8.tflite: not compared, ai-edge-litert cannot be imported"
     second, third = Step(2, files[:2], (note,)), Step(3, (base, files[1]))
@@ -183,11 +183,11 @@ def test_a_file_that_was_left_out_is_not_proved() -> None:
     assert [what for _, what in replace(whole, steps=(whole.steps[0], reported)).unproved] == ["emotion float32.onnx"]
 
 
-def test_what_no_machine_does_is_no_gap() -> None:
+def test_a_file_that_the_runtime_never_opens_is_no_gap() -> None:
     """Guards the plain verdict on a bundle with a SavedModel, which the runtime never runs."""
-    figure = held(Check("figure", "emotion", "float32.onnx", value=0.0, limit=1.0))
+    figure = with_verdict(Check("figure", "emotion", "float32.onnx", value=0.0, limit=1.0))
     steps = [Step(number, (figure,)) for number in range(1, 5)]
-    steps[0] = replace(steps[0], never=("emotion: not opened",))
+    steps[0] = replace(steps[0], unsupported=("emotion: not opened",))
     report = Report({"name": "mine", "version": "1"}, {}, tuple(steps))
     assert verdict(report) == "mine 1 passed"
     assert '<header class="passed">' in page(report)
@@ -202,10 +202,10 @@ def test_what_no_machine_does_is_no_gap() -> None:
 
 
 @pytest.mark.usefixtures("replayed")
-def test_the_seven_files_are_proved_where_all_is_installed_and_only_there(
+def test_the_seven_files_are_proved_only_if_everything_is_installed(
     bundle: Any, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards the gate of a default bundle, on the machine of its export and on one without LiteRT."""
+    """Guards the proof of a default bundle, on the machine of its export and on one without LiteRT."""
     data = [workspace / "points", workspace / "emotions"]
     whole = verify(bundle.directory, data)
     assert whole.to_dict()["proved"] is True
@@ -218,8 +218,8 @@ def test_the_seven_files_are_proved_where_all_is_installed_and_only_there(
     assert [what for _, what in part.unproved] == 2 * missing
 
 
-def test_only_int8_is_held_against_nothing() -> None:
-    """Guards a bundle without anything to judge by; one whose float file does not run here is not at fault."""
+def test_int8_files_without_a_float_file_fail() -> None:
+    """Guards a bundle without a file to compare with; one whose float file does not run here is not at fault."""
 
     def found(*keys: str) -> list[Check]:
         files = {key: SimpleNamespace(precision=key.partition(".")[0]) for key in keys}
@@ -232,8 +232,8 @@ def test_only_int8_is_held_against_nothing() -> None:
     assert found("float32.tflite", "int8.onnx") == []
 
 
-def test_a_manifest_that_is_refused_blames_no_data(own_bundle: Path, tmp_path: Path) -> None:
-    """Guards the status of a CI: it is the bundle that is wrong, and its labels are needed to read the data."""
+def test_an_invalid_manifest_is_not_blamed_on_the_data(own_bundle: Path, tmp_path: Path) -> None:
+    """Guards the exit status in CI: the bundle is wrong, and its labels are needed to read the data."""
     manifest = json.loads((own_bundle / "manifest.json").read_text())
     manifest["models"]["emotion"]["labels"] = ["awake", "awake"]
     (own_bundle / "manifest.json").write_text(json.dumps(manifest))
@@ -246,8 +246,8 @@ def test_a_manifest_that_is_refused_blames_no_data(own_bundle: Path, tmp_path: P
     assert "FAILED in step 1 (structure)" in result.stdout.splitlines()[-1]
 
 
-def test_the_faces_of_an_export_are_found_whatever_trains_now(tmp_path: Path) -> None:
-    """Guards bundles of before: a rule for copies that leaves more faces out of training draws others to judge on."""
+def test_the_faces_of_an_export_are_found_again(tmp_path: Path) -> None:
+    """Guards older bundles: a stricter rule for copies leaves fewer faces to train, and draws others to judge on."""
     pictures = np.random.default_rng(0).integers(0, 256, (9, 48, 48), np.uint8)
     seen, drawn = pictures[[7, 2, 5]][..., None], pictures[:3, ..., None]
     task = TASKS["emotion"]
@@ -256,17 +256,17 @@ def test_the_faces_of_an_export_are_found_whatever_trains_now(tmp_path: Path) ->
         part=lambda split: SimpleNamespace(images=pictures if split == "val" else pictures[:0])
     )
     answers = {"ferplus": np.zeros((3, 7), np.float32)}
-    # without the export's own, step 2 fails by itself
+    # without the export's hashes, step 2 fails on its own
     assert as_exported(subject, faces, drawn, read_recipe()) is drawn
     write_reference(tmp_path, task, proof_numbers.crop_hashes(seen), answers)
     assert np.array_equal(as_exported(subject, faces, drawn, read_recipe()), seen)
-    # other faces are not taken for the export's
+    # other faces are not mistaken for the export's
     write_reference(tmp_path, task, proof_numbers.crop_hashes(seen + 1), answers)
     assert as_exported(subject, faces, drawn, read_recipe()) is drawn
 
 
 def test_a_bundle_without_its_recipe_fails_the_numbers(tiny_bundle: Path) -> None:
-    """Guards the same verdict with faces as without them: the bundle is at fault, not the proof."""
+    """Guards the same verdict with and without faces: the bundle is at fault, not the proof."""
     report = examine(tiny_bundle, {"emotion": Data(tiny_bundle, None)})
     (check,) = report.steps[1].failures
     assert check.task == "emotion"
@@ -292,8 +292,10 @@ def test_a_bundle_without_its_recipe_fails_the_numbers(tiny_bundle: Path) -> Non
         ("emotion_ferplus", np.full((1024, 7), np.nan, np.float32), "emotion_ferplus must be finite numbers"),
     ],
 )
-def test_a_reference_of_another_kind_is_named(tmp_path: Path, name: str, value: np.ndarray | None, words: str) -> None:
-    """Guards what the trained model answered, and the hashes of the crops: there, of their type and shape."""
+def test_an_invalid_array_of_the_reference_is_named(
+    tmp_path: Path, name: str, value: np.ndarray | None, words: str
+) -> None:
+    """Guards the trained model's answers and the hashes of the crops: they exist, in their type and shape."""
     with np.load(shipped() / "reference.npz") as stored:
         arrays = {key: stored[key] for key in stored.files}
     del arrays[name]
@@ -304,8 +306,8 @@ def test_a_reference_of_another_kind_is_named(tmp_path: Path, name: str, value: 
         Reference.read(tmp_path, TASKS["emotion"])
 
 
-def test_a_damaged_reference_is_one_line(tmp_path: Path) -> None:
-    """Guards against a traceback where one bit has changed."""
+def test_a_damaged_reference_is_a_one_line_error(tmp_path: Path) -> None:
+    """Guards against a traceback if one bit has changed."""
     content = bytearray((shipped() / "reference.npz").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "reference.npz").write_bytes(content)

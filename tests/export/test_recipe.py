@@ -1,4 +1,4 @@
-"""A recipe is the default where it says nothing, and what is wrong in one is named by file and key."""
+"""A recipe falls back to the defaults, and an error in one is reported with its file and key."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from facexp_export.recipe import read_recipe
 RECIPES = Path(__file__).parents[2] / "export" / "facexp_export" / "recipes"
 
 
-def test_the_default_makes_everything() -> None:
-    """Guards the seven files, and faces to judge on that are not those of the calibration."""
+def test_the_default_recipe_makes_every_file() -> None:
+    """Guards the seven files, and a verification split that is not that of the calibration."""
     recipe = read_recipe()
     assert recipe.keys == KEYS
     assert recipe.calibration.split != recipe.verification.split
 
 
 def test_a_saved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
-    """Guards the copy beside the result: complete, whatever its file left to the default."""
+    """Guards the copy next to the result: complete, whatever its file left to the defaults."""
     recipe = read_recipe(RECIPES / "ship-keypoints.toml")
     assert recipe.keys == ("float32.onnx", "int8.onnx", "int8.tflite")
     assert recipe.name == "facexp-baseline"
@@ -31,8 +31,8 @@ def test_a_saved_recipe_is_the_same_recipe(tmp_path: Path) -> None:
     assert recipe != read_recipe()
 
 
-def test_any_words_are_saved_so_that_they_can_be_read(tmp_path: Path) -> None:
-    """Guards the reasons that a recipe's author writes: what JSON and TOML write differently."""
+def test_any_text_can_be_read_after_saving(tmp_path: Path) -> None:
+    """Guards a recipe's free texts: JSON and TOML write some characters differently."""
     recipe = read_recipe()
     recipe = replace(recipe, tolerances=replace(recipe.tolerances, why='\U0001f600 \x7f \x00 "\\ \t\r\n é'))
     (tmp_path / "again.toml").write_text(recipe.text(), encoding="utf-8")
@@ -40,7 +40,7 @@ def test_any_words_are_saved_so_that_they_can_be_read(tmp_path: Path) -> None:
 
 
 def test_a_recipe_that_notepad_saved_is_read(tmp_path: Path) -> None:
-    """Guards a byte order mark, which the configurations may have as well."""
+    """Guards files with a byte order mark, which the configurations may have as well."""
     (tmp_path / "mine.toml").write_text("[margins]\nrmse_px = 0.5\n", encoding="utf-8-sig")
     assert read_recipe(tmp_path / "mine.toml").margins.rmse_px == 0.5
 
@@ -82,8 +82,8 @@ def test_a_savedmodel_alone_can_be_judged(tmp_path: Path) -> None:
         (f"[files]\nkeys = {'[' * 10_000}", "cannot be read as TOML"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, text: str, words: str) -> None:
-    """Guards a mistyped option, which would otherwise be the default in silence."""
+def test_errors_name_the_file_and_the_key(tmp_path: Path, text: str, words: str) -> None:
+    """Guards a mistyped option, for which the default would otherwise be used silently."""
     file = tmp_path / "mine.toml"
     file.write_text(text)
     with pytest.raises(ExportError, match=words) as caught:

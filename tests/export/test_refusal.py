@@ -1,4 +1,4 @@
-"""A wrong export is refused, and the bundle that was there stays as it was."""
+"""A wrong export is refused, and the existing bundle stays as it was."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def nudge_a_weight(graph: Any) -> None:
 
 
 def lose_a_range(graph: Any) -> None:
-    """One activation's scale sixteen times too small: all that lies above is cut off."""
+    """One activation's scale sixteen times too small: larger values are clipped."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
     name = [node.input[1] for node in graph.node if node.op_type == "QuantizeLinear"][4]
     weights[name].CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights[name]) / np.float32(16), name))
 
 
 def after(patch: pytest.MonkeyPatch, step: str, change: Callable[[Any], None]) -> None:
-    """Change the ONNX file that a step wrote."""
+    """Apply a change to the ONNX file that a step has written."""
     run_step = bundle_writer.run_step
 
     def run_and_change(job: Job) -> Any:
@@ -93,7 +93,7 @@ def shipped(bundle: Any, tmp_path: Path) -> Path:
 def test_corrupted_file_is_refused(
     bundle: Any, shipped: Path, monkeypatch: pytest.MonkeyPatch, task: str, step: str, change: Any
 ) -> None:
-    """Guards the whole point of the gate: weights, preprocessing or ranges that went wrong after training."""
+    """Guards the purpose of the gate: weights, preprocessing or ranges that went wrong after training."""
     before = contents(shipped)
     after(monkeypatch, step, change)
     with pytest.raises(ParityError, match=step):
@@ -104,7 +104,7 @@ def test_corrupted_file_is_refused(
 
 @pytest.mark.usefixtures("replayed")
 def test_command_fails_with_the_table(bundle: Any, shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards exit status 1, the figures on stderr, and a stdout without a file that was not written."""
+    """Guards exit status 1, the figures on stderr, and a stdout that names no file, as none was written."""
     before = contents(shipped)
     after(monkeypatch, "float32.onnx", nudge_a_weight)
     arguments = [str(bundle.runs["emotion"]), "--out", str(shipped), "--recipe", str(bundle.recipe), "--overwrite"]
@@ -130,8 +130,8 @@ def test_command_prints_the_files(bundle: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("replayed")
-def test_without_float32_the_others_are_held_against_float16(bundle: Any, tmp_path: Path) -> None:
-    """Guards a bundle that is to be small: its proof is whole, the answers to the picture among it."""
+def test_without_float32_the_others_are_compared_with_float16(bundle: Any, tmp_path: Path) -> None:
+    """Guards a bundle that is meant to be small: its proof is complete, including the answers to the picture."""
     recipe = tmp_path / "small.toml"
     recipe.write_text(bundle.recipe.read_text() + '[files]\nkeys = ["float16.onnx", "int8.onnx"]\n')
     export_run(bundle.runs["keypoints"], tmp_path / "bundle", recipe=bundle.recipe)
@@ -154,7 +154,7 @@ def test_failed_first_export_leaves_nothing(bundle: Any, tmp_path: Path, monkeyp
 
 @pytest.mark.usefixtures("replayed")
 def test_crash_while_writing_leaves_the_old_bundle(bundle: Any, shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the moment after every file was written: a full disk there must not cost the old bundle."""
+    """Guards the moment after all files are written: a full disk there must not cost the old bundle."""
     before = contents(shipped)
 
     def full(*_: Any) -> None:
@@ -168,10 +168,10 @@ def test_crash_while_writing_leaves_the_old_bundle(bundle: Any, shipped: Path, m
 
 
 @pytest.mark.usefixtures("replayed")
-def test_two_exports_into_one_directory_are_not_one(
+def test_the_second_of_two_exports_into_one_directory_is_refused(
     bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards the network whose export ends first: the other's began before, and knows nothing of it."""
+    """Guards the network whose export ends first: the other export began before that and does not contain it."""
     out = tmp_path / "bundle"
     after(monkeypatch, "float32.onnx", lambda _: shutil.copytree(bundle.directory, out))
     with pytest.raises(ExportError, match=f"^{out}: was changed by another export meanwhile; export again$"):
@@ -180,10 +180,10 @@ def test_two_exports_into_one_directory_are_not_one(
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_no_place_for_temporary_files_is_one_line(
+def test_a_missing_temporary_directory_is_a_one_line_error(
     emotion_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards a container whose disk may only be read."""
+    """Guards a container with a read-only disk."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
     result = CliRunner().invoke(export_command, [str(emotion_run), "--out", str(tmp_path / "bundle")])
     assert result.exit_code == 1
@@ -194,12 +194,12 @@ def test_no_place_for_temporary_files_is_one_line(
 
 
 @pytest.mark.usefixtures("replayed")
-def test_a_run_that_may_only_be_read_is_one_line(bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards runs on a share: the first export keeps there how its faces are framed."""
+def test_a_read_only_run_is_an_error(bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards runs on a share: the first export stores the framing of its faces in the run."""
     run = tmp_path / "run"
     shutil.copytree(bundle.runs["keypoints"], run)
     (run / "preprocessing.json").unlink()
-    # in the way of what is written beside, also for root
+    # blocks the temporary file next to it, even for root
     (run / "preprocessing.json.part").mkdir()
     monkeypatch.setattr(bundle_writer, "measure", lambda *_: {})
     message = r"preprocessing\.json: cannot be written \(Is a directory\); make the run's directory writable, or"
@@ -228,19 +228,19 @@ def test_interrupt_between_the_renames_puts_the_old_bundle_back(
 
 
 @pytest.fixture
-def deaf() -> Iterator[None]:
-    """A process that SIGTERM alone does not end, so that a command which does nothing about it is told from one that
-    ends."""
+def harmless_sigterm() -> Iterator[None]:
+    """Make SIGTERM harmless to this process, so that a command that does not handle it is distinguished from one that
+    does."""
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     yield
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.usefixtures("replayed", "deaf")
+@pytest.mark.usefixtures("replayed", "harmless_sigterm")
 def test_a_terminated_export_leaves_nothing_behind(
     bundle: Any, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards what a CI or a container sends to a job that takes too long: neither half a bundle nor scratch stays."""
+    """Guards a job that CI or a container ends with SIGTERM: neither half a bundle nor temporary files stay."""
     before = contents(shipped)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -262,7 +262,7 @@ def test_a_terminated_export_leaves_nothing_behind(
 
 @pytest.mark.parametrize("task", ["keypoints", "emotion"])
 @pytest.mark.usefixtures("replayed")
-def test_model_that_sees_nothing_proves_nothing(
+def test_a_model_with_a_constant_answer_proves_nothing(
     bundle: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
     """Guards against a proof by a model that gives every face the same answer."""
@@ -293,10 +293,13 @@ def another_output(model: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(half_precision, "stage1_block1_a_conv.*float32"), (another_output, "output.*not of emotion")],
+    [
+        (half_precision, "stage1_block1_a_conv.*float32"),
+        (another_output, r"output 'mood' .* expected ferplus or fer2013 or own of shape \(None, 7\)"),
+    ],
 )
-def test_unfit_model_is_named(emotion_run: Path, tmp_path: Path, change: Any, message: str) -> None:
-    """Guards clear words for a mixed-precision model and for one of another task."""
+def test_an_unsuitable_model_is_named(emotion_run: Path, tmp_path: Path, change: Any, message: str) -> None:
+    """Guards clear messages about a mixed-precision model and one of another task."""
     path = tmp_path / "model.keras"
     change(keras.models.load_model(emotion_run / "model.keras", compile=False)).save(path)
     with pytest.raises(ExportError, match=message):
@@ -304,7 +307,7 @@ def test_unfit_model_is_named(emotion_run: Path, tmp_path: Path, change: Any, me
 
 
 def test_code_inside_a_model_is_refused(tmp_path: Path) -> None:
-    """Guards safe_mode: a .keras file from elsewhere must not run what its author put into it."""
+    """Guards safe_mode: a third-party .keras file must not run code that its author put into it."""
     image = keras.Input((48, 48, 1), dtype="uint8", name="image")
     model = keras.Model(image, keras.layers.Lambda(lambda x: x)(image))
     model.save(tmp_path / "model.keras")
@@ -312,8 +315,8 @@ def test_code_inside_a_model_is_refused(tmp_path: Path) -> None:
         load_model(tmp_path / "model.keras", TASKS["emotion"])
 
 
-def test_existing_files_are_replaced_only_when_told(bundle: Any, shipped: Path, replayed: list[str]) -> None:
-    """Guards hours of work in a directory given twice; and that what the recipe no longer names does not stay."""
+def test_existing_files_are_replaced_only_on_request(bundle: Any, shipped: Path, replayed: list[str]) -> None:
+    """Guards hours of work if a directory is given twice, and against files that the recipe no longer names."""
     before = contents(shipped)
     with pytest.raises(ExportError, match=r"holds emotion\.float32\.onnx, .* already; replace them with --overwrite"):
         export_run(bundle.runs["emotion"], shipped)
@@ -322,7 +325,7 @@ def test_existing_files_are_replaced_only_when_told(bundle: Any, shipped: Path, 
     recipe = shipped.parent.parent / "small.toml"
     recipe.write_text(bundle.recipe.read_text() + '[files]\nkeys = ["float32.onnx", "int8.tflite"]\n')
     exported = export_run(bundle.runs["emotion"], shipped, recipe=recipe, overwrite=True)
-    # what the file is made from is written, and not kept
+    # intermediate files are written, and not kept
     assert replayed == ["reference", "float32.onnx", "float32.tflite", "int8.tflite"]
     assert list(exported.files) == ["float32.onnx", "int8.tflite"]
     assert {path.name for path in shipped.iterdir() if path.name.startswith("emotion")} == {
@@ -347,8 +350,8 @@ def test_existing_files_are_replaced_only_when_told(bundle: Any, shipped: Path, 
         ("model.keras", None, "model.keras: no such file; the run has not finished"),
     ],
 )
-def test_unfit_run_is_named(emotion_run: Path, tmp_path: Path, name: str, content: Any, message: str) -> None:
-    """Guards one clear line for a run directory that cannot be exported."""
+def test_an_unsuitable_run_is_named(emotion_run: Path, tmp_path: Path, name: str, content: Any, message: str) -> None:
+    """Guards one clear line about a run directory that cannot be exported."""
     run = tmp_path / "run"
     shutil.copytree(emotion_run, run)
     (run / name).unlink()
@@ -358,15 +361,15 @@ def test_unfit_run_is_named(emotion_run: Path, tmp_path: Path, name: str, conten
         export_run(run, tmp_path / "out")
 
 
-def test_directory_with_other_things_is_refused(emotion_run: Path, tmp_path: Path) -> None:
-    """Guards a directory given by mistake: exporting replaces it as a whole."""
+def test_a_directory_with_other_files_is_refused(emotion_run: Path, tmp_path: Path) -> None:
+    """Guards a directory given by mistake: an export replaces all of it."""
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(ExportError, match=r"thesis.txt but no manifest.json"):
         export_run(emotion_run, tmp_path)
 
 
-def test_foreign_manifest_is_refused(emotion_run: Path, tmp_path: Path) -> None:
-    """Guards a bundle of a later schema against being rewritten as this one."""
+def test_a_manifest_of_a_later_schema_is_refused(emotion_run: Path, tmp_path: Path) -> None:
+    """Guards a bundle of a later schema against being rewritten in this one."""
     (tmp_path / "manifest.json").write_text('{"schema": 3, "models": {}}')
     with pytest.raises(ExportError, match="schema is 3, expected 2"):
         export_run(emotion_run, tmp_path)

@@ -1,6 +1,6 @@
-"""`facexp serve` beside TensorFlow Serving: the official messages and stubs, and the SavedModels' own answers.
+"""`facexp serve` compared with TensorFlow Serving: the official messages and stubs, and the SavedModels' own answers.
 
-The server runs in a process of its own, which never loads TensorFlow; here the official stubs do.
+The server runs in a separate process, which never loads TensorFlow; the official stubs in this process do.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ OFFICIAL = {
 
 
 def wire(descriptor: Any) -> dict[str, tuple[Any, ...]]:
-    """What of a message's fields is seen on the wire; an enumeration is a whole number there."""
+    """The wire format of a message's fields; an enumeration is a whole number there."""
     found = {}
     for field in descriptor.fields:
         kind = FieldDescriptor.TYPE_INT32 if field.type == FieldDescriptor.TYPE_ENUM else field.type
@@ -120,12 +120,12 @@ def assert_near(answer: predict_pb2.PredictResponse, wanted: dict[str, Any]) -> 
         rows = wanted[name].numpy()
         assert tensor.dtype == types_pb2.DT_FLOAT
         assert np.abs(tf.make_ndarray(tensor) - rows).max() < NEAR
-        # different faces have different answers, or anything would be near
+        # different faces must have different answers, or any answer would be near
         assert np.ptp(rows, axis=0).max() > 100 * NEAR
 
 
 def pictures(task: str) -> list[bytes]:
-    """Files of the network's size, larger and smaller, gray and colour, as the SavedModel reads them, too."""
+    """Files of the network's size, larger and smaller, gray and colour, all of which the SavedModel reads, too."""
     files = []
     for number, crop in enumerate(drawn_faces(TASKS[task])[..., 0]):
         side = (TASKS[task], 200, 31)[number % 3]
@@ -137,8 +137,10 @@ def pictures(task: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_predict_as_the_savedmodel(prediction: PredictionServiceStub, models: dict[str, Any], task: str) -> None:
-    """Guards names, types and numbers by the official stubs: rows of pixels, one row, every element given alone."""
+def test_predict_answers_as_the_savedmodel_does(
+    prediction: PredictionServiceStub, models: dict[str, Any], task: str
+) -> None:
+    """Guards names, types and numbers by the official stubs: pixels as bytes, as single values, one value for all."""
     crops = drawn_faces(TASKS[task])
     whole = models[task].signatures["serving_default"](image=tf.constant(crops))
     answer = prediction.Predict(request(task, "serving_default", image=crops), timeout=60)
@@ -147,7 +149,7 @@ def test_predict_as_the_savedmodel(prediction: PredictionServiceStub, models: di
     assert answer.model_spec.signature_name == "serving_default"
     loose = tensor_pb2.TensorProto(dtype=types_pb2.DT_UINT8, int_val=crops[:2].ravel().tolist())
     loose.tensor_shape.CopyFrom(tf.TensorShape(crops[:2].shape).as_proto())
-    # without a signature's name, too
+    # also without a signature's name
     assert_near(
         prediction.Predict(request(task, "", image=loose), timeout=60), {name: rows[:2] for name, rows in whole.items()}
     )
@@ -158,17 +160,17 @@ def test_predict_as_the_savedmodel(prediction: PredictionServiceStub, models: di
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_encoded_pictures_as_the_savedmodel(
+def test_encoded_pictures_are_answered_as_by_the_savedmodel(
     prediction: PredictionServiceStub, models: dict[str, Any], task: str
 ) -> None:
-    """Guards gray, resize and rounding of encoded pictures: the same numbers."""
+    """Guards the gray conversion, resize and rounding of encoded pictures."""
     files = pictures(task)
     answer = prediction.Predict(request(task, "serving_encoded", encoded=files), timeout=60)
     assert_near(answer, models[task].signatures["serving_encoded"](encoded=tf.constant(files)))
 
 
-def test_rest_says_the_same(process: Any, models: dict[str, Any]) -> None:
-    """Guards REST's numbers against the SavedModel's."""
+def test_rest_answers_as_the_savedmodel_does(process: Any, models: dict[str, Any]) -> None:
+    """Guards REST's numbers, which must be near those of the SavedModel."""
     files = pictures("keypoints")
     instances = [{"b64": base64.b64encode(file).decode()} for file in files]
     body = json.dumps({"signature_name": "serving_encoded", "instances": instances}).encode()
@@ -178,7 +180,9 @@ def test_rest_says_the_same(process: Any, models: dict[str, Any]) -> None:
     assert np.abs(found - wanted.numpy()).max() < NEAR
 
 
-def test_faces_by_grpc(prediction: PredictionServiceStub, astronaut: NDArray[np.uint8], bundle: Any) -> None:
+def test_faces_by_grpc_gives_records(
+    prediction: PredictionServiceStub, astronaut: NDArray[np.uint8], bundle: Any
+) -> None:
     """Guards the third model: a photo's bytes in, the record's JSON out."""
     file = cv2.imencode(".png", astronaut)[1].tobytes()
     answer = prediction.Predict(request("faces", "", encoded=[file, b""]), timeout=60)
@@ -188,8 +192,10 @@ def test_faces_by_grpc(prediction: PredictionServiceStub, astronaut: NDArray[np.
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_metadata_as_the_savedmodel(prediction: PredictionServiceStub, models: dict[str, Any], task: str) -> None:
-    """Guards what a client learns before it asks: the signatures of the SavedModel, their names, types and shapes."""
+def test_metadata_describes_the_savedmodels_signatures(
+    prediction: PredictionServiceStub, models: dict[str, Any], task: str
+) -> None:
+    """Guards what a client reads before it sends requests: the signatures, their names, types and shapes."""
     asked = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     asked.model_spec.name = task
     answer = prediction.GetModelMetadata(asked, timeout=60)
@@ -209,8 +215,8 @@ def test_metadata_as_the_savedmodel(prediction: PredictionServiceStub, models: d
         assert definition.method_name == tf.compat.v1.saved_model.signature_constants.PREDICT_METHOD_NAME
 
 
-def test_model_status(process: Any) -> None:
-    """Guards ModelService."""
+def test_model_status_is_answered(process: Any) -> None:
+    """Guards ModelService: the state of a version, and the refusal of an unknown one."""
     asked = get_model_status_pb2.GetModelStatusRequest()
     asked.model_spec.name = "emotion"
     with grpc.insecure_channel(process.grpc) as channel:
@@ -226,8 +232,8 @@ def test_model_status(process: Any) -> None:
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_what_predict_refuses(prediction: PredictionServiceStub) -> None:
-    """Guards the reasons by gRPC, and that a short message cannot ask for a huge array."""
+def test_predict_refuses_invalid_requests(prediction: PredictionServiceStub) -> None:
+    """Guards the reasons by gRPC, and that a short message cannot request a huge array."""
     crops = drawn_faces(48)
     huge = tensor_pb2.TensorProto(dtype=types_pb2.DT_UINT8, int_val=[7])
     huge.tensor_shape.CopyFrom(tf.TensorShape((10**9, 48, 48, 1)).as_proto())
@@ -262,7 +268,7 @@ def test_what_predict_refuses(prediction: PredictionServiceStub) -> None:
     assert set(prediction.Predict(only, timeout=60).outputs) == {"ferplus"}
 
 
-def test_the_clients_of_the_docs(
+def test_the_clients_of_the_docs_run(
     process: Any,
     bundle: Any,
     models: dict[str, Any],

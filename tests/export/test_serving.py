@@ -1,7 +1,7 @@
-"""The SavedModels answer TensorFlow Serving's own messages as the ONNX files do, and docs/serving.md runs.
+"""The SavedModels answer TensorFlow Serving's own messages as the ONNX files do, and the code of docs/serving.md runs.
 
-The server's binary is not here: what stands in for it takes the bytes of the official messages, calls the signature
-that they name and gives the bytes of the official answer.
+The server's binary is not available here. A stand-in takes the bytes of the official messages, calls the signature
+that they name and returns the bytes of the official response.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Rows = dict[str, NDArray[np.float32]]
 
 
 class Server:
-    """What stands in for the server: every SavedModel of a bundle."""
+    """The stand-in for the server, with every SavedModel of a bundle."""
 
     def __init__(self, directory: Path) -> None:
         self.models = {task: tf.saved_model.load(str(directory / task / "1")) for task in TASKS}
@@ -103,12 +103,12 @@ def assert_near(found: Rows, wanted: Rows) -> None:
         assert found[name].dtype == np.float32
         assert found[name].shape == rows.shape
         assert np.abs(found[name] - rows).max() < NEAR
-        # different faces have different answers, or anything would be near
+        # different faces must have different answers, or any answer would be near
         assert np.ptp(rows, axis=0).max() > 100 * NEAR
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_rows_of_pixels(server: Server, expected: Any, task: str) -> None:
+def test_rows_of_pixels_are_answered(server: Server, expected: Any, task: str) -> None:
     """Guards names, types and numbers of serving_default, alone and in a batch."""
     crops = crops_of(task)
     whole = expected(task, crops)
@@ -118,11 +118,11 @@ def test_rows_of_pixels(server: Server, expected: Any, task: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_encoded_files(server: Server, expected: Any, task: str) -> None:
+def test_encoded_files_are_answered(server: Server, expected: Any, task: str) -> None:
     """Guards serving_encoded: PNG and JPEG in one batch, gray and colour, each decoded as the runtime would see it."""
     crops = crops_of(task)
     files = [encoded(crop, ".jpg" if index % 2 else ".png") for index, crop in enumerate(crops[..., 0])]
-    # decoders of JPEG differ by a level here and there: TensorFlow's own is what the server runs
+    # JPEG decoders differ by single gray levels; the server runs TensorFlow's own
     pixels = np.stack([tf.io.decode_image(file, channels=1).numpy() for file in files])
     assert_near(ask(server, task, "serving_encoded", "encoded", files), expected(task, pixels))
     gray = [encoded(cv2.cvtColor(crop, cv2.COLOR_GRAY2BGR), ".png") for crop in crops[..., 0]]
@@ -130,8 +130,8 @@ def test_encoded_files(server: Server, expected: Any, task: str) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_colours_are_weighed_as_in_the_runtime(server: Server, expected: Any, task: str) -> None:
-    """Guards red and blue: swapped, gray would be another."""
+def test_colours_are_weighted_as_in_the_runtime(server: Server, expected: Any, task: str) -> None:
+    """Guards against swapped red and blue, with which the gray would differ."""
     crops = crops_of(task)[..., 0]
     # bright red where the crop is dark, so that the weights matter
     colour = np.stack([crops // 2, crops, 255 - crops // 2], axis=-1)
@@ -141,13 +141,13 @@ def test_colours_are_weighed_as_in_the_runtime(server: Server, expected: Any, ta
     )
     found = ask(server, task, "serving_encoded", "encoded", [encoded(image, ".png") for image in colour])
     for name, rows in found.items():
-        # a gray level of rounding here and there
+        # rounding changes single gray levels
         assert np.abs(rows - right[name]).max() < 0.1 * np.abs(wrong[name] - right[name]).max()
 
 
 @pytest.fixture(scope="module")
 def shown(bundle: Any) -> dict[str, str]:
-    """What `saved_model_cli show --all` prints of each model; both at once, for each spends seconds on importing."""
+    """What `saved_model_cli show --all` prints of each model; both run at once, as each takes seconds to import."""
     tool = Path(sys.executable).with_name("saved_model_cli")
     running = {
         task: subprocess.Popen(
@@ -161,7 +161,7 @@ def shown(bundle: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_saved_model_cli(shown: dict[str, str], task: str) -> None:
+def test_saved_model_cli_shows_the_signatures(shown: dict[str, str], task: str) -> None:
     """Guards what TensorFlow's own tool shows of the file: signatures, names, types and shapes."""
     text = shown[task]
     size = crops_of(task).shape[1]
@@ -187,8 +187,8 @@ def test_saved_model_cli(shown: dict[str, str], task: str) -> None:
         assert f"| `{name}` | `{tensor[8:-2]}` |" in DOCS
 
 
-def test_the_models_config_of_the_docs() -> None:
-    """Guards the file that the server reads: parsed by its own message type, a model per task."""
+def test_the_models_config_of_the_docs_is_valid() -> None:
+    """Guards the file that the server reads: it parses as the official message type, with a model per task."""
     (text,) = re.findall(r"<<'END'\n(.*?)END\n", DOCS, re.DOTALL)
     config = text_format.Parse(text, ModelServerConfig())
     models = {model.name: (model.base_path, model.model_platform) for model in config.model_config_list.config}
@@ -242,7 +242,7 @@ def rest_port(server: Server) -> Iterator[int]:
         thread.join()
 
 
-def test_the_clients_of_the_docs(
+def test_the_clients_of_the_docs_run(
     bundle: Any,
     expected: Any,
     grpc_port: int,
@@ -250,7 +250,7 @@ def test_the_clients_of_the_docs(
     clients: tuple[str, str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Guards the two examples: each runs as it stands, over a real connection, and prints what the network says."""
+    """Guards the two examples: each runs unchanged over a real connection, and prints the network's answer."""
     rest, stub = clients
     crop = crops_of("emotion")[1:2]
     cv2.imwrite("face.png", crop[0])

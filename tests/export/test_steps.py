@@ -1,4 +1,4 @@
-"""The processes that an export's steps are done in: shared, one at a time, and their crashes told."""
+"""The processes that run an export's steps: shared, one at a time, and their crashes reported."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from facexp_export.tasks import TASKS
 
 SHIPPED = shipped() / "keypoints.float32.onnx"
 DONE = """job=$(echo "$line" | tr -d '"'); echo '{}' > "${job%.json}.facts.json"; echo; echo 'facexp step ended'"""
-"""What a shell script says and leaves when it has done the job whose line it read."""
+"""Shell code: write and print what a step does when it has finished the job in the line that was read."""
 
 
-def stand_in(patch: pytest.MonkeyPatch, directory: Path, words: str) -> Job:
-    """A job whose process is a shell script of these words."""
+def stand_in(patch: pytest.MonkeyPatch, directory: Path, commands: str) -> Job:
+    """A job whose process is a shell script with these commands."""
     script = directory / "python"
-    script.write_text(f"#!/bin/sh\n{words}\n")
+    script.write_text(f"#!/bin/sh\n{commands}\n")
     script.chmod(0o755)
     patch.setattr(steps.sys, "executable", str(script))
     return Job("int8.onnx", "emotion", directory, directory / "crops.npz", directory / "out", directory)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("commands", "message"),
     [
         ("echo calibrating; kill -SEGV $$", r"emotion, step int8\.onnx: .* by SIGSEGV; its last lines:\n  calibrating"),
         ("echo last words >&2; exit 1", r"emotion, step int8\.onnx: .* status 1; its last lines:\n  last words"),
@@ -40,19 +40,19 @@ def stand_in(patch: pytest.MonkeyPatch, directory: Path, words: str) -> Job:
         ("echo noise; echo model.keras: is no model; exit 3", r"^model\.keras: is no model$"),
     ],
 )
-def test_a_crash_says_which_step_and_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, message: str
+def test_a_crash_reports_which_step_and_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: str, message: str
 ) -> None:
     """Guards a converter that dies: the step, the signal or the status, and its last lines."""
     with pytest.raises(ExportError, match=message):
-        steps.run_step(stand_in(monkeypatch, tmp_path, words))
+        steps.run_step(stand_in(monkeypatch, tmp_path, commands))
 
 
 def test_steps_share_a_process_and_a_crash_starts_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the seconds that TensorFlow takes to load, once an export, and an export after one that crashed."""
-    words = f"echo >> starts; read line; {DONE}; read line; {DONE}; read line || exit 1; exit 7"
+    """Guards against loading TensorFlow, which takes seconds, more than once an export, and a step after a crash."""
+    commands = f"echo >> starts; read line; {DONE}; read line; {DONE}; read line || exit 1; exit 7"
     monkeypatch.chdir(tmp_path)
-    job = stand_in(monkeypatch, tmp_path, words)
+    job = stand_in(monkeypatch, tmp_path, commands)
 
     def starts() -> int:
         return len((tmp_path / "starts").read_text().splitlines())
@@ -71,8 +71,8 @@ def test_steps_share_a_process_and_a_crash_starts_another(tmp_path: Path, monkey
     assert starts() == 4
 
 
-def test_one_process_is_there_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the memory of a small machine: what wrote the files is gone while another process proves them."""
+def test_only_one_process_runs_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the memory of a small machine: the process that wrote the files has ended while another proves them."""
     monkeypatch.chdir(tmp_path)
     job = stand_in(monkeypatch, tmp_path, f"echo $$ > number; read line; {DONE}; read line")
     with steps.shared_process():
@@ -83,8 +83,8 @@ def test_one_process_is_there_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
             os.kill(number, 0)
 
 
-def test_what_its_libraries_leave_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards TMPDIR: TensorFlow writes code there, and removes it only where it is not killed."""
+def test_temporary_files_of_the_libraries_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards TMPDIR: TensorFlow writes code there, and removes it only if it is not killed."""
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
@@ -103,8 +103,8 @@ def test_what_its_libraries_leave_is_removed(tmp_path: Path, monkeypatch: pytest
     assert not list(scratch.iterdir())
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
-    """Guards the place of temporary files, for what a step is told and for what it makes."""
+def test_a_full_disk_is_a_one_line_error(tmp_path: Path) -> None:
+    """Guards the messages about a step's job file and about what it writes."""
     job = Job("float16.onnx", "keypoints", tmp_path, tmp_path / "crops.npz", Path("/dev/full"), SHIPPED)
     with pytest.raises(ExportError, match=r"^step float16\.onnx: .*No space left on device; it writes /dev/full, .*$"):
         steps.run_step(job)
@@ -115,8 +115,8 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
         steps.run_step(job)
 
 
-def test_a_step_ends_with_the_export_that_asked_for_it(tmp_path: Path) -> None:
-    """Guards the memory and the cores of a machine whose export was killed in the middle of a long step."""
+def test_a_step_ends_when_its_export_is_killed(tmp_path: Path) -> None:
+    """Guards the memory and the cores of a machine whose export is killed in the middle of a long step."""
     source = tmp_path / "source"
     os.mkfifo(source)
     job = Job("float16.onnx", "keypoints", tmp_path, tmp_path / "crops.npz", tmp_path / "out", source)
@@ -126,7 +126,7 @@ def test_a_step_ends_with_the_export_that_asked_for_it(tmp_path: Path) -> None:
         f"run_step(Job.read(Path({str(tmp_path / 'job.json')!r})))"
     )
     with subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)}) as export:
-        # opens when the step does
+        # blocks until the step opens it
         waiting = os.open(source, os.O_WRONLY)
         export.kill()
 
@@ -143,7 +143,7 @@ def test_a_step_ends_with_the_export_that_asked_for_it(tmp_path: Path) -> None:
 
 
 def test_the_trained_model_is_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the same TFLite bytes whatever was exported before: names in the file count how often it was loaded."""
+    """Guards equal TFLite bytes whatever was exported before: names in the file count how often it was loaded."""
     loaded: list[Path] = []
     monkeypatch.setattr(keras_model, "load_model", lambda path, task: loaded.append(path))
     convert._trained.cache_clear()

@@ -1,4 +1,4 @@
-"""What the runtime's tests share."""
+"""Fixtures shared by the tests of the runtime."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import facexp
 
 @pytest.fixture(scope="session")
 def analyzer(tiny_bundle: Path) -> facexp.Analyzer:
-    """On the tiny bundle's float32 files, one thread."""
+    """An Analyzer on the tiny bundle's float32 files, with one thread."""
     return facexp.Analyzer("cpu", 1, precision="float32", bundle=tiny_bundle)
 
 
 @pytest.fixture(scope="session")
 def elf() -> Callable[[list[str]], bytes]:
-    """Makes the smallest 64-bit ELF file that needs these libraries, its parts where the specification puts them."""
+    """Return a function that makes the smallest valid 64-bit ELF file which needs the given libraries."""
 
     def make(needed: list[str]) -> bytes:
         texts, offsets = b"\0", []

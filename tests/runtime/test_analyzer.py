@@ -1,4 +1,4 @@
-"""From an image to its faces: points on what the picture shows, emotions from an aligned crop, one batch a network."""
+"""From an image to its faces: keypoints where the image shows them, emotions from aligned crops, a batch a network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Make = Callable[..., facexp.Analyzer]
 
 @pytest.fixture
 def make(tiny_bundle: Path) -> Make:
-    """An Analyzer on the tiny bundle's float32 files that "finds" the boxes given."""
+    """Return a function that makes an Analyzer on the tiny bundle whose detector "finds" the given boxes."""
 
     def build(*boxes: Box, bundle: Path = tiny_bundle, **more: Any) -> facexp.Analyzer:
         analyzer = facexp.Analyzer("cpu", 1, **({"precision": "float32"} | more), bundle=bundle)
@@ -41,7 +41,7 @@ def make(tiny_bundle: Path) -> Make:
 
 
 def spy(session: Any) -> list[Image]:
-    """The batches that a session gets from now on."""
+    """Record the batches that a session gets from now on."""
     seen: list[Image] = []
     run = session.run
     session.run = lambda batch: seen.append(batch.copy()) or run(batch)
@@ -55,11 +55,11 @@ def dots(shape: tuple[int, int], *places: tuple[float, float, float]) -> Image:
     return np.asarray((255 * np.minimum(total, 1)).round(), dtype=np.uint8)
 
 
-def shares(emotion: facexp.Emotion) -> list[float]:
+def probabilities(emotion: facexp.Emotion) -> list[float]:
     return list(emotion.probabilities.values())
 
 
-def test_points_lie_on_what_the_image_shows(make: Make) -> None:
+def test_keypoints_lie_where_the_image_shows_them(make: Make) -> None:
     # guards: box -> square -> crop -> points -> image, for small, large and overhanging boxes of one image at once
     boxes = [
         (300.0, 200.0, 480.0, 480.0),
@@ -74,26 +74,26 @@ def test_points_lie_on_what_the_image_shows(make: Make) -> None:
     batches = spy(analyzer._keypoints._session), spy(analyzer._emotion)
     faces = analyzer.analyze(image)
     assert [face.box for face in faces] == boxes
-    # the points are looked for twice
+    # the keypoint network runs twice
     assert [[len(batch) for batch in seen] for seen in batches] == [[4, 4], [4]]
     for face, place, side in zip(faces, places, sides, strict=True):
-        wanted = np.array(place) + (tiny.MEAN_SHAPE - 47.5) * side / 96
+        expected = np.array(place) + (tiny.MEAN_SHAPE - 47.5) * side / 96
         assert face.keypoints.dtype == np.float32
-        assert np.abs(face.keypoints - wanted).max() < 0.05 * max(1, side / 96)
+        assert np.abs(face.keypoints - expected).max() < 0.05 * max(1, side / 96)
 
 
 def test_the_framing_of_the_bundle_is_used(make: Make, tmp_path: Path) -> None:
     # guards: the square measured on the training photos, not the detector's box itself
     bundle = tiny.build(tmp_path / "framed", framing=(1.25, 0.0, 0.1))
     (face,) = make((100.0, 100.0, 80.0, 80.0), bundle=bundle).analyze(np.full((300, 300), 90, np.uint8))
-    wanted = np.array([139.5, 139.5 + 8]) + (tiny.MEAN_SHAPE - 47.5) * 100 / 96
-    assert np.abs(face.keypoints - wanted).max() < 0.01
+    expected = np.array([139.5, 139.5 + 8]) + (tiny.MEAN_SHAPE - 47.5) * 100 / 96
+    assert np.abs(face.keypoints - expected).max() < 0.01
 
 
 @pytest.mark.parametrize("turn", [0.0, 17.0, -40.0])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_the_emotion_crop_is_aligned_by_the_points(make: Make, tmp_path: Path, turn: float, axis: int) -> None:
-    # guards: what the picture shows at a point is what the crop shows at the template's point
+    # guards: what the picture shows at a keypoint is what the crop shows at the template's point
     cos, sin = np.cos(np.deg2rad(turn)), np.sin(np.deg2rad(turn))
     answer = 47.5 + 0.9 * (tiny.MEAN_SHAPE - 47.5) @ np.array([[cos, sin], [-sin, cos]])
     analyzer = make((40.0, 30.0, 180.0, 180.0), bundle=tiny.build(tmp_path / "turned", answer=answer))
@@ -111,39 +111,39 @@ def test_the_emotion_crop_is_aligned_by_the_points(make: Make, tmp_path: Path, t
 
 @pytest.mark.parametrize("gray", [0, 43, 99, 170, 255])
 def test_probabilities_are_the_softmax_of_the_first_head(make: Make, gray: int) -> None:
-    # guards: the formula, the labels' order, and five as the seven renormalised
+    # guards: the formula, the order of the labels, and "five" as five of the seven renormalised
     box, image = (50.0, 50.0, 80.0, 80.0), np.full((200, 200, 3), gray, np.uint8)
-    wanted = tiny.emotion_probabilities(gray, "ferplus")
+    expected = tiny.emotion_probabilities(gray, "ferplus")
     (seven,) = make(box).analyze(image)
     assert tuple(seven.emotion.probabilities) == facexp.SEVEN
-    assert np.allclose(shares(seven.emotion), wanted, atol=1e-5)
-    assert seven.emotion.label == facexp.SEVEN[int(np.argmax(wanted))]
+    assert np.allclose(probabilities(seven.emotion), expected, atol=1e-5)
+    assert seven.emotion.label == facexp.SEVEN[int(np.argmax(expected))]
     (five,) = make(box, emotions="five").analyze(image)
-    chosen = np.array([wanted[facexp.SEVEN.index(label)] for label in facexp.FIVE])
+    chosen = np.array([expected[facexp.SEVEN.index(label)] for label in facexp.FIVE])
     assert tuple(five.emotion.probabilities) == facexp.FIVE
-    assert np.allclose(shares(five.emotion), chosen / chosen.sum(), atol=1e-4)
+    assert np.allclose(probabilities(five.emotion), chosen / chosen.sum(), atol=1e-4)
     assert five.emotion.label == facexp.FIVE[int(np.argmax(chosen))]
-    assert sum(shares(five.emotion)) == pytest.approx(1)
+    assert sum(probabilities(five.emotion)) == pytest.approx(1)
 
 
-def test_the_labels_asked_for_are_foretold(make: Make, own_bundle: Path) -> None:
-    # guards: labels=, and that a bundle lists what may be asked for
+def test_the_requested_labels_are_predicted(make: Make, own_bundle: Path) -> None:
+    # guards: labels=, and that a bundle lists which ones may be requested
     image = np.full((200, 200), 99, np.uint8)
     for labels in ("fer2013", "ferplus"):
         (face,) = make((50.0, 50.0, 80.0, 80.0), labels=labels).analyze(image)
-        assert np.allclose(shares(face.emotion), tiny.emotion_probabilities(99, labels), atol=1e-5)
+        assert np.allclose(probabilities(face.emotion), tiny.emotion_probabilities(99, labels), atol=1e-5)
     manifest = own_bundle / "manifest.json"
     content = json.loads(manifest.read_text())
     content["models"]["emotion"]["preprocessing"]["heads"] = ["fer2013"]
     manifest.write_text(json.dumps(content))
     (face,) = make((50.0, 50.0, 80.0, 80.0), bundle=own_bundle).analyze(image)
-    assert np.allclose(shares(face.emotion), tiny.emotion_probabilities(99, "fer2013"), atol=1e-5)
+    assert np.allclose(probabilities(face.emotion), tiny.emotion_probabilities(99, "fer2013"), atol=1e-5)
     with pytest.raises(ValueError, match="labels must be one of fer2013, the bundle's, got 'ferplus'"):
         facexp.Analyzer("cpu", bundle=own_bundle, labels="ferplus")
 
 
-def test_a_bundle_has_labels_of_its_own(make: Make, tmp_path: Path) -> None:
-    # guards: the manifest as the one place that labels come from, and what cannot be had of them
+def test_a_bundle_may_have_labels_of_its_own(make: Make, tmp_path: Path) -> None:
+    # guards: labels come from the manifest alone, and emotions that it lacks are refused
     own = ("calm", "tired", "laughing out loud")
     bundle = tiny.build(tmp_path / "own", labels=own)
     box = (50.0, 50.0, 80.0, 80.0)
@@ -160,27 +160,27 @@ def test_a_bundle_has_labels_of_its_own(make: Make, tmp_path: Path) -> None:
     assert (face.emotion.label, tuple(face.emotion.probabilities)) == ("angry", facexp.FIVE)
 
 
-def test_the_cpu_takes_int8_unless_told_otherwise(make: Make) -> None:
+def test_the_cpu_uses_int8_by_default(make: Make) -> None:
     # guards: precision=None
     box, image = (50.0, 50.0, 96.0, 96.0), np.full((200, 200), 90, np.uint8)
-    (exact,), (small,), (asked,) = (
+    (float32,), (default,), (int8,) = (
         make(box, precision=precision).analyze(image) for precision in ("float32", None, "int8")
     )
-    # a plain gray picture moves with each of the two looks
-    assert np.allclose(small.keypoints - exact.keypoints, [2 * tiny.INT8_SHIFT, 0], atol=1e-4)
-    assert small == asked
+    # int8 shifts the points of a plain gray picture once in each of the two passes
+    assert np.allclose(default.keypoints - float32.keypoints, [2 * tiny.INT8_SHIFT, 0], atol=1e-4)
+    assert default == int8
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.2, 4.0, float("nan")])
-def test_failed_points_fall_back_to_the_average_face(make: Make, tmp_path: Path, scale: float) -> None:
-    # guards: points that collapse, explode or are no numbers crash nothing and leave a usable emotion crop
+def test_invalid_keypoints_fall_back_to_the_average_face(make: Make, tmp_path: Path, scale: float) -> None:
+    # guards: keypoints that collapse, explode or are NaN raise no error and leave a usable emotion crop
     answer = 47.5 + scale * (tiny.MEAN_SHAPE - 47.5)
     bundle = tiny.build(tmp_path / "failed", answer=answer)
     box = (60.0, 40.0, 100.0, 100.0)
     image = np.random.default_rng(0).integers(0, 256, (200, 200), dtype=np.uint8)
     crops = []
     for analyzer in (make(box), make(box, bundle=bundle)):
-        # the average face's points come when the crop is of one gray, whatever the image
+        # the network gives the average face for a crop of one gray, so it gets one whatever the image shows
         run = analyzer._keypoints._session.run
         analyzer._keypoints._session.run = lambda batch, run=run: run(np.full_like(batch, 9))  # type: ignore[method-assign]
         seen = spy(analyzer._emotion)
@@ -233,7 +233,7 @@ def test_min_score_reaches_the_detector(tiny_bundle: Path, astronaut: Image) -> 
     assert facexp.Analyzer(bundle=tiny_bundle, min_score=0.99).analyze(astronaut) == []
 
 
-def test_an_astronaut_end_to_end(analyzer: facexp.Analyzer, astronaut: Image) -> None:
+def test_the_astronaut_end_to_end(analyzer: facexp.Analyzer, astronaut: Image) -> None:
     # guards: the parts put together, as a user calls them
     (face,) = analyzer.analyze(astronaut)
     x, y, w, h = face.box
@@ -243,7 +243,7 @@ def test_an_astronaut_end_to_end(analyzer: facexp.Analyzer, astronaut: Image) ->
     timings = analyzer.timings
     assert min(timings.detect_ms, timings.keypoints_ms, timings.emotion_ms) > 0
     for image in (astronaut, astronaut[:, :, 1]):
-        # a view that runs backwards, as a user's flip makes it
+        # a view with a negative stride, as flipping an image makes one
         view = np.ascontiguousarray(image[:, ::-1])[:, ::-1]
         (face,), (same,) = analyzer.analyze(np.ascontiguousarray(image)), analyzer.analyze(view)
         assert face.box == same.box
@@ -253,8 +253,8 @@ def test_an_astronaut_end_to_end(analyzer: facexp.Analyzer, astronaut: Image) ->
         analyzer.analyze(astronaut / 255)
 
 
-def test_crops_are_faces_in_their_order(analyzer: facexp.Analyzer) -> None:
-    # guards: no detector, one face an image, any size and kind of image, one batch a step
+def test_each_crop_is_one_face_in_the_given_order(analyzer: facexp.Analyzer) -> None:
+    # guards: no detector, one face per image, images of any size and kind, one batch per step
     grays = (43, 255, 99, 0, 170)
     shapes = ((48, 48), (97, 60, 3), (300, 250), (1, 1), (64, 64, 4))
     crops = [np.full(shape, gray, np.uint8) for shape, gray in zip(shapes, grays, strict=True)]
@@ -265,7 +265,7 @@ def test_crops_are_faces_in_their_order(analyzer: facexp.Analyzer) -> None:
         side, middle = np.sqrt(crop.shape[0] * crop.shape[1]), (np.array(crop.shape[1::-1]) - 1) / 2
         assert np.allclose(face.keypoints, middle + (tiny.MEAN_SHAPE - 47.5) * side / 96, atol=0.01)
         bright = to_gray_level(crop)
-        assert np.allclose(shares(face.emotion), tiny.emotion_probabilities(bright, "ferplus"), atol=1e-4), gray
+        assert np.allclose(probabilities(face.emotion), tiny.emotion_probabilities(bright, "ferplus"), atol=1e-4), gray
     assert analyzer.timings.detect_ms == 0
     assert analyzer.timings.emotion_ms > 0
     with pytest.raises(ValueError, match="crop 1: an image must be a uint8 array, got float32"):
@@ -280,8 +280,8 @@ def to_gray_level(crop: Image) -> float:
     return float(crop.reshape(-1)[0])
 
 
-def test_a_crop_is_framed_anew_by_its_first_points(make: Make) -> None:
-    # guards: the second look: what the first points found off-centre is centred, and the points still return to it
+def test_a_crop_is_framed_again_by_its_first_keypoints(make: Make) -> None:
+    # guards: the second pass: what the first one found off-centre is centred, and the points map back to it
     analyzer = make()
     seen = spy(analyzer._keypoints._session)
     (face,) = analyzer.analyze_crops([dots((96, 96), (61.0, 40.0, 4.0))])
@@ -296,8 +296,8 @@ def test_a_crop_is_framed_anew_by_its_first_points(make: Make) -> None:
     assert np.abs(face.keypoints - (np.array([61, 40]) + tiny.MEAN_SHAPE - 47.5)).max() < 0.1
 
 
-def test_an_unsure_face_must_keep_its_points(make: Make, tmp_path: Path) -> None:
-    # guards: alarms of the detector, whose points turn with every frame, and --max-faces, which counts real faces
+def test_a_face_with_a_low_score_must_keep_its_keypoints(make: Make, tmp_path: Path) -> None:
+    # guards: false positives, whose keypoints turn with every new crop, and --max-faces, which counts real faces
     cos, sin = np.cos(0.5), np.sin(0.5)
     turning = tiny.build(
         tmp_path / "turning", answer=47.5 + (tiny.MEAN_SHAPE - 47.5) @ np.array([[cos, sin], [-sin, cos]])
@@ -305,15 +305,15 @@ def test_an_unsure_face_must_keep_its_points(make: Make, tmp_path: Path) -> None
     image = np.full((300, 300), 90, np.uint8)
     large, small = (20.0, 20.0, 150.0, 150.0), (200.0, 200.0, 80.0, 80.0)
     found = [Detection(large, 0.79), Detection(small, 0.8)]
-    for bundle, wanted in ((turning, [small]), (None, [large, small])):
+    for bundle, expected in ((turning, [small]), (None, [large, small])):
         for most in (None, 1):
             analyzer = make(max_faces=most, **({} if bundle is None else {"bundle": bundle}))
             analyzer._detector = SimpleNamespace(detect=lambda image, min_face=0: found)  # type: ignore[assignment]
             seen = spy(analyzer._keypoints._session)
-            assert [face.box for face in analyzer.analyze(image)] == wanted[:most]
-            # the second largest is looked at only where the largest is no face
-            looked = [1, 1] if most else [2, 2]
-            assert [len(batch) for batch in seen] == looked + ([2, 2] if most and wanted == [small] else [])
+            assert [face.box for face in analyzer.analyze(image)] == expected[:most]
+            # the second largest face is examined only if the largest is dropped
+            passes = [1, 1] if most else [2, 2]
+            assert [len(batch) for batch in seen] == passes + ([2, 2] if most and expected == [small] else [])
 
 
 def test_wrong_arguments_are_named(tiny_bundle: Path) -> None:
@@ -329,8 +329,8 @@ def test_wrong_arguments_are_named(tiny_bundle: Path) -> None:
             facexp.Analyzer(**{name: number}, bundle=tiny_bundle)  # type: ignore[arg-type]
 
 
-def test_a_face_is_frozen_compared_and_pickled(analyzer: facexp.Analyzer) -> None:
-    # guards: comparing faces must not ask an array for one truth value; results cannot be changed behind one's back
+def test_a_face_is_frozen_comparable_and_picklable(analyzer: facexp.Analyzer) -> None:
+    # guards: comparing faces must not need the truth value of an array; results cannot be changed by accident
     first, second = analyzer.analyze_crops([np.full((48, 48), gray, np.uint8) for gray in (40, 90)])
     (again,) = analyzer.analyze_crops([np.full((48, 48), 40, np.uint8)])
     assert first == again
@@ -351,7 +351,7 @@ def test_a_face_is_frozen_compared_and_pickled(analyzer: facexp.Analyzer) -> Non
 
 
 def test_the_runtime_needs_numpy_opencv_and_onnxruntime_only(tiny_bundle: Path) -> None:
-    # guards: a device without the training packages, and a start that does not wait for them
+    # guards: devices without the training packages, and a start that does not wait for their import
     code = """
 import sys
 import numpy as np
@@ -367,14 +367,14 @@ print("loaded:", *sorted(unwanted & set(sys.modules)))
 
 
 def test_names_and_geometry_need_no_onnxruntime() -> None:
-    # guards: training takes geometry and labels from here, on machines without onnxruntime
+    # guards: training imports geometry and labels from the runtime, on machines without onnxruntime
     code = "import sys; sys.modules['onnxruntime'] = None; import facexp.geometry; print(len(facexp.KEYPOINTS))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.stdout, done.stderr) == ("15\n", "")
 
 
-def test_what_is_no_face_is_known(astronaut: NDArray[np.uint8]) -> None:
-    # guards: a face that fills the crop is seen, turned to gray or small as well; a text and a floor are not
+def test_shows_face_tells_faces_from_other_crops(astronaut: NDArray[np.uint8]) -> None:
+    # guards: a face that fills the crop is recognised, also in gray or small; a text and a floor are not
     analyzer = facexp.Analyzer("cpu")
     (x, y, w, h) = (round(value) for value in analyzer.analyze(astronaut)[0].box)
     face = astronaut[y : y + h, x : x + w]

@@ -1,4 +1,4 @@
-"""Pixels that are not square: pictures are as players show them, in clips and behind addresses."""
+"""Pixels that are not square: pictures have the shape that players show, in clips and in streams."""
 
 from __future__ import annotations
 
@@ -14,35 +14,48 @@ from facexp.sources.capture import VideoCapture
 from facexp.sources.clip import Clip
 
 
-class Claims:
-    """A capture that says these things of itself, and 0 to all else that it is asked."""
+class FakeCapture:
+    """A capture with these properties, and 0 for all others."""
 
-    def __init__(self, width: float, height: float, turned: float = 0) -> None:
-        self.said = {cv2.CAP_PROP_SAR_NUM: width, cv2.CAP_PROP_SAR_DEN: height, cv2.CAP_PROP_ORIENTATION_META: turned}
+    def __init__(self, width: float, height: float, rotation: float = 0) -> None:
+        self.properties = {
+            cv2.CAP_PROP_SAR_NUM: width,
+            cv2.CAP_PROP_SAR_DEN: height,
+            cv2.CAP_PROP_ORIENTATION_META: rotation,
+        }
 
-    def get(self, what: int) -> float:
-        return self.said.get(what, 0.0)
+    def get(self, property_id: int) -> float:
+        return self.properties.get(property_id, 0.0)
 
 
 @pytest.mark.parametrize(
-    ("claims", "aspect"),
+    ("capture", "aspect"),
     [
-        (Claims(16, 15), 16 / 15),
-        (Claims(8, 9), 8 / 9),
-        (Claims(4, 3, turned=90), 3 / 4),
-        (Claims(4, 3, turned=270), 3 / 4),
-        (Claims(4, 3, turned=180), 4 / 3),
-        # square, unknown, unheard of, and what cannot be
-        *((claims, 1.0) for claims in (Claims(1, 1), Claims(0, 1), Claims(-1, -1), Claims(1, 0), Claims(5, 1))),
+        (FakeCapture(16, 15), 16 / 15),
+        (FakeCapture(8, 9), 8 / 9),
+        (FakeCapture(4, 3, rotation=90), 3 / 4),
+        (FakeCapture(4, 3, rotation=270), 3 / 4),
+        (FakeCapture(4, 3, rotation=180), 4 / 3),
+        # square, unknown, negative, and values that are impossible
+        *(
+            (capture, 1.0)
+            for capture in (
+                FakeCapture(1, 1),
+                FakeCapture(0, 1),
+                FakeCapture(-1, -1),
+                FakeCapture(1, 0),
+                FakeCapture(5, 1),
+            )
+        ),
     ],
 )
-def test_what_a_capture_says_of_its_pixels(claims: Claims, aspect: float) -> None:
-    """Guards also clips on their side, whose pixels lie with them."""
-    assert pixel_aspect(claims) == pytest.approx(aspect)  # type: ignore[arg-type]
+def test_the_pixel_aspect_is_that_of_the_capture(capture: FakeCapture, aspect: float) -> None:
+    """Guards also clips that are rotated by 90 degrees, whose pixels are rotated with them."""
+    assert pixel_aspect(capture) == pytest.approx(aspect)  # type: ignore[arg-type]
 
 
 def test_square_pixels_are_not_copied() -> None:
-    """Guards the speed of nearly all clips."""
+    """Guards the speed of almost all clips."""
     image = np.zeros((48, 64, 3), np.uint8)
     assert squared(image, 1.0) is image
     assert squared(image, 1.001) is image
@@ -50,7 +63,7 @@ def test_square_pixels_are_not_copied() -> None:
 
 @pytest.mark.parametrize(("pixels", "width"), [("4:3", 85), ("1:2", 32), ("1:1", 64), ("0:0", 64)])
 def test_pictures_have_their_display_width(tmp_path: Path, pixels: str, width: int) -> None:
-    """Guards DV, HDV and DVB, whose faces would be pressed: a clip and a stream, in the whole way through OpenCV."""
+    """Guards DV, HDV and DVB, whose faces would be squeezed: a clip and a stream, all the way through OpenCV."""
     path = tmp_path / "x.y4m"
     ramp = bytes(range(0, 256, 4)) * 48
     head = f"YUV4MPEG2 W64 H48 F25:1 Ip A{pixels} C420jpeg\n".encode()

@@ -1,4 +1,4 @@
-"""The benchmark measures what it says, and says what it could not measure; how fast anything is, no test asks."""
+"""The benchmark measures what it claims, and reports what it could not measure; no test checks how fast anything is."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from facexp.timing import Spread, in_turns, run_process
 
 
 def test_percentiles_from_a_scripted_clock() -> None:
-    """Guards: units, the order of the percentiles, rivals in turns, and a warm-up that does not count."""
+    """Guards units, the order of the percentiles, candidates in turns, and a warm-up that does not count."""
     now, called, rounds = [0.0], [], []
 
-    def rival(name: str, seconds: list[float]) -> Any:
+    def candidate(name: str, seconds: list[float]) -> Any:
         def call() -> None:
             called.append(name)
             now[0] += seconds.pop(0)
 
         return call
 
-    # the first round takes for ever; then 1 to 100 ms, and ten times as long
+    # the first round takes extremely long; then 1 to 100 ms, and ten times that for b
     ladder = [n / 1000 for n in range(1, 101)]
-    rivals = {"a": rival("a", [999.0, *ladder]), "b": rival("b", [999.0, *(10 * n for n in ladder)])}
-    spreads = in_turns(rivals, 100, step=lambda: rounds.append(len(called)), clock=lambda: now[0])
+    candidates = {"a": candidate("a", [999.0, *ladder]), "b": candidate("b", [999.0, *(10 * n for n in ladder)])}
+    spreads = in_turns(candidates, 100, step=lambda: rounds.append(len(called)), clock=lambda: now[0])
     assert called == ["a", "b"] * 101
     assert rounds == list(range(2, 203, 2))
     # linear between neighbours: the p-th of 1..100 is 1 + 0.99 p
@@ -42,32 +42,32 @@ def test_percentiles_from_a_scripted_clock() -> None:
         Spread.of([])
 
 
-def test_a_process_is_measured_alone() -> None:
-    """Guards: the peak of a process is not that of the one that measures it, and a failure is no time."""
+def test_a_process_is_measured_without_its_parent() -> None:
+    """Guards: the peak memory of a process is not its parent's, and a failed process is an error, not a time."""
     heavy = np.ones(40_000_000)
     assert heavy.nbytes == 320_000_000
     small, large = (run_process([sys.executable, "-c", f"b'1' * {size}"]) for size in (1, 60_000_000))
     if small.peak_mb is None or large.peak_mb is None:
-        pytest.skip("this system does not tell a process's peak memory")
+        pytest.skip("this system does not report a process's peak memory")
     assert 1 < small.peak_mb < 60 < large.peak_mb < 200
     assert small.seconds > 0
     with pytest.raises(RuntimeError, match=r"status 1: ZeroDivisionError"):
         run_process([sys.executable, "-c", "1 / 0"])
 
 
-def test_no_file_of_the_current_folder_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards folders of photos that hold Python files with the names of modules."""
+def test_modules_in_the_current_folder_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards folders of photos that contain Python files with the names of modules."""
     (tmp_path / "json.py").write_text("raise SystemExit('was run')")
     monkeypatch.chdir(tmp_path)
     assert run_process([*Plan().command[:-1], "import json"]).seconds > 0
 
 
 def test_the_report_has_every_part(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the JSON schema; nothing asked for is left out, and what cannot run is said; no source is needed."""
+    """Guards the JSON schema: nothing requested is missing, what cannot run is listed, and no source is needed."""
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
-    told: list[tuple[str, int, int]] = []
+    progress: list[tuple[str, int, int]] = []
     plan = Plan(threads=(1, 2), batch=(1, 3), device="cpu", rounds=1, starts=1)
-    report = run(plan, lambda *now: told.append(now))
+    report = run(plan, lambda *now: progress.append(now))
     stages = {(row.name, row.threads) for row in report.rows if row.group == "stage"}
     names = ("read", "detect", "keypoints", "emotion", "whole", "track")
     assert stages == {(name, threads) for name in names for threads in (1, 2)}
@@ -91,12 +91,12 @@ def test_the_report_has_every_part(tiny_bundle: Path, monkeypatch: pytest.Monkey
         assert 0 < row["ms"]["least"] <= row["ms"]["p50"] <= row["ms"]["p90"] <= row["ms"]["p99"]
     text = table(report)
     assert all(name in text for name in (*names, *models["keypoints"], *models["emotion"], "cold start"))
-    assert {what for what, _, _ in told} == {"stages", "networks", "cold start"}
-    assert all(0 <= done <= total for _, done, total in told)
+    assert {what for what, _, _ in progress} == {"stages", "networks", "cold start"}
+    assert all(0 <= done <= total for _, done, total in progress)
 
 
-def test_sources_are_measured_each_in_its_turn(tmp_path: Path, astronaut: Any, tiny_bundle: Path) -> None:
-    """Guards: photos and clips of the user's own, and how many faces there are in them."""
+def test_the_given_sources_are_measured(tmp_path: Path, astronaut: Any, tiny_bundle: Path) -> None:
+    """Guards the user's own photos and clips, and the reported number of faces in them."""
     cv2.imwrite(str(tmp_path / "a.png"), astronaut)
     cv2.imwrite(str(tmp_path / "b.png"), np.zeros((80, 90, 3), np.uint8))
     plan = Plan((str(tmp_path),), batch=(1,), device="cpu", bundle=tiny_bundle, rounds=2, starts=0)
@@ -106,19 +106,19 @@ def test_sources_are_measured_each_in_its_turn(tmp_path: Path, astronaut: Any, t
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [("gone.jpg", "no such file"), ("text.jpg", "is not a photo"), ("0", "cameras, streams and pipes")],
 )
-def test_a_broken_source_is_a_clear_error(tmp_path: Path, name: str, says: str) -> None:
-    """Guards: an error before anything is measured, never times of nothing."""
+def test_a_broken_source_is_a_clear_error(tmp_path: Path, name: str, message: str) -> None:
+    """Guards against times of nothing: the error comes before anything is measured."""
     (tmp_path / "text.jpg").write_text("hello")
     source = name if name == "0" else str(tmp_path / name)
-    with pytest.raises(facexp.SourceError, match=says):
+    with pytest.raises(facexp.SourceError, match=message):
         run(Plan((source,), starts=0))
 
 
-def test_wrong_plans() -> None:
-    """Guards: no rounds, no threads."""
+def test_invalid_plans_are_refused() -> None:
+    """Guards against plans without rounds or threads."""
     for wrong in ({"rounds": 0}, {"threads": ()}, {"batch": (1, 0)}, {"starts": -1}):
         with pytest.raises(ValueError, match="must be at least"):
             Plan(**wrong)

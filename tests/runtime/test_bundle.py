@@ -1,4 +1,4 @@
-"""A bundle is read as it is, and what is wrong with one is named by file and key."""
+"""A bundle is read as its manifest describes it, and every fault in one is reported with file and key."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from facexp.geometry import Framing
 Manifest = dict[str, Any]
 
 
-def test_a_bundle_says_what_its_manifest_says(tiny_bundle: Path) -> None:
-    # guards: every field lands where the runtime looks for it
+def test_a_bundle_has_the_content_of_its_manifest(tiny_bundle: Path) -> None:
+    # guards: every field of the manifest ends up where the runtime reads it
     bundle = Bundle.load(tiny_bundle)
     assert (bundle.name, bundle.version, bundle.created, bundle.terms) == ("tiny", "0.0.1", "2026-11-20", "for tests")
     assert bundle.keypoints.labels == facexp.KEYPOINTS
@@ -45,7 +45,7 @@ def test_a_bundle_says_what_its_manifest_says(tiny_bundle: Path) -> None:
 
 
 def test_a_damaged_file_is_found_by_its_hash(own_bundle: Path) -> None:
-    # guards: weights that were cut off or replaced never run
+    # guards: weights that were truncated or replaced never run
     file = own_bundle / "emotion.int8.onnx"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -59,7 +59,7 @@ def test_a_damaged_file_is_found_by_its_hash(own_bundle: Path) -> None:
         facexp.Analyzer("cpu", bundle=own_bundle)
 
 
-def test_a_precision_that_is_not_there_is_named(tiny_bundle: Path) -> None:
+def test_a_missing_precision_is_named(tiny_bundle: Path) -> None:
     # guards: a mistyped precision lists what exists
     with pytest.raises(
         facexp.BundleError, match=r"model keypoints has no float16\.onnx file, it has float32\.onnx, int8\.onnx"
@@ -67,18 +67,18 @@ def test_a_precision_that_is_not_there_is_named(tiny_bundle: Path) -> None:
         facexp.Analyzer(precision="float16", bundle=tiny_bundle)
 
 
-def test_exact_takes_of_each_network_the_most_exact_file(own_bundle: Path) -> None:
+def test_exact_uses_the_most_exact_file_of_each_network(own_bundle: Path) -> None:
     # guards: a bundle whose networks come in different precisions
     path = own_bundle / "manifest.json"
     manifest = json.loads(path.read_text())
-    # of both, so that the order in the manifest is none of rank
+    # reverse the files of both, so that their order in the manifest is not that of their precision
     for model in manifest["models"].values():
         model["files"] = dict(reversed(model["files"].items()))
     del manifest["models"]["emotion"]["files"]["float32.onnx"]
     path.write_text(json.dumps(manifest))
     bundle = Bundle.load(own_bundle)
-    assert (bundle.keypoints.exact(), bundle.emotion.exact()) == ("float32.onnx", "int8.onnx")
-    assert bundle.keypoints.exact("tflite") is None
+    assert (bundle.keypoints.most_exact_key(), bundle.emotion.most_exact_key()) == ("float32.onnx", "int8.onnx")
+    assert bundle.keypoints.most_exact_key("tflite") is None
     image = np.full((96, 96), 90, np.uint8)
     (face,), (exact,) = (
         facexp.Analyzer("cpu", precision=precision, bundle=own_bundle).analyze_crops([image])
@@ -180,10 +180,10 @@ K, E = ("models", "keypoints"), ("models", "emotion")
         (put(7, *K, "training"), "models.keypoints.training must be dict, got 7"),
     ],
 )
-def test_what_is_wrong_is_named_by_file_and_key(
+def test_an_invalid_manifest_is_named_by_file_and_key(
     own_bundle: Path, change: Callable[[Manifest], None], words: str
 ) -> None:
-    # guards: every rule of the manifest, each with a message that leads to the key
+    # guards: every rule of the manifest, each with a message that names the key
     file = own_bundle / "manifest.json"
     manifest = json.loads(file.read_text())
     change(manifest)
@@ -192,12 +192,12 @@ def test_what_is_wrong_is_named_by_file_and_key(
         Bundle.load(own_bundle)
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
-    # whatever was in the file, a terminal and a report can show it
+    # a terminal and a report can show the message, whatever was in the file
     str(caught.value).encode()
 
 
 def test_a_bundle_without_int8_runs_what_it_has(own_bundle: Path, astronaut: Any) -> None:
-    # guards: an export of float32 alone, which needs no `precision`
+    # guards: an export of float32 alone, which must run without `precision`
     manifest = json.loads((own_bundle / "manifest.json").read_text())
     for model in manifest["models"].values():
         model["files"] = {"float32.onnx": model["files"]["float32.onnx"]}

@@ -11,15 +11,13 @@ from facexp.sources import capture
 from facexp.sources.capture import VideoCapture
 
 
-class Opened:
-    """What OpenCV gives for an address: each opening knows another width of the pictures, the last one for all that
-    follow.
-    """
+class FakeCapture:
+    """A cv2.VideoCapture whose openings report these widths in turn, and from then on the last one."""
 
     def __init__(self, widths: list[float]) -> None:
         self.widths, self.now, self.openings, self.released = widths, 0.0, 0, 0
 
-    def open(self, *_: Any) -> Opened:
+    def open(self, *_: Any) -> FakeCapture:
         self.now = self.widths[min(self.openings, len(self.widths) - 1)]
         self.openings += 1
         return self
@@ -35,18 +33,18 @@ class Opened:
 
 
 def test_a_stream_that_is_joined_before_its_key_frame_is_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards UDP, where FFmpeg ends its analysis without a picture, after which that opening never gives one."""
-    late = Opened([0, 0, 320])
-    monkeypatch.setattr(capture, "_APART_S", 0.01)
+    """Guards UDP: if FFmpeg ends its analysis without a picture, that opening never gives one."""
+    late = FakeCapture([0, 0, 320])
+    monkeypatch.setattr(capture, "_RETRY_INTERVAL_S", 0.01)
     monkeypatch.setattr(cv2, "VideoCapture", late.open)
     VideoCapture("udp://127.0.0.1:9", 10.0)
     assert (late.openings, late.released) == (3, 2)
 
 
-def test_a_stream_that_never_shows_its_size_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the end of the waiting, and a server that gives at once what has no size from hundreds of requests."""
-    never = Opened([0])
-    monkeypatch.setattr(capture, "_APART_S", 0.1)
+def test_a_stream_that_never_reports_its_size_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards that the wait ends, and against hundreds of requests to a server that answers at once without a size."""
+    never = FakeCapture([0])
+    monkeypatch.setattr(capture, "_RETRY_INTERVAL_S", 0.1)
     monkeypatch.setattr(cv2, "VideoCapture", never.open)
     VideoCapture("udp://127.0.0.1:9", 0.35)
     assert 1 < never.openings <= 5

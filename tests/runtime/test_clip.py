@@ -1,4 +1,4 @@
-"""Clips: every frame at its own time, and no break passed over in silence."""
+"""Clips: every frame with its own time, and no break that is passed over silently."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def open_clip(path: Path) -> Clip:
     return Clip(path, kind)
 
 
-def until_it_breaks(opened: Clip) -> tuple[list[int], str]:
-    """The numbers of the frames that come, and what is said then."""
+def read_until_error(opened: Clip) -> tuple[list[int], str]:
+    """Return the numbers of the frames that come, and the message of the error that ends them."""
     got: list[int] = []
     try:
         for index, _, _ in opened.frames():
             got.append(index)
     except SourceError as error:
         return got, str(error)
-    pytest.fail("nothing was said")
+    pytest.fail("the clip ends without an error")
 
 
 def brightness(image: NDArray[np.uint8]) -> float:
@@ -74,30 +74,32 @@ def test_frames_have_their_number_time_and_picture(clips: Path, suffix: str, eve
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
 @pytest.mark.parametrize("start_s", [0.5, 3.3])
-def test_a_part_of_a_clip(clips: Path, suffix: str, start_s: float) -> None:
+def test_a_part_of_a_clip_has_its_own_numbers_and_times(clips: Path, suffix: str, start_s: float) -> None:
     """Guards --start and --duration: numbers, times and pictures are the clip's own, however the start was found."""
     options = ReadOptions(every=2, start_s=start_s, duration_s=0.4)
     frames = list(open_clip(clips / f"x{suffix}").frames(options))
-    wanted = [i for i in range(0, 120, 2) if 40 * i >= 1000 * start_s and 40 * i < 1000 * (start_s + 0.4)]
-    assert [index for index, _, _ in frames] == wanted
+    expected = [i for i in range(0, 120, 2) if 40 * i >= 1000 * start_s and 40 * i < 1000 * (start_s + 0.4)]
+    assert [index for index, _, _ in frames] == expected
     for index, time_ms, image in frames:
         assert time_ms == pytest.approx(40 * index, abs=0.6)
         assert brightness(image) == pytest.approx(gray(index), abs=3)
 
 
-def test_a_clip_that_cannot_be_sought_is_read_from_its_beginning(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_whose_seek_lands_too_late_is_read_from_its_beginning(
+    clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Guards --start where seeking lands too late: no frame of the part may be missing."""
     opened = open_clip(clips / "x.mp4")
     whole, late = opened._capture, cv2.VideoCapture(str(clips / "x.mp4"), cv2.CAP_FFMPEG)
     for _ in range(110):
         late.grab()
-    monkeypatch.setattr(opened, "_capture", Unsought(late))
+    monkeypatch.setattr(opened, "_capture", IgnoresSeek(late))
     assert [index for index, _, _ in opened.frames(ReadOptions(start_s=4.0))] == list(range(100, 120))
     whole.release()
 
 
-class Unsought:
-    """A capture that says it has sought, and has not."""
+class IgnoresSeek:
+    """A capture that reports a successful seek, but has not moved."""
 
     def __init__(self, capture: cv2.VideoCapture) -> None:
         self.capture = capture
@@ -110,16 +112,16 @@ class Unsought:
 
 
 @pytest.mark.parametrize("kind", ["MPEG-TS", "MPEG", "raw H.264"])
-def test_what_has_no_index_is_never_sought(clips: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    """Guards --start where OpenCV only guesses at which frame a seek has landed."""
+def test_seeking_is_not_used_without_an_index(clips: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Guards --start where OpenCV only guesses which frame a seek has reached."""
     opened = Clip(clips / "x.mp4", kind)
     whole = opened._capture
-    monkeypatch.setattr(opened, "_capture", Misled(whole))
+    monkeypatch.setattr(opened, "_capture", OffByOne(whole))
     assert [index for index, _, _ in opened.frames(ReadOptions(start_s=4.0))] == list(range(100, 120))
 
 
-class Misled:
-    """A capture that has sought, and then is a frame off."""
+class OffByOne:
+    """A capture whose position is reported one frame too low after a seek."""
 
     def __init__(self, capture: cv2.VideoCapture) -> None:
         self.capture = capture
@@ -131,8 +133,8 @@ class Misled:
         return getattr(self.capture, name)
 
 
-def test_a_part_of_joined_recordings(clips: Path, tmp_path: Path) -> None:
-    """Guards transport streams put one behind the other, whose times begin anew: a seek would lead nowhere."""
+def test_a_part_of_concatenated_recordings(clips: Path, tmp_path: Path) -> None:
+    """Guards concatenated transport streams, whose times start again: a seek would land at a wrong place."""
     path = tmp_path / "twice.ts"
     path.write_bytes(2 * (clips / "x.ts").read_bytes())
     frames = list(open_clip(path).frames(ReadOptions(start_s=6.0)))
@@ -142,7 +144,7 @@ def test_a_part_of_joined_recordings(clips: Path, tmp_path: Path) -> None:
 
 
 def test_rotation_is_applied(clips: Path, tmp_path: Path) -> None:
-    """Guards phone clips, which lie on their side and say so in the track header."""
+    """Guards phone clips, which are stored sideways with a rotation in the track header."""
     data = bytearray((clips / "x.mp4").read_bytes())
     matrix = data.find(struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), data.find(b"tkhd"))
     assert matrix > 0
@@ -157,18 +159,18 @@ def test_rotation_is_applied(clips: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".mkv"])
-def test_a_cut_clip_gives_what_is_there_then_says_so(clips: Path, tmp_path: Path, suffix: str) -> None:
-    """Guards half-copied files: OpenCV takes their end for the clip's end."""
+def test_a_truncated_clip_gives_its_frames_and_then_an_error(clips: Path, tmp_path: Path, suffix: str) -> None:
+    """Guards half-copied files: OpenCV takes their end for the end of the clip."""
     data = (clips / f"x{suffix}").read_bytes()
     path = tmp_path / f"x{suffix}"
     path.write_bytes(data[: int(0.7 * len(data))])
-    got, said = until_it_breaks(open_clip(path))
-    assert re.fullmatch(r"is cut short: its header promises [\d,]+ bytes, [\d,]+ are there", said)
+    got, message = read_until_error(open_clip(path))
+    assert re.fullmatch(r"is cut short: its header promises [\d,]+ bytes, [\d,]+ are there", message)
     assert 40 < len(got) < 110
 
 
-def test_a_cut_mp4_says_so(clips: Path, tmp_path: Path) -> None:
-    """Guards the reason: an MP4 whose index is missing does not even open."""
+def test_a_truncated_mp4_is_called_cut_short(clips: Path, tmp_path: Path) -> None:
+    """Guards the reason given: an MP4 without its index cannot even be opened."""
     path = tmp_path / "x.mp4"
     path.write_bytes((clips / "x.mp4").read_bytes()[:-2000])
     with pytest.raises(SourceError, match="is cut short"):
@@ -176,7 +178,7 @@ def test_a_cut_mp4_says_so(clips: Path, tmp_path: Path) -> None:
 
 
 class Stops:
-    """A capture that gives 60 frames and no more, as a decoder that has lost its way does."""
+    """A capture that gives 60 frames and no more, like a decoder that has lost its position."""
 
     def __init__(self, capture: cv2.VideoCapture) -> None:
         self.capture = capture
@@ -190,17 +192,17 @@ class Stops:
         return getattr(self.capture, name)
 
 
-def test_a_hole_in_the_middle_says_so(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_middle_is_an_error(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards damaged files of the right length, where decoding stops without an error."""
     opened = open_clip(clips / "x.mp4")
     monkeypatch.setattr(opened, "_capture", Stops(opened._capture))
-    got, said = until_it_breaks(opened)
+    got, message = read_until_error(opened)
     assert got == list(range(60))
-    assert said == "breaks off after frame 59 of 120, at 2.4 s: the file is damaged"
+    assert message == "breaks off after frame 59 of 120, at 2.4 s: the file is damaged"
 
 
-def test_an_edit_list_is_no_hole(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards trimmed phone clips: half of the frames are hidden, and the movie's header says so by its duration."""
+def test_an_edit_list_is_not_taken_for_damage(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards trimmed phone clips: half of the frames are hidden, which the movie header's duration shows."""
     data = bytearray((clips / "x.mp4").read_bytes())
     header = data.find(b"mvhd")
     assert struct.unpack_from(">II", data, header + 16) == (1000, 4800)
@@ -212,13 +214,13 @@ def test_an_edit_list_is_no_hole(clips: Path, tmp_path: Path, monkeypatch: pytes
     assert len(list(opened.frames())) == 60
 
 
-def test_what_is_no_clip_is_not_taken_for_one(tmp_path: Path) -> None:
-    """Guards against FFmpeg's readiness to draw text files and to follow play lists."""
+def test_other_files_are_not_taken_for_clips(tmp_path: Path) -> None:
+    """Guards against FFmpeg's willingness to draw text files and to follow playlists."""
     for head in (b"hello world\n" * 30, b"#EXTM3U\n#EXTINF:1,\nhttp://x/y.ts\n", b"ffconcat version 1.0\n", bytes(300)):
         assert clip.sniff(head) is None
 
 
-def test_sound_alone_is_refused(tmp_path: Path) -> None:
+def test_a_file_without_pictures_is_refused(tmp_path: Path) -> None:
     """Guards media files without a picture."""
     path = tmp_path / "x.avi"
     path.write_bytes(b"RIFF" + struct.pack("<I", 4) + b"AVI " + bytes(100))
@@ -226,23 +228,25 @@ def test_sound_alone_is_refused(tmp_path: Path) -> None:
         open_clip(path)
 
 
-def test_sizes_that_headers_promise(tmp_path: Path) -> None:
-    """Guards the arithmetic of the three container formats, also a live recording that leaves its size open."""
+def test_the_promised_size_is_read_from_the_header(tmp_path: Path) -> None:
+    """Guards the arithmetic of MP4 and Matroska sizes, also of live recordings that leave the size open."""
     mp4 = tmp_path / "x.mp4"
     for tail, promised in (
         (struct.pack(">I4s", 100, b"mdat") + bytes(92), None),
         (struct.pack(">I4s", 101, b"mdat") + bytes(92), 117),
         (struct.pack(">I4sQ", 1, b"mdat", 1 << 33) + bytes(84), 16 + (1 << 33)),
         (struct.pack(">I4s", 0, b"mdat") + bytes(92), None),
-        # what cameras put behind the last box
+        # what some cameras append after the last box
         (
             struct.pack(">I4s", 100, b"mdat") + bytes(92) + b"Insta360 \x01 8db42d694ccc418790edff439fe026bf",
             None,
         ),
     ):
         mp4.write_bytes(struct.pack(">I4s8s", 16, b"ftyp", b"isom\0\0\0\0") + tail)
-        said = clip_health.cut_short(mp4, "MP4")
-        assert said is None if promised is None else said is not None and f"promises {promised:,} bytes" in said
+        message = clip_health.cut_short(mp4, "MP4")
+        assert (
+            message is None if promised is None else message is not None and f"promises {promised:,} bytes" in message
+        )
     start = b"\x1a\x45\xdf\xa3\x84" + bytes(4) + b"\x18\x53\x80\x67"
     assert clip_health._matroska_end(start + b"\x01" + (1000).to_bytes(7, "big")) == len(start) + 8 + 1000
     assert clip_health._matroska_end(start + b"\x01" + b"\xff" * 7) == 0
@@ -252,7 +256,7 @@ def test_sizes_that_headers_promise(tmp_path: Path) -> None:
 
 @pytest.mark.data
 def test_real_clips_are_read_whole(data_dir: Path) -> None:
-    """Guards against false alarms on real recordings, one of them with a varying frame rate."""
+    """Guards against false errors on real recordings, one of them with a variable frame rate."""
     for name, frames, last_ms in (
         ("intel_again.mkv", 77, 2534),
         ("intel_bottle-detection.mp4", 1189, 39821),
@@ -269,7 +273,7 @@ def test_real_clips_are_read_whole(data_dir: Path) -> None:
 
 @pytest.mark.data
 def test_a_part_of_a_real_clip(data_dir: Path) -> None:
-    """Guards --start against seeking that is not exact: times and pictures are those of reading from the beginning."""
+    """Guards --start against inexact seeking: times and pictures are those of reading from the beginning."""
     for name in ("liveportrait_d0.mp4", "pyfeat_face_noface.mov"):
         path = data_dir / "samples" / "clips" / name
         late = [frame for frame in open_clip(path).frames(ReadOptions(duration_s=2.6)) if frame[1] >= 2200]
@@ -280,16 +284,16 @@ def test_a_part_of_a_real_clip(data_dir: Path) -> None:
 
 
 @pytest.mark.data
-def test_a_real_clip_with_a_hole_breaks_off(data_dir: Path, tmp_path: Path) -> None:
-    """Guards the real case: a decoder that loses its way in H.264 ends like the end of a clip."""
+def test_a_damaged_real_clip_breaks_off(data_dir: Path, tmp_path: Path) -> None:
+    """Guards the real case: a decoder that loses its position in H.264 ends like the end of a clip."""
     data = bytearray((data_dir / "samples" / "clips" / "liveportrait_d0.mp4").read_bytes())
     middle, length = len(data) // 2, len(data) // 10
     data[middle : middle + length] = bytes(length)
     path = tmp_path / "x.mp4"
     path.write_bytes(data)
-    got, said = until_it_breaks(open_clip(path))
+    got, message = read_until_error(open_clip(path))
     assert 20 < len(got) < 60
-    assert said.startswith(f"breaks off after frame {got[-1]} of 78")
+    assert message.startswith(f"breaks off after frame {got[-1]} of 78")
 
 
 class Untimed:
@@ -305,8 +309,8 @@ class Untimed:
         return getattr(self.capture, name)
 
 
-def test_a_raw_stream_is_timed_by_its_rate(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards .h264 files: OpenCV says 0 ms of each of their frames, and --max-fps and --duration go by times."""
+def test_a_raw_stream_is_timed_by_its_frame_rate(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards .h264 files: OpenCV reports 0 ms for all frames, but --max-fps and --duration need their times."""
     opened = open_clip(clips / "x.mp4")
     monkeypatch.setattr(opened, "_capture", Untimed(opened._capture))
     assert [time_ms for _, time_ms, _ in opened.frames()] == pytest.approx([40 * index for index in range(120)])

@@ -1,4 +1,4 @@
-"""What is wrong with clips, and what is not: counts that are guesses, sizes that are open, pictures never converted."""
+"""Damaged and interlaced clips, and what must not be taken for damage: estimated counts and open sizes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from facexp.errors import SourceError
 from facexp.reading import ReadOptions
 from facexp.sources import clip, clip_health
 from facexp.sources.clip import Clip
-from facexp.sources.clip_health import ClipFrame, Converted
+from facexp.sources.clip_health import ClipFrame, InterlaceFilter
 
 INTERLACED = "is interlaced, which OpenCV cannot convert: read the copy that ffmpeg -i FILE -vf yadif COPY.mp4 makes"
 
 
 def write(path: Path, frames: int = 60) -> Path:
-    """A clip of so many frames of 64x48 at 25 a second, each of its own gray."""
+    """Write a clip of N frames of 64x48 at 25 a second, each with its own gray."""
     codec = "MJPG" if path.suffix == ".avi" else "mp4v"
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), 25.0, (64, 48))
     assert writer.isOpened()
@@ -31,7 +31,7 @@ def write(path: Path, frames: int = 60) -> Path:
 
 
 def write_y4m(path: Path, luma: list[int], interlacing: str) -> Path:
-    """An uncompressed clip whose frames have these brightnesses: the one format that takes no encoder."""
+    """Write an uncompressed clip with frames of these brightnesses: the one format that needs no encoder."""
     head = f"YUV4MPEG2 W64 H48 F25:1 I{interlacing} A1:1 C420jpeg\n".encode()
     path.write_bytes(head + b"".join(b"FRAME\n" + bytes([y]) * (64 * 48) + bytes([128]) * (64 * 24) for y in luma))
     return path
@@ -44,7 +44,7 @@ def open_clip(path: Path) -> Clip:
 
 
 def test_sound_may_outlast_the_picture(tmp_path: Path) -> None:
-    """Guards Matroska, where OpenCV takes the length of the longest track for that of the picture."""
+    """Guards Matroska, where OpenCV takes the length of the longest track for that of the pictures."""
     path = write(tmp_path / "x.mkv")
     data = bytearray(path.read_bytes())
     duration = data.index(b"\x44\x89\x88") + 3
@@ -56,8 +56,8 @@ def test_sound_may_outlast_the_picture(tmp_path: Path) -> None:
     assert len(list(opened.frames())) == 60
 
 
-def test_nobody_has_counted_what_is_in_fragments(tmp_path: Path) -> None:
-    """Guards MP4 that was piped or recorded in pieces, where the count is such a guess too."""
+def test_the_frame_count_of_a_fragmented_mp4_is_not_trusted(tmp_path: Path) -> None:
+    """Guards MP4 that was piped or recorded in fragments, where the count is an estimate, too."""
     path = write(tmp_path / "x.mp4", 120)
     assert clip_health.ends_early(path, "MP4", 120, 25.0, 60, 2400.0) is not None
     with path.open("ab") as file:
@@ -65,8 +65,8 @@ def test_nobody_has_counted_what_is_in_fragments(tmp_path: Path) -> None:
     assert clip_health.ends_early(path, "MP4", 120, 25.0, 60, 2400.0) is None
 
 
-def test_the_head_of_a_box_is_cut(tmp_path: Path) -> None:
-    """Guards MP4 whose last bytes announce a length in eight bytes that are not there."""
+def test_a_truncated_box_header_is_tolerated(tmp_path: Path) -> None:
+    """Guards MP4 whose last bytes announce a 64-bit length that is missing."""
     path = write(tmp_path / "x.mp4", 120)
     with path.open("ab") as file:
         file.write(struct.pack(">I4s", 1, b"free"))
@@ -74,8 +74,8 @@ def test_the_head_of_a_box_is_cut(tmp_path: Path) -> None:
     assert clip_health.ends_early(path, "MP4", 120, 25.0, 60, 2400.0) is not None
 
 
-def test_an_avi_that_was_piped(tmp_path: Path) -> None:
-    """Guards what FFmpeg writes where it cannot go back: sizes and a count that say only that it did not know."""
+def test_a_piped_avi_is_read_whole(tmp_path: Path) -> None:
+    """Guards what FFmpeg writes to a pipe, where it cannot go back: placeholders for sizes and the count."""
     path = write(tmp_path / "x.avi")
     data = bytearray(path.read_bytes())
     struct.pack_into("<I", data, 4, 0xFFFFFFFF)
@@ -89,57 +89,57 @@ def test_an_avi_that_was_piped(tmp_path: Path) -> None:
 
 
 def test_an_interlaced_clip_is_refused(tmp_path: Path) -> None:
-    """Guards DV and DVB: FFmpeg converts none of it, and OpenCV hands out whatever lay in its memory."""
+    """Guards DV and DVB: FFmpeg converts none of it, and OpenCV returns whatever was in its memory."""
     with pytest.raises(SourceError) as caught:
         next(open_clip(write_y4m(tmp_path / "x.y4m", [40, 80, 120], "t")).frames())
     assert str(caught.value) == INTERLACED
 
 
-def test_one_picture_of_an_interlaced_clip_is_refused(tmp_path: Path) -> None:
-    """Guards --every, which may leave nothing to compare the first picture with."""
+def test_a_single_frame_of_an_interlaced_clip_is_refused(tmp_path: Path) -> None:
+    """Guards --every, which may leave nothing to compare the first frame with."""
     with pytest.raises(SourceError) as caught:
         list(open_clip(write_y4m(tmp_path / "x.y4m", [40, 80, 120], "b")).frames(ReadOptions(every=100)))
     assert str(caught.value) == INTERLACED
 
 
-def test_a_still_clip_is_asked_once_and_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards recordings of a screen, which are alike for minutes."""
-    asked, real = [], clip_health.interlaced
+def test_a_still_clip_is_probed_once_and_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards screen recordings, whose frames are equal for minutes."""
+    probed, real = [], clip_health.interlaced
 
     def spy(path: Path, start_ms: float, frames: int) -> bool:
-        asked.append((start_ms, frames))
+        probed.append((start_ms, frames))
         return real(path, start_ms, frames)
 
     monkeypatch.setattr(clip, "interlaced", spy)
     frames = list(open_clip(write_y4m(tmp_path / "x.y4m", [80] * 30, "p")).frames())
     assert [(index, time_ms) for index, time_ms, _ in frames] == [(index, 40.0 * index) for index in range(30)]
-    assert asked == [(0.0, 2)]
+    assert probed == [(0.0, 2)]
 
 
-@pytest.mark.parametrize(("suffix", "asked"), [(".mkv", (1200.0, 75)), (".ts", (0.0, 81))])
-def test_a_late_part_is_asked_about_where_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, asked: tuple[float, int]
+@pytest.mark.parametrize(("suffix", "probed"), [(".mkv", (1200.0, 75)), (".ts", (0.0, 81))])
+def test_a_late_part_is_probed_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, probed: tuple[float, int]
 ) -> None:
-    """Guards against decoding hours again because of two pictures: only where nothing can be sought, all is read."""
+    """Guards against decoding hours again for two frames: all is read only where seeking is impossible."""
     got: list[tuple[float, int]] = []
     monkeypatch.setattr(clip, "interlaced", lambda _, *where: got.append(where))
     list(open_clip(write(tmp_path / f"x{suffix}", 81)).frames(ReadOptions(start_s=3.2)))
-    assert got == [pytest.approx(asked)]
+    assert got == [pytest.approx(probed)]
 
 
 def frame(index: int, gray: int) -> ClipFrame:
     return ClipFrame(index, 40.0 * index, np.full((48, 64, 3), gray, np.uint8))
 
 
-class Answers:
-    """Stands for the process that is asked, and notes what about."""
+class FakeProbe:
+    """A stand-in for the probing process that records the frames it is called for."""
 
     def __init__(self, answer: bool) -> None:
         self.answer = answer
-        self.asked: list[tuple[int, float]] = []
+        self.probed: list[tuple[int, float]] = []
 
     def __call__(self, frame: ClipFrame) -> bool:
-        self.asked.append((frame.number, frame.time_ms))
+        self.probed.append((frame.number, frame.time_ms))
         return self.answer
 
 
@@ -147,33 +147,33 @@ def numbers(frames: Iterator[ClipFrame]) -> list[int]:
     return [index for index, _, _ in frames]
 
 
-def test_the_first_picture_waits_for_another() -> None:
-    """Guards against what lay in memory: only a second picture that differs shows that the first is one."""
-    answers = Answers(True)
-    converted = Converted(answers)
-    assert numbers(converted.passed(frame(0, 10))) == []
-    assert numbers(converted.passed(frame(1, 20))) == [0, 1]
-    assert numbers(converted.passed(frame(2, 30))) == [2]
-    assert numbers(converted.rest()) == []
-    assert answers.asked == []
+def test_the_first_frame_waits_for_a_different_one() -> None:
+    """Guards against stale memory: only a second frame that differs shows that the first one is real."""
+    probe = FakeProbe(True)
+    interlace_filter = InterlaceFilter(probe)
+    assert numbers(interlace_filter.push(frame(0, 10))) == []
+    assert numbers(interlace_filter.push(frame(1, 20))) == [0, 1]
+    assert numbers(interlace_filter.push(frame(2, 30))) == [2]
+    assert numbers(interlace_filter.flush()) == []
+    assert probe.probed == []
 
 
-def test_pictures_before_the_interlaced_ones_are_given() -> None:
-    """Guards clips that were joined: what is left of the first repeats where the second cannot be converted."""
-    answers = Answers(True)
-    converted = Converted(answers)
-    list(converted.passed(frame(0, 10)))
-    assert numbers(converted.passed(frame(1, 20))) == [0, 1]
+def test_frames_before_the_interlaced_ones_are_given() -> None:
+    """Guards concatenated clips: the first one's last frame repeats where the second cannot be converted."""
+    probe = FakeProbe(True)
+    interlace_filter = InterlaceFilter(probe)
+    list(interlace_filter.push(frame(0, 10)))
+    assert numbers(interlace_filter.push(frame(1, 20))) == [0, 1]
     with pytest.raises(SourceError, match="is interlaced"):
-        list(converted.passed(frame(2, 20)))
-    assert answers.asked == [(2, 80.0)]
+        list(interlace_filter.push(frame(2, 20)))
+    assert probe.probed == [(2, 80.0)]
 
 
-def test_a_process_that_cannot_be_asked_makes_no_clip_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_probe_does_not_refuse_the_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards still clips where no process can be started, or where one takes too long."""
     path = write_y4m(tmp_path / "x.y4m", [40, 80], "t")
     monkeypatch.setattr("sys.executable", str(tmp_path / "gone"))
     assert not clip_health.interlaced(path, 0.0, 2)
     monkeypatch.undo()
-    monkeypatch.setattr(clip_health, "_PATIENCE_S", 0.001)
+    monkeypatch.setattr(clip_health, "_PROBE_TIMEOUT_S", 0.001)
     assert not clip_health.interlaced(path, 0.0, 2)

@@ -17,11 +17,11 @@ from facexp.types import Emotion, Face, Smoothed
 def face(
     box: tuple[float, float, float, float], label: str = "happy", points: NDArray[np.float32] | None = None
 ) -> Face:
-    shares = {name: 0.9 if name == label else 0.1 / 6 for name in SEVEN}
+    probabilities = {name: 0.9 if name == label else 0.1 / 6 for name in SEVEN}
     x, y, w, h = box
     if points is None:
         points = np.tile(np.array([x + w / 2, y + h / 2], np.float32), (len(KEYPOINTS), 1))
-    return Face(box, 0.9, points, Emotion(label, shares))
+    return Face(box, 0.9, points, Emotion(label, probabilities))
 
 
 def near(image: NDArray[np.uint8], label: str) -> NDArray[np.bool_]:
@@ -29,7 +29,7 @@ def near(image: NDArray[np.uint8], label: str) -> NDArray[np.bool_]:
 
 
 def plates(monkeypatch: pytest.MonkeyPatch) -> list[draw.Rectangle]:
-    """Collects the rectangles of the labels that are drawn from now on."""
+    """Collect the rectangles of the labels that are drawn from now on."""
     found: list[draw.Rectangle] = []
     real = draw._label
 
@@ -41,8 +41,8 @@ def plates(monkeypatch: pytest.MonkeyPatch) -> list[draw.Rectangle]:
     return found
 
 
-def test_the_picture_given_is_left_alone() -> None:
-    """Guards the caller's pixels, and that a picture without a face comes back as it was."""
+def test_the_given_picture_is_not_changed() -> None:
+    """Guards the caller's pixels, and that a picture without a face is returned as it was."""
     image = np.full((400, 500, 3), 90, np.uint8)
     assert np.array_equal(draw.annotate(image, []), image)
     assert not np.array_equal(draw.annotate(image, [face((100, 100, 80, 100))]), image)
@@ -56,7 +56,7 @@ def test_box_and_points_lie_where_the_face_is() -> None:
     points = np.stack([200 + 7 * np.arange(15), 150 + 9 * np.arange(15)], axis=-1).astype(np.float32)
     drawn = draw.annotate(np.zeros((500, 500, 3), np.uint8), [face((180, 130, 140, 160), "sad", points)])
     colour = near(drawn, "sad")
-    # a row and a column that meet no point and no label
+    # a row and a column without a point or a label
     for line, ends in ((colour[285], (180, 319)), (colour[:, 310], (130, 289))):
         assert (int(np.flatnonzero(line)[0]), int(np.flatnonzero(line)[-1])) == ends
     for x, y in points:
@@ -105,7 +105,7 @@ def test_labels_avoid_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_each_emotion_has_its_colour_and_a_readable_text() -> None:
-    """Guards the colours: all seven, apart from each other, with ink that stands out on each."""
+    """Guards the colours: all seven, distinct from each other, with text that stands out on each."""
     assert set(draw.COLOURS) == set(SEVEN)
     for one, two in itertools.combinations(draw.COLOURS.values(), 2):
         assert np.abs(np.subtract(one, two)).max() > 60
@@ -118,7 +118,7 @@ def test_each_emotion_has_its_colour_and_a_readable_text() -> None:
 
 
 def test_other_labels_have_colours_too() -> None:
-    """Guards labels of one's own: a colour each, none of an emotion that stands beside them, the same every time."""
+    """Guards custom labels: each has a colour, never that of an emotion next to it, and the same every time."""
     found = draw.colours(["happy", "calm", "tired"])
     assert found["happy"] == draw.COLOURS["happy"]
     assert len(set(found.values())) == 3
@@ -131,13 +131,13 @@ def test_small_pictures_are_enlarged_in_place() -> None:
     drawn = draw.annotate(np.zeros((48, 48, 3), np.uint8), [face((0, 0, 48, 48), "happy", points)])
     assert drawn.shape == (336, 336, 3)
     ys, xs = np.nonzero(near(drawn, "happy")[60:-10, 10:-10])
-    # the middle of pixel 12 of seven-fold pixels is 12 * 7 + 3
+    # enlarged seven times, pixel 12 has its centre at 12 * 7 + 3
     assert xs.mean() + 10 == pytest.approx(87, abs=0.5)
     assert ys.mean() + 60 == pytest.approx(213, abs=0.5)
 
 
 def bars(monkeypatch: pytest.MonkeyPatch) -> list[list[draw.Rectangle]]:
-    """Collects where the bars of each face are drawn from now on."""
+    """Collect the rectangles of each face's bars that are drawn from now on."""
     found: list[list[draw.Rectangle]] = []
     real = draw._bars
     monkeypatch.setattr(draw, "_bars", lambda *arguments: found.append(real(*arguments)) or found[-1])
@@ -146,17 +146,19 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> list[list[draw.Rectangle]]:
 
 @pytest.mark.parametrize("size", [(240, 426), (480, 640), (2160, 3840)])
 def test_bars_are_as_long_as_their_probabilities(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the probability bars from 240p to 4k: in the picture, beside the face, each as long as its share."""
+    """Guards the bars from 240p to 4k: in the picture, next to the face, each as long as its probability."""
     found = bars(monkeypatch)
     height, width = size
     box = (0.2 * width, 0.2 * height, 0.2 * height, 0.25 * height)
-    shares = dict.fromkeys(SEVEN, 0.0) | {"happy": 0.75, "sad": 0.25}
+    probabilities = dict.fromkeys(SEVEN, 0.0) | {"happy": 0.75, "sad": 0.25}
     points = np.zeros((15, 2), np.float32)
-    drawn = draw.annotate(np.zeros((height, width, 3), np.uint8), [Face(box, 0.9, points, Emotion("happy", shares))])
+    drawn = draw.annotate(
+        np.zeros((height, width, 3), np.uint8), [Face(box, 0.9, points, Emotion("happy", probabilities))]
+    )
     (((left, top, right, bottom),),) = found
     assert left >= box[0] + box[2]
     assert right <= width
-    # seven lines of letters that can be read where the whole picture is on a screen
+    # seven lines of text that can be read when the whole picture is on a screen
     assert (bottom - top) / 7 >= max(14, 0.018 * width)
     panel = drawn[top:bottom, left:right]
     lengths = {label: int(near(panel, label).any(axis=0).sum()) for label in ("happy", "sad", "angry")}
@@ -164,8 +166,8 @@ def test_bars_are_as_long_as_their_probabilities(size: tuple[int, int], monkeypa
     assert lengths["angry"] == 0
 
 
-def test_bars_are_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards faces and labels of a crowd against being covered, and that bars are left out where there is no room."""
+def test_bars_cover_no_face_and_no_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards faces and labels of a crowd against being covered; bars are left out where there is no room."""
     found, labels = bars(monkeypatch), plates(monkeypatch)
     boxes = [(20.0 + 190 * column, 60.0 + 160 * row, 80.0, 100.0) for row in range(2) for column in range(4)]
     draw.annotate(np.zeros((360, 760, 3), np.uint8), [face(box) for box in boxes])
@@ -180,8 +182,8 @@ def test_bars_are_in_nobodys_way(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == [[]]
 
 
-def test_what_is_smoothed_is_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against a flickering picture: label, colour and points are the smoothed ones; the id stands before."""
+def test_smoothed_values_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a flickering picture: label, colour and points are the smoothed ones, with the id in front."""
     texts: list[str] = []
     real = draw._plate
     monkeypatch.setattr(draw, "_plate", lambda text, *more: texts.append(text) or real(text, *more))

@@ -1,4 +1,4 @@
-"""Files are whole or not there, and what cannot be written is called by its own name."""
+"""Files are complete or absent, and what cannot be written is reported by its own name."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from facexp.sinks.clip_file import ClipFile, SinkError
 from facexp.sinks.pictures import save_picture
 
 
-def test_what_was_there_stays_until_all_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards reports against half a file, and a full disk against what is left of one."""
+def test_the_old_file_stays_until_the_new_one_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards reports against half-written files, and a full disk against leftovers."""
     path = tmp_path / "report.json"
     write_atomically(path, b"first")
 
@@ -30,8 +30,8 @@ def test_what_was_there_stays_until_all_is_written(tmp_path: Path, monkeypatch: 
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("report.json", b"first")]
 
 
-def test_a_disk_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the messages: Linux refuses there even to remove what is not there."""
+def test_a_read_only_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the messages: on a read-only disk Linux refuses even to remove a file that does not exist."""
 
     def refused(self: Path, *_: object, **__: object) -> NoReturn:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))

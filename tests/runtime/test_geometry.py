@@ -1,4 +1,4 @@
-"""Crops are cut where they should be, and points find back to the pixel they came from."""
+"""Crops show the part of the image that they should, and points map back to the pixels they came from."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def test_points_return_to_where_they_came_from(square: Square, size: int) -> Non
     assert np.abs(transform(transform(points, matrix), invert(matrix)) - points).max() < 0.01
 
 
-def test_a_matrix_that_has_no_way_back_is_refused() -> None:
-    """Guards against a division by zero that would go on as infinite coordinates."""
+def test_a_singular_matrix_is_refused() -> None:
+    """Guards against a division by zero that would continue as infinite coordinates."""
     with pytest.raises(ValueError, match="singular"):
         invert(np.array([[2.0, 1.0, 5.0], [4.0, 2.0, 7.0]]))
 
 
 @pytest.mark.parametrize("square", [Square(-400.0, 30.0, 60.0), Square(30.0, 900.0, 60.0), Square(20.0, 20.0, 150.0)])
-def test_what_lies_outside_is_the_border_repeated(square: Square) -> None:
-    """Guards the part of an image that is cut out before the crop: never empty, at each side."""
+def test_the_border_is_repeated_outside_the_image(square: Square) -> None:
+    """Guards the part of an image that is cut out before warping: never empty, on each side."""
     image = np.random.default_rng(0).integers(0, 256, (40, 50), np.uint8)
     padded = cv2.copyMakeBorder(image, 1000, 1000, 1000, 1000, cv2.BORDER_REPLICATE)
     matrix = square_matrix(square, 96)
@@ -131,7 +131,7 @@ def test_similarity_never_reflects_and_names_coinciding_points() -> None:
         similarity(np.ones((15, 2), np.float32), points)
 
 
-def test_compose_does_the_inner_one_first() -> None:
+def test_compose_applies_the_inner_transform_first() -> None:
     # guards: the emotion crop is cut through two matrices
     rng = np.random.default_rng(3)
     inner, outer = rng.uniform(-1, 1, (2, 2, 3))
@@ -155,7 +155,7 @@ def test_mirror_swaps_the_sides() -> None:
 
 
 def test_framing_scales_and_moves_in_units_of_the_mean_side() -> None:
-    # guards: what was measured on the training photos is what the runtime does
+    # guards: the runtime applies what was measured on the training photos
     square = Framing(1.2, 0.1, -0.05).square((10.0, 20.0, 40.0, 90.0))
     assert square == Square(pytest.approx(35.5), pytest.approx(61.5), pytest.approx(72.0))  # mean side 60
     with pytest.raises(ValueError, match="positive width"):
@@ -164,7 +164,7 @@ def test_framing_scales_and_moves_in_units_of_the_mean_side() -> None:
 
 
 def test_gray_is_opencvs_gray_of_any_kind_of_image() -> None:
-    # guards: the one place where colour becomes gray, and its refusals
+    # guards: the one place where colour becomes gray, and what it refuses
     bgr = np.random.default_rng(4).integers(0, 256, (7, 9, 3), dtype=np.uint8)
     gray = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
     assert np.array_equal(to_gray(bgr), gray)

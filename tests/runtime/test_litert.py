@@ -1,4 +1,4 @@
-"""The LiteRT backend: the same answers through the same `Analyzer`, and one clear line where it cannot run."""
+"""The LiteRT backend: the same results through the same `Analyzer`, and a one-line error where it cannot run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEY = "int8.tflite"
 
 @pytest.fixture(scope="module")
 def bundle() -> Bundle:
-    """The one that ships: a TFLite file cannot be drawn up by hand."""
+    """The bundle that ships: a TFLite file cannot be written by hand."""
     return Bundle.load()
 
 
@@ -29,8 +29,8 @@ def crops(bundle: Bundle) -> np.ndarray:
         return golden["emotion_input"]
 
 
-def test_any_number_of_rows(bundle: Bundle, crops: np.ndarray) -> None:
-    # guards: the file takes one crop, the session any number, each row its own answer
+def test_a_session_takes_any_number_of_rows(bundle: Bundle, crops: np.ndarray) -> None:
+    # guards: the file takes one crop, the session any number, and each row has its own result
     session = Session(bundle.read(bundle.emotion, KEY), bundle.emotion, KEY, threads=1)
     many = np.concatenate([crops] * 17)
     outputs = session.run(many)
@@ -45,7 +45,7 @@ def test_any_number_of_rows(bundle: Bundle, crops: np.ndarray) -> None:
 
 
 def test_the_same_faces_and_points_as_onnxruntime(astronaut: np.ndarray) -> None:
-    # guards: another layout, scaling or order of outputs in one of the two files
+    # guards: a different layout, scaling or order of outputs in one of the two files
     (ours,), (theirs,) = (
         facexp.Analyzer("cpu", 1, backend=backend).analyze(astronaut) for backend in ("litert", "onnxruntime")
     )
@@ -59,13 +59,13 @@ def test_the_same_faces_and_points_as_onnxruntime(astronaut: np.ndarray) -> None
 
 
 def test_auto_is_the_cpu_and_cuda_is_refused() -> None:
-    # guards: a device that does not run
+    # guards: a device that LiteRT does not use
     assert facexp.Analyzer("auto", backend="litert").device == "cpu"
     with pytest.raises(facexp.DeviceError, match="device 'cuda': facexp runs LiteRT only on the CPU"):
         facexp.Analyzer("cuda", backend="litert")
 
 
-def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     # guards: the install command instead of a traceback of imports
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     with pytest.raises(facexp.DeviceError, match=r'ai-edge-litert .*; run: pip install "facexp\[litert\]"') as caught:
@@ -74,7 +74,7 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_wrong_backend_or_file_is_named(bundle: Bundle) -> None:
-    # guards: clear words for what cannot work
+    # guards: clear messages for what cannot work
     with pytest.raises(ValueError, match="backend must be one of onnxruntime, litert, got 'tensorrt'"):
         facexp.Analyzer(backend="tensorrt")
     with pytest.raises(ValueError, match="a session runs files of the formats onnx, tflite, got 'savedmodel'"):
@@ -85,8 +85,8 @@ def test_a_wrong_backend_or_file_is_named(bundle: Bundle) -> None:
         Session(bundle.read(bundle.keypoints, KEY), bundle.emotion, KEY)
 
 
-def test_the_file_says_what_it_is(bundle: Bundle) -> None:
-    # guards: a reader of the metadata that needs neither TensorFlow nor the manifest
-    says = json.loads(Session(bundle.read(bundle.emotion, KEY), bundle.emotion, KEY).metadata or "")
-    assert says["task"] == "emotion"
-    assert says["labels"] == list(facexp.SEVEN)
+def test_the_metadata_describe_the_file(bundle: Bundle) -> None:
+    # guards: readers of the metadata that have neither TensorFlow nor the manifest
+    metadata = json.loads(Session(bundle.read(bundle.emotion, KEY), bundle.emotion, KEY).metadata or "")
+    assert metadata["task"] == "emotion"
+    assert metadata["labels"] == list(facexp.SEVEN)

@@ -1,4 +1,4 @@
-"""Cameras and streams: the newest frame, whatever they do; and standard input."""
+"""Cameras and streams: the newest frame, lost connections, time limits, and interlacing."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from facexp.sources import live
 from facexp.sources.live import LiveFrame, live_frames
 
 PATIENCE_S = 60.0
-"""Longer than anything takes on a machine that has other things to do."""
+"""Longer than anything takes on a busy machine, in seconds."""
 
 
 class Script:
-    """A source whose every grab does what the test puts in: True is a frame, False the end, an Event hangs."""
+    """A source whose grabs do what the test queues: True is a frame, False the end, an Event hangs."""
 
     fps = 25.0
     finite = False
@@ -35,7 +35,7 @@ class Script:
         Script.made.append(self)
         self.events: list[threading.Event] = []
         self.steps: queue.Queue[Any] = queue.Queue()
-        self.asked = 0
+        self.grabs = 0
         self.closed = threading.Event()
         self.put(*steps)
 
@@ -45,21 +45,21 @@ class Script:
             if isinstance(step, threading.Event):
                 self.events.append(step)
 
-    def let_go(self) -> None:
-        """End whatever still reads."""
+    def release(self) -> None:
+        """End all that still reads from this source."""
         self.put(False)
         for event in self.events:
             event.set()
 
-    def wait_until_asked(self, times: int) -> None:
-        """Until the reading thread has dealt with all but the last of so many grabs."""
+    def wait_for_grabs(self, times: int) -> None:
+        """Wait until the reading thread has finished all but the last of this many grabs."""
         deadline = time.monotonic() + PATIENCE_S
-        while self.asked < times:
+        while self.grabs < times:
             assert time.monotonic() < deadline
             time.sleep(0.001)
 
     def grab(self) -> bool:
-        self.asked += 1
+        self.grabs += 1
         step = self.steps.get()
         if isinstance(step, threading.Event):
             step.wait()
@@ -72,14 +72,14 @@ class Script:
         return None
 
     def retrieve(self) -> Image | None:
-        return np.full((4, 6, 3), self.asked, np.uint8)
+        return np.full((4, 6, 3), self.grabs, np.uint8)
 
     def close(self) -> None:
         self.closed.set()
 
 
 def opening(*captures: Script | Exception) -> Callable[[], Script]:
-    """Opens one after the other; an exception is a failed attempt."""
+    """Return a function that opens these captures one after the other; an exception is a failed attempt."""
     left = iter(captures)
 
     def open_next() -> Script:
@@ -93,10 +93,10 @@ def opening(*captures: Script | Exception) -> Callable[[], Script]:
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
-    """A thread that still reads would be taken for one that hangs by whatever is tested next."""
+    """Wait until no thread reads, since the next test would take one for a hanging thread of its own."""
     yield
     while Script.made:
-        Script.made.pop().let_go()
+        Script.made.pop().release()
     deadline = time.monotonic() + PATIENCE_S
     while live.hangs():
         assert time.monotonic() < deadline
@@ -104,8 +104,8 @@ def no_thread_is_left() -> Iterator[None]:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short pauses between the attempts."""
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the pauses between the attempts."""
     monkeypatch.setattr(live, "PAUSES_S", (0.001, 0.002, 0.004))
 
 
@@ -114,13 +114,13 @@ def read(frames: Iterator[LiveFrame], count: int) -> list[LiveFrame]:
 
 
 def test_the_newest_frame_and_how_many_it_replaced() -> None:
-    """Guards the promise of a camera that is never behind, and `dropped`, which must account for each frame."""
+    """Guards the promise that a camera never lags behind, and `dropped`, which must account for each frame."""
     script = Script(True)
     frames = live_frames(opening(script), "x", ReadOptions(timeout_s=PATIENCE_S))
     first = next(frames)
     assert (first.index, first.dropped, first.time_ms, first.fps) == (0, 0, 0.0, 25.0)
     script.put(*[True] * 5)
-    script.wait_until_asked(7)
+    script.wait_for_grabs(7)
     before = time.monotonic()
     newest = next(frames)
     assert (newest.index, newest.dropped) == (5, 4)
@@ -129,23 +129,23 @@ def test_the_newest_frame_and_how_many_it_replaced() -> None:
     script.put(True)
     assert [(frame.index, frame.dropped) for frame in read(frames, 1)] == [(6, 0)]
     frames.close()  # type: ignore[attr-defined]
-    script.let_go()
+    script.release()
     assert script.closed.wait(PATIENCE_S)
 
 
 def test_all_frames_and_no_more_than_two_in_memory() -> None:
-    """Guards --policy all: nothing is lost, and a slow analysis holds the reading up instead of filling the memory."""
+    """Guards --policy all: nothing is lost, and a slow analysis delays the reading instead of filling the memory."""
     script = Script(*[True] * 20)
     frames = live_frames(opening(script), "x", ReadOptions(policy="all", timeout_s=PATIENCE_S))
-    for wanted in range(20):
+    for expected in range(20):
         frame = next(frames)
-        assert (frame.index, frame.dropped) == (wanted, 0)
-        assert script.asked <= wanted + 4
+        assert (frame.index, frame.dropped) == (expected, 0)
+        assert script.grabs <= expected + 4
     frames.close()  # type: ignore[attr-defined]
 
 
-def test_every_max_fps_and_start_leave_frames_out_on_purpose() -> None:
-    """Guards `dropped`: what was not wanted has not been dropped."""
+def test_frames_left_out_by_options_are_not_counted_as_dropped() -> None:
+    """Guards `dropped`: a frame that was not wanted has not been dropped."""
     script = Script(True)
     frames = live_frames(opening(script), "x", ReadOptions(every=3, policy="all", timeout_s=PATIENCE_S))
     script.put(*[True] * 6)
@@ -156,8 +156,8 @@ def test_every_max_fps_and_start_leave_frames_out_on_purpose() -> None:
     assert list(frames) == []
 
 
-def test_a_source_that_stops_is_opened_again(quick: None, caplog: pytest.LogCaptureFixture) -> None:
-    """Guards a cable that is pulled and put back: growing pauses, each attempt told, numbers and times go on."""
+def test_a_source_that_stops_is_opened_again(short_pauses: None, caplog: pytest.LogCaptureFixture) -> None:
+    """Guards a cable that is unplugged and put back: growing pauses, each attempt logged, times continue."""
     gone = SourceError("cannot be opened")
     captures = [Script(True, True, False), gone, gone, gone, Script(True, False), Script(True)]
     frames = live_frames(opening(*captures), "cam", ReadOptions(policy="all", timeout_s=PATIENCE_S))
@@ -170,18 +170,18 @@ def test_a_source_that_stops_is_opened_again(quick: None, caplog: pytest.LogCapt
         "cam: cannot be opened; opening it again in 0.002 s (attempt 2)",
         "cam: cannot be opened; opening it again in 0.004 s (attempt 3)",
         "cam: cannot be opened; opening it again in 0.004 s (attempt 4)",
-        # after a frame the pauses start anew
+        # after a frame the pauses start again with the shortest
         "cam: has stopped; opening it again in 0.001 s (attempt 1)",
     ]
     assert captures[0].closed.wait(PATIENCE_S)  # type: ignore[union-attr]
     frames.close()  # type: ignore[attr-defined]
 
 
-def test_a_read_that_hangs_is_given_up(
-    quick: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_a_read_that_hangs_is_abandoned(
+    short_pauses: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards a driver that never comes back: its thread is left behind, and what it brings late is not shown."""
-    monkeypatch.setattr(live, "_GOODBYE_S", 0.01)
+    """Guards a driver that never returns: its thread is left behind, and its late frames are not shown."""
+    monkeypatch.setattr(live, "_JOIN_TIMEOUT_S", 0.01)
     stuck = threading.Event()
     first, second = Script(True, stuck), Script(True)
     frames = live_frames(opening(first, second), "cam", ReadOptions(policy="all", timeout_s=0.3))
@@ -191,44 +191,44 @@ def test_a_read_that_hangs_is_given_up(
     assert live.hangs()
     stuck.set()
     assert first.closed.wait(PATIENCE_S)
-    assert first.asked == 2
+    assert first.grabs == 2
     frames.close()  # type: ignore[attr-defined]
 
 
 def test_threads_that_hang_do_not_add_up(
-    quick: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    short_pauses: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards days without a camera: after a few threads that hang no further one is started, until one comes back."""
-    monkeypatch.setattr(live, "_GOODBYE_S", 0.01)
+    """Guards days without a camera: after a few hanging threads no further one is started until one returns."""
+    monkeypatch.setattr(live, "_JOIN_TIMEOUT_S", 0.01)
     stuck = threading.Event()
     captures = [Script(True, stuck), *(Script(stuck) for _ in range(20))]
     options = ReadOptions(policy="all", timeout_s=0.05, duration_s=2.0)
     with caplog.at_level(logging.WARNING, "facexp"):
         assert len(list(live_frames(opening(*captures), "cam", options))) == 1
-    assert sum(capture.asked > 0 for capture in captures) == 4
+    assert sum(capture.grabs > 0 for capture in captures) == 4
     assert "cam: still hangs; opening it again in 0.004 s (attempt 5)" in caplog.messages
 
 
 def test_a_source_that_never_works_is_an_error() -> None:
-    """Guards a mistyped address: said at once, instead of tried for ever; and a camera that stays dark."""
-    for script, options, said in (
+    """Guards a mistyped address, reported at once instead of retried forever, and a camera without pictures."""
+    for script, options, message in (
         (SourceError("cannot be opened"), ReadOptions(), "cannot be opened"),
         (Script(False), ReadOptions(), "has stopped"),
         (Script(threading.Event()), ReadOptions(timeout_s=0.1), "gave no picture for 0.1 s"),
         (Script(threading.Event()), ReadOptions(duration_s=0.1), "gave no picture in 0.1 s"),
     ):
-        with pytest.raises(SourceError, match=f"^{re.escape(said)}$"):
+        with pytest.raises(SourceError, match=f"^{re.escape(message)}$"):
             next(live_frames(opening(script), "x", options))
 
 
-def test_a_fault_of_the_program_is_not_taken_for_one_of_the_camera() -> None:
+def test_a_bug_is_not_taken_for_a_lost_camera() -> None:
     """Guards against hiding a bug behind endless attempts."""
     with pytest.raises(ZeroDivisionError):
         next(live_frames(opening(Script(ZeroDivisionError())), "x", ReadOptions()))
 
 
 def test_duration_ends_a_source_that_hangs() -> None:
-    """Guards --duration: it is kept although no frame comes, and is no error."""
+    """Guards --duration: it ends the run without an error although no frame comes."""
     frames = live_frames(
         opening(Script(True, threading.Event())), "x", ReadOptions(duration_s=0.3, timeout_s=PATIENCE_S)
     )
@@ -238,7 +238,7 @@ def test_duration_ends_a_source_that_hangs() -> None:
 
 
 def test_a_pipe_that_pauses_ends_by_the_clock() -> None:
-    """Guards --duration with --policy latest for a pipe, whose end is the end, but whose frames carry no times."""
+    """Guards --duration with --policy latest for a pipe, which has an end but whose frames carry no times."""
     script = Script(True, threading.Event())
     script.finite = True
     options = ReadOptions(duration_s=0.3, timeout_s=PATIENCE_S, policy="latest")
@@ -246,10 +246,10 @@ def test_a_pipe_that_pauses_ends_by_the_clock() -> None:
 
 
 def test_a_clip_that_is_slow_to_open_is_read_for_its_duration() -> None:
-    """Guards --duration of a clip behind an address: by the clip's own times, however long opening takes."""
+    """Guards --duration of a clip behind an address: the clip's own times count, however long opening takes."""
     script = Script(*[True] * 3, False)
     script.finite = True
-    script.stamp_ms = lambda: 40.0 * (script.asked - 1)  # type: ignore[method-assign]
+    script.stamp_ms = lambda: 40.0 * (script.grabs - 1)  # type: ignore[method-assign]
 
     def slowly() -> Script:
         time.sleep(0.5)
@@ -259,8 +259,8 @@ def test_a_clip_that_is_slow_to_open_is_read_for_its_duration() -> None:
     assert [frame.index for frame in frames] == [0, 1, 2]
 
 
-def test_times_and_numbers_go_on_after_a_gap(quick: None) -> None:
-    """Guards the records of a camera that was lost: they count from its first frame, not from when it came back."""
+def test_times_continue_after_a_gap(short_pauses: None) -> None:
+    """Guards the records of a camera that was lost: times count from its first frame, not from its return."""
     captures = [Script(True, False), Script(True, False), Script(True)]
     frames = live_frames(opening(*captures), "cam", ReadOptions(policy="all", timeout_s=PATIENCE_S))
     found = read(frames, 3)
@@ -269,7 +269,7 @@ def test_times_and_numbers_go_on_after_a_gap(quick: None) -> None:
         assert frame.time_ms == pytest.approx(1000 * (frame.captured_s - found[0].captured_s))
 
 
-def test_frames_that_are_left_out_are_a_sign_of_life() -> None:
+def test_frames_that_are_left_out_do_not_time_out() -> None:
     """Guards --start and --max-fps beyond --timeout: a camera whose frames are not wanted yet is not silent."""
 
     class Steady(Script):
@@ -284,18 +284,18 @@ def test_frames_that_are_left_out_are_a_sign_of_life() -> None:
     Script.made[-1].closed.set()
 
 
-def test_who_stops_early_gives_the_source_back() -> None:
-    """Guards the camera of whoever breaks off under --policy all: a frame that nobody takes must not keep it open."""
+def test_stopping_early_closes_the_source() -> None:
+    """Guards the camera of a run that stops under --policy all: an unread frame must not keep it open."""
     script = Script(*[True] * 5)
     frames = live_frames(opening(script), "x", ReadOptions(policy="all", timeout_s=PATIENCE_S))
     next(frames)
-    script.wait_until_asked(3)
+    script.wait_for_grabs(3)
     frames.close()  # type: ignore[attr-defined]
     assert script.closed.wait(5)
 
 
-def test_an_analysis_that_takes_longer_than_the_patience() -> None:
-    """Guards --policy all with a slow network: it is the source that waits, and is not called silent for it."""
+def test_an_analysis_longer_than_the_timeout_is_no_error() -> None:
+    """Guards --policy all with a slow network: the source waits, and does not count as silent."""
     script = Script(*[True] * 6)
     frames = live_frames(opening(script), "x", ReadOptions(policy="all", timeout_s=1.0))
     found = read(frames, 1)
@@ -306,7 +306,7 @@ def test_an_analysis_that_takes_longer_than_the_patience() -> None:
 
 
 def test_a_clip_behind_an_address_that_hangs_is_an_error() -> None:
-    """Guards a clip against being read from its beginning again, its frames given twice."""
+    """Guards a clip against being read from its beginning again, which would repeat its frames."""
     script = Script(True, threading.Event())
     script.finite = True
     frames = live_frames(opening(script), "x", ReadOptions(timeout_s=0.3))
@@ -316,7 +316,7 @@ def test_a_clip_behind_an_address_that_hangs_is_an_error() -> None:
 
 
 class Still(Script):
-    """A stream that shows the same all the time."""
+    """A stream whose frames are all equal."""
 
     converts = True
 
@@ -324,25 +324,25 @@ class Still(Script):
         return np.full((4, 6, 3), 80, np.uint8)
 
 
-def test_a_stream_that_shows_the_same_is_asked_once(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards a camera in the dark: its other client must not come with every new start, and no frame is lost."""
-    asked: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(live, "interlaced", lambda *what: asked.append(what))
+def test_a_still_stream_is_probed_once(short_pauses: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards a camera in the dark: no second client at every reconnection, and no frame is lost."""
+    probes: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(live, "interlaced", lambda *what: probes.append(what))
     frames = live_frames(opening(Still(True, False), Still(True, True)), "x", ReadOptions(policy="all"), "rtsp://x")
     assert [frame.index for frame in read(frames, 3)] == [0, 1, 2]
     frames.close()  # type: ignore[attr-defined]
-    assert asked == [("rtsp://x", 0.0, 10, 5.0)]
+    assert probes == [("rtsp://x", 0.0, 10, 5.0)]
 
 
 def test_an_interlaced_stream_is_not_opened_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards 1080i: OpenCV gives what its memory held, which no other attempt mends."""
+    """Guards 1080i: OpenCV returns what was in its memory, which no other attempt fixes."""
     monkeypatch.setattr(live, "interlaced", lambda *_: True)
     with pytest.raises(SourceError, match=r"^is interlaced, which OpenCV cannot convert: set it to send progressive"):
         next(live_frames(opening(Still(True, True)), "x", ReadOptions(timeout_s=PATIENCE_S), "rtsp://x"))
 
 
-def test_the_first_frame_of_a_stream_waits_for_the_next_that_comes() -> None:
-    """Guards --every and --max-fps of a stream: the next frame that is wanted may be a minute away."""
+def test_the_first_frame_of_a_stream_waits_for_the_next_grab() -> None:
+    """Guards --every and --max-fps of a stream: the next frame that is expected may be a minute away."""
     script = Script(True, True)
     script.converts = True
     frames = live_frames(opening(script), "x", ReadOptions(every=100, timeout_s=PATIENCE_S), "rtsp://x")
@@ -354,11 +354,11 @@ def test_the_first_frame_of_a_stream_waits_for_the_next_that_comes() -> None:
 
 @pytest.mark.parametrize("still", [False, True])
 def test_a_first_frame_that_came_in_time_is_given(monkeypatch: pytest.MonkeyPatch, still: bool) -> None:
-    """Guards --duration: it may end while the first frame waits for the next, or somebody is asked about both."""
+    """Guards --duration: it may end while the first frame waits for the next, or while both are probed."""
     script = Still(True) if still else Script(True)
     script.converts = True
-    ask, next_frame = threading.Event(), threading.Timer(0.6, script.put, (True,))
-    monkeypatch.setattr(live, "interlaced", lambda *_: ask.wait(0.6))
+    never_set, next_frame = threading.Event(), threading.Timer(0.6, script.put, (True,))
+    monkeypatch.setattr(live, "interlaced", lambda *_: never_set.wait(0.6))
     if still:
         script.put(True)
     else:

@@ -1,4 +1,4 @@
-"""Live sources as they are met: web and RTSP cameras on the loopback interface, clips behind an address, devices."""
+"""Live sources end to end: web and RTSP cameras on the loopback interface, clips behind an address, devices."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from facexp.sources import live, open_sources
 from facexp.sources.shots import Shot
 
 PATIENCE_S = 60.0
-"""Longer than anything takes on a machine that has other things to do."""
+"""Longer than anything takes on a busy machine, in seconds."""
 
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
-    """A thread that still reads would be taken for one that hangs by whatever is tested next."""
+    """Wait until no thread reads, since the next test would take one for a hanging thread of its own."""
     yield
     deadline = time.monotonic() + PATIENCE_S
     while live.hangs():
@@ -42,26 +42,26 @@ def shots_of(address: str, **options: Any) -> Iterator[Shot]:
     return source.shots(ReadOptions(**options))
 
 
-def test_a_web_camera_that_is_too_fast(web_camera: Any) -> None:
-    """Guards against pictures that grow old: what is analysed is never more than a moment behind what was sent."""
+def test_a_web_camera_that_is_too_fast_does_not_lag(web_camera: Any) -> None:
+    """Guards against growing delays: the analysed frame is never more than a moment behind the one just sent."""
     shots = shots_of(web_camera.address)
     behind = []
     for _ in range(12):
         shot = next(shots)
         behind.append(web_camera.sent - shot.index)
-        # an analysis that takes six frames' time
+        # an analysis that takes as long as six frames
         time.sleep(0.1)
     assert shot.image.shape == (48, 64, 3)
     assert shot.dropped is not None
     assert shot.index >= 12 + 11
-    # reading one frame after the other would be more than 50 behind by now
+    # reading every frame would be more than 50 behind by now
     assert np.median(behind[6:]) < 20
     assert shot.fps is not None
     shots.close()  # type: ignore[attr-defined]
 
 
-def test_what_is_secret_is_not_told_by_ffmpeg_either(capfd: pytest.CaptureFixture[str]) -> None:
-    """Guards users of Python, whose stderr is not the command's: FFmpeg names what a play list leads to."""
+def test_ffmpeg_does_not_print_a_password_either(capfd: pytest.CaptureFixture[str]) -> None:
+    """Guards users of Python, whose stderr is not the command's: FFmpeg names what a playlist leads to."""
 
     class Playlist(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -90,8 +90,8 @@ def test_what_is_secret_is_not_told_by_ffmpeg_either(capfd: pytest.CaptureFixtur
     assert "s3cret" not in capfd.readouterr().err
 
 
-def test_a_web_camera_that_is_turned(web_camera: Any) -> None:
-    """Guards the pictures of a telephone that is turned: OpenCV would press them into the size of the first."""
+def test_a_web_camera_that_is_rotated_is_not_squeezed(web_camera: Any) -> None:
+    """Guards the pictures of a phone that is rotated: OpenCV would squeeze them into the size of the first."""
     web_camera.images = [np.full(shape, 80, np.uint8) for shape in ((48, 64, 3),) * 20 + ((64, 36, 3),) * 200]
     shapes = []
     for shot in itertools.islice(shots_of(web_camera.address, policy="all"), 60):
@@ -105,7 +105,7 @@ def test_a_web_camera_that_is_turned(web_camera: Any) -> None:
 def test_a_web_camera_that_stalls_dies_and_comes_back(
     web_camera: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards the whole way through FFmpeg: the password is used and never shown, each loss is told and survived."""
+    """Guards the complete path through FFmpeg: the password is used but never shown, each loss logged and survived."""
     monkeypatch.setattr(live, "PAUSES_S", (0.05,))
     web_camera.plan = [(10, "stalls"), (10, "ends"), (0, "refused"), (0, "refused")]
     shots = shots_of(web_camera.address, timeout_s=4, duration_s=PATIENCE_S)
@@ -129,23 +129,25 @@ def test_a_web_camera_that_stalls_dies_and_comes_back(
     shots.close()  # type: ignore[attr-defined]
 
 
-def test_an_rtsp_camera(rtsp_camera: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the language that network cameras speak: a password, every frame of --policy all, a new start."""
+def test_an_rtsp_camera_is_read_and_reopened(
+    rtsp_camera: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards the protocol of network cameras: a password, every frame of --policy all, a reconnection."""
     monkeypatch.setattr(live, "PAUSES_S", (0.05,))
     with caplog.at_level(logging.WARNING, "facexp"):
         shots = shots_of(rtsp_camera.address, policy="all", timeout_s=PATIENCE_S)
         found = list(itertools.islice(shots, 30))
         shots.close()  # type: ignore[attr-defined]
     assert [shot.index for shot in found] == list(range(30))
-    # the camera's own number is in its gray
+    # the gray of a frame is the camera's own frame number
     grays = [round(float(shot.image.mean())) - 20 for shot in found]
     assert grays == pytest.approx([*range(20), *range(10)], abs=1)
-    (said,) = caplog.messages
-    assert re.fullmatch(r"rtsp://\*\*\*@127\.0\.0\.1:\d+/live: has stopped; opening it again in .*", said)
+    (message,) = caplog.messages
+    assert re.fullmatch(r"rtsp://\*\*\*@127\.0\.0\.1:\d+/live: has stopped; opening it again in .*", message)
 
 
-def some_clip(folder: Path) -> Path:
-    """60 frames, 25 a second."""
+def write_clip(folder: Path) -> Path:
+    """Write a clip of 60 frames at 25 a second."""
     path = folder / "x.avi"
     writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (64, 48))
     for i in range(60):
@@ -155,11 +157,11 @@ def some_clip(folder: Path) -> Path:
 
 
 def test_a_clip_behind_an_address_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Guards http://host/clip.avi: every frame with the clip's own time, and its end is no loss.
+    """Guards http://host/clip.avi: every frame with the clip's own time, and its end is not a lost connection.
 
     The first picture, too, has to come within the duration: long enough for a busy machine to open the address.
     """
-    some_clip(tmp_path)
+    write_clip(tmp_path)
 
     class Handler(SimpleHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -173,9 +175,9 @@ def test_a_clip_behind_an_address_ends(tmp_path: Path, caplog: pytest.LogCapture
     assert caplog.messages == []
 
 
-def test_a_clip_whose_connection_breaks_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Guards http://host/clip.avi against half a clip that looks like all of it."""
-    data = some_clip(tmp_path).read_bytes()
+def test_a_clip_whose_connection_breaks_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Guards http://host/clip.avi against half a clip that looks complete."""
+    data = write_clip(tmp_path).read_bytes()
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_: object) -> None:
@@ -193,14 +195,15 @@ def test_a_clip_whose_connection_breaks_is_told(tmp_path: Path, caplog: pytest.L
         count = len(list(shots_of(f"http://user:s3cret@{address}")))
         server.shutdown()
     assert 10 < count < 40
-    (said,) = caplog.messages
+    (message,) = caplog.messages
     assert (
-        said == f"http://***@{address}: ends after {count} of 60 frames: unless it was trimmed, its connection was lost"
+        message
+        == f"http://***@{address}: ends after {count} of 60 frames: unless it was trimmed, its connection was lost"
     )
 
 
 def test_an_interlaced_stream_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards 1080i: FFmpeg converts none of it, and each record would tell of what lay in OpenCV's memory."""
+    """Guards 1080i: FFmpeg converts none of it, and each record would describe what was in OpenCV's memory."""
     frame = b"FRAME\n" + bytes(range(48)) * 64 + bytes([128]) * (64 * 24)
 
     class Handler(BaseHTTPRequestHandler):
@@ -215,9 +218,9 @@ def test_an_interlaced_stream_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
     commands, run = [], subprocess.run
 
-    def spy(command: list[str], **how: Any) -> Any:
+    def spy(command: list[str], **options: Any) -> Any:
         commands.append(command)
-        return run(command, **how)
+        return run(command, **options)
 
     monkeypatch.setattr(subprocess, "run", spy)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -225,29 +228,29 @@ def test_an_interlaced_stream_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         with pytest.raises(SourceError, match=r"^http://\*\*\*@127.*/x: is interlaced, which OpenCV cannot"):
             next(shots_of(f"http://admin:s3cret@127.0.0.1:{server.server_port}/x", timeout_s=PATIENCE_S))
         server.shutdown()
-    # what is typed on a command line other users of the machine see
+    # other users of the machine can see command lines
     assert "s3cret" not in str(commands)
     assert len(commands) == 1
 
 
-def test_a_wrong_password_is_one_line(web_camera: Any) -> None:
-    """Guards the error of an address that cannot be opened: it says what to check, and nothing secret."""
+def test_a_wrong_password_is_a_one_line_error(web_camera: Any) -> None:
+    """Guards the error of an address that cannot be opened: it says what to check, and shows nothing secret."""
     with pytest.raises(SourceError) as caught:
         next(shots_of(web_camera.address.replace("admin:s3cret", "admin:wr0ng")))
-    said = str(caught.value)
-    assert said.endswith("cannot be opened: check the address, its user name and password, and that the stream runs")
-    assert not re.search("admin|wr0ng|s3cret", said)
+    message = str(caught.value)
+    assert message.endswith("cannot be opened: check the address, its user name and password, and that the stream runs")
+    assert not re.search("admin|wr0ng|s3cret", message)
 
 
-def test_a_camera_that_is_not_there() -> None:
-    """Guards the error of a camera's number, which may have been meant for a file."""
+def test_a_missing_camera_is_an_error() -> None:
+    """Guards the error of a camera's number, which may have been meant as the name of a file."""
     if Path("/dev/video97").exists():
         pytest.skip("there is a /dev/video97")
     with pytest.raises(SourceError, match=r"^97: .*(no such camera|cannot be opened)"):
         next(shots_of("97"))
 
 
-def test_a_video_device() -> None:
+def test_a_video_device_is_read() -> None:
     """Guards a camera that V4L2 drives, where there is one."""
     devices = sorted(Path("/dev").glob("video*"))
     if not devices:
@@ -256,4 +259,5 @@ def test_a_video_device() -> None:
         shots = list(shots_of(str(devices[0]), duration_s=2))
     except SourceError as error:
         pytest.skip(f"NO CAMERA TESTED: {error}")
+    assert shots
     assert all(shot.image.shape[2] == 3 for shot in shots)

@@ -1,4 +1,4 @@
-"""Annotated files: under which name, at which pace, never over a source, never half written."""
+"""Annotated files: their names and frame rates, never over a source, never half written."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_clip(
 
 
 def read_clip(path: str) -> tuple[float, list[float], tuple[int, int]]:
-    """Frames a second, each frame's brightness, and the size."""
+    """Return the frames per second, each frame's brightness, and the size."""
     capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
     assert capture.isOpened()
     found: list[float] = []
@@ -62,7 +62,7 @@ def files(folder: str = ".") -> list[str]:
 
 
 def test_pictures_keep_their_names_and_formats() -> None:
-    """Guards the names: the structure stays, and a format that is not written gets .png behind its name."""
+    """Guards the names: the folders stay, and a format that cannot be written gets .png after its name."""
     with PictureSink(Path("out")) as sink:
         for name in ("a.jpg", "b.PNG", "c.tiff", "d.avif", "e", "f.jpg.part"):
             write(sink, name, save_as=f"album/{name}")
@@ -75,8 +75,8 @@ def test_pictures_keep_their_names_and_formats() -> None:
         assert np.abs(image.astype(int) - 90).max() <= 1
 
 
-def test_two_sources_of_one_name_get_two_files() -> None:
-    """Guards against a silent loss, also where names differ by case or extension alone, or look like a numbered one."""
+def test_sources_with_the_same_name_get_separate_files() -> None:
+    """Guards against silent loss, also if names differ by case or extension alone, or look like a numbered one."""
     with PictureSink(Path("out")) as sink:
         for folder in "abc":
             write(sink, f"{folder}/x.png")
@@ -88,7 +88,7 @@ def test_two_sources_of_one_name_get_two_files() -> None:
 
 
 def test_a_second_run_replaces_the_results_of_the_first() -> None:
-    """Guards against stale pictures beside new ones."""
+    """Guards against stale pictures next to new ones."""
     for value in (50, 200):
         with PictureSink(Path("out"), ["album"]) as sink:
             write(sink, "x.png", np.full((360, 480, 3), value, np.uint8))
@@ -97,7 +97,7 @@ def test_a_second_run_replaces_the_results_of_the_first() -> None:
 
 
 @pytest.mark.parametrize("source", ["album/x.png", "./album/x.png", "other/../album/x.png", "link.png"])
-def test_a_source_is_never_written_over(source: str) -> None:
+def test_a_source_is_never_overwritten(source: str) -> None:
     """Guards the user's own photo, however its path is written."""
     Path("other").mkdir()
     save_picture(Path("out/album/x.png"), np.full((9, 9, 3), 7, np.uint8))
@@ -110,8 +110,8 @@ def test_a_source_is_never_written_over(source: str) -> None:
     assert Path("album/x-2.png").exists()
 
 
-def test_pictures_inside_a_source_folder_are_never_written_over() -> None:
-    """Guards a folder that is a source of the same run and not read yet."""
+def test_pictures_inside_a_source_folder_are_never_overwritten() -> None:
+    """Guards a folder that is a source of the same run and has not been read yet."""
     save_picture(Path("out/deep/x/x.png"), GRAY)
     before = Path("out/deep/x/x.png").read_bytes()
     with PictureSink(Path("out"), ["other", "out/deep/x"]) as sink:
@@ -123,7 +123,7 @@ def test_pictures_inside_a_source_folder_are_never_written_over() -> None:
 def test_results_do_not_mix_with_the_sources() -> None:
     """Guards `facexp-infer album --save album`, and `--save .`, where album's results would lie in album itself.
 
-    So with `facexp-infer photo.jpg --save .`: what lies beside the photo is the user's own, not an earlier run's.
+    Likewise `facexp-infer photo.jpg --save .`: files next to the photo are the user's own, not an earlier run's.
     """
     Path("album").mkdir()
     Path("photo.jpg").touch()
@@ -141,8 +141,8 @@ def test_results_do_not_mix_with_the_sources() -> None:
     PictureSink(Path(), [".."])
 
 
-def test_links_in_a_circle_do_no_harm() -> None:
-    """Guards against a traceback where a source's path cannot be followed to its end."""
+def test_circular_links_do_no_harm() -> None:
+    """Guards against a traceback where a source's path cannot be resolved."""
     Path("loop").symlink_to("loop")
     with PictureSink(Path("out"), ["loop", "loop/x.png", "x" * 300, "x" * 300 + "*"]) as sink:
         write(sink, "x.png")
@@ -151,8 +151,8 @@ def test_links_in_a_circle_do_no_harm() -> None:
         PictureSink(Path("loop"))
 
 
-def test_a_clip_keeps_its_pace() -> None:
-    """Guards the length and the order of a saved clip."""
+def test_a_clip_keeps_its_rate_and_its_frames() -> None:
+    """Guards the length of a saved clip and the order of its frames."""
     times = [40.0 * i for i in range(50)]
     with PictureSink(Path("out")) as sink:
         write_clip(sink, "x.mov", times, 25)
@@ -163,8 +163,8 @@ def test_a_clip_keeps_its_pace() -> None:
     assert frames == pytest.approx([20 + 20 * (i % 11) for i in range(50)], abs=8)
 
 
-def test_a_clip_of_a_varying_rate_keeps_its_pace() -> None:
-    """Guards phone and screen recordings: each frame shows until the next one's time."""
+def test_a_clip_of_a_variable_rate_keeps_its_timing() -> None:
+    """Guards phone and screen recordings: each frame is shown until the time of the next."""
     with PictureSink(Path("out")) as sink:
         write_clip(sink, "x.mp4", [1000, 1040, 1240, 1250, 1280, 1400], 25)
     _, frames, _ = read_clip("out/x.mp4")
@@ -174,7 +174,7 @@ def test_a_clip_of_a_varying_rate_keeps_its_pace() -> None:
 
 
 def test_an_animation_keeps_the_time_of_its_last_frame() -> None:
-    """Guards the pause that most animations end with, up to where reading ends; what is none keeps its length."""
+    """Guards the pause at the end of most animations, which is cut only where reading ends."""
     animation = cv2.Animation()
     animation.frames = [np.full((24, 32, 4), (80 * i, 80 * i, 80 * i, 255), np.uint8) for i in range(1, 4)]
     animation.durations = np.array([100, 100, 600], np.int32)  # type: ignore[assignment]
@@ -190,33 +190,33 @@ def test_an_animation_keeps_the_time_of_its_last_frame() -> None:
 
 @pytest.mark.parametrize("fps", [237.634, 99.857, 24000 / 1001, 0.0001])
 def test_a_clip_of_any_rate_can_be_saved(fps: float) -> None:
-    """Guards rates that MPEG-4 cannot hold as they are, and that frames are counted at the rate that is written."""
+    """Guards rates that MPEG-4 cannot store exactly: frames are counted at the rate that is written."""
     with PictureSink(Path("out")) as sink:
         write_clip(sink, "x.mp4", [1000 * i / fps for i in range(12)], fps)
         assert sink._clip is not None
-        pace = sink._clip._fps
+        rate = sink._clip._fps
     written, frames, _ = read_clip("out/x.mp4")
-    assert written == pytest.approx(pace, rel=1e-9)
+    assert written == pytest.approx(rate, rel=1e-9)
     assert len(frames) == 12
 
 
 def test_a_broken_time_stamp_does_not_fill_the_disk() -> None:
-    """Guards against a jump of an hour: a pause is shown for ten seconds, and the pace goes on after it."""
+    """Guards against a jump of an hour: a pause is shown for ten seconds, and the timing continues after it."""
     with PictureSink(Path("out")) as sink:
         write_clip(sink, "x.mp4", [0, 40, 3_600_000, 3_600_040, 3_600_080], 25)
     assert len(read_clip("out/x.mp4")[1]) == 2 + 250 + 2
 
 
 @pytest.mark.parametrize(("size", "saved"), [((481, 361), (482, 362)), ((14, 25), (182, 326)), ((1, 1), (320, 320))])
-def test_clips_of_odd_sizes_lose_no_line(size: tuple[int, int], saved: tuple[int, int]) -> None:
-    """Guards odd widths and heights, which the codec would cut, and clips too small for it."""
+def test_clips_of_odd_sizes_are_not_cropped(size: tuple[int, int], saved: tuple[int, int]) -> None:
+    """Guards odd widths and heights, which the codec would crop, and clips too small for it."""
     with PictureSink(Path("out")) as sink:
         write_clip(sink, "x.mp4", [0, 40], 25, size)
     assert read_clip("out/x.mp4")[2] == saved
 
 
 def test_a_stream_that_changes_its_size_is_kept_whole() -> None:
-    """Guards against frames that the writer drops without a word."""
+    """Guards against frames that the writer drops silently."""
     with PictureSink(Path("out")) as sink:
         for index, width in enumerate((480, 640, 480)):
             shot = Shot("x.mp4", PurePath("x.mp4"), index, 40.0 * index, np.full((360, width, 3), 90, np.uint8), 25.0)
@@ -225,7 +225,7 @@ def test_a_stream_that_changes_its_size_is_kept_whole() -> None:
 
 
 def test_a_broken_clip_keeps_its_frames_and_the_next_follows() -> None:
-    """Guards the end of a clip: by an error, by another source, by the same source once more."""
+    """Guards the end of a clip: by an error, by another source, by the same source again."""
     with PictureSink(Path("out")) as sink:
         write_clip(sink, "a.mp4", [0, 40, 80], 25)
         sink.write(Frame.unread("a.mp4", 3, "a.mp4: breaks off"))
@@ -238,7 +238,7 @@ def test_a_broken_clip_keeps_its_frames_and_the_next_follows() -> None:
 
 
 def test_nothing_half_written_is_left() -> None:
-    """Guards Ctrl-C: the clip that was being written is gone, and so is its temporary file."""
+    """Guards Ctrl-C: neither the unfinished clip nor its temporary file is left."""
 
     def interrupted() -> None:
         with PictureSink(Path("out")) as sink:
@@ -252,8 +252,8 @@ def test_nothing_half_written_is_left() -> None:
     assert files("out") == ["p.png"]
 
 
-def test_two_who_write_into_one_folder_do_not_mix() -> None:
-    """Guards two cameras' recordings: containers have the same process number, threads of a program too."""
+def test_two_sinks_in_one_folder_do_not_mix() -> None:
+    """Guards two cameras' recordings: containers share process numbers, and so do threads of a program."""
     with PictureSink(Path("out")) as first, PictureSink(Path("out")) as second:
         for index in range(4):
             for sink, value in ((first, 40), (second, 200)):
@@ -265,8 +265,8 @@ def test_two_who_write_into_one_folder_do_not_mix() -> None:
         assert read_clip(f"out/{value}.mp4")[1] == pytest.approx([value] * 4, abs=3)
 
 
-def test_names_that_grow_too_long() -> None:
-    """Guards the one line for a name at the file system's limit to which ".png" or "-2" is added."""
+def test_names_that_become_too_long_are_refused() -> None:
+    """Guards the error for a name at the file system's limit to which ".png" or "-2" is added."""
     with PictureSink(Path("out")) as sink:
         with pytest.raises(SinkError, match="cannot be written: File name too long"):
             write(sink, "x.jfif", save_as="x" * 250 + ".jfif")
@@ -278,8 +278,8 @@ def test_names_that_grow_too_long() -> None:
     assert files("out") == ["x" * 251 + ".png"]
 
 
-def test_what_cannot_be_written_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the reasons: a folder that is a file, a clip that the codec refuses (said once), a full disk."""
+def test_what_cannot_be_written_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the reasons given: a folder that is a file, a clip that the codec refuses (once), a full disk."""
     Path("file").write_text("")
     with pytest.raises(SinkError, match="file: this folder cannot be made"):
         PictureSink(Path("file"))
@@ -289,7 +289,7 @@ def test_what_cannot_be_written_is_said_once(monkeypatch: pytest.MonkeyPatch) ->
     ):
         write_clip(sink, "x.mp4", [0, 40], 25)
     with PictureSink(Path("out")) as sink:
-        # as root one may write everywhere, but not through a link to nowhere
+        # root may write everywhere, but not through a dangling link
         part = Path("out/.facexp-2a2a2a2a2a2a.mp4")
         part.symlink_to("gone/x.mp4")
         with monkeypatch.context() as patch:
@@ -314,7 +314,7 @@ def test_what_cannot_be_written_is_said_once(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_picture_that_cannot_be_encoded_is_refused() -> None:
-    """Guards the message, that it can be printed, and that no temporary file stays."""
+    """Guards the message, which must be printable, and that no temporary file stays."""
     with pytest.raises(SinkError, match="a picture of 9x0 cannot be encoded"):
         save_picture(Path("x.png"), np.zeros((0, 9, 3), np.uint8))
     with pytest.raises(SinkError, match=r"'x\\x1b\[2J\.webp': a picture of 20000x1 cannot be encoded: \.webp does not"):

@@ -1,4 +1,4 @@
-"""Sources -> frames: what the analyzer is asked, and what a source that breaks leaves behind."""
+"""From sources to frames: the calls of the analyzer, and what remains of a source that breaks off."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def analyzer(tiny_bundle: Path) -> Analyzer:
     return Analyzer("cpu", bundle=tiny_bundle)
 
 
-def test_a_break_keeps_the_frames_before_and_the_source_after(
+def test_an_error_keeps_the_frames_before_and_the_source_after(
     analyzer: Analyzer, tmp_path: Path, astronaut: Any
 ) -> None:
-    """Guards the order: frames, then the error with the number of the frame that is missing, then the next source."""
+    """Guards the order: frames, then the error with the number of the missing frame, then the next source."""
     save_picture(tmp_path / "a.png", astronaut)
     sources: list[Any] = [Clip(), Source("gone.jpg", PurePath("gone.jpg"), "no such file or folder")]
     found = list(analyze_sources(analyzer, [*sources, *open_sources([str(tmp_path)])], ReadOptions(every=2)))
@@ -74,30 +74,30 @@ class Portrait:
             yield Shot(self.name, PurePath(self.name), index, 40.0 * index, self._image, 25.0)
 
 
-def test_faces_are_followed_through_a_clip_and_no_further(
+def test_faces_are_tracked_within_a_clip_only(
     analyzer: Analyzer, astronaut: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards ids: fresh in each clip, none in a photo or where crops are given; the settings reach the tracker."""
+    """Guards ids: new in each clip, none for photos and given crops; the settings reach the tracker."""
     small = np.ascontiguousarray(astronaut[::2, ::2])
     save_picture(tmp_path / "a.png", small)
-    looks: list[int] = []
+    passes: list[int] = []
     detect = analyzer.detect
-    monkeypatch.setattr(analyzer, "detect", lambda image, reduction=1: looks.append(0) or detect(image, reduction))
+    monkeypatch.setattr(analyzer, "detect", lambda image, reduction=1: passes.append(0) or detect(image, reduction))
     sources: list[Any] = [Portrait("x.mp4", small), Portrait("y.mp4", small)]
     sources += open_sources([str(tmp_path / "a.png")])
-    for settings, looked in (
+    for settings, expected_passes in (
         ({}, 2),
         ({"detect_every": 2}, 6),
         ({"detect_every": 2, "options": ReadOptions(every=2)}, 4),
     ):
-        looks.clear()
+        passes.clear()
         frames = [frame for frame, _ in analyze_sources(analyzer, sources, smooth=0.2, **settings)]  # type: ignore[arg-type]
         faces = [face for frame in frames for face in frame.faces]
         assert len(faces) == len(frames)
         assert [face.id for face in faces] == [1] * (len(faces) - 1) + [None]
         assert [face.smoothed is None for face in faces] == [False] * (len(faces) - 1) + [True]
         # and one for the photo
-        assert len(looks) == looked + 1
+        assert len(passes) == expected_passes + 1
     assert frames[1].timings is not None
     assert (frames[1].timings.detect_ms, frames[1].timings.keypoints_ms > 0) == (0, True)
     unsmoothed = [frame for frame, _ in analyze_sources(analyzer, sources[:1], smooth=0)]
@@ -116,10 +116,10 @@ def test_faces_are_followed_through_a_clip_and_no_further(
     ids=["numpy", "opencv", "onnxruntime"],
 )
 @pytest.mark.parametrize("readers", [0, 2])
-def test_no_memory_for_one_picture_leaves_the_others(
+def test_a_picture_too_large_for_the_memory_leaves_the_others(
     analyzer: Analyzer, astronaut: Any, monkeypatch: pytest.MonkeyPatch, fail: Any, readers: int
 ) -> None:
-    """Guards a job on a small machine: the photo that is too large for it is told, and the rest are analysed."""
+    """Guards a job on a small machine: the photo that is too large for it is reported, the rest are analysed."""
     small = np.ascontiguousarray(astronaut[::2, ::2])
     analyze = analyzer.analyze
     monkeypatch.setattr(analyzer, "analyze", lambda image: fail() if image.shape[0] < 200 else analyze(image))
@@ -133,10 +133,10 @@ def test_no_memory_for_one_picture_leaves_the_others(
     assert len(frames[1].faces) == 1
 
 
-def test_photos_are_analysed_at_once_and_told_in_order(
+def test_photos_are_analysed_in_parallel_and_given_in_order(
     tiny_bundle: Path, astronaut: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards a folder on all cores: two photos are looked at side by side, and each gets the record that is its own."""
+    """Guards a folder on all cores: two photos are analysed at the same time, and each gets its own record."""
     for number in range(6):
         save_picture(tmp_path / f"{number}.png", np.ascontiguousarray(astronaut[:: 1 + number % 2, 5 * number :]))
     sources = list(open_sources([str(tmp_path)]))
@@ -146,11 +146,11 @@ def test_photos_are_analysed_at_once_and_told_in_order(
     both, detect = threading.Barrier(2), analyzer.detect
     met: list[int] = []
 
-    def beside_another(*asked: Any) -> Any:
+    def detect_in_parallel(*arguments: Any) -> Any:
         met.append(both.wait(20))
-        return detect(*asked)
+        return detect(*arguments)
 
-    monkeypatch.setattr(analyzer, "detect", beside_another)
+    monkeypatch.setattr(analyzer, "detect", detect_in_parallel)
     found = list(analyze_sources(analyzer, sources, readers=readers))
     assert len(met) == 6
     assert [frame.source for frame, _ in found] == [source.name for source in sources]
@@ -161,10 +161,10 @@ def test_photos_are_analysed_at_once_and_told_in_order(
         assert frame.timings.keypoints_ms > 0
 
 
-def test_what_fails_in_a_photos_analysis_reaches_the_caller(
+def test_an_error_in_a_reader_thread_reaches_the_caller(
     analyzer: Analyzer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards a fault in a reader's thread: it is not lost there, and what came before it is told."""
+    """Guards an error in a reader's thread: it is not lost there, and the frames before it are given."""
     for number in range(3):
         save_picture(tmp_path / f"{number}.png", np.full((40, 30 + number, 3), 128, np.uint8))
 
@@ -180,8 +180,8 @@ def test_what_fails_in_a_photos_analysis_reaches_the_caller(
         next(frames)
 
 
-def test_how_threads_are_shared(tmp_path: Path) -> None:
-    """Guards both: several photos at once with a thread each, and all threads for what comes by itself."""
+def test_threads_are_shared_between_photos(tmp_path: Path) -> None:
+    """Guards both: several photos at once with a thread each, and all threads for a source that comes alone."""
     save_picture(tmp_path / "a.png", np.full((40, 30, 3), 128, np.uint8))
     (tmp_path / "b.txt").write_text("no photo")
     os.mkfifo(tmp_path / "c.png")
@@ -205,7 +205,7 @@ def test_how_threads_are_shared(tmp_path: Path) -> None:
 
 
 def test_face_crops_need_no_detector(analyzer: Analyzer, tmp_path: Path) -> None:
-    """Guards --face-crops: each picture is one face as large as itself, also one that shows nothing."""
+    """Guards --face-crops: each picture is one face of the picture's size, also one that shows nothing."""
     save_picture(tmp_path / "a.png", np.full((40, 30, 3), 128, np.uint8))
     for crops, boxes in ((True, [(0.0, 0.0, 30.0, 40.0)]), (False, [])):
         ((frame, _),) = analyze_sources(analyzer, open_sources([str(tmp_path / "a.png")]), face_crops=crops)

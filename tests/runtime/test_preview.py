@@ -1,4 +1,4 @@
-"""The page that shows what is being analysed: what it serves, to whom, and that nobody who looks slows the loop."""
+"""The preview page: what it serves, to whom, and that viewers do not slow the analysis."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from facexp.types import Emotion, Face, Frame, Timings
 pytest.importorskip("starlette", reason="NO PREVIEW TESTED: it comes with the extra `serve`")
 pytest.importorskip("uvicorn", reason="NO PREVIEW TESTED: it comes with the extra `serve`")
 
-from facexp.sinks.preview import LONGEST_SIDE, Preview, PreviewError
+from facexp.sinks.preview import MAX_SIDE, Preview, PreviewError
 
 PATIENCE_S = 60.0
 NASTY = "<img src=x onerror=alert(1)>.mp4"
@@ -41,8 +41,8 @@ def preview() -> Iterator[Preview]:
 
 
 def face(label: str = "happy") -> Face:
-    shares = {name: 0.94 if name == label else 0.01 for name in SEVEN}
-    return Face((8.0, 8.0, 40.0, 40.0), 0.93, np.full((15, 2), 20, np.float32), Emotion(label, shares))
+    probabilities = {name: 0.94 if name == label else 0.01 for name in SEVEN}
+    return Face((8.0, 8.0, 40.0, 40.0), 0.93, np.full((15, 2), 20, np.float32), Emotion(label, probabilities))
 
 
 def show(
@@ -70,7 +70,7 @@ def newest(preview: Preview, after: int = 0) -> dict[str, Any]:
 
 
 def test_the_page_needs_nothing_from_elsewhere(preview: Preview) -> None:
-    """Guards devices without internet, and against a page that tells others who is looking."""
+    """Guards devices without internet, and against a page that tells third parties who is watching."""
     status, headers, body = get(preview, "/")
     text = body.decode()
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
@@ -83,7 +83,7 @@ def test_the_page_needs_nothing_from_elsewhere(preview: Preview) -> None:
 
 
 def test_the_newest_frame_with_its_record(preview: Preview) -> None:
-    """Guards what the page shows: the annotated picture, small enough, and the record, with the speed of the loop."""
+    """Guards what the page shows: the annotated picture, small enough, the record, and the speed of the run."""
     for index in range(5):
         show(preview, index, 3000, 1500)
     reply = newest(preview)
@@ -94,7 +94,7 @@ def test_the_newest_frame_with_its_record(preview: Preview) -> None:
     assert reply["fps"] > 0
     picture = cv2.imdecode(np.frombuffer(base64.b64decode(reply["jpeg"]), np.uint8), cv2.IMREAD_COLOR)
     assert picture is not None
-    assert picture.shape == (LONGEST_SIDE // 2, LONGEST_SIDE, 3)
+    assert picture.shape == (MAX_SIDE // 2, MAX_SIDE, 3)
     assert (np.abs(picture.astype(int) - 120) > 30).any()
     preview.write(Frame.unread("gone.jpg", 0, "gone.jpg: is empty"), None)
     reply = newest(preview, 5)
@@ -103,7 +103,7 @@ def test_the_newest_frame_with_its_record(preview: Preview) -> None:
 
 
 def test_a_viewer_waits_for_the_next_frame(preview: Preview) -> None:
-    """Guards the long question: answered when a frame comes, not before, and not only after a while."""
+    """Guards long polling: a request is answered when a frame comes, not before, and not only at its timeout."""
     show(preview)
     replies: list[dict[str, Any]] = []
     viewers = [threading.Thread(target=lambda: replies.append(newest(preview, 1))) for _ in range(3)]
@@ -117,14 +117,14 @@ def test_a_viewer_waits_for_the_next_frame(preview: Preview) -> None:
     assert [reply["record"]["frame"] for reply in replies] == [7, 7, 7]
 
 
-def test_nothing_new_is_said_after_a_while(preview: Preview, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the page against a question that is never answered while a camera is away."""
-    monkeypatch.setattr("facexp.sinks.preview._PATIENCE_S", 0.05)
+def test_a_poll_without_a_new_frame_times_out(preview: Preview, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the page against a request that is never answered while a camera is away."""
+    monkeypatch.setattr("facexp.sinks.preview._POLL_TIMEOUT_S", 0.05)
     assert get(preview, "/frame?after=0")[0] == 204
 
 
-def test_a_viewer_that_does_not_read_holds_nothing_up(preview: Preview) -> None:
-    """Guards the loop against a telephone with a bad connection: it neither waits nor piles pictures up."""
+def test_a_viewer_that_does_not_read_delays_nothing(preview: Preview) -> None:
+    """Guards the run against a phone with a bad connection: it neither waits nor accumulates pictures."""
     host, port = re.fullmatch(r"http://(.+):(\d+)/", preview.url).groups()  # type: ignore[union-attr]
     noise = np.random.default_rng(0).integers(0, 255, (1280, 1280, 3), np.uint8)
     frame = Frame("x", 0, 0.0, 1280, 1280, "cpu", (), Timings(), None)
@@ -143,7 +143,7 @@ def test_a_viewer_that_does_not_read_holds_nothing_up(preview: Preview) -> None:
         preview.write(frame, shot)
         slowest = max(slowest, time.perf_counter() - begun)
         time.sleep(0.002)
-    # drawing and encoding this picture takes longer than all that a hand-over may
+    # drawing and encoding this picture takes longer than handing it over may take
     assert slowest < 1.0
     assert threading.active_count() <= threads + 4
     assert newest(preview)["number"] == 301
@@ -151,10 +151,10 @@ def test_a_viewer_that_does_not_read_holds_nothing_up(preview: Preview) -> None:
         viewer.close()
 
 
-def test_it_ends_at_once_also_with_viewers(capfd: pytest.CaptureFixture[str]) -> None:
-    """Guards the end of the program: no thread, no port and no message is left."""
+def test_closing_ends_at_once_despite_viewers(capfd: pytest.CaptureFixture[str]) -> None:
+    """Guards the end of the program: no thread, port or message is left."""
     preview = Preview("127.0.0.1", 0)
-    waiting = threading.Thread(target=ask_in_vain, args=(preview,), daemon=True)
+    waiting = threading.Thread(target=poll_until_closed, args=(preview,), daemon=True)
     waiting.start()
     time.sleep(0.2)
     url = preview.url
@@ -164,23 +164,23 @@ def test_it_ends_at_once_also_with_viewers(capfd: pytest.CaptureFixture[str]) ->
     host, port = re.fullmatch(r"http://(.+):(\d+)/", url).groups()  # type: ignore[union-attr]
     with pytest.raises(OSError, match="refused"):
         socket.create_connection((host, int(port)), timeout=PATIENCE_S)
-    # a loop that goes on a little is no error
+    # a run that continues for a moment is no error
     show(preview)
     assert capfd.readouterr().err == ""
 
 
-def ask_in_vain(preview: Preview) -> None:
+def poll_until_closed(preview: Preview) -> None:
     with contextlib.suppress(OSError, http.client.HTTPException):
         get(preview, "/frame?after=0")
 
 
-def test_who_may_look(preview: Preview) -> None:
+def test_viewers_reach_it_only_under_its_own_names(preview: Preview) -> None:
     """Guards the loopback default, and against a web page that points its own name at this machine."""
     assert not preview.public
     assert preview.url.startswith("http://127.0.0.1:")
     assert get(preview, "/", Host="localhost:8000")[0] == 200
     assert get(preview, "/", Host="camera.example")[0] == 400
-    # an address that the host's name leads to is as good as the name, as Debian's 127.0.1.1 is
+    # an address that the host's name resolves to is accepted like the name, as Debian's 127.0.1.1 is
     if sys.platform == "linux":
         with Preview("127.2", 0) as numeric:
             assert numeric.url.startswith("http://127.0.0.2:")
@@ -191,15 +191,17 @@ def test_who_may_look(preview: Preview) -> None:
         assert opened.url.startswith(f"http://{socket.gethostname()}:")
 
 
-def test_what_cannot_be_served(preview: Preview, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the one line for a port that is taken, a host that is not this machine, and a missing extra."""
+def test_an_address_that_cannot_be_served_is_a_one_line_error(
+    preview: Preview, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards the error for a port in use, a host that is not this machine, and a missing extra."""
     port = int(preview.url.rstrip("/").rsplit(":", 1)[1])
-    with pytest.raises(PreviewError, match=rf"^nothing can be served on 127\.0\.0\.1, port {port}: "):
+    with pytest.raises(PreviewError, match=rf"^cannot listen on 127\.0\.0\.1, port {port}: "):
         Preview("127.0.0.1", port)
-    with pytest.raises(PreviewError, match=r"^nothing can be served on 192\.0\.2\.1, port 0: "):
+    with pytest.raises(PreviewError, match=r"^cannot listen on 192\.0\.2\.1, port 0: "):
         Preview("192.0.2.1", 0)
     for host in ("*", "foo..bar", "x" * 70, "\udcff"):
-        with pytest.raises(PreviewError, match=r"^nothing can be served on "):
+        with pytest.raises(PreviewError, match=r"^cannot listen on "):
             Preview(host, 0)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(PreviewError, match=r'^uvicorn is not installed: pip install "facexp\[serve\]"$'):
@@ -207,13 +209,13 @@ def test_what_cannot_be_served(preview: Preview, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_a_browser_shows_it(preview: Preview, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the page's script in a real browser: table, bars and figures are there, and a name is never markup."""
+def test_a_browser_shows_the_page(preview: Preview, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the page's script in a real browser: table, bars and figures appear, and a name is never markup."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         pytest.skip("NO BROWSER TESTED: there is no chromium on this machine")
-    # the browser's clock stands while a question is open
-    monkeypatch.setattr("facexp.sinks.preview._PATIENCE_S", 0.05)
+    # the browser's virtual clock stops while a request is open
+    monkeypatch.setattr("facexp.sinks.preview._POLL_TIMEOUT_S", 0.05)
     show(preview, 7, source=NASTY)
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--no-first-run"]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What golden.npz must be before this machine's answers are held against it."""
+"""What golden.npz must be before this machine's results are compared with it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def directory(tmp_path: Path) -> Path:
 
 
 def spoil_the_stream(content: bytearray) -> None:
-    """A kind of block that deflate has not."""
+    """Set a block type that deflate does not have."""
     name, extra = (int.from_bytes(content[place : place + 2], "little") for place in (26, 28))
     content[30 + name + extra] |= 6
 
 
 def spoil_the_method(content: bytearray) -> None:
-    """A compression that nobody knows."""
+    """Set an unknown compression method."""
     content[content.index(b"PK\x01\x02") + 10] = 99
 
 
@@ -49,8 +49,8 @@ def empty(content: bytearray) -> None:
 
 
 @pytest.mark.parametrize("spoil", [spoil_the_stream, spoil_the_method, spoil_the_sum, cut_off, empty])
-def test_damaged_bytes_are_one_line(directory: Path, spoil: Callable[[bytearray], None]) -> None:
-    """Guards one kind of error for all the kinds that numpy, zipfile and zlib raise."""
+def test_damaged_bytes_are_a_one_line_error(directory: Path, spoil: Callable[[bytearray], None]) -> None:
+    """Guards the single error for all the kinds that numpy, zipfile and zlib raise."""
     file = directory / GOLDEN
     content = bytearray(file.read_bytes())
     spoil(content)
@@ -60,8 +60,8 @@ def test_damaged_bytes_are_one_line(directory: Path, spoil: Callable[[bytearray]
     assert "\n" not in str(caught.value)
 
 
-def test_another_kind_of_file_is_one_line(directory: Path) -> None:
-    """Guards a file of one array, which numpy reads without complaint, and one that is not there."""
+def test_another_kind_of_file_is_a_one_line_error(directory: Path) -> None:
+    """Guards a file of a single array, which numpy reads without complaint, and a missing file."""
     file = directory / GOLDEN
     with file.open("wb") as stream:
         np.save(stream, np.zeros(3))
@@ -92,10 +92,10 @@ def test_another_kind_of_file_is_one_line(directory: Path) -> None:
         ("emotion/int8.onnx/ferplus", np.full((4, 7), np.inf, np.float32), "emotion/int8.onnx/ferplus must be finite"),
     ],
 )
-def test_an_array_of_another_kind_is_named(
+def test_an_array_of_another_type_or_shape_is_named(
     directory: Path, name: str, value: NDArray[np.generic] | None, words: str
 ) -> None:
-    """Guards every array that is reckoned with: there, of its type and shape, and numbers."""
+    """Guards every array that is used: present, of its type and shape, and finite."""
     golden = read_golden(directory)
     del golden[name]
     if value is not None:
@@ -106,7 +106,7 @@ def test_an_array_of_another_kind_is_named(
 
 
 def test_crops_of_another_size_are_one_failure(own_shipped: Path) -> None:
-    """Guards crops that the network cannot take, in its answers as in its speed; the other network is compared."""
+    """Guards crops that the network cannot take, for its results and its speed; the other network is compared."""
     golden = read_golden(own_shipped)
     golden["emotion_input"] = np.zeros((4, 96, 96, 1), np.uint8)
     np.savez(own_shipped / GOLDEN, **golden)
@@ -127,8 +127,8 @@ def test_crops_of_another_size_are_one_failure(own_shipped: Path) -> None:
         (f"[tolerances.golden]\nfloat32 = 1{'0' * 400}", "tolerances.golden cannot be read .*too large"),
     ],
 )
-def test_a_recipe_without_tolerances_is_one_line(own_shipped: Path, content: str | None, words: str) -> None:
-    """Guards what answers are held to: said as people say it, whatever is wrong with the file."""
+def test_a_recipe_without_tolerances_is_one_failure(own_shipped: Path, content: str | None, words: str) -> None:
+    """Guards the limits for the comparison: a readable message, whatever is wrong with the file."""
     recipe = own_shipped / "emotion.recipe.toml"
     recipe.unlink()
     if content is not None:
@@ -138,8 +138,8 @@ def test_a_recipe_without_tolerances_is_one_line(own_shipped: Path, content: str
     assert re.search(words, check.note)
 
 
-def test_answers_that_are_alike_prove_nothing(own_shipped: Path) -> None:
-    """Guards a golden.npz whose answers say the same of every crop, which a dead network would give as well."""
+def test_results_that_are_nearly_equal_prove_nothing(own_shipped: Path) -> None:
+    """Guards a golden.npz with the same results for every crop, as a dead network would give."""
     golden = read_golden(own_shipped)
     golden["emotion_input"] = np.repeat(golden["emotion_input"][:1], len(golden["emotion_input"]), axis=0)
     for name in golden:

@@ -1,4 +1,4 @@
-"""Which frames are taken, and what of a name may be shown."""
+"""Which frames are taken, and which parts of a name may be shown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from facexp.address import address_problem, file_name, is_live, mistyped, shown
+from facexp.address import address_problem, file_name, is_live, redacted, redacted_unknown
 from facexp.reading import Pace, ReadOptions
 from facexp.sources import open_sources
 
@@ -19,7 +19,7 @@ def taken(options: ReadOptions, times_ms: list[float]) -> list[int]:
     return [index for index, time_ms in enumerate(times_ms) if pace.wants(index, time_ms)]
 
 
-def test_at_most_so_many_frames_a_second() -> None:
+def test_max_fps_limits_the_frames_a_second() -> None:
     """Guards --max-fps: even steps, no frame lost to a camera's jitter, and no burst after a pause."""
     even = [1000 * i / 30 for i in range(300)]
     assert len(taken(ReadOptions(max_fps=20), even)) == 200
@@ -29,7 +29,7 @@ def test_at_most_so_many_frames_a_second() -> None:
     uneven = [time_ms + (0, 8, 16)[i % 3] for i, time_ms in enumerate(even)]
     for rate in (30, 60):
         assert taken(ReadOptions(max_fps=rate), uneven) == list(range(300))
-    # a second is a second from the first frame on
+    # seconds count from the first frame
     clip = [40.0 * i for i in range(125)]
     assert taken(ReadOptions(max_fps=1), clip) == [0, 25, 50, 75, 100]
     assert taken(ReadOptions(max_fps=2), clip)[:4] == [0, 12, 25, 37]
@@ -39,8 +39,8 @@ def test_at_most_so_many_frames_a_second() -> None:
     assert ReadOptions(max_fps=20, every=2).taken_fps(30) == 15
 
 
-def test_start_and_every() -> None:
-    """Guards the numbers that --every counts, which are the source's own also after --start."""
+def test_every_counts_from_the_first_frame_of_the_source() -> None:
+    """Guards the numbers that --every counts, which are the source's own even after --start."""
     assert taken(ReadOptions(every=4, start_s=0.2), [40.0 * i for i in range(15)]) == [8, 12]
     assert ReadOptions(start_s=2, duration_s=3).end_s == 5
     assert ReadOptions(start_s=2).end_s == math.inf
@@ -59,8 +59,8 @@ def test_start_and_every() -> None:
         {"raw": (0, 480)},
     ],
 )
-def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
-    """Guards Python users against options that would read nothing, or for ever."""
+def test_invalid_options_are_refused(wrong: dict[str, Any]) -> None:
+    """Guards Python users against options that would read nothing, or read forever."""
     with pytest.raises(ValueError, match=f"^{next(iter(wrong))} must be"):
         ReadOptions(**wrong)
 
@@ -80,7 +80,7 @@ def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
         ("srt://cam:8890?streamid=read:cam:admin:s3cret", "srt://cam:8890?streamid=***"),
         ("http://nas/api?cameraId=1&_sid=s3cret", "http://nas/api?cameraId=1&_sid=***"),
         ("http://cam/a.m3u8?hdnts=exp=1~hmac=s3cret&psw=s3&pas=cret", "http://cam/a.m3u8?hdnts=***&psw=***&pas=***"),
-        # what should have been escaped is no less secret
+        # characters that should have been escaped are handled, too
         ("rtsp://admin:s3cret@home@cam/live", "rtsp://***@cam/live"),
         ("rtsp://admin:s3/cret@cam/live", "rtsp://***@cam/live"),
         ("RTSP://admin:s3cret@[fe80::1]/live", "RTSP://***@[fe80::1]/live"),
@@ -88,45 +88,45 @@ def test_what_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     ],
 )
 def test_nothing_secret_is_shown(name: str, public: str) -> None:
-    """Guards user names and passwords: in the address itself, in its query, and where they stand unescaped."""
+    """Guards user names and passwords: in the address itself, in its query, and where they are not escaped."""
     assert is_live(name)
-    assert shown(name) == public
+    assert redacted(name) == public
     for secret in ("s3", "cret", "admin"):
         assert secret not in public
         assert secret not in file_name(name)
 
 
 @pytest.mark.parametrize(
-    ("slip", "public"),
+    ("typed", "public"),
     [
         (" http://admin:s3cret@cam/v", "***@cam/v"),
         ('"rtsp://admin:s3cret@cam/v"', '***@cam/v"'),
         ("http:/admin:s3cret@cam/v?token=s3", "***@cam/v?token=***"),
         ("'http://cam/v?pwd=s3cret'", "'http://cam/v?pwd=***"),
         ("admin:s3cret@cam/v", "***@cam/v"),
-        # names of files that are not there
+        # names of files that do not exist
         ("C:\\photos\\x@2.jpg", "C:\\photos\\x@2.jpg"),
         ("a@b?pwd=x.jpg", "a@b?pwd=x.jpg"),
         ("photos/user=5.jpg", "photos/user=5.jpg"),
     ],
 )
-def test_an_address_that_was_mistyped_is_no_less_secret(slip: str, public: str) -> None:
-    """Guards the message for a name without a file, which would quote the password."""
-    assert not is_live(slip)
-    assert mistyped(slip) == public
-    (source,) = open_sources([slip])
+def test_a_mistyped_address_shows_nothing_secret_either(typed: str, public: str) -> None:
+    """Guards the message for a file that does not exist, which would quote the password."""
+    assert not is_live(typed)
+    assert redacted_unknown(typed) == public
+    (source,) = open_sources([typed])
     assert source.name == public
     assert source.problem in ("no such file or folder", "no photo or clip in what this pattern matches")
     assert not re.search("admin|s3|cret", str(source.save_as))
 
 
-def test_what_is_a_live_source() -> None:
-    """Guards what takes a name away from files: two digits, /dev/videoN and addresses, nothing else."""
+def test_cameras_and_addresses_are_live_sources() -> None:
+    """Guards what is not taken for a file: one or two digits, /dev/videoN and addresses, nothing else."""
     for name in ("0", "12", "/dev/video0", "rtsp://x", "udp://h:9", "foo://x"):
         assert is_live(name), name
     for name in ("./0", "2024", "0.jpg", "-", "/dev/video", "C:\\x", "C://x", "a:b.jpg", "video0", "photos/0", ""):
         assert not is_live(name), name
-    assert shown("a@b?pwd=x.jpg") == "a@b?pwd=x.jpg"
+    assert redacted("a@b?pwd=x.jpg") == "a@b?pwd=x.jpg"
     assert address_problem("foo://x") == (
         "is an address with an unknown scheme: facexp reads http, https, rtsp, rtsps, rtmp, rtmps, rtp, tcp, udp"
     )

@@ -1,4 +1,4 @@
-"""Recordings of what cannot be had again: they outlive Ctrl-C, a full disk and a slow machine."""
+"""Recordings of what cannot be made again: they survive Ctrl-C, a full disk and a slow machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from facexp.sinks import clip_file
-from facexp.sinks.clip_file import LEAST_FREE, SinkError
+from facexp.sinks.clip_file import MIN_FREE_BYTES, SinkError
 from facexp.sinks.pictures import PictureSink
 from facexp.sources.shots import Shot
 from facexp.types import Frame, Timings
@@ -32,7 +32,7 @@ def frame(shot: Shot) -> Frame:
 
 
 def read_clip(path: str) -> tuple[float, int]:
-    """Frames a second, and how many frames there are."""
+    """Return the frames per second and the number of frames."""
     capture, count = cv2.VideoCapture(path, cv2.CAP_FFMPEG), 0
     assert capture.isOpened()
     while capture.grab():
@@ -45,7 +45,7 @@ def files(folder: str) -> list[str]:
 
 
 def test_the_recording_of_an_endless_pipe_is_kept() -> None:
-    """Guards `rpicam-vid ... | facexp-infer - --save out`, which Ctrl-C alone ends."""
+    """Guards `rpicam-vid ... | facexp-infer - --save out`, which only Ctrl-C ends."""
 
     def interrupted(source: str, total: int | None) -> None:
         with PictureSink(Path("out")) as sink:
@@ -61,14 +61,14 @@ def test_the_recording_of_an_endless_pipe_is_kept() -> None:
             interrupted(source, total)
     assert files("out") == ["stdin.mkv"]
     assert read_clip("out/stdin.mkv")[1] == 3
-    # a program that is started again has no right to it
+    # a second run must not replace it
     with pytest.raises(KeyboardInterrupt):
         interrupted("-", None)
     assert files("out") == ["stdin-2.mkv", "stdin.mkv"]
 
 
-class Watched:
-    """OpenCV's writer, with something before or after each frame; a subclass of its own would crash."""
+class WrappedWriter:
+    """Wraps OpenCV's writer, to act before or after each frame; a subclass of it would crash."""
 
     fourcc = staticmethod(cv2.VideoWriter.fourcc)
     made = staticmethod(cv2.VideoWriter)
@@ -81,18 +81,18 @@ class Watched:
         self.writer.write(image)
 
 
-def recorded(sink: PictureSink, times_ms: Sequence[float], size: tuple[int, int] = (480, 360)) -> None:
-    """Frames of a camera, gray by their number."""
+def record(sink: PictureSink, times_ms: Sequence[float], size: tuple[int, int] = (480, 360)) -> None:
+    """Write frames of a camera, whose grays are their numbers."""
     for index, time_ms in enumerate(times_ms):
         image = np.full((size[1], size[0], 3), index % 200, np.uint8)
         shot = Shot("0", PurePath("camera0"), index, time_ms, image, 25.0, captured_s=0.0, dropped=0)
         sink.write(frame(shot), shot)
 
 
-def test_a_recording_outlives_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards Ctrl-C in the middle of a frame's encoding, and a machine without power: what was recorded is there."""
+def test_a_recording_survives_ctrl_c_and_a_power_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards Ctrl-C while a frame is encoded, and a power cut: what was recorded until then is there."""
 
-    class Interrupted(Watched):
+    class Interrupted(WrappedWriter):
         left = 100
 
         def write(self, image: Any) -> None:
@@ -105,37 +105,37 @@ def test_a_recording_outlives_everything(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def interrupted() -> None:
         with PictureSink(Path("out")) as sink:
-            recorded(sink, [40.0 * index for index in range(200)])
+            record(sink, [40.0 * index for index in range(200)])
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert files("out") == ["camera0.mkv"]
     assert read_clip("out/camera0.mkv")[1] == 100 - 4
 
-    def unplugged() -> None:
+    def power_cut() -> None:
         sink = PictureSink(Path("out"))
-        recorded(sink, [40.0 * index for index in range(500)], (640, 480))
+        record(sink, [40.0 * index for index in range(500)], (640, 480))
         shutil.copy("out/camera0-2.mkv", "out/now.mkv")
         sink.finish()
 
     Interrupted.left = 10_000
-    unplugged()
+    power_cut()
     assert read_clip("out/now.mkv")[1] > 100
-    # before the first frame is in it there is nothing to keep
+    # before the first frame is in the file there is nothing to keep
     Interrupted.left = 2
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert files("out") == ["camera0-2.mkv", "camera0.mkv", "now.mkv"]
 
 
-def test_a_full_disk_is_told_when_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards recordings of days: they end before the disk does, once, and are kept."""
+def test_a_recording_stops_before_the_disk_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards recordings of days: they end before the disk is full, with one message, and are kept."""
     free = [1 << 40]
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free[0]))
-    monkeypatch.setattr(clip_file, "_LOOK_S", 0.0)
+    monkeypatch.setattr(clip_file, "_DISK_CHECK_INTERVAL_S", 0.0)
     with PictureSink(Path("out")) as sink:
-        recorded(sink, [0, 40, 80])
-        free[0] = LEAST_FREE - 1
+        record(sink, [0, 40, 80])
+        free[0] = MIN_FREE_BYTES - 1
         shot = Shot("0", PurePath("camera0"), 3, 120.0, np.zeros((360, 480, 3), np.uint8), 25.0, captured_s=0.0)
         with pytest.raises(SinkError, match="nothing more is recorded: fewer than 64 MB are left on the disk"):
             sink.write(frame(shot), shot)
@@ -144,23 +144,26 @@ def test_a_full_disk_is_told_when_it_is(monkeypatch: pytest.MonkeyPatch) -> None
     assert read_clip("out/camera0.mkv")[1] == 3
 
 
-def test_a_disk_that_goes_is_told_of_its_recording(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the one line, and the other sources of the run, against a folder that is removed or unplugged."""
-    monkeypatch.setattr(clip_file, "_LOOK_S", 0.0)
+def test_a_folder_that_disappears_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the one-line error, and the run's other sources, if a folder is removed or its disk unplugged."""
+    monkeypatch.setattr(clip_file, "_DISK_CHECK_INTERVAL_S", 0.0)
     with PictureSink(Path("out")) as sink:
-        recorded(sink, [0, 40, 80])
+        record(sink, [0, 40, 80])
         shutil.rmtree("out")
         shot = Shot("0", PurePath("camera0"), 3, 120.0, np.zeros((360, 480, 3), np.uint8), 25.0, captured_s=0.0)
+        clip = sink._clip
         with pytest.raises(SinkError, match=r"^out/camera0\.mkv: cannot be written: No such file or directory$"):
             sink.write(frame(shot), shot)
+        # the file is closed, so that the disk can be unmounted
+        assert clip._writer.isOpened() is False  # type: ignore[union-attr]
         later = replace(shot, index=4, time_ms=160.0)
         sink.write(frame(later), later)
 
 
-def test_a_slow_machine_records_at_its_own_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards against gaps that grow because the time of the one before had to be filled with frames."""
+def test_a_slow_machine_records_fewer_frames_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against gaps that grow because the previous gap had to be filled with frames."""
 
-    class Slow(Watched):
+    class Slow(WrappedWriter):
         def write(self, image: Any) -> None:
             time.sleep(0.05)
             super().write(image)
@@ -176,14 +179,14 @@ def test_a_slow_machine_records_at_its_own_pace(monkeypatch: pytest.MonkeyPatch)
             sink.write(frame(shot), shot)
             time.sleep(0.1)
     rate, frames = read_clip("out/camera0.mkv")
-    # a quarter of the time at 50 ms a frame; at 25 a second the last gap would be of seconds
+    # a quarter of the time at 50 ms a frame; at 25 frames a second the last gap would take seconds
     assert rate <= 5.1
     assert now < 4
     assert frames == pytest.approx(now * rate, abs=3)
 
 
-def test_a_camera_that_is_turned_is_not_pressed() -> None:
-    """Guards the shape of what is seen: what does not fill the recording has black beside it."""
+def test_a_camera_that_is_rotated_is_not_squeezed() -> None:
+    """Guards the aspect ratio: a picture that does not fill the recording has black at its sides."""
     with PictureSink(Path("out")) as sink:
         for index, shape in enumerate(((360, 640, 3), (640, 360, 3))):
             shot = Shot(
@@ -194,12 +197,12 @@ def test_a_camera_that_is_turned_is_not_pressed() -> None:
     video.read()
     seen = video.read()[1]
     bright = np.flatnonzero(seen[180].mean(axis=-1) > 100)
-    # 360 of 640 columns high are 202 of 360
+    # 360x640 pixels are 202 wide where they are 360 high
     assert (bright[0], bright[-1]) == pytest.approx((219, 420), abs=3)
 
 
-def test_a_picture_that_no_recording_holds() -> None:
-    """Guards the name: an empty file would stand for a recording."""
+def test_a_picture_too_large_to_record_leaves_no_file() -> None:
+    """Guards against an empty file that looks like a recording."""
     with PictureSink(Path("out")) as sink, pytest.raises(SinkError, match=r"camera0\.mkv: OpenCV cannot write"):
-        recorded(sink, [0.0], (20000, 16))
+        record(sink, [0.0], (20000, 16))
     assert files("out") == []

@@ -1,4 +1,4 @@
-"""A large JPEG that is decoded smaller gives the faces that it gives in full, in pixels of the photo."""
+"""A large JPEG that is decoded at a reduced size gives the faces that it gives in full, in pixels of the photo."""
 
 from __future__ import annotations
 
@@ -24,28 +24,30 @@ def analyzer() -> Analyzer:
 
 
 def write(path: Path, image: Any, orientation: int) -> None:
-    """A JPEG whose EXIF data say how it is to be turned."""
+    """Write a JPEG with this EXIF orientation."""
     jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
     exif = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x112, 3, 1, orientation, 0, 0)
     path.write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:])
 
 
-def look(analyzer: Analyzer, path: Path, reduced: bool) -> tuple[Frame, Any]:
+def analyse(analyzer: Analyzer, path: Path, reduced: bool) -> tuple[Frame, Any]:
     ((frame, shot),) = analyze_sources(analyzer, open_sources([str(path)]), ReadOptions(reduced=reduced))
     assert frame.error is None
     return frame, shot
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_the_same_face_as_in_full(analyzer: Analyzer, astronaut: Any, tmp_path: Path, orientation: int) -> None:
-    """Guards: the way back to the photo's pixels, width and height, also of a photo that is turned."""
+def test_a_reduced_photo_gives_the_same_face(
+    analyzer: Analyzer, astronaut: Any, tmp_path: Path, orientation: int
+) -> None:
+    """Guards the scaling back to the photo's pixels, and width and height, also of a rotated photo."""
     large = cv2.resize(astronaut[:420], (4001, 3281), interpolation=cv2.INTER_CUBIC)
     write(
         tmp_path / "a.jpg",
         cv2.rotate(large, cv2.ROTATE_90_COUNTERCLOCKWISE) if orientation == 6 else large,
         orientation,
     )
-    (full, shot), (small, part) = (look(analyzer, tmp_path / "a.jpg", reduced) for reduced in (False, True))
+    (full, shot), (small, part) = (analyse(analyzer, tmp_path / "a.jpg", reduced) for reduced in (False, True))
     assert (part.reduction, part.image.shape) == (2, (1641, 2001, 3))
     assert shot.reduction == 1
     assert (small.width, small.height) == (full.width, full.height) == (4001, 3281)
@@ -56,28 +58,28 @@ def test_the_same_face_as_in_full(analyzer: Analyzer, astronaut: Any, tmp_path: 
     assert one.emotion.probabilities == pytest.approx(other.emotion.probabilities, abs=0.01)
 
 
-def test_a_small_face_is_seen_in_full(analyzer: Analyzer, astronaut: Any, tmp_path: Path) -> None:
-    """Guards: points and emotions of people at the back; half a photo has a quarter of their pixels."""
+def test_a_small_face_is_decoded_in_full(analyzer: Analyzer, astronaut: Any, tmp_path: Path) -> None:
+    """Guards keypoints and emotions of people at the back: half a photo has a quarter of their pixels."""
     canvas = np.full((2600, 4000, 3), 90, np.uint8)
     canvas[1800:2056, 600:856] = cv2.resize(astronaut, (256, 256), interpolation=cv2.INTER_AREA)
-    # and one that is large enough
+    # and one that is large enough in the reduced copy
     canvas[100:1636, 2000:3536] = cv2.resize(astronaut, (1536, 1536), interpolation=cv2.INTER_CUBIC)
     write(tmp_path / "a.jpg", canvas, 1)
-    (full, _), (small, shot) = (look(analyzer, tmp_path / "a.jpg", reduced) for reduced in (False, True))
+    (full, _), (small, shot) = (analyse(analyzer, tmp_path / "a.jpg", reduced) for reduced in (False, True))
     assert shot.reduction == 2
     assert [len(full.faces), len(small.faces)] == [2, 2]
     for one, other in zip(full.faces, small.faces, strict=True):
         unit = np.linalg.norm(one.keypoints[0] - one.keypoints[1])
         assert np.linalg.norm(one.keypoints - other.keypoints, axis=1).max() < 0.02 * unit
         assert one.emotion.probabilities == pytest.approx(other.emotion.probabilities, abs=0.02)
-    asked: list[int] = []
-    analyzer.analyze_reduced(shot.image, shot.reduction, lambda n: asked.append(n) or shot.decode(n))
-    assert asked == [1]
+    decoded: list[int] = []
+    analyzer.analyze_reduced(shot.image, shot.reduction, lambda n: decoded.append(n) or shot.decode(n))
+    assert decoded == [1]
 
 
 @pytest.mark.parametrize("orientation", [1, 5, 6, 8])
 def test_width_and_height_of_a_photo_that_is_nearly_square(tmp_path: Path, orientation: int) -> None:
-    """Guards records of turned photos: half of 4001 and of 4002 pixels are equally many."""
+    """Guards records of rotated photos: half of 4001 and half of 4002 pixels are the same number."""
     write(tmp_path / "a.jpg", np.zeros((4001, 4002, 3), np.uint8), orientation)
     (source,) = open_sources([str(tmp_path / "a.jpg")])
     sizes = [next(source.shots(ReadOptions(reduced=reduced))).size for reduced in (False, True)]
@@ -85,8 +87,8 @@ def test_width_and_height_of_a_photo_that_is_nearly_square(tmp_path: Path, orien
 
 
 @pytest.mark.parametrize("first", [b"", b"Exif\0\0", b"Exif\0\0II*\0" + struct.pack("<IHI", 8, 0, 0)])
-def test_a_photo_is_turned_alike_at_any_size(tmp_path: Path, first: bytes) -> None:
-    """Guards edited photos, in which the orientation stands in a later block of EXIF data than the first."""
+def test_a_photo_is_rotated_the_same_way_at_any_size(tmp_path: Path, first: bytes) -> None:
+    """Guards edited photos, whose orientation is in a later block of EXIF data than the first."""
     path = tmp_path / "a.jpg"
     write(path, np.zeros((2000, 4000, 3), np.uint8), 6)
     data = path.read_bytes()
@@ -99,22 +101,22 @@ def test_a_photo_is_turned_alike_at_any_size(tmp_path: Path, first: bytes) -> No
 
 @pytest.mark.parametrize("reduction", [1, 2, 4, 8])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_grays_are_those_of_the_colours(tmp_path: Path, astronaut: Any, reduction: int, orientation: int) -> None:
-    """Guards points and emotions of small faces, which are read from a photo that is decoded in gray."""
+def test_decoding_in_gray_matches_the_colours(tmp_path: Path, astronaut: Any, reduction: int, orientation: int) -> None:
+    """Guards keypoints and emotions of small faces, for which the photo is decoded in gray."""
     write(tmp_path / "a.jpg", astronaut[:400], orientation)
     data = (tmp_path / "a.jpg").read_bytes()
     gray, colour = photo.decode_gray(data, reduction), photo.decode(data, "JPEG", reduction)
     assert gray.shape == colour.shape[:2]
     apart = np.abs(gray.astype(int) - cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY))
-    # more than rounding only where a channel was cut off at 0 or 255
+    # the difference exceeds rounding only where a channel was clipped at 0 or 255
     assert (apart > 1).mean() < 0.005
     assert apart.max() < 10
     with pytest.raises(SourceError, match="cut short"):
         photo.decode_gray(data[:-100], reduction)
 
 
-def test_only_what_is_large_and_jpeg_is_reduced(tmp_path: Path, astronaut: Any) -> None:
-    """Guards: pictures that the detector would see less of, and formats that cannot be decoded in part."""
+def test_only_large_jpegs_are_reduced(tmp_path: Path, astronaut: Any) -> None:
+    """Guards pictures in which the detector would see less, and formats that cannot be decoded at half size."""
     for longest, expected in ((3839, 1), (3840, 2), (7680, 4), (15360, 8)):
         data = cv2.imencode(".jpg", np.zeros((8, longest, 3), np.uint8))[1].tobytes()
         assert photo.reductions(data, 1920) == (expected, longest, 8)
@@ -124,15 +126,17 @@ def test_only_what_is_large_and_jpeg_is_reduced(tmp_path: Path, astronaut: Any) 
     assert (shot.reduction, shot.size) == (1, (4000, 100))
 
 
-def test_a_face_too_small_for_half_a_photo_is_seen_in_full(analyzer: Analyzer, astronaut: Any, tmp_path: Path) -> None:
-    """Guards: the size of a face that counts is the one in the copy, not the one in the photo."""
+def test_a_face_too_small_in_the_reduced_copy_is_decoded_in_full(
+    analyzer: Analyzer, astronaut: Any, tmp_path: Path
+) -> None:
+    """Guards the size that counts: that of the face in the copy, not in the photo."""
     canvas = np.full((2600, 4000, 3), 90, np.uint8)
     canvas[1000:1512, 600:1112] = astronaut
     write(tmp_path / "a.jpg", canvas, 1)
-    _, shot = look(analyzer, tmp_path / "a.jpg", True)
+    _, shot = analyse(analyzer, tmp_path / "a.jpg", True)
     (face,) = analyzer.detect(shot.image, shot.reduction)
     side = analyzer.bundle.keypoints.framing.square(face.box).side
     assert side < analyzer.bundle.keypoints.size < shot.reduction * side
-    asked: list[int] = []
-    analyzer.analyze_reduced(shot.image, shot.reduction, lambda n: asked.append(n) or shot.decode(n))
-    assert asked == [1]
+    decoded: list[int] = []
+    analyzer.analyze_reduced(shot.image, shot.reduction, lambda n: decoded.append(n) or shot.decode(n))
+    assert decoded == [1]

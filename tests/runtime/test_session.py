@@ -1,4 +1,4 @@
-"""One network on one device: what runs is what was asked."""
+"""One network on one device: what runs is what was requested."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def emotion(bundle: Bundle) -> Session:
 
 
 class FakeRuntime:
-    """An onnxruntime that lists CUDA and whose sessions then run on whatever `live` says."""
+    """An onnxruntime that lists CUDA, and whose CUDA sessions run on the providers in `live`."""
 
     __version__ = "9.9"
     SessionOptions = onnxruntime.SessionOptions
 
     def __init__(self, live: list[str], fails: str = "") -> None:
         self.live, self.fails = live, fails
-        self.asked: list[tuple[list[str], dict[str, Any]]] = []
+        self.sessions: list[tuple[list[str], dict[str, Any]]] = []
         self.levels: list[int] = []
 
     def get_available_providers(self) -> list[str]:
@@ -49,7 +49,7 @@ class FakeRuntime:
         self.levels.append(level)
 
     def InferenceSession(self, model: bytes, options: object, providers: list[str], **more: Any) -> object:  # noqa: N802
-        self.asked.append((providers, more))
+        self.sessions.append((providers, more))
         if providers[0] == CUDA and self.fails == "load":
             raise RuntimeError("libcudnn.so.9:\n cannot open shared object file")
         real = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -69,14 +69,14 @@ class FakeRuntime:
         )
 
 
-def fake(monkeypatch: pytest.MonkeyPatch, live: list[str], fails: str = "") -> FakeRuntime:
+def use_fake_runtime(monkeypatch: pytest.MonkeyPatch, live: list[str], fails: str = "") -> FakeRuntime:
     runtime = FakeRuntime(live, fails)
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)  # type: ignore[arg-type]
     return runtime
 
 
 def test_outputs_come_by_name(emotion: Session) -> None:
-    # guards: names, not positions; every row its own answer
+    # guards: names, not positions; every row has its own result
     batch = np.zeros((2, 48, 48, 1), np.uint8)
     batch[1] = 255
     outputs = emotion.run(batch)
@@ -88,8 +88,8 @@ def test_outputs_come_by_name(emotion: Session) -> None:
     assert np.allclose(outputs["ferplus"], 2 * outputs["fer2013"])
 
 
-def test_a_large_batch_goes_in_pieces_and_comes_back_whole(emotion: Session) -> None:
-    # guards: no row lost, doubled or moved at the seams
+def test_a_large_batch_is_split_and_joined_again(emotion: Session) -> None:
+    # guards: no row is lost, doubled or moved where two parts meet
     gray = np.arange(150, dtype=np.uint8)
     batch = np.broadcast_to(gray[:, None, None, None], (150, 48, 48, 1)).copy()
     seen: list[int] = []
@@ -112,7 +112,7 @@ def test_a_large_batch_goes_in_pieces_and_comes_back_whole(emotion: Session) -> 
     ],
 )
 def test_a_wrong_batch_is_named(emotion: Session, batch: Any, words: str) -> None:
-    # guards: a float image in [0, 1] would otherwise be a black one
+    # guards: a float image in [0, 1] would otherwise be taken for a black one
     with pytest.raises(ValueError, match=words):
         emotion.run(batch)
 
@@ -129,8 +129,8 @@ def test_threads_reach_onnxruntime(bundle: Bundle) -> None:
         Session(b"", bundle.emotion, "float32.onnx", device="cpu", threads=0)
 
 
-def test_a_file_that_is_not_what_the_manifest_says_is_refused(bundle: Bundle) -> None:
-    # guards: two models swapped on disk, or a manifest of another export
+def test_a_file_that_contradicts_the_manifest_is_refused(bundle: Bundle) -> None:
+    # guards: two models swapped on disk, or the manifest of another export
     with pytest.raises(facexp.BundleError, match="model emotion: the file's input is"):
         Session(bundle.read(bundle.keypoints, "float32.onnx"), bundle.emotion, "float32.onnx", device="cpu")
     other = replace(bundle.emotion, outputs=(TensorSpec("fer2013", "float32", (7,)),))
@@ -142,7 +142,7 @@ def test_a_file_that_is_not_what_the_manifest_says_is_refused(bundle: Bundle) ->
 
 @pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
 def test_cuda_is_refused_where_onnxruntime_has_none(tiny_bundle: Path) -> None:
-    # guards: the real onnxruntime here; the message says what to install
+    # guards: the installed onnxruntime, not a fake one; the message says what to install
     with pytest.raises(facexp.DeviceError, match=r'does not support CUDA; .*pip install "facexp\[gpu\]"'):
         facexp.Analyzer("cuda", bundle=tiny_bundle)
     assert facexp.Analyzer("auto", bundle=tiny_bundle).device == "cpu"
@@ -156,42 +156,42 @@ def test_cuda_is_refused_where_onnxruntime_has_none(tiny_bundle: Path) -> None:
         ([CUDA, "CPUExecutionProvider"], "run", "does not run on cuda: no kernel image"),
     ],
 )
-def test_cuda_that_does_not_really_run_raises_and_auto_takes_the_cpu(
+def test_cuda_that_does_not_really_run_raises_and_auto_uses_the_cpu(
     monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path, live: list[str], fails: str, words: str
 ) -> None:
-    # guards: onnxruntime lists CUDA, then runs on the CPU in silence
-    runtime = fake(monkeypatch, live, fails)
+    # guards: onnxruntime lists CUDA, then silently runs on the CPU
+    runtime = use_fake_runtime(monkeypatch, live, fails)
     with pytest.raises(facexp.DeviceError, match=words):
         facexp.Analyzer("cuda", bundle=tiny_bundle)
     assert facexp.Analyzer("auto", bundle=tiny_bundle).device == "cpu"
-    assert runtime.asked[-1][0] == ["CPUExecutionProvider"]
-    # the quiet lasts no longer than the attempt, and onnxruntime's own fallback, which prints to stdout, is off
+    assert runtime.sessions[-1][0] == ["CPUExecutionProvider"]
+    # messages are off only during the attempt, and onnxruntime's own fallback, which prints to stdout, is off
     assert runtime.levels[-1] == 2
-    assert all(more == {"enable_fallback": 0} for _, more in runtime.asked)
+    assert all(more == {"enable_fallback": 0} for _, more in runtime.sessions)
 
 
 def test_cuda_libraries_of_nvidias_wheels_are_loaded_first(
     monkeypatch: pytest.MonkeyPatch, bundle: Bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # guards: `pip install "onnxruntime-gpu[cuda,cudnn]"` would change nothing, and what is missing would stand in data
-    runtime = fake(monkeypatch, [CUDA, "CPUExecutionProvider"])
-    asked: list[int] = []
+    # guards: `pip install "onnxruntime-gpu[cuda,cudnn]"` would have no effect; stdout is for data, not for warnings
+    runtime = use_fake_runtime(monkeypatch, [CUDA, "CPUExecutionProvider"])
+    sessions_before: list[int] = []
 
     def preload() -> None:
-        asked.append(len(runtime.asked))
+        sessions_before.append(len(runtime.sessions))
         print("Failed to load libcublas.so.13")
 
     monkeypatch.setattr(runtime, "preload_dlls", preload, raising=False)
     for device in ("cpu", "cuda"):
         Session(bundle.read(bundle.emotion, "int8.onnx"), bundle.emotion, "int8.onnx", device=device)
     # once, after the CPU's session and before CUDA's
-    assert asked == [1]
+    assert sessions_before == [1]
     assert capsys.readouterr().out == ""
 
 
-def test_auto_takes_cuda_where_it_runs(monkeypatch: pytest.MonkeyPatch, bundle: Bundle, tiny_bundle: Path) -> None:
-    # guards: the best that really runs, with the precision that suits it
-    fake(monkeypatch, [CUDA, "CPUExecutionProvider"])
+def test_auto_uses_cuda_where_it_runs(monkeypatch: pytest.MonkeyPatch, bundle: Bundle, tiny_bundle: Path) -> None:
+    # guards: the best device that really runs, with the precision that suits it
+    use_fake_runtime(monkeypatch, [CUDA, "CPUExecutionProvider"])
     read: list[str] = []
     original = Bundle.read
     monkeypatch.setattr(Bundle, "read", lambda self, model, key: read.append(key) or original(self, model, key))
@@ -204,7 +204,7 @@ def test_auto_takes_cuda_where_it_runs(monkeypatch: pytest.MonkeyPatch, bundle: 
         devices_to_try("gpu")
 
 
-def test_a_missing_onnxruntime_is_one_line(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
+def test_a_missing_onnxruntime_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
     # guards: the install command instead of a traceback of imports
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(facexp.DeviceError, match=r'onnxruntime .*; run: pip install "facexp\[cpu\]"') as caught:
@@ -213,13 +213,13 @@ def test_a_missing_onnxruntime_is_one_line(monkeypatch: pytest.MonkeyPatch, tiny
 
 
 @pytest.mark.parametrize("module", ["facexp.session", "facexp_export.quantize"])
-def test_nothing_is_sent(module: str, tmp_path: Path) -> None:
-    """Guards the word "offline": onnxruntime gives itself a number in the user's cache before it sends its figures."""
-    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+def test_onnxruntime_prepares_no_telemetry(module: str, tmp_path: Path) -> None:
+    """Guards the word "offline": onnxruntime stores an id in the user's cache before it sends telemetry."""
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     script = f"import {module}, onnxruntime"
     if "export" in module:
         pytest.importorskip("onnx", reason='EXPORT NOT TESTED: pip install "facexp[export]"')
     for name in ("HOME", "XDG_CACHE_HOME"):
-        kept[name] = str(tmp_path)
-    subprocess.run([sys.executable, "-c", script], env=kept, check=True, timeout=120)
+        environment[name] = str(tmp_path)
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
     assert not list(tmp_path.rglob("*onnxruntime*"))

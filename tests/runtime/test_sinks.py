@@ -1,4 +1,4 @@
-"""What goes out: the record's schema to the letter, CSV, text, and each line at once."""
+"""What is written: the exact schema of the record, CSV, text, and each line flushed at once."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from facexp.types import Emotion, Face, Frame, Smoothed, Timings
 
 
 def face(label: str = "happy", labels: tuple[str, ...] = SEVEN) -> Face:
-    shares = {name: 0.876543 if name == label else 0.123457 / (len(labels) - 1) for name in labels}
+    probabilities = {name: 0.876543 if name == label else 0.123457 / (len(labels) - 1) for name in labels}
     points = np.stack([10.123456 + np.arange(15), 20.987654 + np.arange(15)], axis=-1).astype(np.float32)
-    return Face((1.23456, 2.0, 30.5, 40.25), 0.934567, points, Emotion(label, shares))
+    return Face((1.23456, 2.0, 30.5, 40.25), 0.934567, points, Emotion(label, probabilities))
 
 
 def frame(*faces: Face, source: str = "photo.jpg", index: int = 0, time_ms: float = 0.0) -> Frame:
@@ -33,8 +33,8 @@ def frame(*faces: Face, source: str = "photo.jpg", index: int = 0, time_ms: floa
 BROKEN = Frame.unread("bad.jpg", 7, "bad.jpg: is empty (0 bytes)")
 
 
-def test_the_record_is_the_schema() -> None:
-    """Guards every key, its order and its rounding: programs are written against this."""
+def test_the_record_follows_the_schema() -> None:
+    """Guards every key, its order and its rounding: users' programs depend on them."""
     record = frame_record(frame(face(), index=3, time_ms=120.04999))
     assert list(record) == ["schema", "source", "frame", "time_ms", "width", "height", "device", "faces", "ms"]
     faces = record.pop("faces")
@@ -65,8 +65,8 @@ def tracked(number: int) -> Face:
     return Face(plain.box, plain.score, plain.keypoints, plain.emotion, number, smoothed)
 
 
-def test_a_followed_face_has_id_and_smoothed_values_beside_the_raw_ones() -> None:
-    """Guards the schema of videos: nothing is replaced, and a photo's face has the id null."""
+def test_a_tracked_face_has_an_id_and_smoothed_values_next_to_the_raw_ones() -> None:
+    """Guards the schema of videos: nothing is replaced, and the id of a photo's face is null."""
     found, plain = frame_record(frame(tracked(7), face()))["faces"]
     assert list(found) == ["id", "box", "score", "keypoints", "emotion", "smoothed"]
     assert (found["id"], plain["id"]) == (7, None)
@@ -82,7 +82,7 @@ def test_a_followed_face_has_id_and_smoothed_values_beside_the_raw_ones() -> Non
     assert [(row["face"], row["id"], row["emotion"]) for row in rows] == [("0", "7", "angry"), ("1", "", "happy")]
     stream = io.StringIO()
     TextSink(stream).write(frame(tracked(7)))
-    # a person reads what does not flicker
+    # text shows the smoothed values, which do not flicker
     assert stream.getvalue().splitlines()[1].split()[:3] == ["id", "7", "sad"]
 
 
@@ -112,7 +112,7 @@ def test_an_error_has_no_faces() -> None:
 
 
 class Stream(io.StringIO):
-    """Remembers what had been written at each flush."""
+    """A stream that records what had been written at each flush."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Stream(io.StringIO):
 
 @pytest.mark.parametrize("kind", [JsonlSink, partial(CsvSink, labels=SEVEN), TextSink], ids=["JSON", "CSV", "text"])
 def test_each_frame_is_flushed_whole(kind: type[JsonlSink]) -> None:
-    """Guards against losing results in a crash: after each frame everything is out, ended by a line break."""
+    """Guards against losing results in a crash: after each frame all is flushed, ending with a line break."""
     stream = Stream()
     sink = kind(stream)
     for index in range(3):
@@ -134,8 +134,8 @@ def test_each_frame_is_flushed_whole(kind: type[JsonlSink]) -> None:
     assert all(text.endswith("\n") for text in stream.flushed)
 
 
-def test_json_lines() -> None:
-    """Guards one object a line, letters as they are, and names that are not valid UTF-8, which must come back whole."""
+def test_json_has_one_object_a_line() -> None:
+    """Guards one object a line, letters that are not escaped, and names of invalid UTF-8, which must round-trip."""
     stream = io.StringIO()
     sink = JsonlSink(stream)
     names = ["Grüße 😀.jpg", "line\nbreak.jpg", os.fsdecode(b"n\xff.jpg")]
@@ -148,8 +148,8 @@ def test_json_lines() -> None:
 
 
 @pytest.mark.parametrize("labels", [SEVEN, FIVE])
-def test_csv(labels: tuple[str, ...]) -> None:
-    """Guards the table: one heading, a row a face, a row for no face and for an error, and Kaggle's column names."""
+def test_csv_has_one_row_a_face(labels: tuple[str, ...]) -> None:
+    """Guards the table: one header, a row per face, a row for no face and for an error, Kaggle's column names."""
     stream = io.StringIO()
     sink = CsvSink(stream, labels)
     assert stream.getvalue().count("\n") == 1
@@ -172,8 +172,8 @@ def test_csv(labels: tuple[str, ...]) -> None:
     assert rows[3]["time_ms"] == ""
 
 
-def test_text() -> None:
-    """Guards what a person reads: a heading a picture, a line a face with its second guess, no reason of an error."""
+def test_text_has_one_line_a_face() -> None:
+    """Guards the text for people: a heading a picture, a line a face with its second guess, no reason of an error."""
     stream = io.StringIO()
     sink = TextSink(stream)
     sink.write(frame(face()))

@@ -45,47 +45,47 @@ def test_a_pause_counts_as_the_time_that_passed() -> None:
         assert last.emotion.probabilities["happy"] == pytest.approx(1 - math.exp(-1 / 0.4))
 
 
-def filmed(shape: Points, fps: float, speed: float, tremble: float, seconds: float = 4) -> tuple[Points, Points]:
+def filmed(shape: Points, fps: float, speed: float, jitter: float, seconds: float = 4) -> tuple[Points, Points]:
     """Raw and smoothed points of a face that is still for the first half, then moves `speed` inter-ocular distances
-    a second, trembling by `tremble` of them."""
+    a second, with a jitter of `jitter` of them."""
     unit = float(interocular(shape[None])[0])
     smoother, rng = Smoother(STILL), np.random.default_rng(0)
     raw, smooth = [], []
     for frame in range(round(seconds * fps)):
-        way = speed * unit * max(0.0, frame / fps - seconds / 2)
-        points = (shape + np.array([way, 0]) + rng.normal(0, tremble * unit, shape.shape)).astype(np.float32)
+        shift = speed * unit * max(0.0, frame / fps - seconds / 2)
+        points = (shape + np.array([shift, 0]) + rng.normal(0, jitter * unit, shape.shape)).astype(np.float32)
         raw.append(points)
         smooth.append(smoother(points, emotion(0.7), 1000 * frame / fps).keypoints)
     return np.stack(raw), np.stack(smooth)
 
 
-def test_a_still_face_trembles_less() -> None:
-    # guards: what the filter is for
-    raw, smooth = filmed(tiny.MEAN_SHAPE, 25, speed=0.0, tremble=0.004)
+def test_a_still_face_jitters_less() -> None:
+    # guards: the purpose of the filter
+    raw, smooth = filmed(tiny.MEAN_SHAPE, 25, speed=0.0, jitter=0.004)
     assert smooth[25:].std(axis=0).mean() < 0.5 * raw[25:].std(axis=0).mean()
 
 
-def test_a_moving_face_is_not_left_behind() -> None:
+def test_smoothing_does_not_lag_behind_a_moving_face() -> None:
     # guards: the cutoff opens with the speed; a plain low-pass of this time constant would lag by speed * time
     for speed in (1.0, 4.0):
-        raw, smooth = filmed(tiny.MEAN_SHAPE, 25, speed=speed, tremble=0.0)
+        raw, smooth = filmed(tiny.MEAN_SHAPE, 25, speed=speed, jitter=0.0)
         behind = float(np.abs(raw[-1] - smooth[-1])[:, 0].mean()) / float(interocular(raw[-1:])[0])
         assert 0 < behind < 0.25 * speed * STILL
 
 
 def test_size_and_frame_rate_do_not_matter() -> None:
-    # guards: units of the inter-ocular distance, and filters that know how much time has passed
-    _, small = filmed(tiny.MEAN_SHAPE, 25, speed=2.0, tremble=0.003)
-    _, large = filmed(tiny.MEAN_SHAPE * 8, 25, speed=2.0, tremble=0.003)
+    # guards: speeds in inter-ocular distances, and filters that use the time that has passed
+    _, small = filmed(tiny.MEAN_SHAPE, 25, speed=2.0, jitter=0.003)
+    _, large = filmed(tiny.MEAN_SHAPE * 8, 25, speed=2.0, jitter=0.003)
     assert np.abs(large / 8 - small).max() < 0.01
-    ends = [filmed(tiny.MEAN_SHAPE, fps, speed=2.0, tremble=0.0) for fps in (25, 100)]
+    ends = [filmed(tiny.MEAN_SHAPE, fps, speed=2.0, jitter=0.0) for fps in (25, 100)]
     lags = [float((raw[-1] - smooth[-1])[:, 0].mean()) for raw, smooth in ends]
     assert lags[0] == pytest.approx(lags[1], rel=0.25)
 
 
 @pytest.mark.parametrize("times", [(0, 0, 0), (1000, 900, 980), (0, 1e9, 1e9 + 40)])
-def test_broken_time_stamps_do_no_harm(times: tuple[float, ...]) -> None:
-    # guards: no division by zero, no value beyond the raw ones, where a stream's clock stands still or jumps
+def test_invalid_time_stamps_do_no_harm(times: tuple[float, ...]) -> None:
+    # guards: no division by zero, no value beyond the raw ones, where a stream's clock stops or jumps
     smoother = Smoother(0.3)
     for step, time_ms in enumerate(times):
         smooth = smoother(tiny.MEAN_SHAPE + step, emotion(0.2 + 0.3 * step), time_ms)
@@ -96,14 +96,14 @@ def test_broken_time_stamps_do_no_harm(times: tuple[float, ...]) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
-def test_a_time_constant_is_above_0(seconds: float) -> None:
+def test_a_time_constant_must_be_above_0(seconds: float) -> None:
     # guards: division by zero
     with pytest.raises(ValueError, match="above 0 seconds"):
         Smoother(seconds)
 
 
 def test_points_that_collapse_do_no_harm() -> None:
-    # guards: eyes that lie on each other, as in full profile
+    # guards: eyes at the same place, as in full profile
     smoother = Smoother(0.3)
     for step in range(3):
         smooth = smoother(np.full((15, 2), 5.0 * step, np.float32), emotion(0.7), 40.0 * step)

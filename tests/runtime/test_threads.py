@@ -1,4 +1,4 @@
-"""One analyzer, asked by several threads at once, says what it says to one."""
+"""An analyzer that several threads use at once gives each the results that a single thread gets."""
 
 from __future__ import annotations
 
@@ -17,50 +17,50 @@ from facexp.detector import _packaged
 ROUNDS = 30
 
 
-def agree(ask: Callable[[Any], Any], things: list[Any]) -> None:
-    """What two threads hear about the things, each many times and in another order, is what one hears."""
-    alone = [ask(thing) for thing in things]
+def assert_threads_agree(compute: Callable[[Any], Any], inputs: list[Any]) -> None:
+    """Check that two threads, each with the inputs many times in another order, get what a single one gets."""
+    alone = [compute(item) for item in inputs]
     start = threading.Barrier(2)
 
-    def again(step: int) -> list[tuple[int, Any]]:
+    def repeat(step: int) -> list[tuple[int, Any]]:
         start.wait(20)
-        order = [step * number % len(things) for number in range(ROUNDS * len(things))]
-        return [(number, ask(things[number])) for number in order]
+        order = [step * number % len(inputs) for number in range(ROUNDS * len(inputs))]
+        return [(number, compute(inputs[number])) for number in order]
 
     with ThreadPoolExecutor(2) as pool:
-        for heard in pool.map(again, (1, len(things) - 1)):
-            for number, answer in heard:
-                np.testing.assert_array_equal(answer, alone[number])
+        for results in pool.map(repeat, (1, len(inputs) - 1)):
+            for number, result in results:
+                np.testing.assert_array_equal(result, alone[number])
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "litert"])
-def test_faces_of_several_threads(backend: str, astronaut: Any) -> None:
+def test_threads_get_their_own_faces(backend: str, astronaut: Any) -> None:
     """Guards photos that are analysed at once: no face gets another one's points or emotion."""
     if backend == "litert":
         pytest.importorskip("ai_edge_litert", reason='LITERT NOT TESTED: pip install "facexp[litert]"')
     analyzer = facexp.Analyzer("cpu", 1, backend=backend)
     crops = [astronaut[top : top + 200, 130:330] for top in (10, 20, 30)]
 
-    def ask(crop: Any) -> Any:
+    def compute(crop: Any) -> Any:
         (face,) = analyzer.analyze_crops([crop])
         assert face.emotion is not None
         assert analyzer.timings.keypoints_ms > 0
         return np.append(face.keypoints, list(face.emotion.probabilities.values()))
 
-    agree(ask, crops)
+    assert_threads_agree(compute, crops)
 
 
 @pytest.mark.parametrize("kind", [yunet.OnnxYuNet, yunet.OpenCvYuNet])
-def test_detectors_of_several_threads(kind: Any, astronaut: Any) -> None:
-    """Guards the same of both detectors, with pictures of several sizes, one of which is set in OpenCV's."""
+def test_threads_get_their_own_detections(kind: Any, astronaut: Any) -> None:
+    """Guards both detectors likewise, with pictures of several sizes, since OpenCV's is set to one size."""
     network = kind(_packaged().read_bytes(), "yunet.onnx", 0.5, 1)
     pictures = [np.ascontiguousarray(astronaut[:side, 80 : 80 + side]) for side in (256, 288, 320)]
     assert all(len(network(picture)) for picture in pictures)
-    agree(network, pictures)
+    assert_threads_agree(network, pictures)
 
 
-def test_timings_are_those_of_the_thread_that_asks(analyzer: facexp.Analyzer, astronaut: Any) -> None:
-    # guards: "ms" of photos that are analysed at once: another thread's crops take no time to detect
+def test_timings_are_those_of_the_calling_thread(analyzer: facexp.Analyzer, astronaut: Any) -> None:
+    # guards: "ms" of photos analysed at once: another thread's crops, which take no detection time, change nothing
     analyzer.analyze(astronaut)
     before = analyzer.timings
     assert before.detect_ms > 0

@@ -1,4 +1,4 @@
-"""What is said of followed faces: order, scores, smoothed values; the film is that of tests/film.py."""
+"""The results for tracked faces: order, scores, smoothed values; the film is that of tests/film.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from facexp.detector import Detection
 from facexp.tracking import Tracker
 
 
-def test_smoothing_stands_beside_the_raw_values(film: Callable[..., Any]) -> None:
-    # guards: --smooth and --smooth 0, and that a face that was lost for a moment goes on where it was
+def test_smoothed_values_stand_next_to_the_raw_ones(film: Callable[..., Any]) -> None:
+    # guards: --smooth and --smooth 0, and that smoothing continues for a face that was lost for a moment
     with_it, without = film(smooth=0.3), film(smooth=0)
     for frame in range(30):
         place = (100.0 + 4 * (frame > 20), 100.0)
@@ -30,7 +30,7 @@ def test_smoothing_stands_beside_the_raw_values(film: Callable[..., Any]) -> Non
         assert tuple(smooth.smoothed.emotion.probabilities) == facexp.SEVEN
 
 
-def test_five_emotions(film: Callable[..., Any]) -> None:
+def test_five_emotions_are_smoothed(film: Callable[..., Any]) -> None:
     # guards: smoothing over the labels that are in use
     run = film(smooth=0.3, emotions="five")
     for _ in range(3):
@@ -50,15 +50,15 @@ def test_wrong_settings_are_refused(analyzer: facexp.Analyzer) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2000, 1), (1, 70000), (20, 30000)])
-def test_very_thin_pictures(analyzer: facexp.Analyzer, shape: tuple[int, int]) -> None:
-    # guards: a flat animation or raw frames, which would end the run and all that stands behind them
+def test_very_thin_pictures_are_accepted(analyzer: facexp.Analyzer, shape: tuple[int, int]) -> None:
+    # guards: a flat animation or raw frames, which would end the run and all sources that follow
     tracker = Tracker(analyzer)
     for time_ms in (0, 40):
         assert tracker.track(np.zeros(shape, np.uint8), time_ms) == []
 
 
 def test_the_largest_face_comes_first(film: Callable[..., Any]) -> None:
-    # guards: the promise of the order where somebody comes nearer than the one in front
+    # guards: the promised order if a person comes nearer than the one in front
     run = film()
     for places in (((100, 120, 50.0), (300, 120, 70.0)), ((100, 120, 50.0), (300, 120, 70.0), (200, 120, 60.0))):
         for _ in range(3):
@@ -67,8 +67,8 @@ def test_the_largest_face_comes_first(film: Callable[..., Any]) -> None:
         assert sizes == sorted(sizes, reverse=True)
 
 
-def test_the_score_is_that_of_the_last_look(film: Callable[..., Any]) -> None:
-    # guards: "score" and the shape of the box: at each look, and of a face that comes back under its id
+def test_the_score_is_that_of_the_last_detection(film: Callable[..., Any]) -> None:
+    # guards: "score" and the shape of the box: after each detection, and for a face that returns under its id
     run, seen = film(detect_every=1), {"score": 0.9}
     run.analyzer._detector = SimpleNamespace(  # type: ignore[assignment]
         detect=lambda image, min_face: [Detection(each.box, seen["score"]) for each in run._detect(image)]
@@ -81,20 +81,20 @@ def test_the_score_is_that_of_the_last_look(film: Callable[..., Any]) -> None:
     assert [(face.id, face.score) for face in run.show((100, 100))] == [(1, 0.8)]
 
 
-def test_a_clock_that_goes_back_is_no_reason_to_look_away(film: Callable[..., Any]) -> None:
-    # guards: a clip that starts over: the detector looks at once, and not when the old time has come again
+def test_the_detector_runs_at_once_if_the_clock_goes_back(film: Callable[..., Any]) -> None:
+    # guards: a clip that starts over: the detector runs at once, not when the old time is reached again
     run = film()
     for _ in range(60):
         run.show((100, 100))
-    run.looks.clear()
+    run.detector_runs.clear()
     run.frame = 0
     run.show((100, 100))
-    assert run.looks == [1]
+    assert run.detector_runs == [1]
 
 
-def test_another_size_forgets_who_was_where(film: Callable[..., Any]) -> None:
-    # guards: ids of a stream that changes its size, where the same place is another one
+def test_another_frame_size_starts_new_ids(film: Callable[..., Any]) -> None:
+    # guards: ids of a stream that changes its size, where the same coordinates are another place
     run = film()
     assert run.ids((100, 100)) == {0: 1}
     assert run.show() == []
-    assert run.ids((100, 100), ground=np.zeros((480, 640), np.uint8)) == {0: 2}
+    assert run.ids((100, 100), background=np.zeros((480, 640), np.uint8)) == {0: 2}

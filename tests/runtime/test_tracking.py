@@ -1,4 +1,4 @@
-"""Following faces: who is who, when the detector looks, and what is forgotten; the film is that of tests/film.py."""
+"""Tracking faces: identities, when the detector runs, and what is forgotten; the film is that of tests/film.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from facexp.motion import Motion, differ
 Image = NDArray[np.uint8]
 
 
-def test_a_face_is_followed_without_the_detector(film: Callable[..., Any]) -> None:
+def test_a_face_is_tracked_without_the_detector(film: Callable[..., Any]) -> None:
     # guards: one id, the box and points where the face is now, the detector once a second
     run = film()
     for frame in range(100):
@@ -27,11 +27,11 @@ def test_a_face_is_followed_without_the_detector(film: Callable[..., Any]) -> No
         assert np.abs(run.centre(face) - place).max() < 2
         assert face.box[2:] == pytest.approx((run.SIDE, run.SIDE), rel=0.03)
         assert np.abs(face.keypoints[10] - place).max() < run.SIDE / 4
-    assert run.looks == [0, 25, 50, 75]
+    assert run.detector_runs == [0, 25, 50, 75]
 
 
-def test_one_look_is_enough_for_a_face_that_hardly_moves(film: Callable[..., Any]) -> None:
-    # guards: the speed of following, and that only the face that moved is looked at again
+def test_one_keypoint_pass_is_enough_for_a_face_that_barely_moves(film: Callable[..., Any]) -> None:
+    # guards: the speed of tracking, and that only the face that moved gets a second pass
     run = film()
     for step, batches in ((0, [2, 2]), (0.5, [2]), (0.5, [2]), (6.0, [2, 1])):
         run.batches.clear()
@@ -39,25 +39,25 @@ def test_one_look_is_enough_for_a_face_that_hardly_moves(film: Callable[..., Any
         assert run.batches == batches
 
 
-@pytest.mark.parametrize(("detect_every", "looks"), [(1, 30), (10, 3), (None, 2)])
-def test_how_often_the_detector_looks(film: Callable[..., Any], detect_every: int | None, looks: int) -> None:
+@pytest.mark.parametrize(("detect_every", "runs"), [(1, 30), (10, 3), (None, 2)])
+def test_how_often_the_detector_runs(film: Callable[..., Any], detect_every: int | None, runs: int) -> None:
     # guards: --detect-every
     run = film(detect_every=detect_every)
     for _ in range(30):
         assert run.ids((100, 100)) == {0: 1}
-    assert len(run.looks) == looks
+    assert len(run.detector_runs) == runs
 
 
-def test_the_times_of_the_frames_count_not_their_number(film: Callable[..., Any]) -> None:
+def test_the_detector_runs_by_frame_times_not_frame_numbers(film: Callable[..., Any]) -> None:
     # guards: --every and slow cameras
     run = film()
     for _ in range(20):
         run.show((100, 100), step=5)
-    assert run.looks == [4, 29, 54, 79]
+    assert run.detector_runs == [4, 29, 54, 79]
 
 
 def test_a_newcomer_is_found_at_once(film: Callable[..., Any]) -> None:
-    # guards: the second person of a scene that had come to rest, also far from the last look; a third id for a third
+    # guards: a second person in a scene at rest, also long after the last detection; a third id for a third person
     run = film()
     for _ in range(10):
         run.show((100, 100))
@@ -68,30 +68,30 @@ def test_a_newcomer_is_found_at_once(film: Callable[..., Any]) -> None:
 
 
 def test_a_newcomer_in_a_busy_scene_is_found_within_a_second(film: Callable[..., Any]) -> None:
-    # guards: looks that find nothing become rare, but never rarer than one a second; motion is no face
+    # guards: detector runs that find nothing become rare, but never rarer than one a second; motion is not a face
     run = film()
     detect = run._detect
     run.analyzer._detector = SimpleNamespace(detect=lambda image, min_face: detect(image)[-1:])  # type: ignore[assignment]
     for frame in range(100):
-        # what moves at the right is nothing to the detector
+        # the detector does not find what moves on the right
         assert [face.id for face in run.show((100, 100), (300 + 3 * (frame % 40), 80))] == [1]
-    assert len(run.looks) < 12
+    assert len(run.detector_runs) < 12
     run.analyzer._detector = SimpleNamespace(detect=detect)  # type: ignore[assignment]
     found = [len(run.show((100, 100), (300 + 3 * (frame % 40), 80))) for frame in range(26)]
     assert found[-1] == 2
 
 
-def test_a_face_that_goes_is_gone_and_may_come_back(film: Callable[..., Any]) -> None:
-    # guards: lost in the very frame, the detector asked at once; back soon: the same id, later: a new one
+def test_a_face_that_disappears_is_dropped_and_may_come_back(film: Callable[..., Any]) -> None:
+    # guards: dropped in that very frame by a detector run; the same id if it is back soon, a new one later
     run = film()
     for _ in range(5):
         run.show((100, 100))
     assert run.show() == []
-    assert run.looks[-1] == run.frame
+    assert run.detector_runs[-1] == run.frame
     for _ in range(10):
         assert run.show() == []
-    # waiting costs few looks
-    assert len(run.looks) < 9
+    # waiting costs few detector runs
+    assert len(run.detector_runs) < 9
     assert [run.ids((110, 105)) for _ in range(5)][-1] == {0: 1}
     for _ in range(45):
         run.show()
@@ -99,36 +99,36 @@ def test_a_face_that_goes_is_gone_and_may_come_back(film: Callable[..., Any]) ->
 
 
 @pytest.mark.parametrize("step", [1, 25])
-def test_a_face_that_goes_from_a_plain_ground_is_gone(film: Callable[..., Any], step: int) -> None:
-    # guards: records of nobody, where the network finds an average face in a plain picture at every look
+def test_a_face_that_leaves_a_plain_background_is_dropped(film: Callable[..., Any], step: int) -> None:
+    # guards: records of absent faces: the network finds an average face in a plain picture at every pass
     run = film()
     run.analyzer._keypoints._session.run = run._run  # type: ignore[method-assign]
     both = run.ids((100, 100), (300, 100), step=step)
     for _ in range(4):
         assert run.ids((100, 100), (300, 100), step=step) == both
     assert run.ids((300, 100), step=step) == {0: both[1]}
-    assert run.looks[-1] == run.frame
+    assert run.detector_runs[-1] == run.frame
     assert run.ids((100, 100), (300, 100), step=step) == both
 
 
-def test_a_face_that_moves_is_still_itself() -> None:
-    # guards: the detector asked in each frame where a face moves fast before a busy ground
+def test_a_moving_face_is_not_taken_for_another() -> None:
+    # guards: a detector run in each frame where a face moves fast in front of a busy background
     rng = np.random.default_rng(0)
     ground = cv2.resize(rng.integers(0, 255, (6, 12)).astype(np.uint8), (480, 240), interpolation=cv2.INTER_CUBIC)
     head = cv2.resize(rng.integers(0, 255, (4, 4)).astype(np.uint8), (60, 60), interpolation=cv2.INTER_CUBIC)
-    motion, looks = Motion(), []
+    motion, appearances = Motion(), []
     for x in range(0, 400, 31):
         image, box = ground.copy(), (float(x), 80.0, 60.0, 60.0)
         image[80:140, x : x + 60] = head
         motion.cut(image)
-        looks.append(motion.look(box))
-        assert not differ(looks[0], looks[-1], cut=True)
+        appearances.append(motion.appearance(box))
+        assert not differ(appearances[0], appearances[-1], cut=True)
     motion.cut(ground)
-    assert differ(looks[-1], motion.look(box))
+    assert differ(appearances[-1], motion.appearance(box))
 
 
-def test_who_comes_elsewhere_is_somebody_else(film: Callable[..., Any]) -> None:
-    # guards: an id is not handed across the picture, nor to a face of quite another size
+def test_a_face_at_another_place_gets_a_new_id(film: Callable[..., Any]) -> None:
+    # guards: an id is not passed on across the picture, nor to a face of a very different size
     run = film()
     assert run.ids((80, 100)) == {0: 1}
     run.show()
@@ -137,8 +137,8 @@ def test_who_comes_elsewhere_is_somebody_else(film: Callable[..., Any]) -> None:
     assert [[face.id for face in run.show((380, 100, 3 * run.SIDE))] for _ in range(5)][-1] == [3]
 
 
-def test_a_cut_takes_no_face_along(film: Callable[..., Any]) -> None:
-    # guards: another scene with a face at the same place; an empty one
+def test_a_scene_cut_starts_new_ids(film: Callable[..., Any]) -> None:
+    # guards: another scene with a face at the same place, and an empty scene
     run = film()
     for _ in range(5):
         run.show((100, 100))
@@ -147,8 +147,8 @@ def test_a_cut_takes_no_face_along(film: Callable[..., Any]) -> None:
     assert run.show(scene=0) == []
 
 
-def test_a_camera_that_is_turned_takes_its_faces_along(film: Callable[..., Any]) -> None:
-    # guards: a picture that changes as a whole because the camera moves, and one that is torn, are no other scene
+def test_a_camera_that_pans_keeps_its_faces(film: Callable[..., Any]) -> None:
+    # guards: a picture that changes as a whole because the camera moves, and a torn one, are not another scene
     run = film(smooth=0.3)
     ground = np.random.default_rng(0).integers(0, 90, (6, 24)).astype(np.uint8)
     ground = np.asarray(cv2.resize(ground, (480, 240), interpolation=cv2.INTER_NEAREST), np.uint8)
@@ -157,20 +157,20 @@ def test_a_camera_that_is_turned_takes_its_faces_along(film: Callable[..., Any])
         moved = np.roll(ground, 20 * frame, axis=1)
         assert motion.cut(moved)
         places = (100 + 12.0 * frame, 100.0), (300 + 12.0 * frame, 100.0)
-        assert run.ids(*places, ground=moved) == {0: 1, 1: 2}
-    assert run.show(ground=np.zeros_like(ground)) == []
-    faces = run.show(*places, ground=moved)
+        assert run.ids(*places, background=moved) == {0: 1, 1: 2}
+    assert run.show(background=np.zeros_like(ground)) == []
+    faces = run.show(*places, background=moved)
     assert sorted(face.id or 0 for face in faces) == [1, 2]
-    # what is smoothed goes on
+    # smoothing continues
     assert all(face.smoothed and np.abs(face.smoothed.keypoints - face.keypoints).max() > 0 for face in faces)
 
 
-def test_what_the_detector_no_longer_sees_is_let_go(film: Callable[..., Any]) -> None:
-    # guards: points that hold on to a wall: after a few looks in a row, not the first, the face is gone
+def test_a_face_that_the_detector_no_longer_finds_is_dropped(film: Callable[..., Any]) -> None:
+    # guards: keypoints that stick to a wall: the face is dropped after a few runs in a row, not after the first
     run = film()
     for _ in range(24):
         run.show((100, 100))
-    run.blind_until = 400.0
+    run.min_detected_x = 400.0
     counts = [len(run.show((100, 100))) for _ in range(26)]
     assert counts[0] == 1
     assert counts[-1] == 0
@@ -178,7 +178,7 @@ def test_what_the_detector_no_longer_sees_is_let_go(film: Callable[..., Any]) ->
 
 @pytest.mark.parametrize("apart", [10.0, 30.0, 60.0])
 def test_people_who_pass_each_other_keep_their_ids(film: Callable[..., Any], apart: float) -> None:
-    # guards: crossing ways, one hiding the other for a while
+    # guards: crossing paths, with one face hiding the other for a while
     run = film()
     names = []
     for frame in range(80):
@@ -193,8 +193,8 @@ def test_people_who_pass_each_other_keep_their_ids(film: Callable[..., Any], apa
 
 
 @pytest.mark.parametrize(("first", "speed"), [(0, 2.0), (1, 2.0), (0, 1.0)])
-def test_two_tracks_never_sit_on_one_face(film: Callable[..., Any], first: int, speed: float) -> None:
-    # guards: a face that goes behind another does not live on in it, and does not take its id
+def test_two_tracks_never_share_one_face(film: Callable[..., Any], first: int, speed: float) -> None:
+    # guards: a track whose face moves behind another must not continue on that one, nor take over its id
     run = film()
     run.show(((170.0, 100.0), (100.0, 100.0))[first])
     front = run.ids((170, 100), (100, 100))[1]
@@ -208,28 +208,28 @@ def test_two_tracks_never_sit_on_one_face(film: Callable[..., Any], first: int, 
 
 @pytest.mark.parametrize("front", [0, 1])
 def test_points_that_jump_to_a_neighbour_are_not_followed(film: Callable[..., Any], front: int) -> None:
-    # guards: of two whose points are found on one face, it stays with the one that was there
+    # guards: if the points of two tracks are found on one face, it stays with the track that was there
     run, places = film(), ((170.0, 100.0), (100.0, 100.0))
     for _ in range(3):
         ids = run.ids(*places)
-    run.blind_until = 400
+    run.min_detected_x = 400
     follow = run.analyzer.follow
     row = [track.id for track in run.tracker._tracks].index(ids[front] or 0)
     run.analyzer.follow = lambda gray, last: follow(gray, last.rows([row, row]))  # type: ignore[method-assign]
     assert run.ids(*places) == {front: ids[front]}
 
 
-def test_a_detection_goes_to_the_face_that_lies_there(film: Callable[..., Any]) -> None:
-    # guards: a followed face that the detector misses does not swallow the newcomer that it finds
+def test_a_detection_goes_to_the_track_at_its_place(film: Callable[..., Any]) -> None:
+    # guards: a tracked face that the detector misses does not absorb the newcomer that it finds
     run = film()
     for _ in range(5):
         run.show((100, 100))
-    run.blind_until = 200
+    run.min_detected_x = 200
     assert run.ids((100, 100), (300, 100)) == {0: 1, 1: 2}
 
 
-def test_side_by_side_through_many_looks(film: Callable[..., Any]) -> None:
-    # guards: the detector's boxes go to the right faces, in whatever order they come
+def test_faces_side_by_side_keep_their_ids_through_many_detections(film: Callable[..., Any]) -> None:
+    # guards: the detector's boxes go to the right tracks, in whatever order they come
     run = film(detect_every=1)
     places: Sequence[tuple[float, ...]] = [(60.0 + 75 * i, 120.0) for i in range(5)]
     first = run.ids(*places)
@@ -239,13 +239,13 @@ def test_side_by_side_through_many_looks(film: Callable[..., Any]) -> None:
         assert run.ids(*moved) == first
 
 
-def test_max_faces(film: Callable[..., Any]) -> None:
-    # guards: --max-faces: no more than asked for, and no ids that change hands where two are about as large
+def test_max_faces_limits_the_tracks(film: Callable[..., Any]) -> None:
+    # guards: --max-faces: no more than requested, and ids do not alternate between two faces of similar size
     run = film(max_faces=1, detect_every=1)
     for extra in (0, 0, 1, 1, 2, 2):
         faces = run.show((100, 100), *[(300, 100, 1.1 * run.SIDE), (400, 200)][:extra])
         assert [face.id for face in faces] == [1]
-    # one that is plainly larger takes the place
+    # a clearly larger one takes its place
     for _ in range(2):
         faces = run.show((100, 100), (300, 100, 1.6 * run.SIDE))
         assert [face.id for face in faces] == [2]

@@ -20,12 +20,12 @@ def some_points(count: int, size: int = 96) -> np.ndarray:
     return rng.uniform(0.25 * size, 0.75 * size, (count, len(KEYPOINTS), 2)).astype(np.float32)
 
 
-def matrices(how: Augmentation, count: int = 4, size: int = 96) -> np.ndarray:
-    return framing.jitter_matrices(np.random.default_rng(1), count, size, how)
+def matrices(augmentation: Augmentation, count: int = 4, size: int = 96) -> np.ndarray:
+    return framing.jitter_matrices(np.random.default_rng(1), count, size, augmentation)
 
 
-def replace(how: Augmentation, **changes: float) -> Augmentation:
-    return dataclasses.replace(how, **changes)
+def replace(augmentation: Augmentation, **changes: float) -> Augmentation:
+    return dataclasses.replace(augmentation, **changes)
 
 
 def test_horizontal_flip_swaps_left_and_right() -> None:
@@ -49,7 +49,7 @@ def test_both_flips_are_a_half_turn_and_keep_the_sides() -> None:
     assert moved == pytest.approx(95 - points, abs=1e-3)
 
 
-def test_missing_points_stay_missing_under_the_other_name() -> None:
+def test_missing_points_stay_missing_under_the_mirrored_name() -> None:
     points = some_points(2)
     points[:, LEFT] = np.nan
     moved = framing.move_points(points, matrices(replace(OFF, flip=1), 2))
@@ -58,7 +58,7 @@ def test_missing_points_stay_missing_under_the_other_name() -> None:
 
 
 def test_points_follow_their_pixels() -> None:
-    how = replace(OFF, flip=0.5, vertical_flip=0.3, rotation=25, scale=0.2, shift=0.05)
+    augmentation = replace(OFF, flip=0.5, vertical_flip=0.3, rotation=25, scale=0.2, shift=0.05)
     count, canvas = 24, 160
     rng = np.random.default_rng(2)
     spots = rng.uniform(60, 100, (count, 2))
@@ -66,7 +66,7 @@ def test_points_follow_their_pixels() -> None:
     images = np.stack([255 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 18) for x, y in spots]).astype(np.uint8)
     points = np.repeat(spots[:, None], len(KEYPOINTS), axis=1).astype(np.float32)
     squares = np.tile([79.5, 79.5, 96.0], (count, 1))
-    chain = framing.compose(matrices(how, count), framing.square_matrices(squares, 96))
+    chain = framing.compose(matrices(augmentation, count), framing.square_matrices(squares, 96))
     moved = framing.move_points(points, chain)[:, 0]
     crops = np.asarray(augment.warp_batch(images, chain, 96))[..., 0].astype(np.float64)
     ys, xs = np.mgrid[:96, :96]
@@ -85,11 +85,11 @@ def test_training_cuts_the_same_crop_as_the_runtime() -> None:
         matrices(replace(OFF, rotation=20, scale=0.1, shift=0.1), 6),
         framing.square_matrices(np.tile([74.0, 75.0, 90.0], (6, 1)), 96),
     )
-    ours = np.asarray(augment.warp_batch(images, chain, 96))[..., 0]
-    theirs = np.stack([geometry.warp(image, matrix, 96) for image, matrix in zip(images, chain, strict=True)])
-    # OpenCV rounds to whole grays and places samples at 1/32 px: a shift of half a pixel would give a mean above 5
-    assert np.abs(ours - theirs).mean() < 0.5
-    assert np.abs(ours - theirs).max() < 3
+    training = np.asarray(augment.warp_batch(images, chain, 96))[..., 0]
+    runtime = np.stack([geometry.warp(image, matrix, 96) for image, matrix in zip(images, chain, strict=True)])
+    # OpenCV rounds to whole gray levels and places samples at 1/32 px: half a pixel of shift would give a mean above 5
+    assert np.abs(training - runtime).mean() < 0.5
+    assert np.abs(training - runtime).max() < 3
 
 
 def test_a_canvas_smaller_than_the_crop_is_refused() -> None:
@@ -106,7 +106,7 @@ def test_everything_off_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("change", ["brightness", "contrast", "gamma", "noise", "blur", "erasing"])
-def test_each_pixel_change_does_something_alone(change: str) -> None:
+def test_each_pixel_change_has_an_effect_on_its_own(change: str) -> None:
     images = np.random.default_rng(4).integers(60, 190, (8, 48, 48, 1)).astype(np.float32)
     changed = np.asarray(augment.change_pixels(images, np.random.default_rng(0), replace(OFF, **{change: 0.9})))
     assert changed.shape == images.shape
@@ -115,24 +115,24 @@ def test_each_pixel_change_does_something_alone(change: str) -> None:
     assert len({round(float(np.abs(c - i).mean()), 3) for c, i in zip(changed, images, strict=True)}) > 2
 
 
-def test_a_small_or_compressed_picture_keeps_its_light_and_loses_its_detail() -> None:
-    # guards: shrink and jpeg each change the crops they are asked for, and only their detail
+def test_shrink_and_jpeg_keep_the_brightness_and_lose_detail() -> None:
+    # guards that shrink and jpeg each change every selected crop, and only its detail
     rng = np.random.default_rng(2)
     smooth = np.linspace(40, 200, 96)[None, :, None] * np.ones((4, 1, 96))
     crops = np.clip(smooth + 40 * (np.indices((96, 96)).sum(0) % 2)[None], 0, 255).astype(np.uint8)[..., None]
     assert augment.degrade(crops, rng, OFF) is crops
     for changes in ({"shrink": 1.0}, {"jpeg": 1.0}):
-        worse = augment.degrade(crops, np.random.default_rng(3), replace(OFF, **changes))
-        assert worse.shape == crops.shape
-        assert worse.dtype == np.uint8
-        assert (worse != crops).any(axis=(1, 2, 3)).all()
-        assert worse.mean(axis=(1, 2, 3)) == pytest.approx(crops.mean(axis=(1, 2, 3)), abs=2)
+        degraded = augment.degrade(crops, np.random.default_rng(3), replace(OFF, **changes))
+        assert degraded.shape == crops.shape
+        assert degraded.dtype == np.uint8
+        assert (degraded != crops).any(axis=(1, 2, 3)).all()
+        assert degraded.mean(axis=(1, 2, 3)) == pytest.approx(crops.mean(axis=(1, 2, 3)), abs=2)
     shrunk = augment.degrade(crops, np.random.default_rng(3), replace(OFF, shrink=1.0))
     assert np.diff(shrunk.astype(int), axis=1).std() < 0.7 * np.diff(crops.astype(int), axis=1).std()
 
 
-def test_the_pictures_asked_for_are_the_share_that_is_changed() -> None:
-    # guards: chances are per picture, not per batch
+def test_the_configured_share_of_pictures_is_degraded() -> None:
+    # guards that the probability applies to each picture, not to the batch
     crops = np.random.default_rng(0).integers(0, 256, (400, 32, 32, 1)).astype(np.uint8)
     changed = augment.degrade(crops, np.random.default_rng(1), replace(OFF, jpeg=0.25))
     assert (changed != crops).any(axis=(1, 2, 3)).mean() == pytest.approx(0.25, abs=0.07)

@@ -1,4 +1,4 @@
-"""An augmented dataset is the old one and more of its training faces: points move with pixels, nothing leaks."""
+"""An augmented dataset is the original with changed copies of its training faces: points follow pixels, no leaks."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def same_but_for_copies(before: Any, after: Any) -> None:
-    """The first faces are the old ones in their old splits, and what follows trains and is in the group of its face."""
+def assert_only_training_copies_added(before: Any, after: Any) -> None:
+    """Assert that the first faces are the original ones in their splits, and that all others are training faces."""
     count = len(before)
     assert np.array_equal(after.images[:count], before.images)
     assert after.split[:count].tolist() == before.split.tolist()
@@ -45,8 +45,8 @@ def dots(points: np.ndarray, size: int = 96) -> np.ndarray:
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
-def darkest(image: np.ndarray, near: np.ndarray) -> np.ndarray:
-    """Where the middle of the dark spot lies that is next to a place."""
+def spot_centre(image: np.ndarray, near: np.ndarray) -> np.ndarray:
+    """The centre (x, y) of the dark spot near a position."""
     ys, xs = np.mgrid[: image.shape[0], : image.shape[1]]
     around = (xs - near[0]) ** 2 + (ys - near[1]) ** 2 < 36
     weight = np.where(around, image.max() - image.astype(float), 0)
@@ -54,8 +54,8 @@ def darkest(image: np.ndarray, near: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_points_stay_on_what_they_name(name: str) -> None:
-    """Guards pixels and points against each other, and the two names of a side, which a reflection exchanges."""
+def test_points_move_with_the_pixels_that_they_mark(name: str) -> None:
+    """Guards that points and pixels move together, and that a reflection swaps the names of left and right."""
     points = np.stack(np.meshgrid([24, 40, 56, 72, 36], [30, 48, 66]), axis=-1).reshape(15, 2).astype(np.float32)
     points[0], points[1] = [64, 40], [32, 38]  # left and right eye
     image = dots(points)
@@ -65,7 +65,7 @@ def test_points_stay_on_what_they_name(name: str) -> None:
         copy = change.image(image, face)
         assert not np.array_equal(copy, image)
         for point in moved[face, :2]:
-            assert np.abs(darkest(copy, point) - point).max() < 0.7
+            assert np.abs(spot_centre(copy, point) - point).max() < 0.7
         (left_x, left_y), (right_x, right_y) = moved[face, 0], moved[face, 1]
         if name == "flip":
             assert (left_x, left_y, right_x, right_y) == (95 - 32, 38, 95 - 64, 40)
@@ -82,22 +82,22 @@ def test_points_stay_on_what_they_name(name: str) -> None:
         assert len(set(brightness)) == 4
 
 
-def test_kaggles_file(tmp_path: Path) -> None:
+def test_kaggles_file_is_augmented(tmp_path: Path) -> None:
     """Guards rows, columns and splits of training.csv, missing points, and that the same seed gives the same bytes."""
     path, names = tmp_path / "training.csv", ["flip", "brighter", "rotated"]
     drawn.write_training(path, 20)
     before = read_keypoints(path, quiet=True)
     made = augment(path, tmp_path / "more", names, seed=5, quiet=True)
     assert made.path == tmp_path / "more" / "training.csv"
-    trains = int((before.split == "train").sum())
-    assert (made.faces, made.copies) == (20, trains * len(names))
+    train_count = int((before.split == "train").sum())
+    assert (made.faces, made.copies) == (20, train_count * len(names))
     after = read_keypoints(made.path, quiet=True)
     assert isinstance(after, KeypointFaces)
     assert len(after) == 20 + made.copies
-    same_but_for_copies(before, after)
+    assert_only_training_copies_added(before, after)
     assert np.array_equal(after.points[:20], before.points, equal_nan=True)
     assert after.group[20:].tolist() == before.group[before.split == "train"].tolist() * len(names)
-    # the columns of the file, as they were, with two more
+    # the file's columns, unchanged, and two more
     old, new = (pd.read_csv(file, dtype=str, keep_default_na=False) for file in (path, made.path))
     assert [*new.columns] == [*old.columns, "split", "group"]
     pd.testing.assert_frame_equal(new.iloc[:20, : len(old.columns)], old)
@@ -110,16 +110,16 @@ def test_kaggles_file(tmp_path: Path) -> None:
     assert again.path.read_bytes() == made.path.read_bytes()
     other = read_keypoints(augment(path, tmp_path / "other", ["rotated"], seed=6, quiet=True).path, quiet=True)
     part = read_keypoints(augment(path, tmp_path / "part", ["rotated"], seed=5, quiet=True).path, quiet=True)
-    place = 20 + names.index("rotated") * trains
-    assert np.array_equal(part.images[20:], after.images[place : place + trains])
+    start = 20 + names.index("rotated") * train_count
+    assert np.array_equal(part.images[20:], after.images[start : start + train_count])
     assert not np.array_equal(part.images[20:], other.images[20:])
     record = json.loads((tmp_path / "part" / "augmentation.json").read_text())
-    assert (record["seed"], record["changes"], record["copies"]) == (5, ["rotated"], trains)
+    assert (record["seed"], record["changes"], record["copies"]) == (5, ["rotated"], train_count)
     assert cv2.imread(str(tmp_path / "part" / "augmentation.png")) is not None
 
 
-def test_fer2013(tmp_path: Path) -> None:
-    """Guards Usage and votes; and that no changed copy of a test face, which nobody would know again, gets to train."""
+def test_fer2013_is_augmented(tmp_path: Path) -> None:
+    """Guards Usage and votes, and against changed copies of test faces in training, which no reader could recognise."""
     drawn.write_fer2013(tmp_path / "fer2013.csv", 20, 5, seed=7)  # no two of these are copies
     table = pd.read_csv(tmp_path / "fer2013.csv")
     table.loc[3, "pixels"] = table.loc[27, "pixels"]  # row 4 is a test face
@@ -131,20 +131,20 @@ def test_fer2013(tmp_path: Path) -> None:
     made = augment(tmp_path, tmp_path / "more", quiet=True)
     assert (made.faces, made.copies) == (30, 18 * len(CHANGES))
     after = read_emotion(made.path, whole=True, quiet=True)
-    same_but_for_copies(before, after)
-    chosen = np.array([row not in (3, 5) for row in range(20)])
-    assert after.labels[30:].tolist() == before.labels[:20][chosen].tolist() * len(CHANGES)
+    assert_only_training_copies_added(before, after)
+    augmented = np.array([row not in (3, 5) for row in range(20)])
+    assert after.labels[30:].tolist() == before.labels[:20][augmented].tolist() * len(CHANGES)
     assert after.votes is not None
     assert before.votes is not None
-    assert np.array_equal(after.votes[30:], np.tile(before.votes[:20][chosen], (len(CHANGES), 1)))
+    assert np.array_equal(after.votes[30:], np.tile(before.votes[:20][augmented], (len(CHANGES), 1)))
     trained = read_emotion(made.path, quiet=True)
     assert (trained.report.copies, trained.report.near_copies, trained.report.flat) == (1, 0, 1)
     assert len(trained.part("train")) == 18 * (1 + len(CHANGES))
     assert [*pd.read_csv(made.path, nrows=1).columns] == ["emotion", "pixels", "Usage", "group"]
 
 
-def test_what_training_reads_is_augmented(tmp_path: Path) -> None:
-    """Guards quotes behind a space, and the rows of two readers against each other where a line holds but spaces."""
+def test_augmenting_reads_csv_files_like_training(tmp_path: Path) -> None:
+    """Guards quotes after a space, and that both CSV readers count the same rows when a line holds only spaces."""
     drawn.write_fer2013(tmp_path / "plain.csv", 14, 4)
     lines = ['"' + line.replace(",", '", "') + '"' for line in (tmp_path / "plain.csv").read_text().splitlines()]
     lines.insert(3, "   ")
@@ -154,7 +154,7 @@ def test_what_training_reads_is_augmented(tmp_path: Path) -> None:
     assert np.array_equal(faces.images, expected.images)
     assert faces.labels.tolist() == expected.labels.tolist()
     assert faces.split.tolist() == expected.split.tolist()
-    # programs that read icml_face_data.csv ask for " pixels"
+    # programs that read icml_face_data.csv expect the column " pixels", with its space
     spaced = (tmp_path / "plain.csv").read_text().replace("emotion,pixels,Usage", "emotion, pixels, Usage", 1)
     (tmp_path / "icml_face_data.csv").write_text(spaced)
     made = augment(tmp_path / "icml_face_data.csv", tmp_path / "three", ["flip"], quiet=True)
@@ -162,21 +162,21 @@ def test_what_training_reads_is_augmented(tmp_path: Path) -> None:
 
 
 def test_the_five_class_set_keeps_its_codes_and_splits(tmp_path: Path) -> None:
-    """Guards a file that names no splits: with copies in it, it would be divided anew."""
+    """Guards a file without splits: with copies added, it would be divided differently."""
     path = tmp_path / "emotion.csv"
     drawn.write_five(path, 40)
     before = read_emotion(path, quiet=True)
     made = augment(path, tmp_path / "more", ["rotated", "flip"], seed=2, quiet=True)
     after = read_emotion(made.path, quiet=True)
     assert isinstance(after, EmotionFaces)
-    same_but_for_copies(before, after)
+    assert_only_training_copies_added(before, after)
     assert after.classes == before.classes
     assert [len(after.part(name)) for name in SPLITS] == [3 * len(before.part("train")), 4, 4]
 
 
-def test_folders_of_classes(tmp_path: Path) -> None:
-    """Guards images that are copied as they are, under the splits that the reader made, and labels of one's own."""
-    # of these no two are copies
+def test_class_folders_are_augmented(tmp_path: Path) -> None:
+    """Guards that images are copied unchanged, into the splits that the reader assigned, and custom labels."""
+    # no two of these are copies
     drawn.write_folders(tmp_path / "own", {"calm": "neutral", "glad": "happy"}, 8, 4, seed=5)
     (tmp_path / "own" / "labels.toml").write_text('classes = ["calm", "glad"]\n')
     made = augment(tmp_path / "own", tmp_path / "more", ["darker"], quiet=True)
@@ -193,8 +193,8 @@ def test_folders_of_classes(tmp_path: Path) -> None:
             assert copies[f"{name}.darker.png"].mean() < 0.85 * image.mean()
 
 
-def test_a_folder_with_labels(tmp_path: Path) -> None:
-    """Guards a copy's image and square: read back, it is the changed canvas itself, pixel for pixel."""
+def test_a_folder_with_labels_csv_is_augmented(tmp_path: Path) -> None:
+    """Guards a copy's image and square: read back, it equals the changed canvas pixel for pixel."""
     folder = tmp_path / "faces"
     (folder / "images" / "a").mkdir(parents=True)
     rng, rows = np.random.default_rng(0), []
@@ -208,7 +208,7 @@ def test_a_folder_with_labels(tmp_path: Path) -> None:
     before = read_keypoints(folder, quiet=True)
     made = augment(folder, tmp_path / "more", ["flip", "rotated"], seed=1, quiet=True)
     after = read_keypoints(made.path, quiet=True)
-    same_but_for_copies(before, after)
+    assert_only_training_copies_added(before, after)
     for block, name in enumerate(("flip", "rotated")):
         change = draw_change(name, 6, before.images.shape[1], seed=1)
         expected = change.points(before.points)
@@ -219,8 +219,8 @@ def test_a_folder_with_labels(tmp_path: Path) -> None:
             assert np.abs(after.points[row] - expected[face]).max() < 1e-3
 
 
-def test_several_faces_of_one_photo_keep_their_copies_apart(tmp_path: Path) -> None:
-    """Guards a photo of two people, and a copy that bears the name which one of them would be given."""
+def test_faces_of_one_photo_get_separate_copies(tmp_path: Path) -> None:
+    """Guards a photo of two people, and a file that already has the name that a copy would get."""
     rng, halves, rows = np.random.default_rng(0), [], []
     for number in range(2):
         image, points = drawn.face("happy", rng, 150)
@@ -236,27 +236,27 @@ def test_several_faces_of_one_photo_keep_their_copies_apart(tmp_path: Path) -> N
     pd.DataFrame(rows).assign(crop_side=120).to_csv(folder / "labels.csv", index=False)
     before = read_keypoints(folder, quiet=True)
     after = read_keypoints(augment(folder, tmp_path / "more", ["flip"], quiet=True).path, quiet=True)
-    same_but_for_copies(before, after)
+    assert_only_training_copies_added(before, after)
     change = draw_change("flip", 4, before.images.shape[1], seed=0)
     assert len(set(after.names[4:])) == 3
     for face in range(3):
         assert np.array_equal(after.images[4 + face], change.image(before.images[face], face))
 
 
-def test_votes_that_belong_to_another_file_stay_where_they_are(tmp_path: Path) -> None:
-    """Guards the five-class file, beside which lie the votes of FER2013's faces, and a header's last empty names."""
+def test_votes_that_belong_to_another_file_are_not_copied(tmp_path: Path) -> None:
+    """Guards the five-class file with FER2013's votes next to it, and empty column names at the end of a header."""
     path = tmp_path / "emotion.csv"
     drawn.write_five(path, 40)
     path.write_text("\n".join(f"{line},," for line in path.read_text().splitlines()) + "\n")
     (tmp_path / "fer2013new.csv").write_text("Usage,Image name," + ",".join(VOTES) + "\n")
     before = read_emotion(path, quiet=True)
     made = augment(path, tmp_path / "more", ["flip"], quiet=True)
-    same_but_for_copies(before, read_emotion(made.path, quiet=True))
+    assert_only_training_copies_added(before, read_emotion(made.path, quiet=True))
     assert not (tmp_path / "more" / "fer2013new.csv").exists()
 
 
-def test_nothing_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards a folder that has something in it, a change that is none, and a disk that is full."""
+def test_a_refused_or_failed_augmentation_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards an output folder that is not empty, an unknown change, and a full disk."""
     path = tmp_path / "training.csv"
     drawn.write_training(path, 12)
     (tmp_path / "full").mkdir()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-AVERAGED = """
+TRAINING_SCRIPT = """
 import sys
 from pathlib import Path
 import keras, numpy as np
@@ -46,11 +46,11 @@ print(fit.train(Job(), config, out, resume=False, quiet=True))
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="TRAINING ON JAX IS NOT TESTED: no JAX here")
-def test_jax_averages_weights_too(tmp_path: Path) -> None:
-    """Guards arrays that average and network share, and that JAX gives up when the network predicts."""
+def test_weights_are_averaged_on_jax_too(tmp_path: Path) -> None:
+    """Guards against arrays shared by the average and the network: JAX deletes them when the network predicts."""
     environment = os.environ | {"KERAS_BACKEND": "jax"}
-    command = [sys.executable, "-c", AVERAGED, str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    command = [sys.executable, "-c", TRAINING_SCRIPT, str(tmp_path)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 1 + 2
     assert (tmp_path / "model.keras").is_file()

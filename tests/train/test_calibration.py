@@ -7,19 +7,19 @@ from facexp_train.evaluation.calibration import bin_of, curve, fit_temperature
 from facexp_train.evaluation.metrics import emotion_figures
 
 
-def test_the_temperature_undoes_an_overconfidence() -> None:
+def test_the_temperature_corrects_overconfidence() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (20000, 4))
-    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    truth = (chances.cumsum(axis=1) > rng.random((20000, 1))).argmax(axis=1)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    truth = (probabilities.cumsum(axis=1) > rng.random((20000, 1))).argmax(axis=1)
     assert fit_temperature((3 * logits).astype(np.float32), truth) == pytest.approx(3, rel=0.04)
-    # an unrated face has no say
+    # faces without a label (-1) are ignored
     mixed = np.concatenate([3 * logits, np.full((5000, 4), [50, 0, 0, 0])]).astype(np.float32)
     assert fit_temperature(mixed, np.concatenate([truth, np.full(5000, -1)])) == pytest.approx(3, rel=0.04)
     assert fit_temperature(np.zeros((2, 4), np.float32), np.full(2, -1)) == 1.0
 
 
-def test_bins_hold_their_upper_edge() -> None:
+def test_bins_include_their_upper_edge() -> None:
     assert bin_of(np.array([0.0, 1 / 15, 1 / 15 + 1e-9, 0.5, 1.0])).tolist() == [0, 0, 1, 7, 14]
 
 
@@ -33,16 +33,16 @@ def test_the_calibration_error_is_the_mean_gap_over_the_bins() -> None:
     assert error.low <= error.value <= error.high
 
 
-def test_a_curve_holds_the_bins_that_hold_a_face() -> None:
+def test_a_curve_has_only_bins_with_faces() -> None:
     logits = np.log(np.array([[0.9, 0.1]] * 10 + [[0.6, 0.4]] * 10)).astype(np.float32)
-    found = curve(logits, np.array([0] * 9 + [1] + [0] + [1] * 8 + [-1]))
-    assert found.confidence == pytest.approx([0.6, 0.9])
-    assert found.accuracy == pytest.approx([1 / 9, 0.9])
-    assert found.faces.tolist() == [9, 10]
+    result = curve(logits, np.array([0] * 9 + [1] + [0] + [1] * 8 + [-1]))
+    assert result.confidence == pytest.approx([0.6, 0.9])
+    assert result.accuracy == pytest.approx([1 / 9, 0.9])
+    assert result.faces.tolist() == [9, 10]
 
 
-def test_the_interval_of_the_calibration_error_holds_its_value() -> None:
-    # resampling adds to a gap: of faces that are exactly as right as they are said to be, every draw has one
+def test_the_interval_of_the_calibration_error_contains_its_value() -> None:
+    # resampling adds to the error: even for perfectly calibrated faces, almost every resample has a gap
     logits = np.log(np.array([[0.9, 0.1]] * 100 + [[0.6, 0.4]] * 100)).astype(np.float32)
     truth = np.array([0] * 90 + [1] * 10 + [0] * 60 + [1] * 40)
     figures, _ = emotion_figures(logits, truth, np.arange(200).astype(str), ("a", "b"), "val")

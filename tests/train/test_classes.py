@@ -1,4 +1,4 @@
-"""Data with labels of its own: a small file beside it says what they mean, and nothing is taken for what it is not."""
+"""Data with its own labels: a small file next to the data says what they mean, and no label is misread."""
 
 from __future__ import annotations
 
@@ -42,50 +42,50 @@ def read(path: Path, tmp_path: Path) -> EmotionFaces:
     return read_emotion(path, cache=tmp_path / "cache", quiet=True)
 
 
-def named(faces: EmotionFaces) -> list[str]:
+def class_names(faces: EmotionFaces) -> list[str]:
     return [faces.classes[code] for code in faces.labels]
 
 
-def test_other_names_for_the_seven(tmp_path: Path) -> None:
-    """Guards a folder whose names are others: mapped, large or small letters, or left out; the seven stay in order."""
+def test_other_names_map_to_the_seven_classes(tmp_path: Path) -> None:
+    """Guards folders with other names: mapped, in any letter case, or left out; the seven classes keep their order."""
     data = folders(tmp_path / "faces", ["Joy", "RAGE", "contempt", "neutral", "sadness"])
     (data / "labels.toml").write_text('leave_out = ["Contempt"]\n[names]\njoy = "happy"\nrage = "angry"\n')
     faces = read(data, tmp_path)
     assert faces.classes == SEVEN
     assert faces.labelling == "fer2013"
-    assert named(faces) == ["happy"] * 4 + ["angry"] * 4 + ["neutral"] * 4 + ["sad"] * 4
-    assert (faces.report.rows, faces.report.unread) == (20, 4)
+    assert class_names(faces) == ["happy"] * 4 + ["angry"] * 4 + ["neutral"] * 4 + ["sad"] * 4
+    assert (faces.report.rows, faces.report.left_out) == (20, 4)
 
 
-def test_classes_of_ones_own(tmp_path: Path) -> None:
-    """Guards a CSV file of codes and words with a list of its own: codes in its order, under a head of their own."""
+def test_custom_classes_replace_the_seven(tmp_path: Path) -> None:
+    """Guards a CSV file of codes and words with a custom class list: codes in its order, under the head `own`."""
     data = table(tmp_path / "drivers.csv", ["0", "1", "0", "Yawning", "2", "0", "1", "1", "0", "1"])
-    beside = tmp_path / "drivers.labels.toml"
-    beside.write_text(
+    labels = tmp_path / "drivers.labels.toml"
+    labels.write_text(
         'classes = ["tired", "awake"]\nleave_out = ["2"]\n[names]\n0 = "awake"\n1 = "tired"\nyawning = "tired"\n'
     )
     faces = read(data, tmp_path)
     assert faces.classes == ("tired", "awake")
-    assert named(faces) == ["awake", "tired", "awake", "tired", "awake", "tired", "tired", "awake", "tired"]
+    assert class_names(faces) == ["awake", "tired", "awake", "tired", "awake", "tired", "tired", "awake", "tired"]
     assert list(truths(faces)) == ["own"]
-    # the file is cached, what its texts mean is not
-    beside.write_text('classes = ["left", "right"]\n[names]\n0 = "left"\n1 = "right"\n2 = "right"\nyawning = "right"\n')
-    assert named(read(data, tmp_path))[:5] == ["left", "right", "left", "right", "right"]
+    # the table is cached, but not what its labels mean
+    labels.write_text('classes = ["left", "right"]\n[names]\n0 = "left"\n1 = "right"\n2 = "right"\nyawning = "right"\n')
+    assert class_names(read(data, tmp_path))[:5] == ["left", "right", "left", "right", "right"]
 
 
-def test_some_of_the_classes(tmp_path: Path) -> None:
-    """Guards what a configuration's `classes` does: other faces are left out and the codes are those of its order."""
+def test_a_configuration_selects_classes(tmp_path: Path) -> None:
+    """Guards a configuration's `classes`: faces of other classes are left out, and the codes follow its order."""
     faces = read(table(tmp_path / "f.csv", ["0", "6", "3", "1", "6", "3"] * 2), tmp_path)
     chosen = faces.of(["happy", "angry"])
-    assert named(chosen) == ["angry", "happy", "happy"] * 2
+    assert class_names(chosen) == ["angry", "happy", "happy"] * 2
     assert chosen.labels[:3].tolist() == [1, 0, 0]
     assert chosen.rows.tolist() == [1, 3, 6, 7, 9, 12]
     with pytest.raises(DataError, match=r"these faces are of angry, disgust, .* none is of tired, awake"):
         faces.of(["tired", "awake"])
 
 
-def test_a_class_that_no_face_has_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards a slip in `classes`, which would train an output for nothing."""
+def test_a_class_without_a_training_face_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a typing error in `classes`, which would train an output without faces."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = table(tmp_path / "f.csv", [str(code) for code in range(7)] * 4)
     config = configure("emotion", str(data), changes=['classes=["happy", "said"]'])
@@ -94,8 +94,8 @@ def test_a_class_that_no_face_has_is_named(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "run").exists()
 
 
-def test_a_class_that_the_data_could_have_is_no_slip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards command.txt of a run on a file without disgust: it names all classes, and repeats the run."""
+def test_a_standard_class_without_faces_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards command.txt of a run on a file without disgust: it names all classes, and must repeat the run."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = table(tmp_path / "f.csv", [str(code) for code in (0, 2, 3, 6)] * 6)
     made: list[list[str]] = []
@@ -118,7 +118,7 @@ def test_a_class_that_the_data_could_have_is_no_slip(tmp_path: Path, monkeypatch
         ('leave_out = "neutral"', "leave_out must be a list of strings"),
     ],
 )
-def test_a_wrong_file_of_labels_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_a_wrong_labels_file_gives_a_one_line_message(tmp_path: Path, text: str, message: str) -> None:
     """Guards the message: the file, the key, and what was expected there."""
     data = folders(tmp_path / "faces", ["a", "b"])
     (data / "labels.toml").write_text(text)
@@ -128,8 +128,8 @@ def test_a_wrong_file_of_labels_is_one_line(tmp_path: Path, text: str, message: 
     assert "\n" not in str(error.value)
 
 
-def test_a_label_that_stands_for_nothing_is_named(tmp_path: Path) -> None:
-    """Guards against faces that vanish, or are taken for another class, because nobody said what they are."""
+def test_a_label_without_a_meaning_is_named(tmp_path: Path) -> None:
+    """Guards against silently dropping faces with an undefined label, or assigning them to another class."""
     data = folders(tmp_path / "faces", ["happy", "bored"])
     with pytest.raises(DataError, match=r"bored: expected a folder named after one of angry, .*labels.toml can say"):
         read(data, tmp_path)

@@ -10,7 +10,7 @@ import pytest
 
 from facexp_train import run
 from facexp_train.errors import DataError
-from facexp_train.fitting.run_directory import taken
+from facexp_train.fitting.run_directory import held_run_directory
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_a_wrong_setting_is_named(change: str, message: str) -> None:
         run.configure("emotion", "fer2013.csv", changes=[change])
 
 
-def test_a_wrong_file_is_named(tmp_path: Path) -> None:
-    """Guards what editors leave: a byte order mark, which is no mistake, and other encodings than UTF-8."""
+def test_a_wrong_configuration_file_is_named(tmp_path: Path) -> None:
+    """Guards what editors write: a byte order mark, which is accepted, and encodings other than UTF-8."""
     path = tmp_path / "my.toml"
     path.write_text('classes = ["läuft", "ruht"]\n', encoding="utf-8-sig")
     assert run.configure("emotion", "faces.csv", name=str(path)).classes == ["läuft", "ruht"]
@@ -73,7 +73,7 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_repeats_the_configuration(tmp_path: Path) -> None:
-    # guards: quoting, tables within tables, values that JSON and text both know, and what the shipped settings have not
+    # guards quoting, nested tables, values that are valid as JSON and as text, and settings that the shipped file lacks
     data, out = tmp_path / "my data.csv", tmp_path / "it's a run"
     changes = [
         "epochs=3",
@@ -84,13 +84,13 @@ def test_the_command_repeats_the_configuration(tmp_path: Path) -> None:
         "dtype=float32",
     ]
     config = run.configure("emotion", str(data), str(tmp_path / "votes $1.csv"), changes=changes)
-    with taken(config, out, False):
+    with held_run_directory(config, out, False):
         pass
     versions, line = (out / "command.txt").read_text().splitlines()
     assert versions.startswith("# facexp ")
     words = shlex.split(line)
     assert words[:4] == ["facexp", "train", "emotion", str(data)]
     assert words[words.index("--out") + 1] == f"{out}-again"
-    settings = [after for word, after in itertools.pairwise(words) if word == "--set"]
+    settings = [value for word, value in itertools.pairwise(words) if word == "--set"]
     votes = words[words.index("--votes") + 1]
     assert run.configure("emotion", words[3], votes, changes=settings) == config

@@ -1,4 +1,4 @@
-"""Emotion faces: every format that people download, FER+'s votes, and training faces that would give a test away."""
+"""Emotion faces: every format that people download, FER+'s votes, and training faces that are copies of test faces."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
 
 
 def write_csv(path: Path, header: str, images: np.ndarray, codes: Sequence[int], splits: Sequence[str] = ()) -> Path:
-    """A CSV file whose columns stand as in its header."""
+    """Write a CSV file with its columns in the order of the header."""
     lines = [header]
     for index, image in enumerate(images):
         cells = {"emotion": str(codes[index]), "pixels": " ".join(map(str, image.ravel()))}
@@ -52,8 +52,8 @@ def read(path: Path, tmp_path: Path, **options: Any) -> EmotionFaces:
     ["emotion,pixels,Usage", "emotion, Usage, pixels", "Usage,emotion,pixels"],
     ids=["fer2013", "icml_face_data", "another order"],
 )
-def test_fer2013(tmp_path: Path, header: str) -> None:
-    """Guards FER2013's two files: pixels, codes, the official split, and the same again from the cache."""
+def test_fer2013_is_read(tmp_path: Path, header: str) -> None:
+    """Guards FER2013's two files: pixels, codes, the official split, and the same result from the cache."""
     images, codes, names = smooth(7), [0, 1, 2, 3, 4, 5, 6], ["train", "val", "test", "train", "val", "test", "train"]
     path = write_csv(tmp_path / "fer2013.csv", header, images, codes, names)
     for _ in range(2):
@@ -75,10 +75,10 @@ def test_fer2013(tmp_path: Path, header: str) -> None:
         faces.part("public")
 
 
-def test_a_files_own_splits_and_groups(tmp_path: Path) -> None:
-    """Guards that `split` and `group` are kept to, that the codes still are the five classes', and a wrong split.
+def test_a_files_own_splits_and_groups_are_kept(tmp_path: Path) -> None:
+    """Guards that `split` and `group` are used, that the codes are still those of the five classes, and a wrong split.
 
-    No group straddles, and one of people is not taken for copies: the copy of a test face goes whoever it is.
+    No group is in two splits; a group of one person is not taken for copies; any copy of a test face is dropped.
     """
     images, names = smooth(6), ["train", "val", "test", "train", "train", "train"]
     images[3] = images[1]
@@ -104,8 +104,8 @@ def test_a_files_own_splits_and_groups(tmp_path: Path) -> None:
         read(path, tmp_path)
 
 
-def test_five_classes(tmp_path: Path) -> None:
-    """Guards that the five-class set's own codes are told from those of a seven-class file, and come back to them."""
+def test_the_five_class_set_is_distinguished_from_a_seven_class_file(tmp_path: Path) -> None:
+    """Guards that the five-class set keeps its own codes, and that these map to those of the seven classes."""
     images = smooth(20)
     five = read(write_csv(tmp_path / "emotion.csv", "emotion, pixels", images, [0, 1, 2, 3, 4] * 4), tmp_path)
     assert five.classes == ("angry", "disgust", "sad", "happy", "surprise")
@@ -115,7 +115,7 @@ def test_five_classes(tmp_path: Path) -> None:
     assert seven.labels[:5].tolist() == [0, 1, 2, 3, 6]
 
 
-def test_without_usage_copies_never_straddle(tmp_path: Path) -> None:
+def test_without_usage_copies_share_a_split(tmp_path: Path) -> None:
     """Guards the split by pixels: 80/10/10, copies of every kind together, the same for the same seed."""
     images = smooth(100)
     bright = np.clip(images.astype(float) * 0.7 + 40, 0, 255).astype(np.uint8)
@@ -131,8 +131,8 @@ def test_without_usage_copies_never_straddle(tmp_path: Path) -> None:
     assert not np.array_equal(read(path, tmp_path, seed=1).split, faces.split)
 
 
-def test_training_faces_that_show_a_test_face_are_left_out(tmp_path: Path) -> None:
-    """Guards what is dropped and counted: exact, near, a near copy's copy and flat; never validation or test faces."""
+def test_training_copies_of_held_out_faces_are_left_out(tmp_path: Path) -> None:
+    """Guards what is dropped and counted: exact and near copies, their copies, flat faces; all from training only."""
     images = smooth(13)
     images[3] = images[10]  # pixel copy of a test face
     images[4] = np.clip(images[11].astype(float) * 0.7 + 40, 0, 255)  # near copy of a test face
@@ -144,13 +144,13 @@ def test_training_faces_that_show_a_test_face_are_left_out(tmp_path: Path) -> No
     names = ["train"] * 8 + ["val"] * 2 + ["test"] * 3
     faces = read(write_csv(tmp_path / "fer2013.csv", "emotion,pixels,Usage", images, [4] * 13, names), tmp_path)
     assert faces.rows.tolist() == [1, 2, 3, 9, 10, 11, 12, 13]
-    assert faces.labels.tolist() == [4] * 8  # Usage says FER2013, however low the codes
+    assert faces.labels.tolist() == [4] * 8  # a Usage column means FER2013, however low the codes
     assert faces.report == EmotionReport(rows=13, copies=1, near_copies=3, flat=1)
     assert faces.part("train").report == faces.report
 
 
-def test_training_gives_validation_faces_when_a_file_has_none(tmp_path: Path) -> None:
-    """Guards that a file with only Training and PrivateTest still has faces to choose the epoch by."""
+def test_validation_faces_are_taken_from_training_when_a_file_has_none(tmp_path: Path) -> None:
+    """Guards that a file with only Training and PrivateTest still has faces to choose the best epoch by."""
     names = ["train"] * 50 + ["test"] * 10
     faces = read(write_csv(tmp_path / "f.csv", "emotion,pixels,Usage", smooth(60), [0] * 60, names), tmp_path)
     assert [len(faces.part(name)) for name in ("train", "val", "test")] == [45, 5, 10]
@@ -169,14 +169,14 @@ def voted(tmp_path: Path) -> EmotionFaces:
     return read(path, tmp_path)
 
 
-def test_votes_lie_beside_their_faces(voted: EmotionFaces) -> None:
-    """Guards that votes are found beside the file, row for row, and stay with their faces in a part."""
+def test_votes_stay_with_their_faces(voted: EmotionFaces) -> None:
+    """Guards that votes are found next to the file, row by row, and stay with their faces in a split."""
     assert np.array_equal(voted.votes, BALLOTS)
     assert voted.votes.dtype == np.float32
     assert np.array_equal(voted.part("val").votes, BALLOTS[1::3])
 
 
-def test_each_vote_column_has_its_emotion(tmp_path: Path) -> None:
+def test_each_vote_column_maps_to_its_emotion(tmp_path: Path) -> None:
     """Guards the order of FER+'s columns against FER2013's codes, one column at a time, also when they are shuffled."""
     images, names = smooth(10), ["train"] * 8 + ["val", "test"]
     path = write_csv(tmp_path / "f.csv", "emotion,pixels,Usage", images, [0] * 10, names)
@@ -191,22 +191,22 @@ def test_each_vote_column_has_its_emotion(tmp_path: Path) -> None:
     assert shares[:7].argmax(axis=1).tolist() == [*map(SEVEN.index, named)]
 
 
-def test_no_votes(tmp_path: Path) -> None:
-    """Guards the line that says which file is missing when votes are asked for."""
+def test_missing_votes_are_named(tmp_path: Path) -> None:
+    """Guards the message that says which file is missing when votes are needed."""
     faces = read(write_csv(tmp_path / "f.csv", "emotion,pixels", smooth(3), [0] * 3), tmp_path)
-    for ask in (faces.majority, faces.distributions):
+    for method in (faces.majority, faces.distributions):
         with pytest.raises(DataError, match=r"no FER\+ votes; put fer2013new.csv next to"):
-            ask()
+            method()
 
 
-def test_the_five_class_set_ignores_votes_beside_it(tmp_path: Path) -> None:
+def test_the_five_class_set_ignores_votes_next_to_it(tmp_path: Path) -> None:
     """Guards that emotion.csv, whose rows are not FER2013's, is not joined with the votes in the same folder."""
     write_votes(tmp_path / "fer2013new.csv", BALLOTS, ["train"] * 9)
     assert read(write_csv(tmp_path / "emotion.csv", "emotion,pixels", smooth(9), [0] * 9), tmp_path).votes is None
 
 
-def test_wrong_votes(tmp_path: Path) -> None:
-    """Guards each line about votes that do not belong to the faces, or are none."""
+def test_wrong_votes_are_named(tmp_path: Path) -> None:
+    """Guards each message about votes that do not belong to the faces, or are not votes."""
     names = ["train"] * 7 + ["val", "test"]
     path = write_csv(tmp_path / "f.csv", "emotion,pixels,Usage", smooth(9), [0] * 9, names)
     votes = tmp_path / "v.csv"
@@ -232,7 +232,7 @@ def test_wrong_votes(tmp_path: Path) -> None:
         "v.csv: row 4, column Image name: fer0000003.png comes after fer0000004.png; votes must be in the order of "
         "their faces: sort the rows by Image name"
     )
-    # a changed copy has its face's name, and a row may have none
+    # a changed copy has the name of its face, and a name may be empty
     votes.write_text(text.replace("fer0000008", "fer0000000").replace("fer0000007.png", ""))
     assert read(path, tmp_path, votes=votes).votes is not None
     write_votes(votes, negative, names)
@@ -264,7 +264,7 @@ def test_wrong_votes(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, change: tuple[str, str], message: str) -> None:
-    """Guards the one line about a wrong file: file, row, column, what was expected; and that nothing is cached."""
+    """Guards the one-line message: file, row, column and what was expected; and that nothing is cached."""
     images = np.full((3, 48, 48), 9, np.uint8)
     path = write_csv(tmp_path / "f.csv", "emotion,pixels,Usage", images, [0, 3, 6], ["train", "val", "test"])
     text = path.read_text()
@@ -276,22 +276,22 @@ def test_a_wrong_file_is_named(tmp_path: Path, change: tuple[str, str], message:
         assert str(error.value) == f"{path}: {message}"
 
 
-def test_a_file_that_was_read_for_points_is_still_no_emotions(tmp_path: Path) -> None:
-    """Guards one reader's cache from the other."""
+def test_a_cached_keypoint_file_is_still_no_emotion_file(tmp_path: Path) -> None:
+    """Guards against one reader using the other's cache."""
     drawn.write_training(tmp_path / "training.csv", 3)
     read_keypoints(tmp_path / "training.csv", cache=tmp_path / "cache", quiet=True)
     with pytest.raises(DataError, match="no column emotion, pixels; expected emotion, pixels, found left_eye"):
         read(tmp_path / "training.csv", tmp_path)
 
 
-def test_no_file(tmp_path: Path) -> None:
-    """Guards the line about a path that is not there."""
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    """Guards the message about a path that does not exist."""
     with pytest.raises(DataError, match=r"none.csv: no such file or folder"):
         read(tmp_path / "none.csv", tmp_path)
 
 
-def test_a_folder_with_the_csv_file(tmp_path: Path) -> None:
-    """Guards that the folder of a download works as the file in it, with the votes beside."""
+def test_a_folder_is_read_like_the_csv_file_in_it(tmp_path: Path) -> None:
+    """Guards that a downloaded folder works like the file in it, with the votes next to it."""
     folder = tmp_path / "download"
     folder.mkdir()
     names = ["train"] * 7 + ["val", "test"]
@@ -303,8 +303,8 @@ def test_a_folder_with_the_csv_file(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def real() -> tuple[np.ndarray, list[list[str]]]:
-    """FER2013's faces (N, 48, 48) and the cells of its labels, out of the data folder's mosaics."""
+def real_fer2013() -> tuple[np.ndarray, list[list[str]]]:
+    """FER2013's faces (N, 48, 48) and the cells of its labels, from the data folder's mosaics."""
     folder = Path(os.environ.get("FACEXP_DATA", ROOT / ".." / "shared" / "data")) / "fer2013"
     if not folder.is_dir():
         pytest.skip(f"no real faces in {folder}")
@@ -317,17 +317,17 @@ def real() -> tuple[np.ndarray, list[list[str]]]:
 
 
 @pytest.mark.data
-def test_real_copies_leave_training(real: tuple[np.ndarray, list[list[str]]], tmp_path: Path) -> None:
+def test_real_copies_are_left_out_of_training(real_fer2013: tuple[np.ndarray, list[list[str]]], tmp_path: Path) -> None:
     """Guards the count in the data's README, and that such faces are left out of a real file with real votes."""
-    images, cells = real
+    images, cells = real_fer2013
     usage = np.array([row[1] for row in cells])
     digests = pixel_hash(images)
     train = usage == "Training"
     shared = ~train & np.isin(digests, digests[train])
     assert shared.sum() == 568
-    held = np.flatnonzero(shared)[:40]
-    copies = np.flatnonzero(train & np.isin(digests, digests[held]))
-    chosen = np.unique([*held, *copies, *range(100)])
+    held_out = np.flatnonzero(shared)[:40]
+    copies = np.flatnonzero(train & np.isin(digests, digests[held_out]))
+    chosen = np.unique([*held_out, *copies, *range(100)])
     splits = [{"Training": "train", "PublicTest": "val", "PrivateTest": "test"}[usage[i]] for i in chosen]
     path = write_csv(
         tmp_path / "fer2013.csv", "emotion,pixels,Usage", images[chosen], [int(cells[i][0]) for i in chosen], splits
@@ -335,21 +335,21 @@ def test_real_copies_leave_training(real: tuple[np.ndarray, list[list[str]]], tm
     write_votes(tmp_path / "fer2013new.csv", np.array([cells[i][2:] for i in chosen], dtype=int), splits)
     faces = read(path, tmp_path)
     assert faces.report.copies == len(np.intersect1d(copies, chosen)) > 30
-    assert not set(pixel_hash(faces.part("train").images)) & set(digests[held])
+    assert not set(pixel_hash(faces.part("train").images)) & set(digests[held_out])
     kept = chosen[faces.rows - 1]
     assert np.array_equal(faces.images, images[kept])
     assert faces.labels.tolist() == [int(cells[i][0]) for i in kept]
-    # two labellings of one set of faces: were a column out of place, they would agree at chance
+    # two labellings of the same faces: with a misplaced column they would agree only by chance
     clear = faces.majority() >= 0
     assert 0.5 < (faces.majority() == faces.labels)[clear].mean() < 0.85
 
 
 @pytest.mark.data
-def test_real_near_copies(real: tuple[np.ndarray, list[list[str]]]) -> None:
-    """Guards the near-copy thresholds on real faces: changed copies are found, strangers are not joined."""
-    images = real[0][::70]
-    strangers = len(near_copies(images))
-    assert strangers <= 4
+def test_real_near_copies_are_found(real_fer2013: tuple[np.ndarray, list[list[str]]]) -> None:
+    """Guards the near-copy thresholds on real faces: changed copies are found, different faces are not joined."""
+    images = real_fer2013[0][::70]
+    false_pairs = len(near_copies(images))
+    assert false_pairs <= 4
     small = [cv2.resize(image, (40, 40), interpolation=cv2.INTER_AREA) for image in images]
     soft = np.array([cv2.resize(image, (48, 48)) for image in small])
     bright = np.clip(images * 0.8 + 30, 0, 255).astype(np.uint8)

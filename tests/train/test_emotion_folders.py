@@ -1,4 +1,4 @@
-"""Emotion faces in a folder for each class: names, splits, colours, sizes, and what is no such folder."""
+"""Emotion faces in a folder for each class: names, splits, colours, sizes, and folders that are no dataset."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def save(file: Path, image: np.ndarray) -> None:
     assert cv2.imwrite(str(file), image)
 
 
-def test_class_folders(tmp_path: Path) -> None:
+def test_class_folders_are_read(tmp_path: Path) -> None:
     """Guards names in any case and their synonyms, colour and other sizes, and other files in the folders."""
     folders = ["Anger", "disgusted", "FEARFUL", "happiness", "sadness", "Surprised", "neutral"]
     images = smooth(7)
     for name, image in zip(folders, images, strict=True):
         save(tmp_path / "faces" / name / "a.png", image)
         (tmp_path / "faces" / name / "Thumbs.db").write_bytes(b"x")
-        # what a Mac puts beside each file
+        # macOS writes such a file next to each file
         (tmp_path / "faces" / name / "._a.png").write_bytes(b"x")
     (tmp_path / "faces" / ".cache").mkdir()
     (tmp_path / "faces" / "__MACOSX" / "anger").mkdir(parents=True)
@@ -56,17 +56,17 @@ def test_class_folders(tmp_path: Path) -> None:
         (("train", "validation"), {"train": 10, "val": 3, "test": 0}),
     ],
 )
-def test_split_folders(tmp_path: Path, names: tuple[str, ...], expected: dict[str, int]) -> None:
-    """Guards FER2013 as folders: the splits are kept, and training gives validation faces where there are none."""
-    for place, name in enumerate(names):
-        for index, image in enumerate(smooth(3 if place else 10, seed=place)):
+def test_split_folders_are_kept(tmp_path: Path, names: tuple[str, ...], expected: dict[str, int]) -> None:
+    """Guards FER2013 as folders: splits are kept, and validation faces are taken from training if there are none."""
+    for seed, name in enumerate(names):
+        for index, image in enumerate(smooth(3 if seed else 10, seed=seed)):
             save(tmp_path / "faces" / name / ("angry" if index % 2 else "happy") / f"{index}.png", image)
     faces = read(tmp_path / "faces", tmp_path)
     assert {split: len(faces.part(split)) for split in expected} == expected
 
 
-def test_wrong_folders(tmp_path: Path) -> None:
-    """Guards each line about a folder that is not a dataset."""
+def test_wrong_folders_are_named(tmp_path: Path) -> None:
+    """Guards each message about a folder that is not a dataset."""
     folder = tmp_path / "faces"
     folder.mkdir()
 

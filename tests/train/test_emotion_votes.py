@@ -23,7 +23,7 @@ BALLOTS = np.array(
         [1, 1, 1, 1, 1, 1, 1, 1, 1, 1],  # nothing but single votes
         [0, 0, 0, 0, 3, 6, 1, 0, 0, 0],  # disgust, then anger
         [0, 0, 0, 0, 0, 0, 5, 0, 5, 0],  # fear shares the lead with unknown
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0],  # nobody voted
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0],  # no votes
         [4, 3, 3, 0, 0, 0, 0, 0, 0, 0],  # the most votes, but not half of them
     ]
 )
@@ -44,7 +44,7 @@ def voted() -> EmotionFaces:
     )
 
 
-def test_distributions(voted: EmotionFaces) -> None:
+def test_votes_become_distributions(voted: EmotionFaces) -> None:
     """Guards how votes become probabilities: single votes dropped, no share for the other three columns."""
     shares, usable = voted.distributions()
     assert shares.dtype == np.float32
@@ -59,7 +59,7 @@ def test_distributions(voted: EmotionFaces) -> None:
     assert np.allclose(shares, expected, atol=1e-6)
 
 
-def test_majority(voted: EmotionFaces) -> None:
+def test_votes_have_a_majority_or_none(voted: EmotionFaces) -> None:
     """Guards FER+'s majority: a code of the seven, or -1 for a tie, no clear lead, contempt, unknown and no face."""
     assert voted.majority().tolist() == [3, -1, -1, -1, -1, -1, 1, -1, -1, -1]
     assert voted.majority().dtype == np.int64
@@ -75,7 +75,7 @@ def test_a_clear_majority_is_more_than_half_of_all_votes(voted: EmotionFaces) ->
 
 
 def test_a_labelling_without_a_rated_face_is_named(voted: EmotionFaces) -> None:
-    """Guards what would be a score that is no number after the first epoch: nobody's votes count on one side."""
+    """Guards against a NaN score after the first epoch: in one of the splits no face has votes that count."""
     faces = dataclasses.replace(
         voted, votes=voted.votes.copy(), labels=np.arange(10) % 2, split=np.repeat(["train", "val"], 5)
     )
@@ -88,8 +88,8 @@ def test_a_labelling_without_a_rated_face_is_named(voted: EmotionFaces) -> None:
             EmotionJob(dataclasses.replace(faces, votes=votes), config, quiet=True)
 
 
-def test_training_without_faces_says_what_was_left_out(voted: EmotionFaces) -> None:
-    """Guards the way to the reason: copies of held out faces are no training faces."""
+def test_training_without_faces_is_refused_with_the_reason(voted: EmotionFaces) -> None:
+    """Guards that the message counts what was left out: copies of held-out faces are not training faces."""
     report = EmotionReport(rows=30, copies=12, near_copies=5, flat=3)
     faces = dataclasses.replace(voted, split=np.full(10, "val"), report=report)
     with pytest.raises(DataError, match=r"0 training and 10 .*: 12 copies and 5 near copies .*, 3 flat pictures"):

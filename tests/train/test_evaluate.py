@@ -1,4 +1,4 @@
-"""Scores of whole splits: framing is jittered the same each time, sources and both labellings are scored apart."""
+"""Scores of whole splits: framing is jittered the same each time, sources and both labellings are scored separately."""
 
 import dataclasses
 import json
@@ -52,26 +52,26 @@ def emotion_faces() -> EmotionFaces:
     )
 
 
-def test_a_model_that_knows_the_answer_has_no_error() -> None:
+def test_a_perfect_model_has_no_error() -> None:
     faces = keypoint_faces()
     _, truth = jittered_crops(faces)
-    found = evaluate.evaluate_keypoints(lambda crops: {"keypoints": np.nan_to_num(truth)}, faces, "test")
-    assert found.value("error_interocular") == 0
-    assert found.value("error_interocular", "test/two") == 0
-    assert found.value("points_within_5") == 1
+    evaluation = evaluate.evaluate_keypoints(lambda crops: {"keypoints": np.nan_to_num(truth)}, faces, "test")
+    assert evaluation.value("error_interocular") == 0
+    assert evaluation.value("error_interocular", "test/two") == 0
+    assert evaluation.value("points_within_5") == 1
 
 
-def test_errors_are_told_per_source_and_worst_faces_by_name() -> None:
+def test_errors_are_reported_per_source_and_worst_faces_by_name() -> None:
     faces = keypoint_faces()
     _, truth = jittered_crops(faces)
     wrong = np.nan_to_num(truth)
     wrong[1::2] += 4
     wrong[5] += 9
-    found = evaluate.evaluate_keypoints(lambda crops: {"keypoints": wrong}, faces, "test")
-    assert found.value("error_interocular", "test/one") == 0
-    assert found.value("error_interocular", "test/two") > 0.1
-    assert found.worst[0][0] == "5"
-    table = evaluate.keypoint_table(found)
+    evaluation = evaluate.evaluate_keypoints(lambda crops: {"keypoints": wrong}, faces, "test")
+    assert evaluation.value("error_interocular", "test/one") == 0
+    assert evaluation.value("error_interocular", "test/two") > 0.1
+    assert evaluation.worst[0][0] == "5"
+    table = evaluate.keypoint_table(evaluation)
     assert "test/two" in table
     assert all(name in table for name in KEYPOINTS)
 
@@ -86,10 +86,10 @@ def test_the_jitter_is_the_same_each_time_and_moves_the_frame() -> None:
     assert np.nanmean(np.abs(points - exact)) > 1
 
 
-def test_faces_are_told_apart_by_pose_and_size() -> None:
+def test_faces_are_grouped_by_pose_and_size() -> None:
     faces = keypoint_faces(4)
     names = {name: index for index, name in enumerate(KEYPOINTS)}
-    # 32 px between the eyes, whose middle is (88, 78)
+    # the eyes are 32 px apart around (88, 78)
     for row, below in enumerate((38, 46, 60, 38)):
         faces.points[row, names["mouth_left_corner"]] = (98, 78 + below)
         faces.points[row, names["mouth_right_corner"]] = (78, 78 + below)
@@ -107,64 +107,64 @@ def test_faces_are_told_apart_by_pose_and_size() -> None:
     }
 
 
-def test_a_face_that_is_not_found_is_a_failure_but_no_error() -> None:
+def test_a_missed_face_counts_as_a_failure_but_has_no_error() -> None:
     faces = keypoint_faces()
     truth = {image.tobytes(): points for image, points in zip(faces.images, faces.points, strict=True)}
-    asked = []
+    positions = []
 
     def locate(image: np.ndarray, inside: tuple[float, float]) -> np.ndarray | None:
-        asked.append(inside)
-        number = len(asked) - 1
+        positions.append(inside)
+        number = len(positions) - 1
         if number == 3:
             return None
-        # 32 px between the eyes: 8 px are an error of 25%
+        # the eyes are 32 px apart: 8 px on each axis is an error of 35%
         return np.nan_to_num(truth[image.tobytes()]) + (8 if number == 5 else 0)
 
-    found = evaluate.evaluate_detected(locate, faces, "test", quiet=True)
-    assert asked == [(87.5, 87.5)] * 12
-    assert found.value("detected_missed") == pytest.approx(1 / 12)
-    assert found.value("detected_failures") == pytest.approx(2 / 12)
-    assert found.value("detected_failures", "test/one") == 0
+    evaluation = evaluate.evaluate_detected(locate, faces, "test", quiet=True)
+    assert positions == [(87.5, 87.5)] * 12
+    assert evaluation.value("detected_missed") == pytest.approx(1 / 12)
+    assert evaluation.value("detected_failures") == pytest.approx(2 / 12)
+    assert evaluation.value("detected_failures", "test/one") == 0
     error = np.linalg.norm([8, 8]) / 32
-    assert found.value("detected_error_interocular") == pytest.approx(error / 11)
-    assert found.value("detected_error_interocular_median") == 0
-    assert found.worst[0] == ("5", pytest.approx(error))
-    assert ">10% or missed" in evaluate.keypoint_table(found)
+    assert evaluation.value("detected_error_interocular") == pytest.approx(error / 11)
+    assert evaluation.value("detected_error_interocular_median") == 0
+    assert evaluation.worst[0] == ("5", pytest.approx(error))
+    assert ">10% or missed" in evaluate.keypoint_table(evaluation)
 
 
 def test_each_head_is_scored_against_its_own_labelling() -> None:
     faces = emotion_faces()
     own = np.eye(7, dtype=np.float32)[faces.labels]
     neutral = np.tile(np.eye(7, dtype=np.float32)[SEVEN.index("neutral")], (8, 1))
-    found = evaluate.evaluate_emotion(lambda crops: {"fer2013": own, "ferplus": neutral}, faces, "test")
-    assert found.value("fer2013/accuracy") == 1
-    assert found.value("fer2013/macro_f1") == 1
+    evaluation = evaluate.evaluate_emotion(lambda crops: {"fer2013": own, "ferplus": neutral}, faces, "test")
+    assert evaluation.value("fer2013/accuracy") == 1
+    assert evaluation.value("fer2013/macro_f1") == 1
     # the eighth face is "not a face" to FER+ and is not rated
-    assert found.value("ferplus/accuracy") == found.value("ferplus_clear/accuracy") == 1
-    five = next(f for f in found.figures if f.metric == "fer2013_five/accuracy")
+    assert evaluation.value("ferplus/accuracy") == evaluation.value("ferplus_clear/accuracy") == 1
+    five = next(f for f in evaluation.figures if f.metric == "fer2013_five/accuracy")
     assert five.n == 6
-    confusion = {c.name: c for c in found.confusions}
+    confusion = {c.name: c for c in evaluation.confusions}
     assert confusion["fer2013_five"].labels == FIVE
-    assert "happy" in evaluate.emotion_table(found)
+    assert "happy" in evaluate.emotion_table(evaluation)
 
 
-def test_the_faces_are_scored_as_shifted_too() -> None:
-    # guards: which picture a figure belongs to
+def test_faces_are_also_scored_after_each_shift() -> None:
+    # guards which pictures a figure was measured on
     faces = dataclasses.replace(emotion_faces(), images=np.full((8, 48, 48), 200, np.uint8))
 
     def predict(crops: np.ndarray) -> dict[str, np.ndarray]:
         right = np.eye(7, dtype=np.float32)[faces.labels]
         return {"fer2013": right if crops.mean() > 100 else np.roll(right, 1, axis=1)}
 
-    found = evaluate.evaluate_emotion(predict, faces, "test")
-    assert {name: found.value("fer2013/accuracy", f"test/{name}") for name in SHIFTS} == {
+    evaluation = evaluate.evaluate_emotion(predict, faces, "test")
+    assert {name: evaluation.value("fer2013/accuracy", f"test/{name}") for name in SHIFTS} == {
         name: float(name != "darkened") for name in SHIFTS
     }
-    assert "darkened" in evaluate.emotion_table(found)
+    assert "darkened" in evaluate.emotion_table(evaluation)
 
 
-def test_the_faces_are_scored_as_the_product_cuts_them_too() -> None:
-    # guards: which crops and which classes a figure belongs to
+def test_faces_are_also_scored_as_the_runtime_crops_them() -> None:
+    # guards which crops and which classes a figure was measured on
     faces = emotion_faces()
 
     def predict(crops: np.ndarray) -> dict[str, np.ndarray]:
@@ -173,12 +173,12 @@ def test_the_faces_are_scored_as_the_product_cuts_them_too() -> None:
         wrong[0] = np.eye(7)[SEVEN.index("neutral")]
         return {"fer2013": wrong if (crops == 9).all() else right}
 
-    found = evaluate.evaluate_emotion(predict, faces, "test", align=lambda images: np.full_like(images, 9))
-    assert found.value("fer2013/accuracy") == 1
-    assert found.value("fer2013/accuracy", "test/aligned") == 7 / 8
-    # an angry face that is called neutral is called the first of the five where only these are asked for
-    assert found.value("fer2013_five/accuracy", "test/aligned") == 1
-    assert "aligned, as facexp crops faces: accuracy 87.5" in evaluate.emotion_table(found)
+    evaluation = evaluate.evaluate_emotion(predict, faces, "test", align=lambda images: np.full_like(images, 9))
+    assert evaluation.value("fer2013/accuracy") == 1
+    assert evaluation.value("fer2013/accuracy", "test/aligned") == 7 / 8
+    # among the five classes, an angry face predicted as neutral falls to the first of them, which is angry
+    assert evaluation.value("fer2013_five/accuracy", "test/aligned") == 1
+    assert "aligned, as facexp crops faces: accuracy 87.5" in evaluate.emotion_table(evaluation)
     assert "aligned" not in evaluate.emotion_table(evaluate.evaluate_emotion(predict, faces, "test"))
 
 
@@ -189,11 +189,11 @@ def test_an_empty_split_is_named() -> None:
 
 def test_the_report_keeps_other_splits(tmp_path: Path) -> None:
     faces = emotion_faces()
-    found = evaluate.evaluate_emotion(
+    evaluation = evaluate.evaluate_emotion(
         lambda crops: {"fer2013": np.eye(7, dtype=np.float32)[faces.labels]}, faces, "test"
     )
     data = tmp_path / "faces.csv"
-    evaluation_page.write_figures(found, data, tmp_path)
+    evaluation_page.write_figures(evaluation, data, tmp_path)
     other = evaluate.Evaluation("val", (evaluate.Figure("val", "m", 1, 1, 1, 1),))
     path = evaluation_page.write_figures(other, data, tmp_path)
 
@@ -201,7 +201,7 @@ def test_the_report_keeps_other_splits(tmp_path: Path) -> None:
         return {figure["split"] for figure in json.loads(path.read_text())["figures"]}
 
     assert splits() == {"test", "val", *(f"test/{name}" for name in SHIFTS)}
-    # what was measured on other faces does not stand beside it
+    # figures measured on other data are replaced
     evaluation_page.write_figures(other, tmp_path / "others.csv", tmp_path)
     assert splits() == {"val"}
     path.write_text("{")

@@ -1,4 +1,4 @@
-"""What people see of an evaluation: the right faces on sheets, figures as they were measured, models in pairs."""
+"""The report of an evaluation: the right faces on its sheets, the figures as measured, and models compared in pairs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from facexp_train.data.emotion_data import EmotionFaces, read_emotion
 from facexp_train.data.keypoint_data import COORDINATES, KeypointFaces, read_keypoints
 from facexp_train.errors import DataError
 from facexp_train.evaluation import compare, evaluate, evaluation_page, predictions
-from facexp_train.evaluation.answered import AnsweredEmotions, AnsweredPoints
+from facexp_train.evaluation.ranking import EmotionRanking, KeypointRanking
 from facexp_train.reporting import sheets
 
 
@@ -54,10 +54,10 @@ def emotions(tmp_path_factory: pytest.TempPathFactory) -> EmotionFaces:
     return read_emotion(path, cache=path.parent / "cache", quiet=True)
 
 
-def scored_points(faces: KeypointFaces, off: np.ndarray) -> evaluate.Evaluation:
-    """An evaluation whose predictions are `off` (N,) pixels to the right of the truth."""
+def scored_points(faces: KeypointFaces, offsets: np.ndarray) -> evaluate.Evaluation:
+    """An evaluation whose predictions are `offsets` (N,) pixels to the right of the truth."""
     truth = jittered_crops(faces.part("train"))[1]
-    answers = np.nan_to_num(truth) + np.stack([off, 0 * off], -1)[:, None].astype(np.float32)
+    answers = np.nan_to_num(truth) + np.stack([offsets, 0 * offsets], -1)[:, None].astype(np.float32)
     return evaluate.evaluate_keypoints(lambda crops: {"keypoints": answers}, faces, "train")
 
 
@@ -79,21 +79,21 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_worst_faces_come_first_and_the_page_says_what_was_measured(points: KeypointFaces, tmp_path: Path) -> None:
+def test_the_worst_faces_come_first_and_the_page_has_the_figures(points: KeypointFaces, tmp_path: Path) -> None:
     count = len(points.part("train"))
-    off = np.linspace(0, 9, count)
-    found = scored_points(points, off)
-    assert found.located is not None
-    errors = found.located.errors().face
-    answered = AnsweredPoints(found.located)
-    worst = [answered.cell(row) for row in answered.worst()[:3]]
+    offsets = np.linspace(0, 9, count)
+    evaluation = scored_points(points, offsets)
+    assert evaluation.keypoints is not None
+    errors = evaluation.keypoints.errors().face
+    ranking = KeypointRanking(evaluation.keypoints)
+    worst = [ranking.cell(row) for row in ranking.worst()[:3]]
     assert [cell.caption[0] for cell in worst] == points.part("train").names[np.argsort(-errors)[:3]].tolist()
     assert worst[0].caption[1] == f"error {100 * errors.max():.1f}%"
-    assert answered.cell(answered.best()[0]).caption[1] == "error 0.0%"
+    assert ranking.cell(ranking.best()[0]).caption[1] == "error 0.0%"
 
-    page = evaluation_page.write_report({"a model": found}, "faces.csv", tmp_path)
+    page = evaluation_page.write_report({"a model": evaluation}, "faces.csv", tmp_path)
     text = page.read_text()
-    # one file that needs no other: every picture is inside it
+    # the page is self-contained: every picture is embedded
     assert set(re.findall(r'(?:src|href)="([^"#]{1,15})', text)) <= {"data:image/webp", "data:,"}
     assert text.count("<img") == len(list(tmp_path.glob("*.png"))) == 3
     figures = {row["metric"]: row for row in rows(tmp_path / "figures_train.csv")}
@@ -106,72 +106,72 @@ def test_the_worst_faces_come_first_and_the_page_says_what_was_measured(points: 
 
 def test_the_most_confident_mistakes_come_first(emotions: EmotionFaces) -> None:
     part = emotions.part("val")
-    found = scored_emotions(emotions, {1: 2.0, 3: 9.0, 5: 5.0, 7: 9.0})
-    # face 7 is of class 0: what is said of it is right
-    answered = AnsweredEmotions(found.views[0], part)
-    cells = [answered.cell(row) for row in answered.worst()]
+    evaluation = scored_emotions(emotions, {1: 2.0, 3: 9.0, 5: 5.0, 7: 9.0})
+    # face 7 is of class 0: its prediction is correct
+    ranking = EmotionRanking(evaluation.emotions[0], part)
+    cells = [ranking.cell(row) for row in ranking.worst()]
     assert [cell.caption[0] for cell in cells] == [f"row {part.rows[row]}" for row in (3, 5, 1)]
-    assert cells[0].caption[1:] == ("true: happy", "said: angry 100%")
-    assert answered.best()[0] == 7
-    # by what the truth was given: the mistakes last, the most confident of them at the end
-    assert answered.ranked()[0] == 7
-    assert answered.ranked()[-3:].tolist() == [1, 5, 3]
+    assert cells[0].caption[1:] == ("true: happy", "predicted: angry 100%")
+    assert ranking.best()[0] == 7
+    # by the probability of the true class: mistakes come last, the most confident one at the end
+    assert ranking.ranked()[0] == 7
+    assert ranking.ranked()[-3:].tolist() == [1, 5, 3]
 
 
-def test_an_emotion_page_has_all_views_and_scikit_learns_figures(emotions: EmotionFaces, tmp_path: Path) -> None:
+def test_an_emotion_page_has_all_views_and_agrees_with_scikit_learn(emotions: EmotionFaces, tmp_path: Path) -> None:
     from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
-    found = scored_emotions(emotions, dict.fromkeys(range(1, 20, 2), 1.0))
-    page = evaluation_page.write_report({"a model": found}, "fer2013.csv", tmp_path)
+    evaluation = scored_emotions(emotions, dict.fromkeys(range(1, 20, 2), 1.0))
+    page = evaluation_page.write_report({"a model": evaluation}, "fer2013.csv", tmp_path)
     for view in ("fer2013", "fer2013_five"):
         for picture in ("confusion", "roc"):
             assert (tmp_path / f"{picture}_{view}_val.png").is_file()
     assert page.read_text().count("<img") == len(list(tmp_path.glob("*.png")))
-    view = found.views[0]
+    view = evaluation.emotions[0]
     predicted = view.logits.argmax(axis=1)
     figures = {row["metric"]: float(row["value"]) for row in rows(tmp_path / "figures_val.csv")}
     for average in ("macro", "weighted"):
         precision, _, f1, _ = precision_recall_fscore_support(view.truth, predicted, average=average)
         assert figures[f"fer2013/{average}_precision"] == pytest.approx(100 * precision)
         assert figures[f"fer2013/{average}_f1"] == pytest.approx(100 * f1)
-    chances = np.exp(view.logits) / np.exp(view.logits).sum(axis=1, keepdims=True)
-    area = roc_auc_score(view.truth == 3, chances[:, 3])
+    probabilities = np.exp(view.logits) / np.exp(view.logits).sum(axis=1, keepdims=True)
+    area = roc_auc_score(view.truth == 3, probabilities[:, 3])
     assert figures["fer2013/auc/happy"] == pytest.approx(100 * area)
     report = {row["class"]: row for row in rows(tmp_path / "report_fer2013_val.csv")}
     assert report["happy"]["faces"] == "6"
     assert report["accuracy"]["recall, %"].startswith(f"{100 * (predicted == view.truth).mean():.1f} [")
 
 
-def test_the_cumulative_curve_is_of_the_faces_that_the_figures_rate(
+def test_the_cumulative_curve_covers_the_faces_that_the_figures_count(
     points: KeypointFaces, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards the curve against faces without an eye's label, and against the loss of those that were not found."""
+    """Guards against a curve that includes faces without eye labels, or that omits faces that were not found."""
     drawn: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     draw = evaluation_page.report.draw_cumulative
     monkeypatch.setattr(
         evaluation_page.report, "draw_cumulative", lambda curves, *more: (drawn.update(curves), draw(curves, *more))
     )
     faces = dataclasses.replace(points, points=points.points.copy())
-    taught = np.flatnonzero(faces.split == "train")
-    faces.points[taught[:5], 0] = np.nan
-    answers = iter([None, None, *np.nan_to_num(faces.points[taught[2:]])])
-    evaluation = evaluate.evaluate_detected(lambda image, place: next(answers), faces, "train", quiet=True)
+    training = np.flatnonzero(faces.split == "train")
+    faces.points[training[:5], 0] = np.nan
+    locations = iter([None, None, *np.nan_to_num(faces.points[training[2:]])])
+    evaluation = evaluate.evaluate_detected(lambda image, place: next(locations), faces, "train", quiet=True)
     evaluation_page.write_report({"one": evaluation}, "faces.csv", tmp_path)
     errors, groups = drawn["one"]
     failures = next(figure for figure in evaluation.figures if figure.metric == "detected_failures")
-    assert len(errors) == len(groups) == failures.n == len(taught) - 3
-    assert np.isnan(errors).tolist() == [True, True] + [False] * (len(taught) - 5)
+    assert len(errors) == len(groups) == failures.n == len(training) - 3
+    assert np.isnan(errors).tolist() == [True, True] + [False] * (len(training) - 5)
 
 
 def test_two_models_are_compared_in_pairs(points: KeypointFaces, tmp_path: Path) -> None:
-    # guards: the same faces drawn for both; their own spread is far wider than that of a constant difference
-    off = np.linspace(0, 6, len(points.part("train")))
-    first, second = scored_points(points, off), scored_points(points, off + 1)
+    # guards resampling the same faces for both: a constant difference varies far less than the errors themselves
+    offsets = np.linspace(0, 6, len(points.part("train")))
+    first, second = scored_points(points, offsets), scored_points(points, offsets + 1)
     found = {each.metric: each for each in compare.compare(first, second)}
     error = found["error_interocular"]
     assert error.difference.value == pytest.approx(error.second.value - error.first.value)
-    own = error.first.high - error.first.low
-    assert error.difference.high - error.difference.low < own / 5
+    width = error.first.high - error.first.low
+    assert error.difference.high - error.difference.low < width / 5
     assert error.clear
     same = {each.metric: each for each in compare.compare(first, first)}
     assert not any(each.clear for each in same.values())
@@ -190,21 +190,23 @@ def test_two_emotion_models_share_charts_and_models_with_nothing_in_common_are_r
 ) -> None:
     first, second = scored_emotions(emotions, {1: 2.0, 3: 9.0}), scored_emotions(emotions, {1: 2.0})
     page = evaluation_page.write_report({"one": first, "two": second}, "fer2013.csv", tmp_path).read_text()
-    # every view is in the first table, a class in its own
-    assert all(f"<td>{view.name}/accuracy</td>" in page for view in first.views)
+    # the first table has every view, but not the classes, which have their own
+    assert all(f"<td>{view.name}/accuracy</td>" in page for view in first.emotions)
     assert "<td>fer2013/recall/angry</td>" not in page
     assert (tmp_path / "roc_fer2013_val.png").is_file()
     assert (tmp_path / "confusion_fer2013_val_2.png").is_file()
     part = emotions.part("val")
     other = evaluate.evaluate_emotion(lambda crops: {"fer2013": logits_for(part, {})}, emotions, "val")
-    renamed = evaluate.Evaluation("val", other.figures, views=(dataclasses.replace(other.views[0], name="x"),))
+    renamed = evaluate.Evaluation("val", other.figures, emotions=(dataclasses.replace(other.emotions[0], name="x"),))
     with pytest.raises(DataError, match="nothing in common"):
         compare.compare(first, renamed)
 
 
-def test_predictions_stand_in_the_files_own_pixels(points: KeypointFaces, tmp_path: Path) -> None:
+def test_predictions_are_in_the_pixels_of_the_file(points: KeypointFaces, tmp_path: Path) -> None:
     part = points.part("train")
-    answers = predictions.ask(lambda crops: {"keypoints": np.full((len(crops), 15, 2), 40.25, np.float32)}, part)
+    answers = predictions.predict_with_network(
+        lambda crops: {"keypoints": np.full((len(crops), 15, 2), 40.25, np.float32)}, part
+    )
     table = predictions.write_predictions(answers, part, tmp_path / "sheet.png", 7)
     read = rows(table)
     assert [row["face"] for row in read] == part.names.tolist()
@@ -212,39 +214,41 @@ def test_predictions_stand_in_the_files_own_pixels(points: KeypointFaces, tmp_pa
     for name in KEYPOINTS:
         place = part.points[:, KEYPOINTS.index(name)]
         for column, axis in (("x", 0), ("y", 1)):
-            said = [float(row[f"true_{name}_{column}"] or "nan") for row in read]
-            assert said == pytest.approx(place[:, axis].tolist(), abs=0.001, nan_ok=True)
+            written = [float(row[f"true_{name}_{column}"] or "nan") for row in read]
+            assert written == pytest.approx(place[:, axis].tolist(), abs=0.001, nan_ok=True)
     # seven faces make two rows of the sheet
     height, width = cv2.imread(str(tmp_path / "sheet.png")).shape[:2]
     assert width > height
 
 
-def test_predicted_emotions_stand_beside_the_truth(emotions: EmotionFaces, tmp_path: Path) -> None:
+def test_predicted_emotions_are_written_next_to_the_truth(emotions: EmotionFaces, tmp_path: Path) -> None:
     part = emotions.part("val")
-    answers = predictions.ask(lambda crops: {"fer2013": logits_for(part, {3: 9.0})}, part)
+    answers = predictions.predict_with_network(lambda crops: {"fer2013": logits_for(part, {3: 9.0})}, part)
     table = predictions.write_predictions(answers, part, tmp_path / "sheet.png", 100)
     read = rows(table)
     assert (read[3]["true_fer2013"], read[3]["predicted_fer2013"]) == ("happy", "angry")
     assert float(read[3]["fer2013_angry"]) > 0.99
     assert [row["row"] for row in read] == part.rows.astype(str).tolist()
-    # once more, where an older sheet lies; a folder's faces are named by their files
+    # again, over the earlier sheet; the faces of a folder are named by their files
     named = dataclasses.replace(part, names=np.array([f"val/happy/{number}.png" for number in range(len(part))]))
     read = rows(predictions.write_predictions(answers, named, tmp_path / "sheet.png", 1))
     assert read[3]["row"] == "val/happy/3.png"
 
 
-def test_answers_replace_no_other_file(emotions: EmotionFaces, tmp_path: Path) -> None:
-    # guards: the data itself, whose name with .png somebody gives to the picture
+def test_predictions_do_not_overwrite_other_files(emotions: EmotionFaces, tmp_path: Path) -> None:
+    # guards the data itself when the sheet is given its name with the ending .png
     part = emotions.part("val")
-    answers = predictions.ask(lambda crops: {"fer2013": logits_for(part, {3: 9.0})}, part)
+    answers = predictions.predict_with_network(lambda crops: {"fer2013": logits_for(part, {3: 9.0})}, part)
     faces = tmp_path / "faces.csv"
     for content in (b"emotion,pixels,Usage\n3,1 2 3,Training\n", b"row,name\n1,a\n", b"\xff\xfe", b""):
         faces.write_bytes(content)
-        with pytest.raises(DataError, match=r"faces\.csv: the answers would replace this file.*; name another --out"):
+        with pytest.raises(
+            DataError, match=r"faces\.csv: the predictions would replace this file.*; name another --out"
+        ):
             predictions.write_predictions(answers, part, tmp_path / "faces.png", 1)
         assert faces.read_bytes() == content
     assert not (tmp_path / "faces.png").exists()
-    # a face of the data, whose name somebody gives to the sheet
+    # an image of the data with the name that is given to the sheet
     (tmp_path / "1.png").write_bytes(b"mine")
     with pytest.raises(DataError, match=r"1\.png: the sheet would replace this file"):
         predictions.write_predictions(answers, part, tmp_path / "1.png", 1)
@@ -253,8 +257,8 @@ def test_answers_replace_no_other_file(emotions: EmotionFaces, tmp_path: Path) -
         predictions.write_predictions(answers, part, tmp_path / "sheet.png", 1)
 
 
-def test_a_mark_lies_on_its_pixel(tmp_path: Path) -> None:
-    # guards: pixel centres, the direction of y, and the place of a cell in its row
+def test_a_mark_is_drawn_on_its_pixel(tmp_path: Path) -> None:
+    # guards pixel centres, the direction of y, and the position of a cell in its row
     image = np.full((96, 96), 128, np.uint8)
     cell = sheets.Cell(image, ("a",), {"predicted": np.array([[20.0, 60.0]], np.float32)})
     empty = sheets.Cell(image, ("a",), {"predicted": np.array([[np.nan, np.nan]], np.float32)})
@@ -276,8 +280,8 @@ def test_a_sheet_without_faces_is_refused(tmp_path: Path) -> None:
         sheets.draw_sheet([], tmp_path / "sheet.png")
 
 
-def test_networks_of_other_splits_are_not_compared(points: KeypointFaces, monkeypatch: pytest.MonkeyPatch) -> None:
-    # guards: what one network holds out the other may have learnt
+def test_networks_with_other_splits_are_not_compared(points: KeypointFaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    # guards against comparing networks on faces that one of them was trained on
     moved = points.chosen(np.roll(np.arange(len(points)), 1))
     monkeypatch.setattr(run, "read_faces", lambda config, quiet=False: moved if config.seed else points)
     first, second = (TrainConfig("keypoints", "training.csv", seed=seed) for seed in (0, 1))

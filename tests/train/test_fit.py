@@ -1,4 +1,4 @@
-"""The training loop: it learns, it goes on after a kill where it stopped, and it never mixes two runs."""
+"""The training loop: it learns, resumes where it was killed, and never mixes two runs."""
 
 import csv
 import html
@@ -21,7 +21,7 @@ from facexp_train.config import TrainConfig
 from facexp_train.errors import DataError, TrainingError
 from facexp_train.fitting import fit
 from facexp_train.fitting.milestones import milestones, read_answers
-from facexp_train.fitting.run_directory import taken
+from facexp_train.fitting.run_directory import held_run_directory
 
 SMALL = ["network.stem=8", "network.stages=[8,16]", "network.blocks=1", "network.head=8", "batch_size=16"]
 PLAIN = [f"augmentation.{name}=0" for name in ("noise", "blur", "gamma", "erasing", "contrast", "brightness")]
@@ -29,7 +29,7 @@ PLAIN = [f"augmentation.{name}=0" for name in ("noise", "blur", "gamma", "erasin
 
 @pytest.fixture(scope="module")
 def faces_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Kaggle's format: 160 drawn faces, whose dark eyes and mouth tell where all points are."""
+    """Kaggle's format: 160 drawn faces with three dark spots, from which the positions of all points follow."""
     rng = np.random.default_rng(0)
     shape = np.stack([rng.uniform(-24, 24, 15), rng.uniform(-18, 26, 15)], axis=1)
     shape[0], shape[1] = (16, -12), (-16, -12)
@@ -44,7 +44,7 @@ def faces_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images.append(" ".join(map(str, np.clip(image, 0, 255).astype(int).ravel())))
     columns = [f"{name}_{axis}" for name in KEYPOINTS for axis in "xy"]
     path = tmp_path_factory.mktemp("kaggle") / "training.csv"
-    # one drawing, moved and stretched, is one picture to the reader unless it is told otherwise
+    # without groups, the reader would take the moved and stretched drawings for copies of one picture
     table = pd.DataFrame(rows, columns=columns).round(3).assign(group=range(len(rows)), Image=images)
     table.to_csv(path, index=False)
     return path
@@ -79,14 +79,14 @@ def test_a_killed_run_resumes_where_it_stopped(faces_csv: Path, tmp_path: Path) 
     rows, expected = log(killed), log(whole)
     assert [row["epoch"] for row in rows] == [row["epoch"] for row in expected]
     # same seed, same order, same crops, same optimizer state: the same numbers
-    timeless = [[{**row, "seconds": ""} for row in each] for each in (rows, expected)]
-    assert timeless[0] == timeless[1]
+    without_times = [[{**row, "seconds": ""} for row in each] for each in (rows, expected)]
+    assert without_times[0] == without_times[1]
     assert json.loads((killed / "summary.json").read_text())["epochs_run"] == 5
     assert set(read_answers(killed)) == set(read_answers(whole)) == {1, 2, 3, 4, 5}
 
 
 @pytest.mark.slow
-def test_training_learns_and_leaves_a_whole_run(faces_csv: Path, tmp_path: Path) -> None:
+def test_training_learns_and_leaves_a_complete_run(faces_csv: Path, tmp_path: Path) -> None:
     settings = [*SMALL, *PLAIN, "ema=0.8", "batch_size=8", "learning_rate=0.02"]
     config = run.configure("keypoints", str(faces_csv), changes=[*settings, "epochs=6"])
     path = run.start(config, tmp_path / "run", quiet=True)
@@ -109,7 +109,7 @@ def test_training_learns_and_leaves_a_whole_run(faces_csv: Path, tmp_path: Path)
     assert page.count("<img") == 8
     command = (path.parent / "command.txt").read_text().splitlines()[1]
     assert html.escape(command) in page
-    # float32 whatever it was trained in, and it gives what the best epoch measured
+    # the saved model is float32, whatever precision it was trained in
     model = keras.saving.load_model(path, compile=False)
     assert {variable.dtype for variable in model.variables} == {"float32"}
     assert model.get_layer("stem_conv").compute_dtype == "float32"
@@ -122,7 +122,7 @@ def test_training_learns_and_leaves_a_whole_run(faces_csv: Path, tmp_path: Path)
 
 
 class ScriptedJob:
-    """A one-weight network whose validation scores are written down beforehand."""
+    """A task with a one-weight network and validation scores that are given in advance."""
 
     monitor = "val_error"
     higher_is_better = False
@@ -162,7 +162,7 @@ class Ones(keras.utils.PyDataset):  # type: ignore[misc]
 
 
 def trained(job: ScriptedJob, config: TrainConfig, out: Path, resume: bool = False) -> Path:
-    with taken(config, out, resume):
+    with held_run_directory(config, out, resume):
         return fit.train(job, config, out, resume, quiet=True)
 
 
@@ -172,9 +172,9 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path: Path, monkeypatch: pytest
     job = ScriptedJob([0.5, 0.3, 0.4, 0.35, 0.2, 0.1])
     config = TrainConfig("keypoints", "nowhere", epochs=6, patience=2, dtype="float32")
     path = trained(job, config, tmp_path / "run")
-    # two epochs without a better score than the second's end the run, before the still better ones
+    # two epochs without improving on the second's score end the run, before the better ones that would follow
     assert len(log(path.parent)) == 4
-    # what takes less than ten seconds is drawn at its beginning and its end
+    # the curves of a run shorter than ten seconds are drawn after the first epoch and the last
     assert drawn == [1, 4]
     assert len(set(job.weights)) == 4
     kept = keras.saving.load_model(path, compile=False).get_weights()[0][0, 0]
@@ -182,8 +182,8 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path: Path, monkeypatch: pytest
     assert json.loads((path.parent / "summary.json").read_text())["best_epoch"] == 2
 
 
-def test_some_epochs_keep_their_answers(tmp_path: Path) -> None:
-    """Guards which epochs the page can show: also after an early stop and a resume, and no more than these."""
+def test_milestone_epochs_keep_their_predictions(tmp_path: Path) -> None:
+    """Guards which epochs the page can show, also after an early stop and a resume, and that no others are kept."""
     shown = milestones(TrainConfig("keypoints", "nowhere", epochs=80, settle_epochs=12))
     assert {1, 69, 80} < shown
     assert len(shown) == 6
@@ -195,7 +195,7 @@ def test_some_epochs_keep_their_answers(tmp_path: Path) -> None:
     with pytest.raises(StopIteration):
         trained(first, config, tmp_path / "run")
     trained(second, config, tmp_path / "run", resume=True)
-    # what a kill leaves between the last checkpoint and the end
+    # the files that a kill between the last checkpoint and the end leaves
     whole = (tmp_path / "run" / "log.csv").read_bytes()
     (tmp_path / "run" / "log.csv").write_bytes(b"epoch")
     (tmp_path / "run" / "answers" / "0005.npz").touch()
@@ -206,7 +206,7 @@ def test_some_epochs_keep_their_answers(tmp_path: Path) -> None:
     assert answers == {1: first.weights[0], 6: second.weights[2], 7: second.weights[3]}
 
 
-def test_training_goes_on_with_its_own_weights_not_the_averaged(tmp_path: Path) -> None:
+def test_training_continues_with_its_own_weights_not_the_averaged_ones(tmp_path: Path) -> None:
     plain, averaged = ScriptedJob([0.5] * 4), ScriptedJob([0.5] * 4)
     for job, ema in ((plain, 0.0), (averaged, 0.9)):
         config = TrainConfig("keypoints", "nowhere", epochs=4, patience=0, ema=ema, dtype="float32", optimizer="sgd")
@@ -219,20 +219,20 @@ def test_training_goes_on_with_its_own_weights_not_the_averaged(tmp_path: Path) 
 def test_a_run_starts_from_anothers_best_weights_and_resumes_without_them(tmp_path: Path) -> None:
     first, second = ScriptedJob([0.3, 0.1, 0.2]), ScriptedJob([0.3, 0.2])
     trained(first, TrainConfig("keypoints", "nowhere", epochs=3, dtype="float32"), tmp_path / "one")
-    still = {"learning_rate": 0.0, "warmup_epochs": 0, "weight_decay": 0.0, "dtype": "float32"}
-    config = TrainConfig("keypoints", "nowhere", epochs=1, start_from=str(tmp_path / "one"), **still)
+    frozen = {"learning_rate": 0.0, "warmup_epochs": 0, "weight_decay": 0.0, "dtype": "float32"}
+    config = TrainConfig("keypoints", "nowhere", epochs=1, start_from=str(tmp_path / "one"), **frozen)
     trained(second, config, tmp_path / "two")
     assert second.weights == pytest.approx([first.weights[1]])
     (tmp_path / "one" / "best.weights.npz").unlink()
     trained(second, config, tmp_path / "two", resume=True)
     with pytest.raises(DataError, match=r"best\.weights\.npz: no such file"):
         trained(second, config, tmp_path / "three")
-    # the same command works once the other run is there
+    # nothing is left behind: the same command works once the other run exists
     assert not (tmp_path / "three").exists()
 
 
-def test_a_run_that_cannot_begin_leaves_its_directory_free(faces_csv: Path, tmp_path: Path) -> None:
-    # guards: a mistake in the network, found before the directory is made, and one in the weights to start from, after
+def test_a_run_that_cannot_start_leaves_its_directory_free(faces_csv: Path, tmp_path: Path) -> None:
+    # guards an error in the network, found before the directory is made, and one in the starting weights, found after
     wrong = run.configure("keypoints", str(faces_csv), changes=["network.stem=-1"])
     with pytest.raises(DataError, match=r"network: kind 'facexp' cannot be built from .*'stem': -1"):
         run.start(wrong, tmp_path / "run", quiet=True)
@@ -244,8 +244,8 @@ def test_a_run_that_cannot_begin_leaves_its_directory_free(faces_csv: Path, tmp_
     with pytest.raises(DataError, match="an array is"):
         trained(ScriptedJob([0.1]), TrainConfig(**small, start_from=str(tmp_path / "one")), tmp_path / "two")
     job = ScriptedJob([0.1])
-    # while it is in its first epoch, too
-    with taken(TrainConfig(**small), tmp_path / "two", False):
+    # also while a run is in its first epoch
+    with held_run_directory(TrainConfig(**small), tmp_path / "two", False):
         with pytest.raises(DataError, match="holds a run already"):
             trained(job, TrainConfig(**small), tmp_path / "two")
         fit.train(job, TrainConfig(**small), tmp_path / "two", False, quiet=True)
@@ -253,13 +253,13 @@ def test_a_run_that_cannot_begin_leaves_its_directory_free(faces_csv: Path, tmp_
         trained(ScriptedJob([0.1]), TrainConfig(**small), tmp_path / "two")
 
 
-def test_resume_without_a_run_says_so(faces_csv: Path, tmp_path: Path) -> None:
+def test_resuming_without_a_run_is_refused(faces_csv: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no run to resume"):
         run.start(run.configure("keypoints", str(faces_csv)), tmp_path / "none", resume=True, quiet=True)
 
 
-class Pressed(Ones):
-    """Somebody presses Ctrl-C in the first batch of the second epoch."""
+class InterruptedBatches(Ones):
+    """Batches of which the first one in the second epoch raises SIGINT, like Ctrl-C."""
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         if (self.epoch, index) == (1, 0):
@@ -267,30 +267,30 @@ class Pressed(Ones):
         return super().__getitem__(index)
 
 
-class PressedLate(ScriptedJob):
-    """Or while an epoch is validated."""
+class InterruptedValidation(ScriptedJob):
+    """A task that raises SIGINT while an epoch is validated."""
 
     def validate(self, model: keras.Model) -> fit.Validation:
         signal.raise_signal(signal.SIGINT)
         return super().validate(model)
 
 
-def test_ctrl_c_ends_a_run_between_batches_and_keeps_an_epoch_that_is_trained(tmp_path: Path) -> None:
+def test_ctrl_c_ends_a_run_between_batches_and_keeps_a_trained_epoch(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     config = TrainConfig("keypoints", "nowhere", epochs=3, dtype="float32")
     job = ScriptedJob([0.5, 0.4])
-    job.batches = Pressed()
+    job.batches = InterruptedBatches()
     with pytest.raises(KeyboardInterrupt):
         trained(job, config, tmp_path / "run")
     assert [row["epoch"] for row in log(tmp_path / "run")] == ["1.0"]
     with pytest.raises(KeyboardInterrupt):
-        trained(PressedLate([0.4]), config, tmp_path / "run", resume=True)
+        trained(InterruptedValidation([0.4]), config, tmp_path / "run", resume=True)
     assert [row["epoch"] for row in log(tmp_path / "run")] == ["1.0", "2.0"]
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
 class FullDisk(ScriptedJob):
-    """From the second epoch on, the checkpoint is written to a device that is always full."""
+    """A task whose checkpoint is written to a device that is always full, from the second epoch on."""
 
     def __init__(self, out: Path) -> None:
         super().__init__([0.5, 0.4, 0.3])
@@ -303,8 +303,8 @@ class FullDisk(ScriptedJob):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_full_disk_leaves_the_last_whole_epoch_and_a_way_to_go_on(tmp_path: Path) -> None:
-    # guards: the message, the files of the epoch before, nothing half-written, --resume afterwards
+def test_a_full_disk_keeps_the_last_complete_epoch_and_a_resumable_run(tmp_path: Path) -> None:
+    # guards the message, the files of the previous epoch, no partial files, and --resume afterwards
     out = tmp_path / "run"
     config = TrainConfig("keypoints", "nowhere", epochs=3, dtype="float32")
     with pytest.raises(TrainingError, match=r"checkpoint\.npz: cannot be written \(No space left.*epoch 1.*--resume"):
@@ -318,18 +318,18 @@ def test_a_full_disk_leaves_the_last_whole_epoch_and_a_way_to_go_on(tmp_path: Pa
     assert [row["epoch"] for row in log(out)] == ["1.0", "2.0", "3.0"]
 
 
-class Exploding(Ones):
-    """The second batch of the second epoch has no number in it."""
+class NanBatches(Ones):
+    """Batches of which the second one in the second epoch is NaN."""
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         images, targets = super().__getitem__(index)
         return images * (np.nan if (self.epoch, index) == (1, 1) else 1), targets
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_weights(tmp_path: Path) -> None:
+def test_a_nan_loss_ends_the_run_and_keeps_the_weights(tmp_path: Path) -> None:
     out = tmp_path / "a run"
     job = ScriptedJob([0.5, 0.4])
-    job.batches = Exploding()
+    job.batches = NanBatches()
     config = TrainConfig("keypoints", "nowhere", epochs=3, learning_rate=0.1, ema=0, dtype="float32")
     with pytest.raises(TrainingError) as caught:
         trained(job, config, out)
@@ -339,25 +339,25 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_weights(tmp_path: P
     for name in ("best.weights.npz", "checkpoint.npz"):
         with np.load(out / name) as stored:
             assert np.isfinite(stored["v0000"]).all()
-    # what the message proposes works
+    # the settings that the message proposes work
     again = TrainConfig("keypoints", "nowhere", epochs=1, learning_rate=0.025, start_from=str(out), dtype="float32")
     assert trained(ScriptedJob([0.4]), again, tmp_path / "second").is_file()
 
 
-def test_a_score_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+def test_a_nan_score_ends_the_run(tmp_path: Path) -> None:
     config = TrainConfig("keypoints", "nowhere", epochs=3, dtype="float32")
     with pytest.raises(TrainingError, match="epoch 1: val_error is not a finite number; no epoch was kept"):
         trained(ScriptedJob([np.nan]), config, tmp_path / "run")
     assert not (tmp_path / "run" / "best.weights.npz").exists()
 
 
-def test_the_learning_rate_is_logged_and_tensorboard_reads_the_same(tmp_path: Path) -> None:
+def test_the_learning_rate_is_logged_and_tensorboard_has_the_same_values(tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = TrainConfig("keypoints", "nowhere", epochs=3, warmup_epochs=1, learning_rate=0.1, dtype="float32")
-    with taken(config, out, False):
+    with held_run_directory(config, out, False):
         fit.train(ScriptedJob([0.5, 0.4, 0.3]), config, out, False, quiet=True, tensorboard=True)
     rates = [float(row["learning_rate"]) for row in log(out)]
-    # risen to the whole rate after the warmup's epoch, half way down the cosine after one of two more, then at its end
+    # the full rate after the warm-up epoch, half of it after one of two epochs of cosine decay, zero at the end
     assert rates == pytest.approx([0.1, 0.05, 0.0])
     from tensorflow.compat.v1.train import summary_iterator
 
@@ -370,7 +370,7 @@ def test_the_learning_rate_is_logged_and_tensorboard_reads_the_same(tmp_path: Pa
     assert [seen["val_error", epoch] for epoch in (1, 2, 3)] == pytest.approx([0.5, 0.4, 0.3])
 
 
-def test_a_point_that_no_training_face_has_is_named(faces_csv: Path, tmp_path: Path) -> None:
+def test_a_keypoint_without_a_training_label_is_named(faces_csv: Path, tmp_path: Path) -> None:
     table = pd.read_csv(faces_csv)
     faces = run.read_faces(run.configure("keypoints", str(faces_csv)), quiet=True)
     table.loc[faces.split == "train", ["nose_tip_x", "nose_tip_y"]] = np.nan

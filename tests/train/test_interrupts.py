@@ -1,4 +1,4 @@
-"""Ctrl-C comes when it can be heard."""
+"""Ctrl-C is held back and raised at the next check."""
 
 from __future__ import annotations
 
@@ -13,73 +13,73 @@ from facexp_train.fitting.interrupts import held_interrupts
 
 @pytest.fixture(autouse=True)
 def default_handler() -> Iterator[None]:
-    # a test run in the background would hand down a SIGINT that is ignored
+    # a test run in the background inherits an ignored SIGINT
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
 
 
-def press() -> None:
+def press_ctrl_c() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-class Dying:
+class InterruptedDestructor:
     def __del__(self) -> None:
-        press()
+        press_ctrl_c()
 
 
-def checked() -> None:
-    """Stands for the check among steps."""
+def check_here() -> None:
+    """Placeholder among the steps of `run`, which calls the check in its place."""
 
 
 def run(*steps: Callable[[], object]) -> list[str]:
-    """Which of some steps were reached, and whether that was all."""
-    reached = []
+    """Run the steps, and return those that were finished, followed by `interrupted` if Ctrl-C was raised."""
+    finished = []
     try:
         with held_interrupts() as check:
             for number, step in enumerate(steps, 1):
-                (check if step is checked else step)()
-                reached.append(f"step {number}")
+                (check if step is check_here else step)()
+                finished.append(f"step {number}")
     except KeyboardInterrupt:
-        reached.append("interrupted")
-    return reached
+        finished.append("interrupted")
+    return finished
 
 
 def test_ctrl_c_waits_for_a_check() -> None:
-    """Guards one that comes in a destructor, where Python would print and forget it, and the end, if nobody checks."""
-    assert run(checked, lambda: None) == ["step 1", "step 2"]
-    assert run(checked, press, checked, press) == ["step 1", "step 2", "interrupted"]
-    assert run(Dying, checked) == ["step 1", "interrupted"]
-    assert run(press) == ["step 1", "interrupted"]
+    """Guards a Ctrl-C in a destructor, where Python would print and drop it, and the end of a block without checks."""
+    assert run(check_here, lambda: None) == ["step 1", "step 2"]
+    assert run(check_here, press_ctrl_c, check_here, press_ctrl_c) == ["step 1", "step 2", "interrupted"]
+    assert run(InterruptedDestructor, check_here) == ["step 1", "interrupted"]
+    assert run(press_ctrl_c) == ["step 1", "interrupted"]
 
 
-def test_a_second_ctrl_c_waits_for_nothing() -> None:
-    """Guards the way out of something that hangs."""
-    assert run(press, press, checked) == ["step 1", "interrupted"]
+def test_a_second_ctrl_c_interrupts_at_once() -> None:
+    """Guards the way out of a step that hangs."""
+    assert run(press_ctrl_c, press_ctrl_c, check_here) == ["step 1", "interrupted"]
 
 
-def test_an_error_stays_what_it_is() -> None:
-    """Guards the reason of an end from the Ctrl-C that came before it."""
+def test_an_error_is_not_replaced_by_an_earlier_ctrl_c() -> None:
+    """Guards the reason why the run really ended."""
     with pytest.raises(ZeroDivisionError):
-        run(press, lambda: 1 // 0)
+        run(press_ctrl_c, lambda: 1 // 0)
 
 
-def test_handlers_of_others_and_threads_are_left_alone() -> None:
-    """Guards a program with a handler of its own, and training in a thread, where none can be set."""
+def test_other_handlers_and_threads_are_left_alone() -> None:
+    """Guards a program with its own handler, and training in a thread, where no handler can be set."""
     seen: list[int] = []
     signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
     with held_interrupts() as check:
-        press()
+        press_ctrl_c()
         check()
     assert seen == [signal.SIGINT]
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def inside() -> None:
+    def in_thread() -> None:
         with held_interrupts() as check:
             check()
         seen.append(0)
 
-    thread = threading.Thread(target=inside)
+    thread = threading.Thread(target=in_thread)
     thread.start()
     thread.join()
     assert seen == [signal.SIGINT, 0]

@@ -1,4 +1,4 @@
-"""Keypoint faces: Kaggle's files, and a folder of images with labels.csv brought onto one canvas."""
+"""Keypoint faces: Kaggle's files, and a folder of images with labels.csv, warped onto one canvas."""
 
 from __future__ import annotations
 
@@ -44,8 +44,7 @@ def read(path: Path, tmp_path: Path, **options: Any) -> KeypointFaces:
     return read_keypoints(path, cache=tmp_path / "cache", quiet=True, **options)
 
 
-def test_the_coordinates_are_kaggles() -> None:
-    """Guards the names that Kaggle's header has."""
+def test_coordinates_are_named_as_in_kaggles_header() -> None:
     assert COORDINATES[:3] == ("left_eye_center_x", "left_eye_center_y", "right_eye_center_x")
     assert len(COORDINATES) == 30
 
@@ -60,8 +59,8 @@ def test_the_coordinates_are_kaggles() -> None:
     ],
     ids=["training.csv", "KeyFacialPoints.csv", "reversed", "shuffled"],
 )
-def test_kaggles_files(tmp_path: Path, arrange: Callable[[list[str]], list[str]]) -> None:
-    """Guards columns in any order, a leading index column, missing points, and the same again from the cache."""
+def test_kaggles_files_are_read(tmp_path: Path, arrange: Callable[[list[str]], list[str]]) -> None:
+    """Guards columns in any order, a leading index column, missing points, and the same result from the cache."""
     images, points = smooth(20, size=96), some_points(20)
     points[1, 3:] = np.nan
     points[2, 0] = np.nan
@@ -83,8 +82,8 @@ def test_kaggles_files(tmp_path: Path, arrange: Callable[[list[str]], list[str]]
         assert faces.complete().tolist() == [i not in (1, 2) for i in range(20)]
 
 
-def test_half_a_point_is_missing(tmp_path: Path) -> None:
-    """Guards that a point with one coordinate is not trained towards."""
+def test_a_point_with_one_coordinate_is_missing(tmp_path: Path) -> None:
+    """Guards against training on half a point."""
     row = row_of(smooth(1, size=96)[0], some_points(1)[0])
     row["nose_tip_y"] = ""
     faces = read(write_rows(tmp_path / "t.csv", [*COORDINATES, "Image"], [row]), tmp_path)
@@ -92,7 +91,7 @@ def test_half_a_point_is_missing(tmp_path: Path) -> None:
     assert np.isnan(faces.points[0, KEYPOINTS.index("nose_tip")]).all()
 
 
-def test_copies_never_straddle(tmp_path: Path) -> None:
+def test_copies_share_a_split(tmp_path: Path) -> None:
     """Guards Kaggle's file against the same face in training and test, exact or brighter, and the seed."""
     images = smooth(50, size=96)
     images = np.concatenate([images, images, np.clip(images * 0.7 + 40, 0, 255).astype(np.uint8)])
@@ -105,22 +104,22 @@ def test_copies_never_straddle(tmp_path: Path) -> None:
     assert not np.array_equal(read(path, tmp_path, seed=1).split, faces.split)
 
 
-def test_a_group_column_divides(tmp_path: Path) -> None:
-    """Guards that faces of one person or photo stay together when the file says which."""
+def test_a_group_column_keeps_faces_together(tmp_path: Path) -> None:
+    """Guards that faces of one person or photo are in one split when the file names their group."""
     groups = [f"person {i % 10}" for i in range(40)]
     faces = zip(smooth(40, size=96), some_points(40), groups, strict=True)
     rows = [{**row_of(image, points), "group": group} for image, points, group in faces]
-    read_faces = read(write_rows(tmp_path / "t.csv", ["group", *COORDINATES, "Image"], rows), tmp_path)
-    assert read_faces.group.tolist() == groups
-    assert all(len(set(read_faces.split[read_faces.group == group])) == 1 for group in groups)
-    assert set(read_faces.split) == {"train", "val", "test"}
+    result = read(write_rows(tmp_path / "t.csv", ["group", *COORDINATES, "Image"], rows), tmp_path)
+    assert result.group.tolist() == groups
+    assert all(len(set(result.split[result.group == group])) == 1 for group in groups)
+    assert set(result.split) == {"train", "val", "test"}
     rows[3]["group"] = ""
     with pytest.raises(DataError, match="row 4, column group: expected a name, found an empty field"):
         read(write_rows(tmp_path / "t.csv", ["group", *COORDINATES, "Image"], rows), tmp_path)
 
 
-def test_a_split_column_divides(tmp_path: Path) -> None:
-    """Guards that a file's own split is kept to, and that it gets validation faces if it has none."""
+def test_a_split_column_is_used(tmp_path: Path) -> None:
+    """Guards that a file's own split is kept, and that it gets validation faces if it has none."""
     names = [*["train"] * 20, *["test"] * 5]
     faces = zip(smooth(25, size=96), some_points(25), names, strict=True)
     rows = [{**row_of(image, points), "split": split} for image, points, split in faces]
@@ -138,7 +137,7 @@ def test_a_split_column_divides(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_cell_is_named(tmp_path: Path, column: str, cell: str, message: str) -> None:
-    """Guards the one line about a wrong cell: file, row, column, what was expected."""
+    """Guards the one-line message about a wrong cell: file, row, column, what was expected."""
     rows = [row_of(image, points) for image, points in zip(smooth(3, size=96), some_points(3), strict=True)]
     rows[1][column] = cell
     path = write_rows(tmp_path / "t.csv", [*COORDINATES, "Image"], rows)
@@ -148,7 +147,7 @@ def test_a_wrong_cell_is_named(tmp_path: Path, column: str, cell: str, message: 
 
 
 def test_a_wrong_file_is_named(tmp_path: Path) -> None:
-    """Guards the lines about no file, another table (Kaggle's test.csv has no points) and a folder without labels."""
+    """Guards the messages: no file, another table (Kaggle's test.csv has no points), a folder without labels."""
     with pytest.raises(DataError, match=r"none.csv: no such file or folder"):
         read(tmp_path / "none.csv", tmp_path)
     path = write_rows(tmp_path / "test.csv", ["ImageId", "Image"], [{"ImageId": "1", "Image": "1 2"}])
@@ -161,7 +160,7 @@ def test_a_wrong_file_is_named(tmp_path: Path) -> None:
 
 
 def make_folder(folder: Path, count: int = 4, images: str = "images") -> tuple[np.ndarray, list[dict[str, str]]]:
-    """A folder of 176x176 images in which the square is at 40, 40, 96, and the rows of its labels.csv."""
+    """Write 176x176 images with a 96 px square at (40, 40); return them and the rows of their labels.csv."""
     pictures, points = smooth(count, size=176), some_points(count) + 40
     rows = []
     for index in range(count):
@@ -180,8 +179,8 @@ def make_folder(folder: Path, count: int = 4, images: str = "images") -> tuple[n
 
 
 @pytest.mark.parametrize("images", ["images", "."])
-def test_a_folder(tmp_path: Path, images: str) -> None:
-    """Guards that images framed as the canvas is stay untouched to the pixel, with their splits and names."""
+def test_images_framed_like_the_canvas_are_unchanged(tmp_path: Path, images: str) -> None:
+    """Guards that images framed like the canvas keep every pixel, their splits and their names."""
     pictures, rows = make_folder(tmp_path, images=images)
     rows[0]["nose_tip_x"] = rows[0]["nose_tip_y"] = ""
     write_rows(tmp_path / "labels.csv", HEADER, rows)
@@ -206,8 +205,8 @@ def test_a_folder(tmp_path: Path, images: str) -> None:
         read(tmp_path, tmp_path)
 
 
-def test_other_framings_come_onto_the_canvas(tmp_path: Path) -> None:
-    """Guards the warp: small and large images of one face, each with its own square, come out alike."""
+def test_other_framings_are_warped_onto_the_canvas(tmp_path: Path) -> None:
+    """Guards the warp: small and large images of one face, each with its own square, give the same canvas."""
     pictures, rows = make_folder(tmp_path, count=3)
     dots = np.array([[60, 70], [110, 72], [88, 120]], np.float32)  # canvas pixels
     face = cv2.GaussianBlur(pictures[0], (0, 0), 3) // 2
@@ -239,7 +238,7 @@ def test_other_framings_come_onto_the_canvas(tmp_path: Path) -> None:
             assert np.abs(middle).max() < 0.15
 
 
-def test_splits_when_the_labels_name_none(tmp_path: Path) -> None:
+def test_labels_without_splits_are_divided(tmp_path: Path) -> None:
     """Guards a folder whose labels.csv has neither split nor group nor source."""
     _, rows = make_folder(tmp_path, count=30)
     header = [name for name in HEADER if name not in ("split", "group", "source", "upscale")]
@@ -250,8 +249,8 @@ def test_splits_when_the_labels_name_none(tmp_path: Path) -> None:
     assert set(faces.source) == {tmp_path.name}
 
 
-def test_training_gives_validation_faces(tmp_path: Path) -> None:
-    """Guards that labels with training and test faces only still leave faces to choose the epoch by."""
+def test_validation_faces_are_taken_from_training(tmp_path: Path) -> None:
+    """Guards that labels with only training and test faces still give faces to choose the best epoch by."""
     _, rows = make_folder(tmp_path, count=30)
     for index, row in enumerate(rows):
         row["split"] = "train" if index < 20 else "test"
@@ -266,11 +265,13 @@ def test_training_gives_validation_faces(tmp_path: Path) -> None:
         ("crop_side", "0", "row 2, column crop_side: expected a positive number, found '0'"),
         ("crop_x", "", "row 2, column crop_x: expected a number, found an empty field"),
         ("split", "dev", "row 2, column split: expected one of train, val, test, found 'dev'"),
+        ("file", "", "row 2, column file: expected a name, found an empty field"),
+        ("source", "", "row 2, column source: expected a name, found an empty field"),
         ("nose_tip_y", "?", "row 2, column nose_tip_y: expected a number or an empty field, found '?'"),
     ],
 )
 def test_a_wrong_label_is_named(tmp_path: Path, column: str, cell: str, message: str) -> None:
-    """Guards the one line about a wrong cell of labels.csv."""
+    """Guards the one-line message about a wrong cell of labels.csv."""
     _, rows = make_folder(tmp_path)
     rows[1][column] = cell
     path = write_rows(tmp_path / "labels.csv", HEADER, rows)
@@ -279,8 +280,8 @@ def test_a_wrong_label_is_named(tmp_path: Path, column: str, cell: str, message:
     assert str(error.value) == f"{path}: {message}"
 
 
-def test_a_missing_image_is_named(tmp_path: Path) -> None:
-    """Guards the line about an image that labels.csv names and that is not there, or is no image."""
+def test_a_missing_or_broken_image_is_named(tmp_path: Path) -> None:
+    """Guards the message about an image of labels.csv that does not exist or cannot be decoded."""
     _, rows = make_folder(tmp_path)
     write_rows(tmp_path / "labels.csv", HEADER, rows)
     image = tmp_path / "images" / "set" / "2.png"
@@ -297,7 +298,7 @@ def test_a_missing_image_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_real_faces(tmp_path: Path) -> None:
+def test_real_faces_are_framed_by_the_formula_of_their_data(tmp_path: Path) -> None:
     """Guards the framing of every real source against the data folder's own formula for Kaggle's 96x96 picture."""
     folder = Path(os.environ.get("FACEXP_DATA", ROOT / ".." / "shared" / "data")) / "keypoints"
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Metrics against figures worked out by hand, and intervals that behave like intervals."""
+"""Metrics against figures worked out by hand, and the properties of their intervals."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def value(figures: list[metrics.Figure], name: str) -> float:
     return next(f.value for f in figures if f.metric == name)
 
 
-def test_error_is_over_the_inter_ocular_distance() -> None:
+def test_error_is_divided_by_the_inter_ocular_distance() -> None:
     target = truth()
     errors = metrics.keypoint_errors(target + np.float32([3, 4]), target)
     assert errors.pixels == pytest.approx(np.full((3, 15), 5.0))
@@ -63,8 +63,8 @@ def test_accuracy_f1_and_confusion_by_hand() -> None:
     assert table.sum() == 4
 
 
-def test_what_has_no_value_is_no_figure(recwarn: pytest.WarningsRecorder) -> None:
-    # guards: a class that is never predicted has no precision, which JSON cannot hold and no interval surrounds
+def test_an_undefined_metric_is_left_out(recwarn: pytest.WarningsRecorder) -> None:
+    # guards the precision of a class that is never predicted: it is NaN, which JSON cannot hold
     logits = np.eye(7, dtype=np.float32)[[0, 0, 0]]
     figures, _ = metrics.emotion_figures(logits, np.array([0, 0, 3]), np.array(["a", "b", "c"]), SEVEN, "test")
     assert value(figures, "recall/happy") == 0
@@ -73,10 +73,10 @@ def test_what_has_no_value_is_no_figure(recwarn: pytest.WarningsRecorder) -> Non
     assert not recwarn.list
 
 
-def test_intervals_hold_the_value_and_widen_with_groups() -> None:
+def test_intervals_contain_the_value_and_widen_with_groups() -> None:
     hit = (np.arange(400) % 4 > 0).astype(float)
     alone = metrics.figure("t", "m", metrics.ratio(hit, np.ones(400)), metrics.resample_weights(np.arange(400)))
-    # faces of a group agree: forty independent ones, not four hundred
+    # faces of a group agree: there are forty independent ones, not four hundred
     hit = np.repeat((np.arange(40) % 4 > 0).astype(float), 10)
     grouped = metrics.figure(
         "t", "m", metrics.ratio(hit, np.ones(400)), metrics.resample_weights(np.repeat(np.arange(40), 10))
@@ -88,8 +88,8 @@ def test_intervals_hold_the_value_and_widen_with_groups() -> None:
     assert alone.high - alone.low == pytest.approx(0.085, abs=0.012)
 
 
-def test_emotions_of_one_group_are_drawn_together() -> None:
-    """Guards intervals against faces of one person that are right or wrong together, one of them not rated."""
+def test_emotions_of_one_group_are_resampled_together() -> None:
+    """Guards against too narrow intervals when faces of one person are right or wrong together; one is not rated."""
     truth = np.repeat(np.arange(20) % 2, 10)
     truth[0] = -1
     logits = np.eye(2, dtype=np.float32)[np.repeat(np.arange(20) % 4 // 2, 10)]
@@ -99,7 +99,7 @@ def test_emotions_of_one_group_are_drawn_together() -> None:
     assert figures[1].high - figures[1].low > 2 * (figures[0].high - figures[0].low)
 
 
-def test_the_area_under_a_roc_curve_counts_ties_half_and_weighs_faces() -> None:
+def test_the_area_under_a_roc_curve_counts_ties_half_and_weights_faces() -> None:
     from sklearn.metrics import roc_auc_score
 
     rng = np.random.default_rng(0)
@@ -109,10 +109,10 @@ def test_the_area_under_a_roc_curve_counts_ties_half_and_weighs_faces() -> None:
     assert metrics.roc_area(score, positive)(weights) == pytest.approx(expected)
 
 
-def test_the_area_of_cumulative_errors_is_that_under_their_curve() -> None:
+def test_the_ced_auc_is_the_area_under_the_cumulative_error_curve() -> None:
     target = truth(5)
-    off = np.array([0, 1, 2, 3.5, 8], np.float32)
-    errors = metrics.keypoint_errors(target + np.stack([off, 0 * off], -1)[:, None], target)
+    offsets = np.array([0, 1, 2, 3.5, 8], np.float32)
+    errors = metrics.keypoint_errors(target + np.stack([offsets, 0 * offsets], -1)[:, None], target)
     figures = metrics.keypoint_figures(errors, np.arange(5), "test")
     thresholds = np.linspace(0, metrics.FAILURE, 100001)
     curve = (errors.face[:, None] <= thresholds).mean(axis=0)
@@ -120,11 +120,11 @@ def test_the_area_of_cumulative_errors_is_that_under_their_curve() -> None:
     assert value(figures, "mse_px") == pytest.approx(value(figures, "rmse_px") ** 2)
 
 
-def test_the_interval_of_the_median_is_that_of_the_median() -> None:
-    # the median of 400 even errors of 0 to 0.2: its standard deviation is 0.5 / sqrt(400) of the range
+def test_the_interval_of_the_median_has_the_theoretical_width() -> None:
+    # 400 evenly spread errors from 0 to 0.2: the median's standard deviation is 0.5 / sqrt(400) of the range
     target = truth(400)
-    off = np.stack([np.linspace(0, 8, 400), np.zeros(400)], -1)[:, None].astype(np.float32)
-    errors = metrics.keypoint_errors(target + off, target)
+    offsets = np.stack([np.linspace(0, 8, 400), np.zeros(400)], -1)[:, None].astype(np.float32)
+    errors = metrics.keypoint_errors(target + offsets, target)
     (median,) = (f for f in metrics.keypoint_figures(errors, np.arange(400), "t") if f.metric.endswith("_median"))
     assert median.value == pytest.approx(0.1, abs=1e-3)
     assert median.low < median.value < median.high

@@ -1,4 +1,4 @@
-"""Muon on convolutions: what it turns, and what it leaves to AdamW."""
+"""Muon on convolutions: which kernels it updates, and which it leaves to AdamW."""
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ def test_a_hidden_kernel_moves_by_an_orthogonal_step_and_the_last_one_does_not()
     values = np.linalg.svd(step, compute_uv=False) / (0.01 * 0.2 * np.sqrt(18))
     assert values.min() > 0.5
     assert values.max() < 1.3
-    # AdamW's first step is the rate for every weight
+    # the last layer is left to AdamW, which keeps a momentum and a velocity
     kernel = optimizer.momentums[[v.path for v in model.trainable_variables].index("heatmaps/kernel")]
     assert np.abs(keras.ops.convert_to_numpy(kernel)).max() > 0
     velocities = [v is not None for v in optimizer.adam_velocities]
@@ -36,7 +36,7 @@ def test_a_hidden_kernel_moves_by_an_orthogonal_step_and_the_last_one_does_not()
 
 
 @pytest.mark.parametrize("name", ["muon", "adamw", "sgd"])
-def test_every_optimizer_of_a_configuration_is_made(name: str) -> None:
+def test_every_configured_optimizer_is_built(name: str) -> None:
     from facexp_train.config import TrainConfig
     from facexp_train.fitting.fit import _optimizer
 

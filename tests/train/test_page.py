@@ -1,4 +1,4 @@
-"""The report page: it needs nothing but itself, and shows what it was given as it was given."""
+"""The report page: it is self-contained, and shows its data unaltered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from facexp_train.reporting import page, style
 
 
 class Parsed(HTMLParser):
-    """Tags with their attributes, the texts, and whether every element was closed in its order."""
+    """A page's tags with their attributes, and its texts; asserts that every element is closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -50,11 +50,11 @@ def report(folder: Path) -> page.Page:
     return page.Page("Faces & points", "lead", [page.Section("First", parts)], ["row 3 is <wrong>"])
 
 
-def test_the_page_stands_alone(tmp_path: Path) -> None:
-    """Guards that nothing outside the file is asked for, that data is text and no markup, and what pictures say."""
+def test_the_page_is_self_contained(tmp_path: Path) -> None:
+    """Guards that the page loads no other file, that data is text and not markup, and the pictures' alt texts."""
     made = page.write(report(tmp_path), tmp_path, {})
-    for beside in tmp_path.glob("*.png"):
-        beside.unlink()
+    for picture in tmp_path.glob("*.png"):
+        picture.unlink()
     parsed = Parsed(made.read_text())
     assert {tag for tag, _ in parsed.tags}.isdisjoint({"script", "b", "i", "wrong"})
     for _, attributes in parsed.tags:
@@ -77,8 +77,8 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
     assert "nan" not in parsed.texts
 
 
-def test_intervals_stand_like_numbers(tmp_path: Path) -> None:
-    """Guards that an interval is not broken into two lines, and that text beside it is."""
+def test_intervals_are_formatted_like_numbers(tmp_path: Path) -> None:
+    """Guards that an interval is not broken over two lines, and that other text may be."""
     rows = [["left eye", "1.2 [1.0, 1.4]", "1 [2] 3"], ["nose", "", "x"]]
     table = page.Table("points", "Points", ["point", "error, %", "note"], rows)
     made = page.write(page.Page("t", "l", [page.Section("First", [table])]), tmp_path, {})
@@ -86,8 +86,8 @@ def test_intervals_stand_like_numbers(tmp_path: Path) -> None:
     assert cells == [None, "number", None] * 2
 
 
-def test_the_numbers_beside_it(tmp_path: Path) -> None:
-    """Guards that the CSV has every row in full precision, and that the JSON is JSON even of what is not a number."""
+def test_tables_and_numbers_are_written_next_to_the_page(tmp_path: Path) -> None:
+    """Guards that the CSV has every row in full precision, and that the JSON is valid although some values are NaN."""
     page.write(report(tmp_path), tmp_path, {"mean": float("nan"), "deep": [{"high": float("inf"), "low": 0.123456789}]})
     with (tmp_path / "cells.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [
@@ -105,8 +105,8 @@ def test_the_numbers_beside_it(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_figure_is_whole_or_not_there(tmp_path: Path) -> None:
-    """Guards that a drawing that fails leaves the earlier picture, and that the same numbers give the same bytes."""
+def test_figures_are_reproducible_and_survive_a_failed_drawing(tmp_path: Path) -> None:
+    """Guards that a failed drawing leaves the earlier picture, and that the same numbers give the same bytes."""
     report(tmp_path)
     first = (tmp_path / "line.png").read_bytes()
     with pytest.raises(ValueError, match="x and y"), style.drawing(tmp_path / "line.png") as figure:
@@ -117,8 +117,8 @@ def test_a_figure_is_whole_or_not_there(tmp_path: Path) -> None:
     assert cv2.imread(str(tmp_path / "line.png")).shape == (2 * style.DPI, 3 * style.DPI, 3)
 
 
-def test_a_name_is_no_formula(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    """Guards files and classes whose names hold dollars, which matplotlib would set as mathematics, or fail to."""
+def test_names_in_figures_are_not_typeset_as_formulas(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    """Guards names with dollar signs, which matplotlib would typeset as formulas or fail on, and Chinese ones."""
     for name in ("face_$15_$.png", "a$\\frac{$.png", "\u8138 \u56f0\u5026"):
         with style.drawing(tmp_path / "line.png") as figure:
             figure.subplots().set(title=name, xticks=[0], xticklabels=[name])

@@ -1,4 +1,4 @@
-"""The configurations that come with facexp: found by name, valid, each the network that it describes."""
+"""The configurations shipped with facexp: found by name, valid, and each builds the network that it describes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from facexp_train.run import configure, recipes
 NOTEBOOKS = ["emotion-cnn", "emotion-resnet", "keypoints-cnn", "keypoints-resnet", "keypoints-resnet-turned"]
 
 
-def test_they_are_found_by_name(tmp_path: Path) -> None:
-    """Guards --config: a name, a file, and one line that says which names there are."""
+def test_shipped_configurations_are_found_by_name(tmp_path: Path) -> None:
+    """Guards --config: a name, a file, and the message that lists the names."""
     assert recipes("keypoints") + recipes("emotion") == [
         *("keypoints", NOTEBOOKS[2], "keypoints-fast", *NOTEBOOKS[3:]),
         *("emotion", *NOTEBOOKS[:1], "emotion-large", "emotion-mirrored"),
@@ -36,8 +36,8 @@ def test_they_are_found_by_name(tmp_path: Path) -> None:
         configure("emotion", "data", name="keypoints-cnn")
 
 
-def test_a_teacher_may_be_a_configuration_by_name(tmp_path: Path) -> None:
-    """Guards what a run's config.json keeps: whole configurations, not names that may mean another thing later."""
+def test_a_teacher_may_name_a_configuration(tmp_path: Path) -> None:
+    """Guards what a run's config.json keeps: complete configurations, not names whose meaning may change later."""
     wide, small = configure("emotion", "data", name="emotion-wide"), configure("emotion", "data")
     assert wide.teacher(1) == wide.teacher(0).teacher(0) == dataclasses.replace(small, partial_share=0.0)
     assert wide.teacher(0).network == wide.network
@@ -61,8 +61,8 @@ def test_a_teacher_may_be_a_configuration_by_name(tmp_path: Path) -> None:
         configure("emotion", "data", name=str(tmp_path / "own.toml"))
 
 
-def test_a_configuration_may_be_another_one_and_what_differs(tmp_path: Path) -> None:
-    """Guards against settings that get lost between a configuration and the one that is made of it."""
+def test_a_configuration_may_extend_another_one(tmp_path: Path) -> None:
+    """Guards against settings that get lost between a configuration and one that is based on it."""
     own = tmp_path / "own.toml"
     base = configure("emotion", "data", name="emotion-wide")
 
@@ -94,8 +94,8 @@ def test_a_configuration_may_be_another_one_and_what_differs(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_notebook_is_described(name: str) -> None:
-    """Guards what a notebook is: plain Adam at one rate, its loss and classes; and outputs that the export takes."""
+def test_a_notebooks_configuration_matches_the_notebook(name: str) -> None:
+    """Guards the notebooks' training: plain Adam at a constant rate, loss and classes; and outputs for the export."""
     task = "emotion" if name.startswith("emotion") else "keypoints"
     config = configure(task, "data", name=name, changes=["network.dense=[8]"])
     optimizer = _optimizer(config, steps=10)
@@ -119,7 +119,7 @@ def test_a_notebook_is_described(name: str) -> None:
 
 
 def test_the_mean_squared_error_is_over_labelled_coordinates() -> None:
-    """Guards the loss against the points that nobody labelled, and against the weights of the other loss."""
+    """Guards against unlabelled points, or the weights of the other loss, that change this loss."""
     target = np.zeros((2, 15, 3), np.float32)
     target[0, :3, 2], target[1, 0, 2] = 0.1, 7
     prediction = np.full((2, 15, 2), 50, np.float32)
@@ -139,7 +139,7 @@ def test_the_mean_squared_error_is_over_labelled_coordinates() -> None:
         (["network.stem=-1"], "kind 'facexp' cannot be built from .*'stem': -1"),
     ],
 )
-def test_a_network_that_cannot_be_built_is_one_line(changes: list[str], message: str) -> None:
+def test_a_network_that_cannot_be_built_is_named(changes: list[str], message: str) -> None:
     """Guards the message about a wrong table `network`."""
     config = configure("keypoints", "data", changes=changes)
     with pytest.raises(DataError, match=message):
@@ -155,7 +155,7 @@ def test_a_network_that_cannot_be_built_is_one_line(changes: list[str], message:
         ("keypoints", {"schedule": "steps"}, "schedule must be one of cosine, constant, got 'steps'"),
     ],
 )
-def test_what_does_not_fit_the_task_is_refused(task: str, values: dict[str, object], message: str) -> None:
-    """Guards against settings that would do nothing."""
+def test_settings_that_do_not_fit_the_task_are_refused(task: str, values: dict[str, object], message: str) -> None:
+    """Guards against settings that would have no effect."""
     with pytest.raises(DataError, match=message):
         TrainConfig.from_dict({"task": task, "data": "data", **values}, "own.toml")

@@ -7,7 +7,7 @@ from facexp_train.evaluation.shifts import SHIFTS, shifted
 
 
 def faces() -> np.ndarray:
-    """Four faces of a dark spot on a bright ground, right of and below the middle."""
+    """Four images of a dark spot on a bright background, to the right of and below the centre."""
     image = np.full((48, 48), 200, np.uint8)
     image[26:30, 28:34] = 20
     return np.stack([image] * 4)
@@ -27,7 +27,7 @@ def test_every_shift_keeps_shape_and_type_and_changes_something() -> None:
         assert (changed != faces()).any(axis=(1, 2)).all(), name
 
 
-def test_the_faces_move_scale_and_turn_as_said() -> None:
+def test_faces_move_scale_and_rotate_as_named() -> None:
     x, y = centre(faces()[0])
     moved = [centre(image) - (x, y) for image in shifted(faces(), "moved by 10%")]
     assert np.array(moved) == pytest.approx(np.array([[-4.8, 0], [4.8, 0], [0, -4.8], [0, 4.8]]), abs=0.1)

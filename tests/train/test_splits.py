@@ -1,4 +1,4 @@
-"""Copies are found, and whole groups are divided."""
+"""Copies are found, and groups are divided among splits as a whole."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def stamped(image: np.ndarray) -> np.ndarray:
     return cv2.putText(image.copy(), "(c)", (14, 40), cv2.FONT_HERSHEY_SIMPLEX, 0.3, 255)
 
 
-def test_pixel_hash_sees_one_pixel() -> None:
+def test_one_pixel_changes_the_pixel_hash() -> None:
     """Guards that equal images share a hash and that a single changed pixel does not."""
     images = smooth(3)
     images[1] = images[0]
@@ -36,17 +36,17 @@ def test_pixel_hash_sees_one_pixel() -> None:
 
 @pytest.mark.parametrize("change", [brighter, recompressed, stamped, np.fliplr])
 def test_a_changed_copy_is_found(change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Guards that a copy is known again after each of the changes that stock photos go through."""
+    """Guards that a copy is recognised after each of the changes that stock photos go through."""
     images = smooth(40)
     both = np.concatenate([images, np.array([change(image) for image in images])])
     pairs = {(int(i), int(j)) for i, j in splits.near_copies(both)}
     assert pairs >= {(i, i + 40) for i in range(40)}
-    assert len(pairs) <= 42  # strangers are not joined
+    assert len(pairs) <= 42  # different faces are not joined
 
 
 @pytest.mark.parametrize(("dx", "dy", "side"), [(5, 0, 48), (-3, 4, 48), (1, -2, 42), (2, 1, 54), (0, 0, 55)])
 def test_another_crop_of_a_photo_is_found(dx: int, dy: int, side: int) -> None:
-    """Guards copies that are moved, larger or smaller, alone and mirrored: thousands of FER2013's faces are such."""
+    """Guards moved, larger and smaller copies, also mirrored: FER2013 has thousands of them."""
     large, small = smooth(40, size=320)[:, 120:200, 120:200], np.tile(smooth(40, size=40, seed=1), (1, 2, 2))
     photos = (large * 0.75 + small * 0.25).astype(np.uint8)
     start = [40 - side // 2 + move for move in (dy, dx)]
@@ -55,18 +55,18 @@ def test_another_crop_of_a_photo_is_found(dx: int, dy: int, side: int) -> None:
     images = photos[:, 16:64, 16:64]
     for changed in (others, [np.fliplr(other) for other in others]):
         pairs = splits.near_copies(np.concatenate([images, np.array(changed)]))
-        assert (pairs[:, 1] - pairs[:, 0] == 40).all()  # strangers are not joined
+        assert (pairs[:, 1] - pairs[:, 0] == 40).all()  # different faces are not joined
         assert len(pairs) >= 34
 
 
-def test_strangers_in_one_light_are_no_copies() -> None:
-    """Guards faces that are dark on one side: by their large shapes alone they are all alike."""
+def test_different_faces_in_the_same_light_are_no_copies() -> None:
+    """Guards faces that are dark on one side: their coarse structure alone is the same."""
     images = (np.linspace(20, 200, 48) + smooth(40) * 0.2).astype(np.uint8)
     assert np.corrcoef(images.reshape(40, -1)).min() > 0.9
     assert len(splits.near_copies(images)) == 0
 
 
-def test_flat_images_are_nobodys_copy() -> None:
+def test_flat_images_are_no_copies() -> None:
     """Guards that flat images, whose perceptual hashes are all alike, are not near copies of each other."""
     flat = np.stack([np.full((48, 48), value, np.uint8) for value in (0, 9, 200)])
     assert len(splits.near_copies(flat)) == 0
@@ -81,7 +81,7 @@ def test_copies_are_found_across_blocks_and_sizes(monkeypatch: pytest.MonkeyPatc
     assert sorted(map(tuple, splits.near_copies(images).tolist())) == [(9, 29), (16, 18)]
 
 
-def test_groups_join_copies_of_copies_whatever_the_order() -> None:
+def test_groups_join_copies_of_copies_in_any_order() -> None:
     """Guards that exact and near copies end in one group, named the same in any order of the images."""
     images = smooth(10)
     images[3] = images[0]
@@ -105,14 +105,14 @@ def test_groups_follow_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_groups_are_never_divided_and_shares_are_kept() -> None:
-    """Guards the two promises of a split by group: whole groups, about 80/10/10."""
+    """Guards a split by group: whole groups, and shares of about 80/10/10."""
     groups = np.random.default_rng(0).integers(0, 300, 2000).astype(str)
     split = splits.split_by_group(groups, seed=3)
     assert all(len(set(split[groups == group])) == 1 for group in set(groups))
     assert [round(float((split == name).mean()), 1) for name in splits.SPLITS] == [0.8, 0.1, 0.1]
 
 
-def test_split_follows_seed_and_names_only() -> None:
+def test_a_split_depends_only_on_seed_and_group_names() -> None:
     """Guards that the same seed gives the same split in any order of the faces, and another seed another."""
     groups = np.random.default_rng(0).integers(0, 100, 500).astype(str)
     split = splits.split_by_group(groups, seed=1)
@@ -124,13 +124,13 @@ def test_split_follows_seed_and_names_only() -> None:
 @pytest.mark.parametrize(
     ("count", "expected"), [(0, set()), (1, {"train"}), (2, {"train", "val"}), (3, set(splits.SPLITS))]
 )
-def test_tiny_sets_train_first(count: int, expected: set[str]) -> None:
+def test_tiny_sets_get_training_faces_first(count: int, expected: set[str]) -> None:
     """Guards that a handful of faces still gets training faces, then validation, then test."""
     assert set(splits.split_by_group([str(i) for i in range(count)])) == expected
 
 
-def test_the_largest_group_trains() -> None:
-    """Guards that one big group cannot swallow the validation split."""
+def test_the_largest_group_is_for_training() -> None:
+    """Guards that one big group cannot take up the validation split."""
     groups = ["big"] * 70 + [str(i) for i in range(30)]
     assert all(splits.split_by_group(groups, seed)[0] == "train" for seed in range(8))
 
@@ -146,8 +146,8 @@ def test_missing_validation_comes_from_training() -> None:
     assert list(splits.with_validation(split, groups, seed=9)) == list(split)
 
 
-def test_what_shows_a_test_picture_validates_nothing() -> None:
-    """Guards the choice of an epoch against faces that are tested on, copies of which a file keeps under train."""
+def test_copies_of_test_faces_are_not_used_for_validation() -> None:
+    """Guards the choice of the best epoch against copies of test faces that a file has under train."""
     groups = np.array([str(i % 100) for i in range(200)])
     named = np.array(["train"] * 150 + ["test"] * 50)
     split = splits.with_validation(named, groups)

@@ -1,4 +1,4 @@
-"""A damaged file of a run directory is told in one line, with what is left to do."""
+"""A damaged file in a run directory gives a one-line message that says what to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from facexp_train.fitting import fit
 from facexp_train.stored import read_arrays, write_arrays
 
 
-def cut(path: Path) -> Path:
+def truncated(path: Path) -> Path:
     path.write_bytes(path.read_bytes()[:-40])
     return path
 
@@ -33,34 +33,34 @@ def emptied(path: Path) -> Path:
     return path
 
 
-def told(path: Path) -> str:
+def error_message(path: Path) -> str:
     with pytest.raises(DataError) as error:
         read_arrays(path, "make it anew")
     return str(error.value)
 
 
 def test_damaged_arrays_are_named(tmp_path: Path) -> None:
-    """Guards what the zip and array readers raise each in their own way: cut, another byte, empty, no zip at all."""
+    """Guards the different errors of the zip and array readers: truncated, a flipped byte, empty, no zip file."""
     path, arrays = tmp_path / "a.npz", {"a": np.arange(5000), "b": np.array("text")}
     write_arrays(path, arrays)
     read = read_arrays(path, "")
     assert sorted(read) == ["a", "b"]
     assert np.array_equal(read["a"], arrays["a"])
-    for damage in (cut, flipped, emptied):
+    for damage in (truncated, flipped, emptied):
         write_arrays(path, arrays)
-        line = told(damage(path))
+        line = error_message(damage(path))
         assert line.startswith(f"{path}: cannot be read (")
         assert line.endswith("); make it anew")
         assert "\n" not in line
     path.write_text("not a zip file")
-    assert told(path).endswith("; make it anew")
+    assert error_message(path).endswith("; make it anew")
     with path.open("wb") as file:
         np.save(file, np.arange(3))
-    assert told(path).endswith("; make it anew")
+    assert error_message(path).endswith("; make it anew")
 
 
-def test_damaged_runs_are_named(tmp_path: Path) -> None:
-    """Guards each file that commands read back, where a traceback was."""
+def test_damaged_run_files_are_named(tmp_path: Path) -> None:
+    """Guards against a traceback from any file that commands read back."""
     config = TrainConfig("keypoints", "nowhere", dtype="float32")
     texts = {"config.json": config.to_json(), "summary.json": '{"temperatures": {"own": 1.5}}\n'}
     for name, text in texts.items():
@@ -72,7 +72,7 @@ def test_damaged_runs_are_named(tmp_path: Path) -> None:
     run.load_predict(tmp_path)
     write_arrays(tmp_path / "checkpoint.npz", {"v0000": np.zeros(1000)})
     for name in (*texts, "model.keras", "checkpoint.npz"):
-        cut(tmp_path / name)
+        truncated(tmp_path / name)
     with pytest.raises(DataError, match=r"config\.json: cannot be read \(.*\); train that run again"):
         TrainConfig.from_run(tmp_path)
     with pytest.raises(DataError, match=r"summary\.json: cannot be read \(.*\); .* --resume writes it again"):
@@ -83,7 +83,12 @@ def test_damaged_runs_are_named(tmp_path: Path) -> None:
     job = SimpleNamespace(build=lambda: model, batches=[0], losses="mse")
     with pytest.raises(DataError, match=rf"checkpoint\.npz: cannot be read .* --set start_from={tmp_path}$"):
         fit.train(job, config, tmp_path, resume=True, quiet=True)  # type: ignore[arg-type]
-    for text, message in (('{"data": "x"}', "task is missing"), ("[]", "not an object"), ("\xff", "cannot be read")):
+    for text, message in (
+        ('{"data": "x"}', "task is missing"),
+        ("[]", "not an object"),
+        ("\xff", "cannot be read"),
+        (100_000 * "[", "cannot be read"),
+    ):
         (tmp_path / "config.json").write_text(text, encoding="latin-1")
         with pytest.raises(DataError, match=message):
             TrainConfig.from_run(tmp_path)

@@ -1,4 +1,4 @@
-"""Tables: every wrong cell is named, and the cache saves time without ever being trusted blindly."""
+"""Tables: every wrong cell is named, and the cache is never trusted blindly."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def write(path: Path, text: str | bytes) -> Path:
     return path
 
 
-def test_what_is_to_be_unpacked_or_saved_anew_is_named(tmp_path: Path) -> None:
-    # guards: what Kaggle gives is packed, and "not a CSV table" would not say what to do; spreadsheets save UTF-16
+def test_archives_and_utf16_files_are_named(tmp_path: Path) -> None:
+    # Kaggle's downloads are packed, and spreadsheets save UTF-16: "not a CSV table" would not say what to do
     text = "a,b\n1,2\n"
     table = write(tmp_path / "training.csv", text)
     archive = "is an archive; unpack it, and give the CSV file in it"
@@ -39,9 +39,9 @@ def test_what_is_to_be_unpacked_or_saved_anew_is_named(tmp_path: Path) -> None:
     files[write(tmp_path / "t.csv.gz", gzip.compress(text.encode()))] = archive
     files[write(tmp_path / "utf16.csv", text.encode("utf-16"))] = "is text in UTF-16; save it as UTF-8"
     for file, message in files.items():
-        for look in (tables.columns, lambda path: read(path, ["a", "b"])):
+        for reader in (tables.columns, lambda path: read(path, ["a", "b"])):
             with pytest.raises(DataError, match=message):
-                look(file)
+                reader(file)
 
 
 def read(path: Path, expected: list[str]) -> list[tuple[int, dict[str, list[str]]]]:
@@ -70,34 +70,34 @@ def test_chunks_number_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_a_wrong_table_is_named(tmp_path: Path, text: str | bytes, message: str) -> None:
-    """Guards the one line about a file that is no table, or not the expected one."""
+    """Guards the one-line message about a file that is no table, or not the expected one."""
     path = write(tmp_path / "t.csv", text)
     with pytest.raises(DataError, match=f"t.csv: {message}") as error:
         read(path, ["a", "b"])
     assert "\n" not in str(error.value)
 
 
-def test_no_file_and_no_permission(tmp_path: Path) -> None:
-    """Guards that a missing file and a folder in a file's place are told apart from a wrong one."""
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    """Guards that a missing file, and a folder instead of a file, are distinguished from a wrong file."""
     with pytest.raises(DataError, match=r"t.csv: no such file"):
         read(tmp_path / "t.csv", ["a"])
     with pytest.raises(DataError, match=r"cannot be read: Is a directory"):
         read(tmp_path, ["a"])
 
 
-def test_a_long_list_of_columns_is_cut(tmp_path: Path) -> None:
-    """Guards that a file with hundreds of columns still gives a line that a person can read."""
+def test_a_long_list_of_columns_is_shortened(tmp_path: Path) -> None:
+    """Guards that a file with hundreds of columns still gives a readable message."""
     path = write(tmp_path / "t.csv", ",".join(f"c{i}" for i in range(300)) + "\n")
     with pytest.raises(DataError, match=r"c11 and 288 more$"):
         read(path, ["a"])
-    # without a header the first row's pixels are taken for one
+    # without a header, the first row and its pixels are taken for one
     write(path, "0," + "7 " * 2304 + ",Training\n1,2,3\n")
     with pytest.raises(DataError, match=r"found 0, (7 ){20}\.\.\., Training$"):
         read(path, ["a"])
 
 
-def test_rows_are_those_of_the_chunks(tmp_path: Path) -> None:
-    """Guards two readers of one file against each other: spaces before quotes, and which lines are no row."""
+def test_rows_and_chunks_agree(tmp_path: Path) -> None:
+    """Guards that both readers of a file agree on spaces before quotes, and on which lines are no rows."""
     path = write(tmp_path / "t.csv", b'\xef\xbb\xbf\n a, "b" ,c\n\n1, "x, y",\n   \n,,\n2\n3, z ,5\n')
     (_, cells), *more = read(path, ["a", "b", "c"])
     assert not more
@@ -109,8 +109,8 @@ def test_rows_are_those_of_the_chunks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["1 2 3 255", " 1  2 3 255 ", "1\t2 3\n255"])
-def test_pixels(text: str) -> None:
-    """Guards the values and their places, with the spaces that files have."""
+def test_pixels_are_parsed(text: str) -> None:
+    """Guards the values and their positions, with the kinds of whitespace that files have."""
     images = tables.pixels(["0 0 0 0", text], 2, HERE, 1, "pixels")
     assert images.dtype == np.uint8
     assert images.tolist() == [[[0, 0], [0, 0]], [[1, 2], [3, 255]]]
@@ -133,14 +133,14 @@ def test_pixels(text: str) -> None:
     ],
 )
 def test_a_wrong_pixel_is_named(cells: list[str], message: str) -> None:
-    """Guards that no wrong pixel is read as something else, and that its file, row and column are told."""
+    """Guards that no wrong pixel is read as something else, and that its file, row and column are named."""
     with pytest.raises(DataError, match=message) as error:
         tables.pixels(cells, 2, HERE, 11, "pixels")
     assert str(error.value).startswith("faces.csv: row 1")
 
 
-def test_numbers_and_missing_numbers() -> None:
-    """Guards that an empty field is a missing number only where one may be missing, and that no text passes."""
+def test_numbers_and_missing_numbers_are_parsed() -> None:
+    """Guards that an empty field is a missing number only where one may be missing, and that no text is accepted."""
     values = tables.numbers(["1.5", "", "nan", "-2"], HERE, 1, "x", missing=True)
     assert np.array_equal(values, [1.5, np.nan, np.nan, -2], equal_nan=True)
     with pytest.raises(DataError, match=r"faces.csv: row 2, column x: expected a number, found an empty field"):
@@ -152,14 +152,14 @@ def test_numbers_and_missing_numbers() -> None:
 
 
 def test_a_wrong_choice_is_named() -> None:
-    """Guards that an unknown word is told with the words that are known."""
+    """Guards that an unknown word is reported together with the known ones."""
     assert tables.choices(["a", "b"], {"a": "1", "b": "2"}, HERE, 1, "u") == ["1", "2"]
     with pytest.raises(DataError, match=r"faces.csv: row 3, column u: expected one of a, b, found 'c'"):
         tables.choices(["a", "b", "c"], {"a": "1", "b": "2"}, HERE, 1, "u")
 
 
 def test_a_wrong_image_is_named(tmp_path: Path) -> None:
-    """Guards the three ways in which an image is not there: missing, empty, something else."""
+    """Guards the three kinds of unreadable image: missing, empty, and something else."""
     with pytest.raises(DataError, match=r"^row 3: .*a.png: expected an image, but it cannot be read: No such file"):
         tables.read_gray(tmp_path / "a.png", "row 3: ")
     for content in (b"", b"<html>"):
@@ -168,7 +168,7 @@ def test_a_wrong_image_is_named(tmp_path: Path) -> None:
 
 
 class Parser:
-    """Counts how often a file is really parsed."""
+    """A parser that counts its calls."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -179,7 +179,7 @@ class Parser:
 
 
 def test_a_cache_is_read_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards hit and miss: the file's time, its size, the reader; and that old caches do not pile up."""
+    """Guards hit and miss: the file's time, its size, the reader's version; and that old caches do not pile up."""
     source, parse, cache = write(tmp_path / "t.csv", "abc"), Parser(), tmp_path / "cache"
     for _ in range(3):
         arrays = tables.cached(source, "reader", parse, cache)
@@ -212,14 +212,14 @@ def test_files_of_one_name_have_their_own_caches(tmp_path: Path) -> None:
 
 
 def test_readers_have_their_own_caches(tmp_path: Path) -> None:
-    """Guards that what one reader made of a file is not given to another, and that they keep each other's."""
+    """Guards that what one reader made of a file is not given to another, and that neither deletes the other's."""
     source, parse = write(tmp_path / "t.csv", "abc"), Parser()
     for reader in ("one", "other", "one", "other"):
         tables.cached(source, reader, parse, tmp_path / "cache")
     assert parse.calls == 2
 
 
-def cut(data: bytes) -> bytes:
+def truncated(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
 
@@ -229,10 +229,10 @@ def flipped(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "damage", [cut, flipped, lambda data: b"", lambda data: b"not a zip file", lambda data: b"PK" + data]
+    "damage", [truncated, flipped, lambda data: b"", lambda data: b"not a zip file", lambda data: b"PK" + data]
 )
 def test_a_damaged_cache_is_parsed_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    """Guards that a cache cut short or with a flipped byte is neither an error nor believed, and is mended."""
+    """Guards that a cache cut short or with a flipped byte is neither an error nor used, and is replaced."""
     source, parse, cache = write(tmp_path / "t.csv", "abc"), Parser(), tmp_path / "cache"
     tables.cached(source, "reader", parse, cache)
     file = next(cache.iterdir())
@@ -242,8 +242,8 @@ def test_a_damaged_cache_is_parsed_again(tmp_path: Path, damage: Callable[[bytes
     assert parse.calls == 2
 
 
-def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Guards that reading goes on without a cache, with a line that says so."""
+def test_a_cache_that_cannot_be_written_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Guards that reading goes on without a cache, with a warning that says so."""
     source, parse = write(tmp_path / "t.csv", "abc"), Parser()
     with caplog.at_level(logging.WARNING):
         assert len(tables.cached(source, "reader", parse, write(tmp_path / "file", "in the way"))["images"]) == 5000
@@ -251,7 +251,7 @@ def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pyt
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards that a full disk leaves neither half a cache nor a temporary file."""
+    """Guards that a full disk leaves neither a partial cache nor a temporary file."""
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -261,8 +261,8 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_the_default_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards where caches lie when nobody says so."""
+def test_the_default_cache_is_in_the_users_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards where caches are kept when no folder is given."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert tables.default_cache() == tmp_path / "facexp"
     tables.cached(write(tmp_path / "t.csv", "abc"), "reader", Parser())
@@ -273,7 +273,7 @@ def test_the_default_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 class Terminal(io.StringIO):
-    """A stderr that says it is a terminal."""
+    """A stderr that reports being a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -282,7 +282,7 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize(
     ("stderr", "quiet", "shown"), [(Terminal, False, True), (Terminal, True, False), (io.StringIO, False, False)]
 )
-def test_progress_is_for_terminals(
+def test_progress_is_shown_only_on_terminals(
     monkeypatch: pytest.MonkeyPatch, stderr: type[io.StringIO], quiet: bool, shown: bool
 ) -> None:
     """Guards that a pipe or --quiet never sees a progress bar, and a terminal does."""
@@ -293,7 +293,7 @@ def test_progress_is_for_terminals(
     assert ("reading: 100%" in stream.getvalue()) is shown
 
 
-def test_reading_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_shows_its_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards that the bar of a table ends at the file's size."""
     stream = Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
@@ -302,8 +302,8 @@ def test_reading_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("kind", ["12 bits", "transparent", "plain"])
-def test_a_picture_is_what_the_runtime_sees(tmp_path: Path, kind: str) -> None:
-    """Guards training against other pictures than those of its use: nearly black ones, or what lies under the alpha."""
+def test_a_picture_is_decoded_as_by_the_runtime(tmp_path: Path, kind: str) -> None:
+    """Guards against training on pictures that the runtime sees differently: nearly black, or without transparency."""
     face = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     stored: np.ndarray = face
     if kind == "12 bits":

@@ -1,4 +1,4 @@
-"""A keypoint network learns from teachers: what they say of each face's views, and what becomes of its labels."""
+"""A keypoint network learns from teachers: their predictions for views of a face, and how these change its labels."""
 
 import json
 from pathlib import Path
@@ -39,37 +39,37 @@ def faces(points: np.ndarray, images: np.ndarray, side: float = 96) -> KeypointF
 
 
 class Blob:
-    """Says of a crop that all 15 points are where it is bright."""
+    """A teacher that predicts all 15 points at the centre of a crop's bright blob."""
 
     def __init__(self) -> None:
-        self.asked: list[np.ndarray] = []
+        self.seen: list[np.ndarray] = []
 
     def predict_on_batch(self, crops: np.ndarray) -> np.ndarray:
-        self.asked.append(crops)
+        self.seen.append(crops)
         weights = np.maximum(crops[..., 0].astype(float) - 20, 0)
         ys, xs = np.mgrid[: crops.shape[1], : crops.shape[2]]
         centre = [(weights * axis).sum(axis=(1, 2)) / weights.sum(axis=(1, 2)) for axis in (xs, ys)]
         return np.tile(np.stack(centre, axis=1)[:, None], (1, len(KEYPOINTS), 1))
 
 
-def test_what_is_said_of_views_comes_back_to_the_face() -> None:
-    # guards: matrices that are not inverted, views that all lie alike or are mirrored, squares that are not looked at
+def test_predictions_for_views_are_mapped_back_to_the_face() -> None:
+    # guards against matrices that are not inverted, views that are all alike or mirrored, and squares that are ignored
     images = np.zeros((3, 176, 176), np.uint8)
     places = [(70, 92), (88, 80), (101, 100)]
     for image, place in zip(images, places, strict=True):
         cv2.circle(image, place, 6, 255, -1, cv2.LINE_AA)
     teacher = Blob()
-    said = teaching.points_over_views([teacher], faces(np.zeros((3, 15, 2)), images, 80), 96, 4, 0, quiet=True)
-    assert said.shape == (3, 15, 2)
-    assert said == pytest.approx(np.tile(np.array(places, float)[:, None], (1, 15, 1)), abs=0.15)
-    assert len({crops.tobytes() for crops in teacher.asked}) == 4
-    # a blob left of the middle stays there
-    assert all((crops[0, :, :48] > 128).sum() > (crops[0, :, 48:] > 128).sum() for crops in teacher.asked)
+    predicted = teaching.points_over_views([teacher], faces(np.zeros((3, 15, 2)), images, 80), 96, 4, 0, quiet=True)
+    assert predicted.shape == (3, 15, 2)
+    assert predicted == pytest.approx(np.tile(np.array(places, float)[:, None], (1, 15, 1)), abs=0.15)
+    assert len({crops.tobytes() for crops in teacher.seen}) == 4
+    # a blob left of the centre stays there
+    assert all((crops[0, :, :48] > 128).sum() > (crops[0, :, 48:] > 128).sum() for crops in teacher.seen)
     # the mean of two teachers
     other = Blob()
     other.predict_on_batch = lambda crops: Blob().predict_on_batch(crops) + 2  # type: ignore[method-assign]
     both = teaching.points_over_views([Blob(), other], faces(np.zeros((3, 15, 2)), images, 96), 96, 4, 0, quiet=True)
-    assert (both - said).mean() == pytest.approx(1, abs=0.1)
+    assert (both - predicted).mean() == pytest.approx(1, abs=0.1)
 
 
 def test_labels_move_towards_the_teachers_and_gaps_are_filled() -> None:
@@ -86,13 +86,13 @@ def test_labels_move_towards_the_teachers_and_gaps_are_filled() -> None:
     assert (before[0, 3:, 2] == 0).all()
     assert (after[0, :, 2] > 0).all()
     assert after[0, 3:, :2] == pytest.approx(np.tile([50, 40], (12, 1)), abs=1e-3)
-    # an epoch draws of the same faces as before, those that lack labels among the others
+    # a filled face still counts as partly labelled when an epoch is drawn
     assert (len(batches.whole), len(batches.partial)) == (3, 1)
 
 
 @pytest.fixture(scope="module")
 def blobs_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Kaggle's format: 60 pictures of a blob with all points round it, some of which are not labelled."""
+    """Kaggle's format: 60 pictures of a blob with all points around it, some of which are not labelled."""
     rng = np.random.default_rng(0)
     rows = []
     for number in range(60):
@@ -109,7 +109,7 @@ def blobs_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_teacher_is_trained_first_asked_once_and_kept(blobs_csv: Path, tmp_path: Path) -> None:
+def test_a_teacher_is_trained_first_and_its_predictions_are_kept(blobs_csv: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     teacher = settings(epochs=2, network=SMALL | {"stem": 8})
     student = {"stem_stride": 4, "stages": [8, 8], "blocks": [1, 2]}
@@ -118,19 +118,19 @@ def test_a_teacher_is_trained_first_asked_once_and_kept(blobs_csv: Path, tmp_pat
     taught, first = (json.loads((path / "summary.json").read_text()) for path in (out, out / "teacher1"))
     assert taught["parameters"] != first["parameters"]
     with np.load(out / "taught.npz") as file:
-        said = file["keypoints"]
-    assert said.shape == (50, 15, 2)
-    # it is the teacher who said it
-    held = run.read_faces(whole, quiet=True).part("train")
+        predicted = file["keypoints"]
+    assert predicted.shape == (50, 15, 2)
+    # the predictions are the teacher's
+    training = run.read_faces(whole, quiet=True).part("train")
     models = [keras.saving.load_model(path / "model.keras", compile=False) for path in (out / "teacher1", out)]
-    again, other = (teaching.points_over_views([model], held, 96, 2, whole.seed, quiet=True) for model in models)
-    assert said == pytest.approx(again, abs=0.01)
-    assert np.abs(said - other).mean() > 0.1
-    asked = (out / "taught.npz").stat().st_mtime_ns
+    again, other = (teaching.points_over_views([model], training, 96, 2, whole.seed, quiet=True) for model in models)
+    assert predicted == pytest.approx(again, abs=0.01)
+    assert np.abs(predicted - other).mean() > 0.1
+    written = (out / "taught.npz").stat().st_mtime_ns
     (out / "model.keras").unlink()
     run.start(whole, out, resume=True, quiet=True)
     assert (out / "model.keras").is_file()
-    assert (out / "taught.npz").stat().st_mtime_ns == asked
+    assert (out / "taught.npz").stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,6 @@ def test_a_teacher_is_trained_first_asked_once_and_kept(blobs_csv: Path, tmp_pat
         ({"teachers": [settings()], "teacher_views": 1, "grow": True}, "grow: only the emotion task has it"),
     ],
 )
-def test_what_teachers_of_points_cannot_do_is_told_at_once(changes: dict[str, object], message: str) -> None:
+def test_unsupported_settings_of_keypoint_teachers_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         config("data", **changes)

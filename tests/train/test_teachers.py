@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from facexp_train import run
-from facexp_train.augmentation.alignment import Shown, shown
+from facexp_train.augmentation.alignment import TrainingFaces, training_faces
 from facexp_train.config import TrainConfig
 from facexp_train.data.emotion_data import read_emotion
 from facexp_train.data.votes import VOTES, VOTES_NAME
@@ -27,9 +27,9 @@ STILL = dict.fromkeys(("flip", "rotation", "scale", "shift", "brightness", "cont
 
 @pytest.fixture(scope="module")
 def bars_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """FER2013's format: faces are bright bars, lying where they are happy and standing where they are sad.
+    """FER2013's format: faces are bright bars, horizontal if they are happy and vertical if they are sad.
 
-    Each has spots of its own: without, bars that lie elsewhere are one picture.
+    Each has different spots: without them, bars at different positions would count as copies.
     """
     rng = np.random.default_rng(0)
     rows = []
@@ -59,30 +59,30 @@ def teacher(**changes: object) -> dict[str, object]:
 
 @pytest.mark.slow
 def test_a_network_learns_what_its_teacher_learnt(bars_csv: Path, tmp_path: Path) -> None:
-    # guards: teachers trained first and loaded; the label itself counts nothing here
+    # guards that teachers are trained first and loaded; with a teacher_share of 1 the labels do not count
     out = tmp_path / "run"
     run.start(config(bars_csv, teachers=[teacher()], teacher_share=1.0), out, quiet=True)
     taught, first = (json.loads((path / "summary.json").read_text()) for path in (out, out / "teacher1"))
     assert first["validation"]["val_accuracy"] > 0.9
     assert taught["validation"]["val_accuracy"] > 0.9
     assert first["parameters"] > taught["parameters"]
-    # each run shows what it saw and said, the teacher's too
+    # each run has a page with its samples and predictions, the teacher's too
     for path in (out, out / "teacher1"):
         assert (path / "index.html").read_text().count("<img") == len(list(path.glob("*.png")))
         assert (path / "samples.png").is_file()
 
 
 @pytest.mark.slow
-def test_a_run_stopped_while_it_taught_goes_on_and_an_ended_teacher_stays(bars_csv: Path, tmp_path: Path) -> None:
+def test_a_run_stopped_in_a_teacher_resumes_and_keeps_the_finished_teacher(bars_csv: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     whole = config(bars_csv, epochs=1, teachers=[teacher(epochs=1), teacher(epochs=2, seed=1)])
     run.start(whole, out, quiet=True)
     # as if it had been stopped in the second teacher's last epoch
-    ended = (out / "teacher1" / "model.keras").stat().st_mtime_ns
+    finished = (out / "teacher1" / "model.keras").stat().st_mtime_ns
     for name in ("model.keras", "checkpoint.npz", "best.weights.npz", "teacher2/model.keras"):
         (out / name).unlink()
     run.start(whole, out, resume=True, quiet=True)
-    assert (out / "teacher1" / "model.keras").stat().st_mtime_ns == ended
+    assert (out / "teacher1" / "model.keras").stat().st_mtime_ns == finished
     assert (out / "teacher2" / "model.keras").is_file()
     assert (out / "model.keras").is_file()
     # or while it wrote the page, its last file
@@ -92,7 +92,7 @@ def test_a_run_stopped_while_it_taught_goes_on_and_an_ended_teacher_stays(bars_c
 
 
 @pytest.mark.slow
-def test_a_teacher_of_two_networks_is_trained_once(bars_csv: Path, tmp_path: Path) -> None:
+def test_a_teacher_shared_by_two_networks_is_trained_once(bars_csv: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = teacher(epochs=1)
     run.start(config(bars_csv, epochs=1, teachers=[first, teacher(epochs=2, teachers=[first])]), out, quiet=True)
@@ -102,25 +102,25 @@ def test_a_teacher_of_two_networks_is_trained_once(bars_csv: Path, tmp_path: Pat
         "teacher2",
     ]
 
-    # one that differs in anything is another
+    # a teacher that differs in any setting is trained separately
     again = tmp_path / "again"
     other = teacher(epochs=1, seed=1)
     run.start(config(bars_csv, epochs=1, teachers=[first, teacher(epochs=2, teachers=[other])]), again, quiet=True)
     assert (again / "teacher2" / "teacher1" / "model.keras").is_file()
 
 
-def test_teachers_that_are_taught_see_the_unlabelled_faces_too(bars_csv: Path) -> None:
-    # --set unlabelled reaches the top of a configuration alone
+def test_teachers_with_teachers_see_the_unlabelled_faces_too(bars_csv: Path) -> None:
+    # --set unlabelled sets only the top level of a configuration
     taught = teacher(teachers=[teacher()])
     whole = config(bars_csv, unlabelled="faces", teachers=[taught, taught | {"partial_share": 0.0}, teacher()])
     assert [whole.teacher(number).unlabelled for number in range(3)] == ["faces", "faces", None]
-    # none are read where none are drawn
-    few = config(bars_csv, unlabelled="nowhere", partial_share=0.0, teachers=[teacher()])
-    assert len(shown(np.zeros((2, 48, 48), np.uint8), {}, few, quiet=True).images) == 2
+    # none are read if none are drawn
+    without = config(bars_csv, unlabelled="nowhere", partial_share=0.0, teachers=[teacher()])
+    assert len(training_faces(np.zeros((2, 48, 48), np.uint8), {}, without, quiet=True).images) == 2
 
 
 @pytest.mark.slow
-def test_teachers_are_asked_once_and_what_they_said_is_kept(bars_csv: Path, tmp_path: Path) -> None:
+def test_teachers_predict_once_and_their_predictions_are_kept(bars_csv: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     whole = config(bars_csv, teachers=[teacher()], teacher_share=1.0, teacher_views=2)
     run.start(whole, out, quiet=True)
@@ -128,71 +128,77 @@ def test_teachers_are_asked_once_and_what_they_said_is_kept(bars_csv: Path, tmp_
     with np.load(out / "taught.npz") as taught:
         assert taught["fer2013"].shape == (128, 7)
         assert taught["fer2013"].sum(axis=1) == pytest.approx(np.ones(128), abs=1e-5)
-    asked = (out / "taught.npz").stat().st_mtime_ns
-    # as if it had been stopped before its end; what is trained already is not trained again
+    written = (out / "taught.npz").stat().st_mtime_ns
+    # as if it had been stopped before its end; the teacher's predictions are not made again
     (out / "model.keras").unlink()
     run.start(whole, out, resume=True, quiet=True)
     assert (out / "model.keras").is_file()
-    assert (out / "taught.npz").stat().st_mtime_ns == asked
+    assert (out / "taught.npz").stat().st_mtime_ns == written
 
 
-def test_views_are_cut_both_ways_and_their_mean_is_kept() -> None:
-    # guards: views that all lie alike, or of the wrong faces
+def test_views_alternate_between_both_framings_and_are_averaged() -> None:
+    # guards against views that are all alike, or of the wrong faces
     images = np.zeros((3, 48, 48), np.uint8)
     images[:, :, 24:] = np.array([50, 100, 150])[:, None, None]
     mirrored = np.tile([[-1.0, 0, 47], [0, 1, 0]], (3, 1, 1))
-    asked: list[np.ndarray] = []
+    seen: list[np.ndarray] = []
 
     def teach(crops: np.ndarray) -> dict[str, np.ndarray]:
-        asked.append(crops)
+        seen.append(crops)
         return {"fer2013": crops[:, 24, [4, 43], 0].astype(np.float32)}
 
-    said = teaching.over_views(teach, Shown(images, 48, {}, mirrored), views=4, seed=0, quiet=True)["fer2013"]
-    assert len(asked) == 4
+    mean = teaching.over_views(teach, TrainingFaces(images, 48, {}, mirrored), views=4, seed=0, quiet=True)["fer2013"]
+    assert len(seen) == 4
     # each view shows one dark and one bright half, on whichever side
-    assert said.sum(axis=1) == pytest.approx([50, 100, 150])
-    assert len({crops[0].tobytes() for crops in asked}) == 4
+    assert mean.sum(axis=1) == pytest.approx([50, 100, 150])
+    assert len({crops[0].tobytes() for crops in seen}) == 4
 
 
-def test_votes_speak_beside_the_teachers(bars_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # guards: votes that weigh on the other labelling, on faces without labels, or tell of another face
+def test_votes_are_mixed_into_the_targets(bars_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # guards against votes that change the other labelling, faces without labels, or another face
     table = pd.read_csv(bars_csv)
     data = tmp_path / "fer2013.csv"
     table.to_csv(data, index=False)
     ballots = np.zeros((len(table), len(VOTES)))
-    # the voters call the sad ones neutral, and a happy one in four too
+    # the voters call all sad faces neutral, and one in four of the happy ones
     happy = (table.emotion == 3) & (np.arange(len(table)) % 8 > 1)
     ballots[:, VOTES.index("neutral")] = np.where(happy, 0, 10)
     ballots[:, VOTES.index("happiness")] = np.where(happy, 10, 0)
     pd.DataFrame(ballots, columns=VOTES).assign(Usage=table.Usage).to_csv(tmp_path / VOTES_NAME, index=False)
-    # two faces more, without a label
-    monkeypatch.setattr("facexp_train.emotion.shown", lambda images, targets, *_: with_others(images, targets, 2))
+    # two more faces, without labels
+    monkeypatch.setattr(
+        "facexp_train.emotion.training_faces", lambda images, targets, *_: with_unlabelled(images, targets, 2)
+    )
 
     job = EmotionJob(read_emotion(data, quiet=True), config(data, votes_share=0.25))
     job.batches.taught = {head: np.full((130, 7), 1 / 7, np.float32) for head in ("fer2013", "ferplus")}
     _, targets = job.batches.batch(np.arange(130), np.random.default_rng(0))
     part, labels = job.faces.part("train"), job.batches.faces.targets
-    sure = part.votes[:, VOTES.index("happiness")] > 0
-    often = (part.labels[~sure] == 4).mean()
-    assert 0.7 < often < 0.9
-    # who is called happy was always labelled so, who is called neutral was sad so often
+    voted_happy = part.votes[:, VOTES.index("happiness")] > 0
+    sad_share = (part.labels[~voted_happy] == 4).mean()
+    assert 0.7 < sad_share < 0.9
+    # faces voted happy are all labelled happy; of those voted neutral, `sad_share` are labelled sad
     mean = 0.4 * labels["fer2013"][:128] + 0.6 / 7
-    assert targets["fer2013"][:128][sure][:, 3] == pytest.approx(0.75 * mean[sure][:, 3] + 0.25, abs=0.01)
-    assert targets["fer2013"][:128][~sure][:, 4] == pytest.approx(0.75 * mean[~sure][:, 4] + 0.25 * often, abs=0.01)
+    assert targets["fer2013"][:128][voted_happy][:, 3] == pytest.approx(0.75 * mean[voted_happy][:, 3] + 0.25, abs=0.01)
+    assert targets["fer2013"][:128][~voted_happy][:, 4] == pytest.approx(
+        0.75 * mean[~voted_happy][:, 4] + 0.25 * sad_share, abs=0.01
+    )
     assert targets["fer2013"][128:] == pytest.approx(np.full((2, 7), 1 / 7))
     assert targets["ferplus"][:128] == pytest.approx(0.4 * labels["ferplus"][:128] + 0.6 / 7)
-    with pytest.raises(DataError, match=r"votes_share: .* the 64 training faces .* not of two labels; set it to 0"):
-        teaching.told_by_votes(part.votes, np.where(part.labels == 3, 3, -1), 7)
+    with pytest.raises(
+        DataError, match=r"votes_share: .* the 64 training faces .* do not have two different labels; set it to 0"
+    ):
+        teaching.label_probabilities_from_votes(part.votes, np.where(part.labels == 3, 3, -1), 7)
 
 
-def with_others(images: np.ndarray, targets: dict[str, np.ndarray], count: int) -> Shown:
+def with_unlabelled(images: np.ndarray, targets: dict[str, np.ndarray], count: int) -> TrainingFaces:
     more = np.concatenate([images, images[:count]])
-    return Shown(more, 48, {head: np.pad(values, ((0, count), (0, 0))) for head, values in targets.items()})
+    return TrainingFaces(more, 48, {head: np.pad(values, ((0, count), (0, 0))) for head, values in targets.items()})
 
 
 @pytest.mark.slow
-def test_a_network_grows_out_of_its_teacher_and_says_the_same(bars_csv: Path, tmp_path: Path) -> None:
-    # guards: new channels that are heard at once, weights put beside their place
+def test_a_network_grown_from_its_teacher_predicts_the_same(bars_csv: Path, tmp_path: Path) -> None:
+    # guards against new channels that have an effect at once, and weights in the wrong place
     keras.utils.set_random_seed(0)
     small = emotion_network(stem=4, stages=(8, 12), blocks=2)
     large = emotion_network(stem=6, stages=(16, 20), blocks=2)
@@ -211,7 +217,7 @@ def test_a_network_grows_out_of_its_teacher_and_says_the_same(bars_csv: Path, tm
     with pytest.raises(DataError, match="same layers"):
         inherit(emotion_network(stem=4, stages=(8,)), large, faces)
 
-    # a run begins where its teacher ended: one epoch at a rate of nothing changes no answer
+    # a run starts where its teacher ended: one epoch at a rate near zero changes no prediction
     out = tmp_path / "run"
     wide = SMALL | {"stem": 12, "stages": [16]}
     still = {"epochs": 1, "learning_rate": 1e-9, "grow": True, "network": wide}
@@ -220,8 +226,8 @@ def test_a_network_grows_out_of_its_teacher_and_says_the_same(bars_csv: Path, tm
     assert scores[0]["val_accuracy"] == pytest.approx(scores[1]["val_accuracy"], abs=0.1)
 
 
-def test_a_network_keeps_what_is_loud_in_a_wider_one() -> None:
-    # guards: channels taken from another place than those that listen to them, a stream that loses different ones
+def test_a_narrower_network_keeps_the_strongest_channels() -> None:
+    # guards against layers that keep other channels than their inputs, and blocks of one stage that drop different ones
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     large = emotion_network(stem=6, stages=(16, 20), blocks=2)
@@ -237,7 +243,7 @@ def test_a_network_keeps_what_is_loud_in_a_wider_one() -> None:
                 values[:, rng.permutation(16)[8:]] = 0
             elif stage in silent:
                 values[:, silent[stage]] = 0
-                # of what is added, a part alone would keep others
+                # judged by one summand of the residual alone, other channels would be kept
                 values[:, rng.permutation(channels)[: channels // 2 if "block2" in layer.name else 0]] = 0
             layer.gamma.assign(values[0])
             layer.beta.assign(values[1])
@@ -249,26 +255,26 @@ def test_a_network_keeps_what_is_loud_in_a_wider_one() -> None:
 
 
 @pytest.mark.slow
-def test_a_mirrored_network_starts_with_the_partners_that_are_there(bars_csv: Path, tmp_path: Path) -> None:
-    # guards: partners that are not, a layer put in another order than those that listen to it
+def test_a_mirrored_network_inherits_the_channel_pairs_of_its_start(bars_csv: Path, tmp_path: Path) -> None:
+    # guards against wrong channel pairs, and a layer ordered differently from those that read it
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
-    # a network whose channels have partners, in disorder; of each layer, in which order it hears and answers
+    # a network with channel pairs in random order; for each layer, the order of its inputs and outputs
     plain = emotion_network(size=49, stem=6, stages=(8,), blocks=2)
     pixel, stem, first, second, stage = (rng.permutation(channels) for channels in (1, 6, 8, 8, 8))
     orders = {"stem": (pixel, stem), "stage1_block1_shortcut": (stem, stage)}
     orders |= {"stage1_block1_a": (stem, first), "stage1_block1_b": (first, stage)}
     orders |= {"stage1_block2_a": (stage, second), "stage1_block2_b": (second, stage)}
-    for name, (heard, said) in orders.items():
+    for name, (inputs, outputs) in orders.items():
         layer = plain.get_layer(f"{name}_conv")
         (kernel,) = layer.get_weights()
         kernel = kernel + kernel[:, ::-1, ::-1, ::-1]
-        layer.set_weights([kernel[:, :, np.argsort(heard)][..., np.argsort(said)]])
+        layer.set_weights([kernel[:, :, np.argsort(inputs)][..., np.argsort(outputs)]])
     faces = rng.integers(0, 256, (8, 49, 49, 1), dtype=np.uint8)
     mirrored = emotion_network(size=48, stem=6, stages=(8,), blocks=2, mirrored=True)
     inherit(plain, mirrored, faces)
     for name in orders.keys() - {"stem"}:
-        # nothing was lost in the mean with the partner
+        # averaging with the mirrored partner changed no weight
         (before,), (after,) = (model.get_layer(f"{name}_conv").get_weights() for model in (plain, mirrored))
         assert np.sort(after, axis=None) == pytest.approx(np.sort(before, axis=None), abs=1e-6)
     with pytest.raises(DataError, match="starts from one of its widths; stem_conv has another"):
@@ -276,7 +282,7 @@ def test_a_mirrored_network_starts_with_the_partners_that_are_there(bars_csv: Pa
     with pytest.raises(DataError, match="stem_conv has kernels of another size"):
         inherit(mirrored, emotion_network(stem=6, stages=(8,), blocks=2), faces)
 
-    # a run that begins so gives a face and its mirror image the same answer
+    # a run that starts this way gives a face and its mirror image the same logits
     out = tmp_path / "run"
     still = {"epochs": 1, "learning_rate": 1e-9, "grow": True, "network": SMALL | {"stem": 8, "mirrored": True}}
     run.start(config(bars_csv, teachers=[teacher(epochs=1)], **still), out, quiet=True)
@@ -294,7 +300,7 @@ def test_a_mirrored_network_starts_with_the_partners_that_are_there(bars_csv: Pa
         ({"stages": [16, 16]}, "flat flattens a map"),
     ],
 )
-def test_other_widths_are_refused_where_places_would_move(narrower: dict[str, object], message: str) -> None:
+def test_other_widths_are_refused_where_features_would_move(narrower: dict[str, object], message: str) -> None:
     made = {"heads": ("fer2013",), "classes": 7}
     plain = {"kind": "cnn", "stages": [8, 8], "blocks": 1, "dense": [8]}
     with pytest.raises(DataError, match=message):
@@ -315,7 +321,7 @@ def test_other_widths_are_refused_where_places_would_move(narrower: dict[str, ob
         ({"grow": True, "teachers": [{}], "start_from": "runs/e1"}, "and no start_from"),
     ],
 )
-def test_wrong_teachers_are_told_at_once(bars_csv: Path, changes: dict[str, object], message: str) -> None:
+def test_wrong_teacher_settings_are_refused_at_once(bars_csv: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         config(bars_csv, **changes)
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from facexp_train.augmentation.changes import CHANGES, Change, draw_change
 from facexp_train.data import tables
 from facexp_train.data.classes import NAME
-from facexp_train.data.emotion_data import csv_inside, read_emotion, usage_of
+from facexp_train.data.emotion_data import csv_inside, read_emotion, unfit_for_training, usage_of
 from facexp_train.data.keypoint_data import CANVAS_SQUARE, COORDINATES, SQUARE, read_keypoints
-from facexp_train.data.votes import votes_beside
+from facexp_train.data.votes import find_votes
 from facexp_train.errors import DataError
 from facexp_train.exploration.survey import task_of
 from facexp_train.progress import progress_bar
@@ -111,7 +111,9 @@ def augment(
 
 def _emotion(place: Path, quiet: bool) -> _Faces:
     faces = read_emotion(place, whole=True, quiet=quiet)
-    trained = read_emotion(place, quiet=quiet).part("train").rows - 1
+    unfit = unfit_for_training(faces.images, faces.split, faces.copies, faces.group)
+    used = (faces.split == "train") & (faces.labels >= 0) & ~np.any(list(unfit.values()), axis=0)
+    trained = np.flatnonzero(used)
     return _Faces(faces.images, faces.split, faces.group, faces.names, None, trained, faces.votes is not None)
 
 
@@ -206,7 +208,7 @@ def _write_csv(place: Path, part: Path, faces: _Faces, changes: Sequence[Change]
             done()
 
     _write_table(place, part / place.name, faces, pixels, copies())
-    votes = votes_beside(place)
+    votes = find_votes(place)
     if votes is not None and faces.has_votes:
         vote_rows: list[tuple[int, dict[str, str]]] = [(face, {}) for _ in changes for face in faces.trained.tolist()]
         _write_table(votes, part / votes.name, faces, "", vote_rows)

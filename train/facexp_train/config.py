@@ -85,7 +85,8 @@ class TrainConfig:
     teacher_share: weight of the teachers' mean probabilities or points in a target; the rest is the label. Without a
     label the target of a face or point is the teachers' mean alone.
     votes_share: weight, in a target of FER2013's labels, of the label probabilities that FER+'s votes predict
-    (teaching.told_by_votes); the rest is the mean of label and teachers. Ignored without votes (emotion).
+    (teaching.label_probabilities_from_votes); the rest is the mean of label and teachers. Ignored without votes
+    (emotion).
     teacher_views: number of views of a face over which the teachers' answers are averaged, once, before training; 0
     means that they answer every crop that the network sees, during training (emotion only).
     grow: start with the first teacher's weights. The network has the same layers, with more channels, with fewer (those
@@ -129,7 +130,7 @@ class TrainConfig:
     grow: bool = False
     five_weight: float = 0.0
 
-    def changes(self, epoch: int) -> Augmentation:
+    def augmentation_of(self, epoch: int) -> Augmentation:
         """Return the augmentation of an epoch, counted from 0."""
         return self.settled if epoch >= self.epochs - self.settle_epochs else self.augmentation
 

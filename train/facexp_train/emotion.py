@@ -11,17 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.labels import FIVE
-from facexp_train.augmentation.alignment import aligned_crops, shown
+from facexp_train.augmentation.alignment import aligned_crops, training_faces
 from facexp_train.config import TrainConfig
 from facexp_train.data.emotion_data import EmotionFaces, truths
 from facexp_train.data.splits import SPLITS
 from facexp_train.errors import DataError
-from facexp_train.evaluation.answered import LABELLINGS
 from facexp_train.evaluation.calibration import fit_temperature
+from facexp_train.evaluation.ranking import LABELLINGS
 from facexp_train.fitting import fit
 from facexp_train.fitting.batches import EmotionBatches
 from facexp_train.fitting.losses import grouped_cross_entropy, soft_cross_entropy
-from facexp_train.fitting.teaching import kept, load_teachers, mean_of, over_views, told_by_votes
+from facexp_train.fitting.teaching import (
+    cached_predictions,
+    label_probabilities_from_votes,
+    load_teachers,
+    mean_of,
+    over_views,
+)
 from facexp_train.networks.builders import build_network
 from facexp_train.networks.inheritance import inherit
 from facexp_train.networks.resnet import mirror_symmetric, with_temperatures
@@ -105,9 +111,9 @@ class EmotionJob:
                         "on the file's own labels"
                     )
         self.losses = dict.fromkeys(self.targets, _loss(faces, config))
-        self.batches = EmotionBatches(shown(part.images, self.targets, config, quiet), config)
+        self.batches = EmotionBatches(training_faces(part.images, self.targets, config, quiet), config)
         if config.votes_share and part.votes is not None:
-            from_votes = told_by_votes(part.votes, part.labels, len(part.classes))
+            from_votes = label_probabilities_from_votes(part.votes, part.labels, len(part.classes))
             # the unlabelled faces follow the labelled ones
             others = len(self.batches.faces.images) - len(from_votes)
             self.batches.vote_targets = {part.labelling: np.pad(from_votes, ((0, others), (0, 0)))}
@@ -136,7 +142,7 @@ class EmotionJob:
             self.batches.teach = teach
             return
         faces, views = self.batches.faces, self.config.teacher_views
-        self.batches.taught = kept(
+        self.batches.taught = cached_predictions(
             out, self.targets, lambda: over_views(teach, faces, views, self.config.seed, self.quiet)
         )
 
@@ -145,9 +151,9 @@ class EmotionJob:
         if self.config.grow:
             self.begin_with(self.first_teacher, model)
 
-    def begin_with(self, elder: keras.Model, model: keras.Model) -> None:
-        """Give a network the weights of `elder`; DataError if they do not fit (see `inherit`)."""
-        inherit(elder, model, self.held.images[:_PAIRING_FACES, ..., None])
+    def begin_with(self, source: keras.Model, model: keras.Model) -> None:
+        """Give a network the weights of `source`; DataError if they do not fit (see `inherit`)."""
+        inherit(source, model, self.held.images[:_PAIRING_FACES, ..., None])
 
     def validate(self, model: keras.Model) -> fit.Validation:
         """Return the accuracy of each head over its rated faces, the mean of these, and the answers.

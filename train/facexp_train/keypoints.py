@@ -19,7 +19,7 @@ from facexp_train.evaluation.metrics import keypoint_errors
 from facexp_train.fitting import fit
 from facexp_train.fitting.batches import KeypointBatches
 from facexp_train.fitting.losses import squared_error, weighted_distance
-from facexp_train.fitting.teaching import kept, load_teachers, points_over_views
+from facexp_train.fitting.teaching import cached_predictions, load_teachers, points_over_views
 from facexp_train.networks.builders import build_network
 
 
@@ -75,7 +75,7 @@ class KeypointJob:
             views, seed = self.config.teacher_views, self.config.seed
             return {"keypoints": points_over_views(models, self.batches.faces, SIZE, views, seed, self.quiet)}
 
-        self.batches.learn(kept(out, ["keypoints"], compute)["keypoints"])
+        self.batches.learn(cached_predictions(out, ["keypoints"], compute)["keypoints"])
 
     def begin(self, model: keras.Model) -> None:
         """Do nothing: the network starts with its random weights."""

@@ -19,12 +19,12 @@ from facexp_train.emotion import EmotionJob
 from facexp_train.errors import DataError
 from facexp_train.evaluation.evaluate import Predict
 from facexp_train.fitting import fit
-from facexp_train.fitting.run_directory import expect_faces, taken
+from facexp_train.fitting.run_directory import expect_faces, held_run_directory
 from facexp_train.keypoints import KeypointJob
 from facexp_train.networks.builders import DEFAULT
 from facexp_train.reporting.page import INDEX
-from facexp_train.run_page import draw_answers, draw_samples, write_page
-from facexp_train.stored import damaged, read_facts, read_toml
+from facexp_train.run_page import draw_predictions, draw_samples, write_page
+from facexp_train.stored import damaged, read_summary, read_toml
 
 
 def configure(
@@ -209,7 +209,7 @@ def _train(
         job.begin_with(job.network(config.teacher(0)), model)
     configs = [config.teacher(number) for number in range(len(config.teachers))]
     teachers = [runs.setdefault(each.to_json(), out / f"teacher{number}") for number, each in enumerate(configs, 1)]
-    with taken(config, out, resume):
+    with held_run_directory(config, out, resume):
         added = job.batches.faces.unlabelled if isinstance(job, EmotionJob) else ""
         with fit.writing(out, 0):
             expect_faces(faces, config, out, added)
@@ -222,7 +222,7 @@ def _train(
             draw_samples(job.batches, getattr(faces, "classes", ()), config, out, resume)
         path = fit.train(job, config, out, resume, quiet, tensorboard)
         with fit.writing(out, config.epochs):
-            write_page(config, out, draw_answers(load_predict(out), faces, out))
+            write_page(config, out, draw_predictions(load_predict(out), faces, out))
     return path
 
 
@@ -245,7 +245,7 @@ def load_predict(run: Path) -> Predict:
 
 def temperatures(run: Path) -> dict[str, float] | None:
     """The temperatures by which the logits of a run's heads are divided, by head; None if the network has none."""
-    path = run / "summary.json"
-    remedy = "`facexp train` with --resume writes it again"
-    values: dict[str, float] | None = read_facts(path, remedy).get("temperatures") if path.is_file() else None
+    values: dict[str, float] | None = None
+    if (run / "summary.json").is_file():
+        values = read_summary(run).get("temperatures")
     return values

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from facexp_train.config import TrainConfig
 from facexp_train.data.emotion_data import EmotionFaces
 from facexp_train.data.keypoint_data import KeypointFaces
-from facexp_train.evaluation.answer_sheets import draw_best_and_worst, draw_epochs, held_out
 from facexp_train.evaluation.evaluate import Predict
+from facexp_train.evaluation.prediction_sheets import draw_best_and_worst, draw_epochs, held_out
 from facexp_train.fitting.batches import EmotionBatches, KeypointBatches
 from facexp_train.fitting.milestones import read_answers
 from facexp_train.reporting import page, sheets
 from facexp_train.reporting.page import Picture, Section, Table
+from facexp_train.stored import read_summary
 
 _SETTLED = "samples_settled"
 
@@ -57,16 +58,16 @@ def _target_text(head: str, target: NDArray[np.float32], classes: tuple[str, ...
     return f"{head}: {classes[code]} {100 * target[code]:.0f}%"
 
 
-def draw_answers(predict: Predict, faces: KeypointFaces | EmotionFaces, out: Path) -> list[Section]:
+def draw_predictions(predict: Predict, faces: KeypointFaces | EmotionFaces, out: Path) -> list[Section]:
     """Draw the validation predictions of the run in `out`: of the trained network and of the saved epochs."""
-    summary = json.loads((out / "summary.json").read_text())
+    summary = read_summary(out)
     best, temperatures = summary["best_epoch"], summary.get("temperatures", {})
     held = held_out(faces)
-    shipped = held.judge(predict(held.crops))
-    sections = [Section("Best and worst answers", draw_best_and_worst(shipped, out))]
+    shipped = held.rank(predict(held.crops))
+    sections = [Section("Best and worst predictions", draw_best_and_worst(shipped, out))]
     # the outputs of epochs were saved without temperatures, which are fitted to the final network afterwards
     epochs = {
-        epoch: held.judge({head: values / temperatures.get(head, 1.0) for head, values in outputs.items()})
+        epoch: held.rank({head: values / temperatures.get(head, 1.0) for head, values in outputs.items()})
         for epoch, outputs in read_answers(out).items()
     }
     epochs = dict(sorted((epochs | {best: shipped}).items()))
@@ -75,10 +76,10 @@ def draw_answers(predict: Predict, faces: KeypointFaces | EmotionFaces, out: Pat
     return sections
 
 
-def write_page(config: TrainConfig, out: Path, answers: list[Section]) -> Path:
+def write_page(config: TrainConfig, out: Path, predictions: list[Section]) -> Path:
     """Write index.html about the finished run in the directory `out`; return its path."""
-    summary = json.loads((out / "summary.json").read_text())
-    versions, command = (out / "command.txt").read_text().splitlines()
+    summary = read_summary(out)
+    versions, command = (out / "command.txt").read_text(encoding="utf-8").splitlines()
     scores = [(name.removeprefix("val_"), 100 * value) for name, value in summary["validation"].items()]
     settings = [(key, _text(value)) for key, value in json.loads(config.to_json()).items()]
     facts = [(name, _text(value)) for name, value in summary.items() if name != "validation"]
@@ -96,7 +97,7 @@ def write_page(config: TrainConfig, out: Path, answers: list[Section]) -> Path:
             "Training", (text, curves, Table("validation", "Validation, best epoch", ("score", "value, %"), scores))
         ),
         Section("What the network saw", samples),
-        *answers,
+        *predictions,
         Section("Repeat it", (page.Code(command), versions.removeprefix("# "))),
         Section("Settings", (Table("settings", "Configuration", ("setting", "value"), settings, len(settings)),)),
         Section("Facts", (Table("facts", "What was trained", ("fact", "value"), facts, len(facts)),)),

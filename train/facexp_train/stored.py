@@ -24,23 +24,30 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def read_arrays(path: Path, mend: str) -> dict[str, NDArray[Any]]:
-    """The arrays of a .npz file by name; DataError, which ends with `mend`, if the file is damaged."""
+def read_arrays(path: Path, remedy: str) -> dict[str, NDArray[Any]]:
+    """The arrays of a .npz file by name; DataError, which ends with `remedy`, if the file is damaged."""
     try:
         return load_arrays(path)
     except ValueError as error:
-        raise damaged(path, error, mend) from None
+        raise damaged(path, error, remedy) from None
 
 
-def read_facts(path: Path, mend: str) -> dict[str, Any]:
-    """The object in a JSON file; DataError, which ends with `mend`, if the file is damaged."""
+def read_facts(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file; DataError, which ends with `remedy`, if the file is missing or damaged."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise damaged(path, error, mend) from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; {remedy}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(path, error, remedy) from error
     if not isinstance(facts, dict):
-        raise damaged(path, "not an object", mend)
+        raise damaged(path, "not an object", remedy)
     return facts
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """The facts about a finished run, from its summary.json; DataError if the file is missing or damaged."""
+    return read_facts(run / "summary.json", "`facexp train` with --resume writes it again")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -52,6 +59,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise DataError(f"{path}: cannot be read as TOML: {error}") from error
 
 
-def damaged(path: Path, reason: object, mend: str) -> DataError:
-    """The error for a file that cannot be read, in one line; `mend` says what to do."""
-    return DataError(f"{path}: cannot be read ({' '.join(str(reason).split())}); {mend}")
+def damaged(path: Path, reason: object, remedy: str) -> DataError:
+    """The error for a file that cannot be read, in one line; `remedy` says what to do."""
+    return DataError(f"{path}: cannot be read ({' '.join(str(reason).split())}); {remedy}")

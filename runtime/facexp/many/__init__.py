@@ -5,8 +5,8 @@
         print(part.sources, part.faces, part.errors)
 
 `plan` lists the sources and divides them into parts, `stores` reads folders and object stores, `content` gives workers
-the sources' content, `schema` is the Arrow schema of the records, `parts` writes the files of parts, `tries` counts the
-attempts at each part, `worker` runs in each process, and `job` is the whole job.
+the sources' content, `schema` is the Arrow schema of the records, `parts` writes the files of parts, `attempts` counts
+the attempts at each part, `worker` runs in each process, and `job` is the whole job.
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ def open_items(todo: Iterable[Item], stores: list[Store], *, ahead: bool = True)
         if number is None:
             yield from (Source(item.path, PurePath(item.path), item.problem) for item in group)
         elif table is None:
-            yield from _fetched(list(group), stores, _PARALLEL_READS if ahead else 1)
+            yield from _fetched(list(group), stores, number, _PARALLEL_READS if ahead else 1)
         else:
-            yield from _rows(list(group), stores)
+            yield from _rows(list(group), stores, number)
 
 
 def _group_key(item: Item) -> tuple[int | None, str | None]:
@@ -47,14 +47,14 @@ def _source(item: Item, stores: list[Store], data: bytes | None, problem: str | 
     return Source(item.name(stores), PurePath(item.path), problem, data=data)
 
 
-def _fetched(group: list[Item], stores: list[Store], most: int) -> Iterator[Source]:
-    """Yield files of a store with their content, in order, with at most `most` requests at once."""
+def _fetched(group: list[Item], stores: list[Store], number: int, most: int) -> Iterator[Source]:
+    """Yield files of store `number` with their content, in order, with at most `most` requests at once."""
 
     def fetch(item: Item) -> Source:
         if item.problem is not None:
             return _source(item, stores, None, item.problem)
         try:
-            return _source(item, stores, stores[item.store or 0].read(item.path))
+            return _source(item, stores, stores[number].read(item.path))
         except FileNotFoundError:
             return _source(item, stores, None, "no such file or folder")
         # each store raises its own kinds of errors
@@ -74,8 +74,11 @@ def _fetched(group: list[Item], stores: list[Store], most: int) -> Iterator[Sour
             yield source
 
 
-def _rows(group: list[Item], stores: list[Store]) -> Iterator[Source]:
-    """Yield rows of one Parquet file, in order. Only the column with the pictures is read, a few rows at a time."""
+def _rows(group: list[Item], stores: list[Store], number: int) -> Iterator[Source]:
+    """Yield rows of one Parquet file in store `number`, in order.
+
+    Only the column with the pictures is read, a few rows at a time.
+    """
     if all(item.problem is not None for item in group):
         # do not open the file at all: workers may have crashed when they read it
         yield from (_source(item, stores, None, item.problem) for item in group)
@@ -87,16 +90,16 @@ def _rows(group: list[Item], stores: list[Store]) -> Iterator[Source]:
         return bisect.bisect_left(rows, start) < bisect.bisect_left(rows, end)
 
     try:
-        filesystem = stores[group[0].store or 0].filesystem
+        filesystem = stores[number].filesystem
         with pq.ParquetFile(group[0].path, filesystem=filesystem, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
             name, in_struct = image_column(file.schema_arrow)
             columns = [f"{name}.bytes" if in_struct else name]
             end = 0
-            for number in range(file.num_row_groups):
-                start, end = end, end + file.metadata.row_group(number).num_rows
+            for row_group in range(file.num_row_groups):
+                start, end = end, end + file.metadata.row_group(row_group).num_rows
                 if not wanted(start, end):
                     continue
-                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[number], columns=columns):
+                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[row_group], columns=columns):
                     values = batch.column(0).field("bytes") if in_struct else batch.column(0)
                     for row, value in enumerate(values, start):
                         if (item := unread.pop(row, None)) is not None:

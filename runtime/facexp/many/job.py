@@ -22,18 +22,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from facexp.address import as_utf8, printable, shown
+from facexp.address import as_utf8, printable, redacted
 from facexp.bundle import MANIFEST, Bundle
 from facexp.checks import expect_count
 from facexp.cores import cores
 from facexp.errors import one_line
-from facexp.many.parts import is_begun, is_part, part_name, take_rows
-from facexp.many.plan import Plan, is_relative, one_name, whole
+from facexp.many.parts import is_incomplete, is_part, part_name, remove_rows
+from facexp.many.plan import Plan, absolute_name, canonical_name, is_relative
 from facexp.many.schema import about, frameless
-from facexp.many.stores import NOT_UTF8, UNREAD, ManyError, Store
-from facexp.many.worker import SHARED, Part, Settings, Worker
+from facexp.many.stores import NOT_UTF8, READ_ERROR_PREFIX, ManyError, Store
+from facexp.many.worker import SHARED_FILES_HINT, Part, Settings, Worker
 
-DONE = "_SUCCESS"
+SUCCESS_FILE = "_SUCCESS"
 """Name of the empty file that marks a finished job, as other tools that write folders of Parquet files leave it."""
 
 _DEFAULTS = Settings()
@@ -45,12 +45,12 @@ _CONNECT_TIMEOUT_S = 10.0
 
 
 @dataclass(slots=True)
-class _Begun:
+class _Existing:
     """What a folder of results already holds."""
 
     files: set[str] = field(default_factory=set)
     done: set[str] = field(default_factory=set)
-    """The canonical names (`plan.one_name`) of the sources that have rows or need none."""
+    """The canonical names (`plan.canonical_name`) of the sources that have rows or need none."""
     unread: set[str] = field(default_factory=set)
     """Those of `done` that could not be read."""
     starts: set[str] = field(default_factory=set)
@@ -91,11 +91,11 @@ class ManyImages:
         self._out = (store, os.path.abspath(folder) if store.local else folder)  # noqa: PTH100
         # in file names, so that a worker of an interrupted run that is still writing cannot replace this run's files
         self._token = secrets.token_hex(4)
-        self._out_name = shown(str(out))
-        begun = self._begun(resume)
-        self._old_files = begun.files
+        self._out_name = redacted(str(out))
+        existing = self._read_existing(resume)
+        self._old_files = existing.files
         self._plan = Plan.of(names, Path(folder) if store.local else None, self._out)
-        others = begun.starts - {self._start}
+        others = existing.starts - {self._start}
         if others and self._plan.relative:
             raise ManyError(
                 f"{self._out_name}: was written from {printable(min(others))}: "
@@ -103,12 +103,12 @@ class ManyImages:
             )
         names = self._names()
         # a failed source that is not in this job keeps its row, since this job does not try it again
-        known = begun.done.union(names if begun.stale else ())
+        known = existing.done.union(names if existing.stale else ())
         self._stale = {
-            part: [source for source, name in stale.items() if name in known] for part, stale in begun.stale.items()
+            part: [source for source, name in stale.items() if name in known] for part, stale in existing.stale.items()
         }
-        self._todo = [item for item, name in zip(self._plan.items, names, strict=True) if name not in begun.done]
-        self._unread = sum(name in begun.unread for name in names)
+        self._todo = [item for item, name in zip(self._plan.items, names, strict=True) if name not in existing.done]
+        self._unread = sum(name in existing.unread for name in names)
 
     @property
     def total(self) -> int:
@@ -147,13 +147,13 @@ class ManyImages:
             store.filesystem.create_dir(folder, recursive=True)
             self._clear(keep_done=not self._todo)
             for name, sources in self._stale.items():
-                take_rows(store, folder, name, sources)
+                remove_rows(store, folder, name, sources)
             if self._todo:
                 with _ray(address, workers) as ray:
                     yield from self._run(ray, workers, gpus_per_worker, device)
             # remove the incomplete files of workers that died
             self._clear(keep_done=True)
-            with store.filesystem.open_output_stream(f"{folder}/{DONE}"):
+            with store.filesystem.open_output_stream(f"{folder}/{SUCCESS_FILE}"):
                 pass
         except (OSError, pa.ArrowException) as error:
             raise ManyError(f"{store.name(folder)}: the results cannot be written: {one_line(error)}") from None
@@ -216,22 +216,22 @@ class ManyImages:
         each file of this run.
         """
         store, folder = self._out
-        late = [name for name in self._expect(written) - written.keys() - self._old_files if is_part(name)]
-        begun = _Begun(done=set(self._names() if late else ()))
+        late = [name for name in self._expect_files(written) - written.keys() - self._old_files if is_part(name)]
+        existing = _Existing(done=set(self._names() if late else ()))
         for name in late:
             try:
-                self._add(begun, name, again=False)
+                self._add_file(existing, name, again=False)
             # the file is damaged, and will remain so
             except ValueError:
                 store.filesystem.delete_file(f"{folder}/{name}")
-        if begun.stale:
+        if existing.stale:
             # before and after: of two jobs that remove each other's rows, at least one finds its own missing
-            self._expect(written, counted=True)
-            for name, sources in begun.stale.items():
-                take_rows(store, folder, name, sources)
-            self._expect(written, counted=True)
+            self._expect_files(written, counted=True)
+            for name, sources in existing.stale.items():
+                remove_rows(store, folder, name, sources)
+            self._expect_files(written, counted=True)
 
-    def _expect(self, written: dict[str, int], *, counted: bool = False) -> set[str]:
+    def _expect_files(self, written: dict[str, int], *, counted: bool = False) -> set[str]:
         """Return the names in the folder; ManyError if a file of `written` is missing or, if `counted`, lacks rows."""
         store, folder = self._out
         names = {info.base_name for info in store.filesystem.get_file_info(fs.FileSelector(folder))}
@@ -240,45 +240,46 @@ class ManyImages:
             pq.read_metadata(f"{folder}/{name}", filesystem=store.filesystem).num_rows < count for name, count in rows
         ):
             raise ManyError(
-                f"{store.name(folder)}: parts or rows are missing: {SHARED}, and only one job at a time may write there"
+                f"{store.name(folder)}: parts or rows are missing: {SHARED_FILES_HINT}, "
+                "and only one job at a time may write there"
             )
         return names
 
     def _names(self) -> list[str]:
         """Return the canonical name of each source."""
-        return [one_name(as_utf8(item.name(self._plan.stores)), self._start) for item in self._plan.items]
+        return [canonical_name(as_utf8(item.name(self._plan.stores)), self._start) for item in self._plan.items]
 
-    def _begun(self, resume: bool) -> _Begun:
+    def _read_existing(self, resume: bool) -> _Existing:
         """Return what is already in the folder of results. Raises ManyError if it cannot be used."""
         (store, folder), out_name = self._out, self._out_name
-        begun = _Begun()
+        existing = _Existing()
         try:
             info = store.filesystem.get_file_info(folder)
             if info.type == fs.FileType.NotFound:
-                return begun
+                return existing
             if info.type == fs.FileType.File:
                 raise ManyError(f"{out_name}: is a file; the results are a folder of files")
             names = [each.base_name for each in store.filesystem.get_file_info(fs.FileSelector(folder))]
-            begun.files = {name for name in names if name.endswith(".parquet") and not name.startswith(".")}
+            existing.files = {name for name in names if name.endswith(".parquet") and not name.startswith(".")}
             if names and not resume:
                 raise ManyError(f"{out_name}: exists already: continue it with --resume, or give another folder")
         except UnicodeError:
             raise ManyError(f"{printable(out_name)}: cannot be written: {NOT_UTF8}") from None
         except (OSError, pa.ArrowException) as error:
             raise ManyError(f"{out_name}: its content cannot be read: {one_line(error)}") from None
-        for name in sorted(begun.files):
+        for name in sorted(existing.files):
             try:
-                self._add(begun, name)
+                self._add_file(existing, name)
             # Arrow raises ValueError or OSError for a damaged file
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise ManyError(
                     f"{out_name}/{name}: cannot be read ({one_line(error)}); "
                     "if it is damaged, delete it: --resume analyses its sources again"
                 ) from None
-        return begun
+        return existing
 
-    def _add(self, begun: _Begun, name: str, *, again: bool = True) -> None:
-        """Add a file of the folder to `begun`; `again`: sources with an error of the disk or store are not done."""
+    def _add_file(self, existing: _Existing, name: str, *, again: bool = True) -> None:
+        """Add a file of the folder to `existing`; `again`: sources with an error of the disk or store are not done."""
         (store, folder), start = self._out, self._start
         # pq.read_table would take many times as long
         with pq.ParquetFile(f"{folder}/{name}", filesystem=store.filesystem) as file:
@@ -287,22 +288,22 @@ class ManyImages:
             file_start = self._expect_same(f"{self._out_name}/{name}", about(metadata)) or start
             table = file.read(["source", "error"])
         names = {
-            source: one_name(source if file_start == start else whole(source, file_start), start)
+            source: canonical_name(source if file_start == start else absolute_name(source, file_start), start)
             for source in (*table.column("source").to_pylist(), *frameless(metadata))
         }
         failed = table.filter(pc.is_valid(table.column("error")))
         if is_part(name):
-            stale = {source for source in table.column("source").to_pylist() if names[source] in begun.done}
+            stale = {source for source in table.column("source").to_pylist() if names[source] in existing.done}
             if again:
-                transient = failed.filter(pc.match_substring(failed.column("error"), f": {UNREAD}: "))
+                transient = failed.filter(pc.match_substring(failed.column("error"), f": {READ_ERROR_PREFIX}: "))
                 stale.update(transient.column("source").to_pylist())
             if stale:
-                begun.stale[name] = {source: names[source] for source in stale}
-        done = names.keys() - begun.stale.get(name, {})
-        begun.done.update(names[source] for source in done)
-        begun.unread.update(names[source] for source in done.intersection(failed.column("source").to_pylist()))
+                existing.stale[name] = {source: names[source] for source in stale}
+        done = names.keys() - existing.stale.get(name, {})
+        existing.done.update(names[source] for source in done)
+        existing.unread.update(names[source] for source in done.intersection(failed.column("source").to_pylist()))
         if any(is_relative(source) for source in names):
-            begun.starts.add(file_start)
+            existing.starts.add(file_start)
 
     def _expect_same(self, file_name: str, found: str | None) -> str | None:
         """Return the directory in which the job that wrote a file was started; None if it is not recorded.
@@ -324,7 +325,7 @@ class ManyImages:
         """Remove incomplete files of dead workers and, unless `keep_done`, the mark of a finished job."""
         store, folder = self._out
         for info in store.filesystem.get_file_info(fs.FileSelector(folder)):
-            if is_begun(info.base_name) or (info.base_name == DONE and not keep_done):
+            if is_incomplete(info.base_name) or (info.base_name == SUCCESS_FILE and not keep_done):
                 store.filesystem.delete_file(info.path)
 
 

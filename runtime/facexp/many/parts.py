@@ -31,18 +31,17 @@ def is_part(name: str) -> bool:
     return re.fullmatch(_PART_NAME, name) is not None
 
 
-def is_begun(name: str) -> bool:
+def is_incomplete(name: str) -> bool:
     """Return whether a name is that of a file that a worker writes before its part is complete; these are removed."""
     return re.fullmatch(rf"\.{_PART_NAME}-(\d+|tries)", name) is not None
 
 
 @contextlib.contextmanager
-def whole_file(store: Store, folder: str, name: str, *, again: bool = False) -> Iterator[str]:
+def atomic_file(store: Store, folder: str, name: str) -> Iterator[str]:
     """Yield a local path to write to; the file gets its name in the folder only after the block ends without an error.
 
-    An existing file of that name is replaced, and a process that dies in the block leaves nothing that looks like
-    results. In an object store, an interrupted upload leaves an incomplete file under the name it goes to; with
-    `again`, this is first a temporary name, so that an incomplete file never replaces a complete one.
+    An existing file of that name is replaced, and a process that is interrupted leaves nothing that looks like results:
+    what it has written has a temporary name (`is_incomplete`).
     """
     temporary = f"{folder}/.{name}-{os.getpid()}"
     if store.local:
@@ -50,18 +49,17 @@ def whole_file(store: Store, folder: str, name: str, *, again: bool = False) -> 
         # without fsync, a power cut could keep the new name and lose the content
         with Path(temporary).open("rb+") as rows:
             os.fsync(rows.fileno())
-        store.filesystem.move(temporary, f"{folder}/{name}")
-        return
-    with tempfile.TemporaryDirectory(prefix="facexp-") as local_folder:
-        yield f"{local_folder}/{name}"
-        to = temporary if again else f"{folder}/{name}"
-        with Path(local_folder, name).open("rb") as rows, store.filesystem.open_output_stream(to) as out:
-            shutil.copyfileobj(rows, out, 1 << 20)
-    if again:
-        store.filesystem.move(temporary, f"{folder}/{name}")
+    else:
+        with tempfile.TemporaryDirectory(prefix="facexp-") as local_folder:
+            yield f"{local_folder}/{name}"
+            # an object store keeps what was uploaded when an error ended the upload
+            with Path(local_folder, name).open("rb") as rows, store.filesystem.open_output_stream(temporary) as out:
+                shutil.copyfileobj(rows, out, 1 << 20)
+    # an object store copies the file, which appears when it is complete, and deletes the temporary one
+    store.filesystem.move(temporary, f"{folder}/{name}")
 
 
-def take_rows(store: Store, folder: str, name: str, sources: Iterable[str]) -> None:
+def remove_rows(store: Store, folder: str, name: str, sources: Iterable[str]) -> None:
     """Remove the rows of these sources from a part; a part without other sources is deleted."""
     path, removed = f"{folder}/{name}", pa.array([*sources], pa.string())
     if not len(removed):
@@ -74,7 +72,7 @@ def take_rows(store: Store, folder: str, name: str, sources: Iterable[str]) -> N
         store.filesystem.delete_file(path)
         return
     with (
-        whole_file(store, folder, name, again=True) as new_path,
+        atomic_file(store, folder, name) as new_path,
         pq.ParquetFile(path, filesystem=store.filesystem) as old,
         pq.ParquetWriter(new_path, old.schema_arrow, filesystem=fs.LocalFileSystem(), compression="zstd") as new,
     ):

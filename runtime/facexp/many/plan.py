@@ -14,18 +14,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from facexp.address import STDIN, is_live, shown
+from facexp.address import STDIN, is_live, redacted
 from facexp.errors import one_line
-from facexp.many.stores import NOT_UTF8, PARQUET, ManyError, Store, is_address, is_wild
+from facexp.many.stores import NOT_UTF8, PARQUET, ManyError, Store, StoreCache, is_address, is_wild
 from facexp.sources import MEDIA, listed, open_sources
 from facexp.sources.globs import Match, expand, folders, is_inside, is_pattern, path_problem, real_path
 
-PART = 1000
+MAX_PART_SOURCES = 1000
 """Maximum number of sources in one part, which is done again when its worker dies."""
-SHARE = 16
+MIN_PARTS_PER_WORKER = 16
 """Minimum number of parts for each worker, given enough sources, so that at the end none waits long for the others."""
 
-ITEMS = pa.schema(
+ITEM_SCHEMA = pa.schema(
     [
         pa.field("part", pa.int32(), nullable=False),
         pa.field("store", pa.int16()),
@@ -68,6 +68,7 @@ class Plan:
     items: list[Item] = field(default_factory=list)
     results: tuple[Store, str] | None = None
     """Store and folder of the job's own results, which are never sources."""
+    _cache: StoreCache = field(default_factory=StoreCache, repr=False)
 
     @classmethod
     def of(cls, names: Iterable[str], skip: Path | None = None, results: tuple[Store, str] | None = None) -> Plan:
@@ -93,8 +94,8 @@ class Plan:
         return any(is_relative(item.name(self.stores)) for item in self.items)
 
     def parts(self, items: list[Item], workers: int, first: int) -> list[pa.Table]:
-        """Divide the items into parts, numbered from `first`, and return each as a table with the columns of ITEMS."""
-        size = max(1, min(PART, -(-len(items) // (workers * SHARE))))
+        """Divide the items into parts, numbered from `first`; return each as a table with the schema ITEM_SCHEMA."""
+        size = max(1, min(MAX_PART_SOURCES, -(-len(items) // (workers * MIN_PARTS_PER_WORKER))))
         starts = range(0, len(items), size)
         return [_table(number, items[start : start + size]) for number, start in enumerate(starts, first)]
 
@@ -102,11 +103,11 @@ class Plan:
         if problem is not None:
             yield Item(name, problem=problem)
         elif is_address(name):
-            store, path = Store.of(name)
+            store, path = self._cache.open(name)
             wanted = PARQUET if _is_table(path) else MEDIA
             yield from self._files(store, path, wanted)
         elif name == STDIN or is_live(name):
-            raise ManyError(f"{shown(name)}: a camera, stream or pipe cannot be read by many workers")
+            raise ManyError(f"{redacted(name)}: a camera, stream or pipe cannot be read by many workers")
         elif _is_table(name):
             yield from self._tables(name, skip)
         else:
@@ -177,7 +178,7 @@ class Plan:
         """Return an item that is equal for all names of a file, except for names that lead to it through links."""
         if item.store is not None and self.stores[item.store].scheme:
             return item
-        path = one_name(item.path, here)
+        path = canonical_name(item.path, here)
         return item if path == item.path else Item(path, item.store, item.row, item.problem)
 
     def _own(self, store: Store) -> tuple[str, ...]:
@@ -193,17 +194,17 @@ class Plan:
         return self.stores.index(store)
 
 
-def one_name(name: str, here: str) -> str:
+def canonical_name(name: str, here: str) -> str:
     """Return the canonical name of a source: ./a.jpg and a.jpg are both a.jpg. Links are not resolved.
 
     It is relative to `here`, the current directory, for files inside that, else absolute. Addresses are unchanged.
     """
     # most names are canonical already; returning the same string saves time and memory for a million names
     odd = "/." in name or "//" in name or name.startswith(".") or name.endswith("/")
-    return (whole(name, here) if odd else name).removeprefix(here.rstrip("/") + "/")
+    return (absolute_name(name, here) if odd else name).removeprefix(here.rstrip("/") + "/")
 
 
-def whole(name: str, start: str) -> str:
+def absolute_name(name: str, start: str) -> str:
     """Return the absolute name of a source, where relative names are relative to `start`; an address is unchanged."""
     if is_address(name):
         return name
@@ -273,4 +274,4 @@ def _table(part: int, chosen: list[Item]) -> pa.Table:
         "row": [item.row for item in chosen],
         "problem": [item.problem for item in chosen],
     }
-    return pa.table(columns, ITEMS)
+    return pa.table(columns, ITEM_SCHEMA)

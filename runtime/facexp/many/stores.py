@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pyarrow as pa
 from pyarrow import fs
 
-from facexp.address import SCHEMES, shown
+from facexp.address import SCHEMES, redacted
 from facexp.errors import FacexpError, one_line
 from facexp.sources import photo
 from facexp.sources.globs import folders, is_folder, natural
@@ -20,13 +20,17 @@ from facexp.sources.globs import folders, is_folder, natural
 PARQUET = re.compile(r"[^_].*\.parquet", re.IGNORECASE | re.DOTALL)
 """Matches the names of tables with a picture in each row."""
 
-UNREAD = "cannot be read"
+READ_ERROR_PREFIX = "cannot be read"
 """Beginning of errors of disks and stores, as in `facexp.errors.reason`; such a source may be readable later."""
 
 NOT_UTF8 = "a name is not valid UTF-8, which Arrow cannot open: rename it"
 """The reason when Arrow raises UnicodeError."""
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/]*@)?(.+)", re.DOTALL)
+# without empty parts, `.` and `..`, so that store, path and options can be told apart without opening the store
+_PLAIN_ADDRESS = re.compile(
+    r"([^/]+://[^/?#]*/)((?:(?!\.{1,2}/)[^/?#]+/)*(?!\.{1,2}(?:\?|$))[^/?#]+)(\?.*)?", re.DOTALL
+)
 # ? is not a wildcard, because it begins the options of an address, such as ?region=
 _WILD = re.compile(r"\*\*/|\*\*|\*|\[!?[^]]+\]")
 
@@ -52,14 +56,14 @@ class Store:
             return cls(fs.LocalFileSystem(), ""), address
         scheme = found[1].lower()
         if scheme in SCHEMES:
-            raise ManyError(f"{shown(address)}: a camera or stream cannot be read by many workers")
+            raise ManyError(f"{redacted(address)}: a camera or stream cannot be read by many workers")
         quoted = f"{scheme}://{found[2] or ''}{quote(found[3], safe='/:?=&+@')}"
         try:
             filesystem, path = _resolve(address, quoted)
         # each store raises its own kinds of errors
         except Exception as error:
-            why = one_line(error).replace(address, shown(address)).replace(quoted, shown(quoted))
-            raise ManyError(f"{shown(address)}: cannot be opened ({why})") from None
+            why = one_line(error).replace(address, redacted(address)).replace(quoted, redacted(quoted))
+            raise ManyError(f"{redacted(address)}: cannot be opened ({why})") from None
         return cls(filesystem, scheme), path.rstrip("/")
 
     def name(self, path: str) -> str:
@@ -68,7 +72,7 @@ class Store:
 
     @property
     def local(self) -> bool:
-        """Whether this is a disk: files need an atomic rename there; in an object store they appear when complete."""
+        """Whether this is a disk, so that programs can write to its files by their names."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     def find(self, path: str, wanted: re.Pattern[str]) -> Iterator[str]:
@@ -117,6 +121,28 @@ class Store:
             if file.size() > photo.MAX_BYTES:
                 raise OSError(None, f"is too large: files of at most {photo.MAX_BYTES >> 20} MB are read from a store")
             return bytes(file.readall())
+
+
+@dataclass(frozen=True, slots=True)
+class StoreCache:
+    """Opens the stores of many addresses, each store only once, since opening one takes milliseconds."""
+
+    _opened: dict[tuple[str, str | None], tuple[Store, str]] = field(default_factory=dict, repr=False)
+    """Beginning and options of an address -> the store, and the beginning of the paths in it."""
+
+    def open(self, address: str) -> tuple[Store, str]:
+        """Return the same as `Store.of`."""
+        found = _PLAIN_ADDRESS.fullmatch(address)
+        if found is None or not address.isprintable():
+            return Store.of(address)
+        beginning, path, options = found.groups()
+        if (beginning, options) in self._opened:
+            store, folder = self._opened[beginning, options]
+            return store, folder + path
+        store, full_path = Store.of(address)
+        if full_path.endswith(path):
+            self._opened[beginning, options] = store, full_path.removesuffix(path)
+        return store, full_path
 
 
 def is_address(name: str) -> bool:

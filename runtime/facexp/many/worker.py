@@ -20,12 +20,12 @@ from pyarrow import fs
 
 from facexp.analyzer import Analyzer, AnalyzerOptions
 from facexp.errors import FacexpError, one_line
+from facexp.many.attempts import Attempts
 from facexp.many.content import open_items
-from facexp.many.parts import part_name, whole_file
+from facexp.many.parts import atomic_file, part_name
 from facexp.many.plan import Item, items
 from facexp.many.schema import file_schema, to_table, with_frameless
 from facexp.many.stores import Store
-from facexp.many.tries import Tries
 from facexp.pipeline import analyze_sources
 from facexp.reading import DEFAULTS, ReadOptions
 from facexp.sinks.records import frame_record
@@ -34,9 +34,9 @@ from facexp.tracking import SMOOTH_S, Tracker
 from facexp.types import Frame
 
 # rows in one row group: before it is in the table, a record of two faces takes 22 kB of memory
-_ROWS = 2000
+_ROW_GROUP_ROWS = 2000
 
-SHARED = "files must be on a disk that all machines share, or in an object store"
+SHARED_FILES_HINT = "files must be on a disk that all machines share, or in an object store"
 """Part of error messages: how all machines can reach the files."""
 
 
@@ -140,14 +140,14 @@ class Worker:
             Tracker(analyzer, detect_every=settings.detect_every, smooth=settings.smooth)
             self._analyzer = analyzer
         except OSError as error:
-            self._problem = f"{folder} cannot be reached on {platform.node()} ({error.strerror}): {SHARED}"
+            self._problem = f"{folder} cannot be reached on {platform.node()} ({error.strerror}): {SHARED_FILES_HINT}"
         except (FacexpError, ValueError) as error:
             self._problem = str(error)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Process a part, a table with the columns of `plan.ITEMS`; return a table of one row, the fields of `Part`."""
+        """Process a part, a table with `plan.ITEM_SCHEMA`; return a table of one row, the fields of `Part`."""
         part = self._part(batch.column("part")[0].as_py(), items(batch))
-        return pa.Table.from_pylist([asdict(part)], _PART)
+        return pa.Table.from_pylist([asdict(part)], _PART_SCHEMA)
 
     def _part(self, number: int, todo: list[Item]) -> Part:
         start, worker, problem = time.time(), f"{platform.node()}/{os.getpid()}", self._problem
@@ -176,37 +176,37 @@ class Worker:
         """Analyse a part and write its file. Raises OSError or ArrowException if it cannot be written."""
         store, folder = self._out
         name = part_name(number, self._run)
-        tries = Tries(store, f"{folder}/.{name}-tries")
-        for bad, times in Counter(tries.ended).items():
+        attempts = Attempts(store, f"{folder}/.{name}-tries")
+        for bad, times in Counter(attempts.crashes).items():
             # many rows of a table are read at once, so the one that crashes the process is unknown: give up the table
             table = (todo[bad].store, todo[bad].path) if times > 1 else None
             for index, item in enumerate(todo):
                 if index == bad or (item.store, item.path) == table:
                     todo[index] = replace(item, problem="crashes the process that analyses it")
-        with whole_file(store, folder, name) as path:
-            written = self._write(path, analyzer, todo, tries)
-        tries.done()
+        with atomic_file(store, folder, name) as path:
+            written = self._write(path, analyzer, todo, attempts)
+        attempts.done()
         return written
 
-    def _write(self, path: str, analyzer: Analyzer, todo: list[Item], tries: Tries) -> _Written:
+    def _write(self, path: str, analyzer: Analyzer, todo: list[Item], attempts: Attempts) -> _Written:
         """Write the rows of a part to a local file, a row group at a time, because a clip may have very many frames."""
         written, records = _Written(), list[dict[str, Any]]()
         schema = file_schema(analyzer.labels, self._about)
         with pq.ParquetWriter(path, schema, filesystem=fs.LocalFileSystem(), compression="zstd") as file:
-            sources = open_items(todo, self._stores, ahead=not tries.careful)
+            sources = open_items(todo, self._stores, ahead=not attempts.careful)
             for number in range(len(todo)):
-                tries.begin(number)
+                attempts.begin(number)
                 source = next(sources)
                 before = written.rows
                 for record in self._records(analyzer, source):
                     written.count(record)
                     records.append(record)
-                    if len(records) == _ROWS:
+                    if len(records) == _ROW_GROUP_ROWS:
                         file.write_table(to_table(records, analyzer.labels, self._about))
                         records.clear()
                 if written.rows == before:
                     written.frameless.append(source.name)
-            tries.begin(None)
+            attempts.begin(None)
             file.write_table(to_table(records, analyzer.labels, self._about))
             file.add_key_value_metadata(with_frameless(written.frameless))
         return written
@@ -256,4 +256,4 @@ class _Notes(logging.Handler):
 
 
 _TYPES = {"int": pa.int64(), "float": pa.float64(), "list[str]": pa.list_(pa.string())}
-_PART = pa.schema([(each.name, _TYPES.get(str(each.type), pa.string())) for each in fields(Part)])
+_PART_SCHEMA = pa.schema([(each.name, _TYPES.get(str(each.type), pa.string())) for each in fields(Part)])

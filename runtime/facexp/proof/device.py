@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facexp.analyzer import Analyzer
-from facexp.arrays import Arrays, expect, read_arrays
+from facexp.arrays import Arrays, expect_array, read_arrays
 from facexp.bundle import FileSpec, KeypointsSpec, ModelSpec, load_models, read_model
 from facexp.cores import cores
 from facexp.engines import ENGINES
 from facexp.errors import BundleError, DeviceError, FacexpError, one_line
 from facexp.geometry import KEYPOINTS, Image, cut, square_matrix, to_gray
-from facexp.proof.verdict import SPEED_UP, Check, Step, held
+from facexp.proof.verdict import SPEED_UP, Check, Step, with_verdict
 from facexp.session import Session, devices_to_try
 from facexp.timing import in_turns
 
@@ -60,9 +60,9 @@ def device(directory: Path) -> Step:
         return Step(4, (Check("golden answers", passed=False, note=str(error)),))
     checks: list[Check] = []
     notes: list[str] = []
-    never: list[str] = []
+    unsupported: list[str] = []
     for model in models:
-        sessions = _sessions(directory, model, checks, notes, never)
+        sessions = _sessions(directory, model, checks, notes, unsupported)
         try:
             crops = golden_crops(golden, model)
         except BundleError as error:
@@ -72,11 +72,11 @@ def device(directory: Path) -> Step:
             checks += _answers(model, file, where, session.run(crops), golden, limits[model.name])
         checks += _speed(model, sessions, crops[:1])
     keypoint_specs = [model for model in models if isinstance(model, KeypointsSpec)]
-    if pictured(models):
+    if can_answer_picture(models):
         checks += _picture(directory, keypoint_specs[0], golden)
     else:
         notes.append("picture: not compared, this needs float32.onnx or float16.onnx of both networks")
-    return Step(4, tuple(checks), tuple(notes), tuple(never))
+    return Step(4, tuple(checks), tuple(notes), tuple(unsupported))
 
 
 def read_golden(directory: Path) -> dict[str, NDArray[np.generic]]:
@@ -89,12 +89,12 @@ def read_golden(directory: Path) -> dict[str, NDArray[np.generic]]:
     arrays = read_arrays(path)
     for name, array in arrays.items():
         if name.endswith("_input"):
-            expect(path, arrays, name, "uint8", (None, None, None, 1))
+            expect_array(path, arrays, name, "uint8", (None, None, None, 1))
         elif "/" in name:
-            expect(path, arrays, name, "float32", (None,) * array.ndim)
+            expect_array(path, arrays, name, "float32", (None,) * array.ndim)
     if any(name in arrays for name in _PICTURE_ARRAYS):
         for name, (dtype, shape) in _PICTURE_ARRAYS.items():
-            expect(path, arrays, name, dtype, shape)
+            expect_array(path, arrays, name, dtype, shape)
         _expect_box(path, arrays["picture"], arrays["picture_box"])
     return arrays
 
@@ -127,12 +127,12 @@ def _limits(recipe: Path) -> dict[str, float]:
     raise BundleError(f"{recipe}: tolerances.golden cannot be read ({why}); export the run again")
 
 
-def pictured(models: Sequence[ModelSpec]) -> bool:
+def can_answer_picture(models: Sequence[ModelSpec]) -> bool:
     """Return whether golden.npz has answers for a picture: both networks must have an ONNX file other than int8.
 
     The answers of int8 files differ more between processors than a misplaced crop changes them.
     """
-    return len(models) == len(_UNITS) and all(model.exact() not in (None, "int8.onnx") for model in models)
+    return len(models) == len(_UNITS) and all(model.most_exact_key() not in (None, "int8.onnx") for model in models)
 
 
 def picture_answers(directory: Path, picture: Image) -> dict[str, NDArray[np.generic]]:
@@ -163,13 +163,13 @@ def _crop(picture: Image, box: NDArray[np.float64], spec: KeypointsSpec) -> Imag
 
 
 def _sessions(
-    directory: Path, model: ModelSpec, checks: list[Check], notes: list[str], never: list[str]
+    directory: Path, model: ModelSpec, checks: list[Check], notes: list[str], unsupported: list[str]
 ) -> dict[tuple[FileSpec, str], Session]:
     """Return (file, device) -> session for every file and every device on which it really runs here."""
     found = {}
     for file in model.files.values():
         if file.format not in ENGINES:
-            never.append(f"{file.file}: not compared, the runtime has no engine for {file.format}")
+            unsupported.append(f"{file.file}: not compared, the runtime has no engine for {file.format}")
             continue
         for where in reversed(devices_to_try("auto", "onnxruntime" if file.format == "onnx" else "litert")):
             try:
@@ -201,7 +201,9 @@ def _answers(
         if not np.ptp(expected, axis=0).max() > limit:
             yield replace(check, passed=False, note="the answers are nearly equal for all crops: they prove nothing")
             continue
-        yield held(replace(check, value=_largest_difference(answer, expected), unit=_UNITS[model.name], limit=limit))
+        yield with_verdict(
+            replace(check, value=_largest_difference(answer, expected), unit=_UNITS[model.name], limit=limit)
+        )
 
 
 def _speed(
@@ -209,7 +211,7 @@ def _speed(
 ) -> Iterator[Check]:
     calls = {(file.key, where): partial(session.run, crop) for (file, where), session in sessions.items()}
     medians_ms = {place: spread.p50 for place, spread in in_turns(calls, _SPEED_ROUNDS).items()}
-    reference = (model.exact() or "", "cpu")
+    reference = (model.most_exact_key() or "", "cpu")
     for (key, where), milliseconds in medians_ms.items():
         yield Check("time for one crop", model.name, key, device=where, value=milliseconds, unit="ms")
         if reference in medians_ms and (key, where) != reference:
@@ -240,7 +242,7 @@ def _picture(directory: Path, spec: KeypointsSpec, golden: Arrays) -> Iterator[C
     ):
         value = _largest_difference(answers[name], expected[name])
         what = f"largest difference of the picture's {name.removeprefix('picture_')}"
-        yield held(Check(what, device="cpu", value=value, unit=unit, limit=limit))
+        yield with_verdict(Check(what, device="cpu", value=value, unit=unit, limit=limit))
 
 
 def _largest_difference(answer: NDArray[np.generic], expected: NDArray[np.generic]) -> float:

@@ -27,16 +27,16 @@ def summary(report: Report) -> str:
         judged = [check for check in step.checks if check.passed is not None]
         count = f"{sum(bool(check.passed) for check in judged)} of {len(judged)} checks passed" if judged else ""
         lines.append(f"{step.number}  {step.name:<10} {step.verdict.upper():<9} {count}".rstrip())
-        lines += [f"     {check.subject}: {said(check)}" for check in step.failures]
+        lines += [f"     {check.subject}: {check_text(check)}" for check in step.failures]
         if step.number == 3:
-            lines += [f"     {c.subject}: {said(c)}" for c in step.checks if c.passed and c.value is not None]
-        lines += [f"     {note}" for note in (*step.notes, *step.never)]
+            lines += [f"     {c.subject}: {check_text(c)}" for c in step.checks if c.passed and c.value is not None]
+        lines += [f"     {note}" for note in (*step.notes, *step.unsupported)]
         if step.number == 5:
-            lines += [f"     {check.subject}: {said(check)}" for check in step.checks]
+            lines += [f"     {check.subject}: {check_text(check)}" for check in step.checks]
         for check in step.checks:
             if check.what.startswith(SPEED_UP) and check.file == "int8.onnx":
                 base = check.what.removeprefix(SPEED_UP)
-                lines.append(f"     {check.task} int8.onnx on {check.device}: {figure(check)} as fast as {base}")
+                lines.append(f"     {check.task} int8.onnx on {check.device}: {figure_text(check)} as fast as {base}")
     return "\n".join([*lines, verdict(report)])
 
 
@@ -50,16 +50,16 @@ def verdict(report: Report) -> str:
     if report.unproved:
         left = [f"step {step.number} ({step.name}) of {subject}" for step, subject in report.unproved]
         return f"{name} passed what was checked; NOT PROVED: {_listed(left)}"
-    if not report.whole:
+    if not report.complete:
         return f"{name} passed what was checked; the notes say what was left out"
     return f"{name} passed"
 
 
-def said(check: Check) -> str:
+def check_text(check: Check) -> str:
     """Return one check as text: the fact or figure, its limit, the device and the note."""
     parts = [check.what]
     if check.value is not None:
-        parts.append(figure(check))
+        parts.append(figure_text(check))
     if check.limit is not None:
         parts.append(f"(at most {_number(check.limit)})")
     if check.device:
@@ -67,7 +67,7 @@ def said(check: Check) -> str:
     return " ".join(parts) + (f": {check.note}" if check.note else "")
 
 
-def figure(check: Check) -> str:
+def figure_text(check: Check) -> str:
     """Return value, unit and interval of a check as text, empty for a fact."""
     if check.value is None:
         return ""
@@ -93,7 +93,7 @@ def write(report: Report, directory: Path) -> tuple[Path, Path]:
 
 def page(report: Report) -> str:
     """Return the report as one HTML page that needs no other files."""
-    state: Verdict = "failed" if report.failed else "passed" if report.whole else "skipped"
+    state: Verdict = "failed" if report.failed else "passed" if report.complete else "skipped"
     machine = "".join(f"<dt>{_e(name)}</dt><dd>{_e(value)}</dd>" for name, value in report.machine.items())
     steps = "".join(_section(step) for step in report.steps)
     marks = "".join(
@@ -111,8 +111,8 @@ def page(report: Report) -> str:
 
 
 def _section(step: Step) -> str:
-    notes = "".join(f"<li>{_e(note)}</li>" for note in (*step.notes, *step.never))
-    failures = "".join(f"<li>{_e(check.subject)}: {_e(said(check))}</li>" for check in step.failures)
+    notes = "".join(f"<li>{_e(note)}</li>" for note in (*step.notes, *step.unsupported))
+    failures = "".join(f"<li>{_e(check.subject)}: {_e(check_text(check))}</li>" for check in step.failures)
     parts = [
         f'<section id="step{step.number}"><h2>{step.number} {step.name} <b class="{step.verdict}">{step.verdict}</b>'
         f"</h2><p>{MEANING[step.number]}</p>",
@@ -182,8 +182,10 @@ def _bar(check: Check) -> str:
     if check.low is not None and check.high is not None:
         shapes.append(f'<path class="whisker" d="M{at(check.low)} 9H{at(check.high)}"/>')
     shapes.append(f'<path class="limit" d="M{at(check.limit)} 0V18"/>')
-    label = f"{figure(check)}, limit {_number(check.limit)}"
-    return f'<svg width="162" height="18" role="img" aria-label="{_e(label)}">{"".join(shapes)}</svg>'
+    label = f"{figure_text(check)}, limit {_number(check.limit)}"
+    # one pixel more on each side, for the half of a line that stands at an end
+    size = 'width="162" height="18" viewBox="-1 0 162 18"'
+    return f'<svg {size} role="img" aria-label="{_e(label)}">{"".join(shapes)}</svg>'
 
 
 def _state(check: Check) -> Verdict:

@@ -41,13 +41,13 @@ def structure(directory: Path, tasks: Sequence[str] = TASKS) -> Step:
         return Step(1, (Check(what, passed=False, note=str(error)),))
     checks = [Check(what, passed=True)]
     notes: list[str] = []
-    never: list[str] = []
+    unsupported: list[str] = []
     entries = read_manifest(directory).child("models").value
     for model in models:
         checks += _preprocessing(model)
         for file in model.files.values():
-            checks += _file(directory, model, file, entries[model.name], notes, never)
-    return Step(1, tuple(checks), tuple(notes), tuple(never))
+            checks += _file(directory, model, file, entries[model.name], notes, unsupported)
+    return Step(1, tuple(checks), tuple(notes), tuple(unsupported))
 
 
 def _preprocessing(model: ModelSpec) -> Iterator[Check]:
@@ -86,7 +86,12 @@ def _face_shape(model: ModelSpec, key: str, points: Points) -> Check:
 
 
 def _file(
-    directory: Path, model: ModelSpec, file: FileSpec, entry: Mapping[str, Any], notes: list[str], never: list[str]
+    directory: Path,
+    model: ModelSpec,
+    file: FileSpec,
+    entry: Mapping[str, Any],
+    notes: list[str],
+    unsupported: list[str],
 ) -> Iterator[Check]:
     path = directory / file.file
     try:
@@ -104,7 +109,7 @@ def _file(
         return
     yield Check("sha256", model.name, file.key, passed=True)
     if file.format not in ENGINES:
-        never.append(f"{file.file}: not opened, the runtime has no engine for {file.format}")
+        unsupported.append(f"{file.file}: not opened, the runtime has no engine for {file.format}")
         return
     try:
         session = Session(path.read_bytes(), model, file.key)

@@ -56,7 +56,7 @@ class Check:
         return " ".join(part for part in (self.task, self.file, self.output) if part) or "bundle"
 
 
-def held(check: Check) -> Check:
+def with_verdict(check: Check) -> Check:
     """Return the figure with its verdict: passed if `high`, or the value if there is no interval, is at most `limit`.
 
     NaN never passes. Raises ValueError if the value or the limit is missing.
@@ -75,7 +75,7 @@ class Step:
     checks: tuple[Check, ...] = ()
     notes: tuple[str, ...] = ()
     """What was left out, why, and what to do to include it."""
-    never: tuple[str, ...] = ()
+    unsupported: tuple[str, ...] = ()
     """What the step cannot do on any machine, and why; this does not count as left out."""
 
     @property
@@ -148,11 +148,11 @@ class Report:
         return not (self.failed or self.skipped or self.unproved)
 
     @property
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether the bundle is proved, and no note of steps 1 to 4 says that something was left out."""
         return self.proved and not any(step.notes for step in self.steps if step.number < 5)
 
-    def about(self, task: str) -> Report:
+    def for_task(self, task: str) -> Report:
         """Return the report with only the checks of one task, and all notes."""
         steps = [replace(step, checks=tuple(c for c in step.checks if c.task == task)) for step in self.steps]
         return replace(self, steps=tuple(steps))
@@ -170,7 +170,7 @@ class Report:
                     "number": step.number,
                     "name": step.name,
                     "verdict": step.verdict,
-                    "notes": [*step.notes, *step.never],
+                    "notes": [*step.notes, *step.unsupported],
                     "left_out": list(step.notes),
                     "checks": [_written(check) for check in step.checks],
                 }

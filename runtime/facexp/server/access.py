@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from facexp.errors import FacexpError
-from facexp.server.errors import Unknown
+from facexp.server.errors import Unauthenticated
 
 TOKEN_VARIABLE = "FACEXP_TOKEN"
 """The environment variable that may hold the token."""
-LEAST_TOKEN = 16
+MIN_TOKEN_LENGTH = 16
 """Minimum length of a token, in characters; a shorter one is refused."""
 
 _SCHEME = "bearer"
@@ -47,22 +47,24 @@ class Access:
             return
         if not (self.token.isascii() and self.token.isprintable()) or " " in self.token:
             raise ServerError("the token must consist of printable ASCII characters without spaces")
-        if len(self.token) < LEAST_TOKEN:
-            raise ServerError(f"the token has {len(self.token)} characters: give at least {LEAST_TOKEN} random ones")
+        if len(self.token) < MIN_TOKEN_LENGTH:
+            raise ServerError(
+                f"the token has {len(self.token)} characters: give at least {MIN_TOKEN_LENGTH} random ones"
+            )
 
     @property
-    def closed(self) -> bool:
+    def requires_credentials(self) -> bool:
         """Whether clients without a token or certificate are refused."""
         return self.token is not None or (self.tls is not None and self.tls.clients is not None)
 
     def check(self, header: str | None) -> None:
-        """Check an Authorization header or gRPC metadata entry. Raises Unknown if a token is set and this is not it."""
+        """Check an Authorization header or gRPC metadata entry. Raises Unauthenticated if a set token is not in it."""
         if self.token is None:
             return
         scheme, _, token = (header or "").partition(" ")
         # all digests have the same length, so that the time of the comparison reveals nothing about the token
         if not hmac.compare_digest(_digest(token), _digest(self.token)) or scheme.lower() != _SCHEME:
-            raise Unknown("send the token: Authorization: Bearer TOKEN")
+            raise Unauthenticated("send the token: Authorization: Bearer TOKEN")
 
 
 def read_token(path: Path) -> str:

@@ -7,7 +7,7 @@ import asyncio
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
-def patient_for(seconds: float) -> type[H11Protocol]:
+def connection_with_timeout(seconds: float) -> type[H11Protocol]:
     """Return a uvicorn connection class whose connections are cut after `seconds` without a request in progress.
 
     The time runs from the start of the connection, or from the end of the last answer, to the end of the next request's

@@ -73,13 +73,13 @@ class Busy(RequestError):  # noqa: N818
     code = Code.RESOURCE_EXHAUSTED
 
 
-class TooLate(RequestError):  # noqa: N818
+class DeadlineExceeded(RequestError):  # noqa: N818
     """The deadline passed before the answer was ready."""
 
     code = Code.DEADLINE_EXCEEDED
 
 
-class Gone(RequestError):  # noqa: N818
+class Disconnected(RequestError):  # noqa: N818
     """The client has closed the connection."""
 
     code = Code.CANCELLED
@@ -91,7 +91,7 @@ class Stopping(RequestError):  # noqa: N818
     code = Code.UNAVAILABLE
 
 
-class Unknown(RequestError):  # noqa: N818
+class Unauthenticated(RequestError):  # noqa: N818
     """The client has not shown the token."""
 
     code = Code.UNAUTHENTICATED

@@ -52,7 +52,7 @@ class Metrics:
         self._seconds.labels(protocol, model).observe(seconds)
 
     def batch(self, model: str, rows: int) -> None:
-        """Record a batch that is label_names to run."""
+        """Record a batch that is about to run."""
         self._rows.labels(model).observe(rows)
 
     def text(self) -> bytes:

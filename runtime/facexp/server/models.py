@@ -7,16 +7,16 @@ import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facexp.analyzer import Analyzer, AnalyzerOptions, open_networks
-from facexp.bundle import Bundle, ModelSpec, TensorSpec
+from facexp.analyzer import Analyzer
+from facexp.bundle import ModelSpec, TensorSpec
 from facexp.errors import SourceError
 from facexp.pipeline import analyze_shot
 from facexp.server.batching import Batcher, Batching
@@ -153,39 +153,18 @@ class Faces:
         return [json.dumps(frame_record(frame)).encode()]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Loaded:
-    """The contents of a bundle, opened. Each model has its own sessions, so that all can run at the same time."""
-
-    bundle: Bundle
-    keypoints: Session
-    emotion: Session
-    analyzer: Analyzer
-
-
-def load(directory: Path | None, options: AnalyzerOptions) -> Loaded:
-    """Load a bundle's networks and the detector, which takes seconds; any thread may call it.
-
-    `directory` None is the bundle that ships with facexp. Raises FacexpError, or ValueError for an option that does not
-    suit the bundle.
-    """
-    analyzer = replace(options, bundle=directory).open()
-    networks = open_networks(analyzer.bundle, options.device, options.backend, options.precision, options.threads)
-    return Loaded(analyzer.bundle, *networks, analyzer)
-
-
 def make_models(
-    loaded: Loaded, limits: Limits, batching: Batching, on_batch: Callable[[str, int], object]
+    analyzer: Analyzer, limits: Limits, batching: Batching, on_batch: Callable[[str, int], object]
 ) -> dict[str, Model]:
-    """Return the models by name, bound to the running loop.
+    """Return the models by name, bound to the running loop. All use the analyzer's sessions, and can run at once.
 
     `on_batch` is called with the model's name and the number of rows of each batch.
     """
-    networks = ((loaded.keypoints, loaded.bundle.keypoints), (loaded.emotion, loaded.bundle.emotion))
+    networks = zip(analyzer.sessions, (analyzer.bundle.keypoints, analyzer.bundle.emotion), strict=True)
     models: dict[str, Model] = {
         spec.name: Network(session, spec, limits, batching, partial(on_batch, spec.name)) for session, spec in networks
     }
-    models[FACES] = Faces(loaded.analyzer, limits, partial(on_batch, FACES))
+    models[FACES] = Faces(analyzer, limits, partial(on_batch, FACES))
     return models
 
 

@@ -14,7 +14,7 @@ from facexp.sources import photo
 
 FORMATS = ("JPEG", "PNG", "WebP")
 """The accepted formats: their headers state the size of the picture, and so how much memory it will take."""
-SCANS = 100
+MAX_SCANS = 100
 """Maximum number of scans of a JPEG. A decoder goes over the entire picture for each scan, and an empty scan takes only
 10 bytes of the file. Encoders write about 10 scans."""
 
@@ -22,7 +22,7 @@ SCANS = 100
 _GRAY = (np.float32(0.2989), np.float32(0.587), np.float32(0.114))
 _ONE, _HALF = np.float32(1), np.float32(0.5)
 # rows that are converted to gray at a time: three float32 planes of a large picture would take four times its memory
-_STRIP = 256
+_STRIP_ROWS = 256
 # the markers with a length field, and the end marker; of several fill bytes (0xFF) before a marker the last one matches
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xd9"
@@ -41,11 +41,11 @@ def read_picture(data: bytes, most: int) -> Image:
         known = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
         raise SourceError(f"is not a picture in {known} format" if kind is None else f"is {kind}, not {known}")
     # counting the two bytes is cheap, and overcounts only if other data is embedded in or appended to the picture
-    if kind == "JPEG" and data.count(b"\xff" + _START_OF_SCAN) > SCANS and (scans := _scans(data)) > SCANS:
-        raise SourceError(f"has {scans} scans: at most {SCANS} are read; save it again")
+    if kind == "JPEG" and data.count(b"\xff" + _START_OF_SCAN) > MAX_SCANS and (scans := _scans(data)) > MAX_SCANS:
+        raise SourceError(f"has {scans} scans: at most {MAX_SCANS} are read; save it again")
     # the 25th byte of a PNG is its bit depth; 16 bits take twice the memory while the picture is decoded
     deep = kind == "PNG" and data[24:25] == b"\x10"
-    return photo.decode(data, kind, most=most // 2 if deep else most)
+    return photo.decode(data, kind, max_pixels=most // 2 if deep else most)
 
 
 def crop_of(image: Image, size: int) -> NDArray[np.uint8]:
@@ -56,8 +56,8 @@ def crop_of(image: Image, size: int) -> NDArray[np.uint8]:
     answer.
     """
     gray = np.empty(image.shape[:2], np.float32)
-    for start in range(0, len(image), _STRIP):
-        rows = slice(start, start + _STRIP)
+    for start in range(0, len(image), _STRIP_ROWS):
+        rows = slice(start, start + _STRIP_ROWS)
         blue, green, red = (image[rows, :, plane].astype(np.float32) for plane in range(3))
         gray[rows] = red * _GRAY[0] + green * _GRAY[1] + blue * _GRAY[2]
     small = _resized_rows(_resized_rows(gray, size).T, size).T

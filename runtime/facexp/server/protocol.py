@@ -25,7 +25,11 @@ from facexp.server.models import DEFAULT_SIGNATURE, Arrays, Signature
 from facexp.server.tensors import BYTES, DTYPES, Array, check_shape
 from facexp.server.versions import Version
 
-VALUES = 1_000_000
+PREDICT_METHOD = "tensorflow/serving/predict"
+"""TensorFlow's method name of a signature that Predict can call."""
+NOT_LOADED = "it cannot be loaded; the server's log says why"
+"""The error message of a version that failed to load. The reason is only logged: it may name files of this machine."""
+MAX_VALUES = 1_000_000
 """Maximum number of JSON values, lists included, in a request: nothing else is answered while it is parsed, which
 takes about 0.2 s for this many."""
 
@@ -44,9 +48,9 @@ class Body:
 
 
 def read_body(data: bytes | bytearray) -> Body:
-    """Parse the body of a predict request. Raises BadRequest if it is malformed, TooLarge beyond VALUES."""
-    if sum(map(data.count, (b",", b"[", b"{"))) > VALUES:
-        raise TooLarge(f'the body has more than {VALUES} values: send pictures as {{"b64": ...}}, or use gRPC')
+    """Parse the body of a predict request. Raises BadRequest if it is malformed, TooLarge beyond MAX_VALUES."""
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise TooLarge(f'the body has more than {MAX_VALUES} values: send pictures as {{"b64": ...}}, or use gRPC')
     try:
         body = json.loads(data)
     except (ValueError, RecursionError):
@@ -91,7 +95,7 @@ def metadata_answer(model: str, version: int, signatures: Mapping[str, Signature
         name: {
             "inputs": {signature.input.name: _tensor_info(signature.input, name)},
             "outputs": {spec.name: _tensor_info(spec, name) for spec in signature.outputs},
-            "method_name": METHOD,
+            "method_name": PREDICT_METHOD,
         }
         for name, signature in signatures.items()
     }
@@ -99,10 +103,6 @@ def metadata_answer(model: str, version: int, signatures: Mapping[str, Signature
         "model_spec": {"name": model, "signature_name": "", "version": str(version)},
         "metadata": {"signature_def": {"signature_def": definitions}},
     }
-
-
-METHOD = "tensorflow/serving/predict"
-"""TensorFlow's method name of a signature that Predict can call."""
 
 
 def tensor_name(spec: TensorSpec, signature: str) -> str:
@@ -113,10 +113,6 @@ def tensor_name(spec: TensorSpec, signature: str) -> str:
 def status_answer(versions: list[Version]) -> dict[str, Any]:
     """Return the JSON answer to GET /v1/models/NAME."""
     return {"model_version_status": [_status(version) for version in versions]}
-
-
-NOT_LOADED = "it cannot be loaded; the server's log says why"
-"""The error message of a version that failed to load. The reason is only logged: it may name files of this machine."""
 
 
 def _status(version: Version) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from starlette.routing import Route
 from facexp.draw import COLOURS
 from facexp.server import metrics
 from facexp.server.access import Access
-from facexp.server.errors import Busy, Gone, RequestError, TooLarge, Unknown
+from facexp.server.errors import Busy, Disconnected, RequestError, TooLarge, Unauthenticated
 from facexp.server.protocol import metadata_answer, predict_answer, read_body, read_input, status_answer
-from facexp.server.service import Running, Service, Target
+from facexp.server.service import ActiveRequest, Service, Target
 
 # the page is self-contained and may load nothing from elsewhere; its own pictures are blob: URLs
 _PAGE_HEADERS = {
@@ -84,7 +84,7 @@ class _Rest:
 
     async def predict(self, request: Request) -> Response:
         name, version = _target(request)
-        async with self._service.request("rest", name) as running:
+        async with self._service.request("rest", name) as active:
             # so that an unknown model is refused before the body is received
             self._service.versions.find(name, version)
             async with self._body(request) as data:
@@ -92,7 +92,7 @@ class _Rest:
                 # frees the memory of the text, which is larger than the values parsed from it
                 data.clear()
                 target = Target(name, version, body.signature)
-                with _while_connected(request, running):
+                with _while_connected(request, active):
                     _, signature, outputs = await self._service.predict(target, functools.partial(read_input, body))
                 return JSONResponse(predict_answer(body, signature, outputs), headers=_HEADERS)
 
@@ -121,7 +121,7 @@ class _Rest:
     async def _body(self, request: Request) -> AsyncIterator[bytearray]:
         """Receive the request's body, counted against the memory limit from its arrival until the answer is built.
 
-        Raises TooLarge, Busy, Gone.
+        Raises TooLarge, Busy, Disconnected.
         """
         limit = self._service.limits.request_bytes
         too_large = TooLarge(f"the body is larger than the limit of {limit} bytes")
@@ -137,18 +137,18 @@ class _Rest:
                     take(len(part))
                     data += part
             except ClientDisconnect:
-                raise Gone("the connection was closed") from None
+                raise Disconnected("the connection was closed") from None
             yield data
 
 
 @contextlib.contextmanager
-def _while_connected(request: Request, running: Running) -> Iterator[None]:
+def _while_connected(request: Request, active: ActiveRequest) -> Iterator[None]:
     """Give the request up if its connection is closed; its body must have been received before."""
 
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        running.give_up(Gone("the connection was closed"))
+        active.give_up(Disconnected("the connection was closed"))
 
     watching = asyncio.create_task(watch())
     try:
@@ -195,7 +195,7 @@ def _error(status: int, text: str, **more: str) -> Response:
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     more = {"Retry-After": "1"} if isinstance(error, Busy) else {}
-    if isinstance(error, Unknown):
+    if isinstance(error, Unauthenticated):
         more = {"WWW-Authenticate": "Bearer"}
     return _error(error.http_status, str(error), **more)
 

@@ -11,10 +11,10 @@ from google.protobuf.message import DecodeError
 
 from facexp.bundle import TensorSpec
 from facexp.server.access import Access
-from facexp.server.errors import BadRequest, Code, NotFound, RequestError, TooLate
+from facexp.server.errors import BadRequest, Code, DeadlineExceeded, NotFound, RequestError
 from facexp.server.messages import PACKAGE, message
 from facexp.server.models import DEFAULT_SIGNATURE, Signature
-from facexp.server.protocol import METHOD, NOT_LOADED, tensor_name
+from facexp.server.protocol import NOT_LOADED, PREDICT_METHOD, tensor_name
 from facexp.server.service import Service, Target
 from facexp.server.tensors import DTYPES, Array, read_tensor, write_tensor
 
@@ -83,13 +83,13 @@ class _Rpc:
         )
 
     async def _read_message(self, messages: AsyncIterator[bytes]) -> bytes:
-        """Return the call's only message. Raises TooLate if it does not arrive: such a call must not hold its slot."""
+        """Return the call's only message. Raises DeadlineExceeded if none arrives: the call must not hold its slot."""
         timeout_s = self._service.limits.timeout_s
         try:
             async with asyncio.timeout(timeout_s):
                 return await anext(messages)
         except TimeoutError:
-            raise TooLate(f"no message arrived within {timeout_s:g} s") from None
+            raise DeadlineExceeded(f"no message arrived within {timeout_s:g} s") from None
         except StopAsyncIteration:
             raise BadRequest("the call has no message") from None
 
@@ -124,7 +124,7 @@ class _Rpc:
         definitions = _SignatureDefMap()
         for key, signature in model.signatures.items():
             definition = definitions.signature_def[key]
-            definition.method_name = METHOD
+            definition.method_name = PREDICT_METHOD
             definition.inputs[signature.input.name].CopyFrom(_tensor_info(signature.input, key))
             for output in signature.outputs:
                 definition.outputs[output.name].CopyFrom(_tensor_info(output, key))

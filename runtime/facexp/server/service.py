@@ -7,15 +7,15 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from facexp.analyzer import AnalyzerOptions
 from facexp.server.batching import Batching
-from facexp.server.errors import Code, Failure, NotFound, RequestError, Stopping, TooLate
+from facexp.server.errors import Code, DeadlineExceeded, Failure, NotFound, RequestError, Stopping
 from facexp.server.limits import Gate, Limits
 from facexp.server.metrics import Metrics
-from facexp.server.models import DEFAULT_SIGNATURE, Arrays, Model, Signature, load, make_models
+from facexp.server.models import DEFAULT_SIGNATURE, Arrays, Model, Signature, make_models
 from facexp.server.tensors import Array
 from facexp.server.versions import Versions
 
@@ -32,12 +32,12 @@ class Target:
     signature: str = DEFAULT_SIGNATURE
 
 
-class Running:
+class ActiveRequest:
     """A request under way, with its deadline."""
 
-    def __init__(self, patience_s: float) -> None:
-        self.deadline = asyncio.timeout(patience_s)
-        self.reason: RequestError = TooLate("the answer was not ready in time")
+    def __init__(self, timeout_s: float) -> None:
+        self.deadline = asyncio.timeout(timeout_s)
+        self.reason: RequestError = DeadlineExceeded("the answer was not ready in time")
         """The error for the client if the request is given up."""
 
     def give_up(self, reason: RequestError) -> None:
@@ -56,12 +56,12 @@ class Service:
         """Bounds the bytes of the requests under way."""
         self.versions = Versions(
             base,
-            lambda directory: load(directory, options),
-            lambda loaded: make_models(loaded, limits, batching, self.metrics.batch),
+            lambda directory: replace(options, bundle=directory).open(),
+            lambda analyzer: make_models(analyzer, limits, batching, self.metrics.batch),
         )
         self.metrics = Metrics(self._under_way, self._version)
         self._stopping = False
-        self._running: set[Running] = set()
+        self._active: set[ActiveRequest] = set()
 
     @property
     def ready(self) -> bool:
@@ -74,29 +74,29 @@ class Service:
 
     def give_up(self) -> int:
         """Refuse the requests that were accepted but not answered yet, and return their number."""
-        for running in self._running:
-            running.give_up(Stopping("the server is stopping"))
-        return len(self._running)
+        for active in self._active:
+            active.give_up(Stopping("the server is stopping"))
+        return len(self._active)
 
     @contextlib.asynccontextmanager
-    async def request(self, protocol: str, model: str, patience_s: float | None = None) -> AsyncIterator[Running]:
+    async def request(self, protocol: str, model: str, timeout_s: float | None = None) -> AsyncIterator[ActiveRequest]:
         """Handle one request in the `with` block: set its deadline, record its metrics, turn errors into RequestError.
 
-        `patience_s` is the client's own time limit in seconds, None without one; the shorter of it and the server's
+        `timeout_s` is the client's own time limit in seconds, None without one; the shorter of it and the server's
         timeout counts. An unexpected exception is logged and raised as Failure.
         """
         start = time.perf_counter()
         code = Code.CANCELLED.name
         limit_s = self.limits.timeout_s
-        running = Running(limit_s if patience_s is None else min(limit_s, patience_s))
-        self._running.add(running)
+        active = ActiveRequest(limit_s if timeout_s is None else min(limit_s, timeout_s))
+        self._active.add(active)
         try:
-            async with running.deadline:
-                yield running
+            async with active.deadline:
+                yield active
             code = Code.OK.name
         except TimeoutError:
-            code = running.reason.code.name
-            raise running.reason from None
+            code = active.reason.code.name
+            raise active.reason from None
         except RequestError as refusal:
             code = refusal.code.name
             raise
@@ -106,7 +106,7 @@ class Service:
             _logger.exception("a request to model %r failed", model)
             raise Failure("the server failed to process this request") from None
         finally:
-            self._running.discard(running)
+            self._active.discard(active)
             self.metrics.request(protocol, model, code, time.perf_counter() - start)
 
     def _model(self, target: Target) -> tuple[int, Model, Signature]:

@@ -25,7 +25,7 @@ from facexp.analyzer import AnalyzerOptions
 from facexp.listening import host_and_port, is_public, listen, own_names
 from facexp.server.access import TOKEN_VARIABLE, Access, ServerError, Tls, read_pem
 from facexp.server.batching import Batching
-from facexp.server.connections import patient_for
+from facexp.server.connections import connection_with_timeout
 from facexp.server.limits import Limits
 from facexp.server.rest import application
 from facexp.server.rpc import rpc_server
@@ -85,12 +85,12 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Port
     with contextlib.closing(_listen(settings)) as listener:
         address = listener.getsockname()[0]
         hosts = None
-        if not (is_public(listener) or settings.access.closed):
+        if not (is_public(listener) or settings.access.requires_credentials):
             hosts = own_names(listener, settings.host)
         service = Service(settings.base, settings.analyzer, settings.limits, settings.batching)
         http = _http(application(service, settings.access, hosts), settings)
         rpc = rpc_server(service, settings.access)
-        grpc_port = _add_port(rpc, host_and_port(address, settings.grpc_port), settings.access.tls)
+        grpc_port = _add_port(rpc, address, settings.grpc_port, settings.access.tls)
         await service.versions.start()
         await rpc.start()
         watching = asyncio.create_task(service.versions.watch())
@@ -140,7 +140,7 @@ def _http(app: Any, settings: Settings) -> _Http:
         read_pem(path)
     config = uvicorn.Config(
         app,
-        http=patient_for(settings.limits.timeout_s),
+        http=connection_with_timeout(settings.limits.timeout_s),
         log_config=None,
         log_level="critical",
         access_log=False,
@@ -159,7 +159,8 @@ def _http(app: Any, settings: Settings) -> _Http:
     return _Http(config)
 
 
-def _add_port(server: Any, address: str, tls: Tls | None) -> int:
+def _add_port(server: Any, host: str, port: int, tls: Tls | None) -> int:
+    address = host_and_port(host, port)
     try:
         if tls is None:
             return int(server.add_insecure_port(address))
@@ -169,7 +170,7 @@ def _add_port(server: Any, address: str, tls: Tls | None) -> int:
         )
         return int(server.add_secure_port(address, credentials))
     except RuntimeError:
-        raise ServerError(f"nothing can be served on {address}: is the port taken?") from None
+        raise ServerError(f"cannot listen on {host}, port {port}: is the port taken?") from None
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -177,8 +178,8 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         listener = listen(host, port)
     except OSError as error:
-        raise ServerError(f"nothing can be served on {host_and_port(host, port)}: {error.strerror}") from None
-    if is_public(listener) and not settings.access.closed:
+        raise ServerError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
+    if is_public(listener) and not settings.access.requires_credentials:
         listener.close()
         raise ServerError(
             f"{host} can be reached from other machines: give a token (--token-file FILE, or {TOKEN_VARIABLE} in the "

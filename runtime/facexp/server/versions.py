@@ -20,11 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from facexp.analyzer import Analyzer
 from facexp.bundle import MANIFEST
 from facexp.errors import FacexpError
 from facexp.server.access import ServerError
 from facexp.server.errors import NotFound, Stopping
-from facexp.server.models import NAMES, Loaded, Model
+from facexp.server.models import NAMES, Model
 
 POLL_S = 1.0
 """Interval between two scans of the folder, in seconds."""
@@ -60,7 +61,7 @@ class Versions:
     """All known versions, and the current one. Belongs to one asyncio loop."""
 
     def __init__(
-        self, base: Path | None, load: Callable[[Path | None], Loaded], make: Callable[[Loaded], dict[str, Model]]
+        self, base: Path | None, load: Callable[[Path | None], Analyzer], make: Callable[[Analyzer], dict[str, Model]]
     ) -> None:
         """`base` is a bundle or a folder of version folders; None is the bundle that ships with facexp.
 
@@ -165,14 +166,14 @@ class Versions:
     async def _take_over(self, number: int, directory: Path | None) -> None:
         version = self._known[number] = Version(number)
         try:
-            loaded = await self._run_in_loader(self._load, directory)
-            version.models = self._make(loaded)
+            analyzer = await self._run_in_loader(self._load, directory)
+            version.models = self._make(analyzer)
         except BaseException:
             version.state, version.failed = State.END, True
             raise
         version.state = State.AVAILABLE
         before, self._current = self._current, version
-        _logger.info("version %d answers: %s %s", number, loaded.bundle.name, loaded.bundle.version)
+        _logger.info("version %d answers: %s %s", number, analyzer.bundle.name, analyzer.bundle.version)
         if before is not None:
             self._retire(before)
 

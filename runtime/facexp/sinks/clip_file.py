@@ -19,15 +19,15 @@ from facexp.files import discard
 from facexp.geometry import Image
 from facexp.sources.photo import opencv_name
 
-LONGEST_PAUSE_S = 10.0
+MAX_PAUSE_S = 10.0
 """The longest time in seconds that a saved clip shows one frame: a broken time stamp must not fill the disk."""
-LEAST_FREE = 64 << 20
+MIN_FREE_BYTES = 64 << 20
 """A recording stops if the disk has fewer bytes free: the machine needs them, and so does closing the file."""
 
 _logger = logging.getLogger("facexp")
 
 # seconds between two checks of the free disk space
-_LOOK_S = 1.0
+_DISK_CHECK_INTERVAL_S = 1.0
 # share of the machine's time that encoding a live source may take: the rest is for the analysis
 _ENCODING_SHARE = 0.25
 # number of frames encoded to measure the machine's speed
@@ -49,7 +49,7 @@ class ClipFile:
     def __init__(self, path: Path, fps: float) -> None:
         self._path = path
         # OpenCV hands the rate to the codec as a decimal fraction, and MPEG-4 has 16 bits for its numerator
-        self._fps = round(max(fps, 1 / LONGEST_PAUSE_S), 3 if fps < 65 else 2)
+        self._fps = round(max(fps, 1 / MAX_PAUSE_S), 3 if fps < 65 else 2)
         self._file = self._working_file()
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
@@ -86,7 +86,7 @@ class ClipFile:
 
     def _max_frames(self, since_ms: float) -> int:
         """Return how many frames may be written for a picture that comes `since_ms` after the last one."""
-        return math.ceil(LONGEST_PAUSE_S * self._fps)
+        return math.ceil(MAX_PAUSE_S * self._fps)
 
     def _fit(self, image: Image) -> Image:
         width, height = self._size
@@ -116,15 +116,15 @@ class ClipFile:
             # create the file here, because OpenCV does not report what is wrong with the folder
             file.touch()
         except SourceError as error:
-            raise failed(self._path, str(error)) from None
+            raise sink_error(self._path, str(error)) from None
         except OSError as error:
-            raise unwritten(self._path, error) from None
+            raise write_error(self._path, error) from None
         writer = cv2.VideoWriter(name, cv2.CAP_FFMPEG, codec, self._fps, self._size)
         if not writer.isOpened():
             discard(file)
             width, height = self._size
             what = f"a clip of {width}x{height} at {self._fps:.4g} frames/s"
-            raise failed(self._path, f"OpenCV cannot write {what} here")
+            raise sink_error(self._path, f"OpenCV cannot write {what} here")
         return writer
 
     def finish(self) -> None:
@@ -139,7 +139,7 @@ class ClipFile:
             self._expect_all()
             self._file.replace(self._path)
         except OSError as error:
-            raise unwritten(self._path, error) from None
+            raise write_error(self._path, error) from None
         finally:
             discard(self._file)
 
@@ -152,7 +152,7 @@ class ClipFile:
         count = int(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
         reader.release()
         if count < self._written - spare:
-            raise failed(self._path, f"only {count} of {self._written} frames could be written: is the disk full?")
+            raise sink_error(self._path, f"only {count} of {self._written} frames could be written: is the disk full?")
 
     def abandon(self) -> None:
         """Close the file and remove it."""
@@ -188,7 +188,7 @@ class Recording(ClipFile):
         Raises SinkError if the disk is gone or nearly full; what is recorded is kept.
         """
         now = time.monotonic()
-        if now >= self._checked_s + _LOOK_S:
+        if now >= self._checked_s + _DISK_CHECK_INTERVAL_S:
             self._checked_s = now
             self._expect_disk_space()
         before, begin = self._written, time.perf_counter()
@@ -198,17 +198,17 @@ class Recording(ClipFile):
 
     def _expect_disk_space(self) -> None:
         try:
-            free = shutil.disk_usage(self._path.parent).free
+            if shutil.disk_usage(self._path.parent).free >= MIN_FREE_BYTES:
+                return
+            problem = f"nothing more is recorded: fewer than {MIN_FREE_BYTES >> 20} MB are left on the disk"
+            failure = sink_error(self._path, problem)
         except OSError as error:
-            raise unwritten(self._path, error) from None
-        if free >= LEAST_FREE:
-            return
+            failure = write_error(self._path, error)
         if self._writer is None:
             discard(self._path)
         else:
             self._writer.release()
-        least = f"fewer than {LEAST_FREE >> 20} MB are left on the disk"
-        raise failed(self._path, f"nothing more is recorded: {least}")
+        raise failure
 
     def _max_frames(self, since_ms: float) -> int:
         # encode for at most half of the time since the last picture; if the machine has become too slow for that, the
@@ -259,7 +259,7 @@ class Recording(ClipFile):
             _logger.error(str(error))
 
 
-def claimed(path: Path) -> bool:
+def claim_file(path: Path) -> bool:
     """Reserve a name: create an empty file, atomically, and its folders; False if the file exists already.
 
     Raises OSError if no file can be created there.
@@ -272,14 +272,14 @@ def claimed(path: Path) -> bool:
     return True
 
 
-def failed(path: Path, why: str) -> SinkError:
+def sink_error(path: Path, why: str) -> SinkError:
     """Return a SinkError that names the file or folder and the reason."""
     return SinkError(f"{printable(str(path))}: {why}")
 
 
-def unwritten(path: Path, error: OSError) -> SinkError:
+def write_error(path: Path, error: OSError) -> SinkError:
     """Return the SinkError for a file that the operating system refused to write."""
-    return failed(path, f"cannot be written: {error.strerror}")
+    return sink_error(path, f"cannot be written: {error.strerror}")
 
 
 def part_file(path: Path, suffix: str) -> Path:
@@ -290,6 +290,6 @@ def part_file(path: Path, suffix: str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise failed(path.parent, f"this folder cannot be made: {error.strerror}") from None
+        raise sink_error(path.parent, f"this folder cannot be made: {error.strerror}") from None
     # random rather than a process id: processes of other containers, which may have the same id, may write here too
     return path.with_name(f".facexp-{os.urandom(6).hex()}{suffix}")

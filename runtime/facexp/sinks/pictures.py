@@ -16,7 +16,7 @@ from facexp.address import STDIN, is_live, printable
 from facexp.draw import annotate
 from facexp.files import discard
 from facexp.geometry import Image
-from facexp.sinks.clip_file import ClipFile, Recording, SinkError, claimed, failed, part_file, unwritten
+from facexp.sinks.clip_file import ClipFile, Recording, SinkError, claim_file, part_file, sink_error, write_error
 from facexp.sources import Listed, listed
 from facexp.sources.globs import is_folder, real_path, root
 from facexp.sources.shots import Shot
@@ -53,14 +53,14 @@ class PictureSink:
             forbidden = {source.parent} if is_folder(source) else {source.parent, real_path(fixed_part.parent)}
             if real == source or (fixed_part == Path(name) and real in forbidden):
                 problem = f"results would mix with the pictures in {printable(str(real))}: name another folder"
-                raise failed(folder, problem)
+                raise sink_error(folder, problem)
             # a results folder inside a source folder is skipped in the search for sources: its files are only results
             if source not in real.parents:
                 self._sources.add(source)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise failed(folder, f"this folder cannot be made: {error.strerror}") from None
+            raise sink_error(folder, f"this folder cannot be made: {error.strerror}") from None
         self._used: dict[str, int] = {}
         self._clip: ClipFile | None = None
         self._last: tuple[str, int] | None = None
@@ -123,12 +123,12 @@ class PictureSink:
         first = str(wanted).casefold()
         path = wanted
         try:
-            while str(path).casefold() in self._used or self._is_source(path) or not (overwrite or claimed(path)):
+            while str(path).casefold() in self._used or self._is_source(path) or not (overwrite or claim_file(path)):
                 self._used[first] = number = self._used.get(first, 1) + 1
                 path = wanted.with_name(f"{wanted.stem}-{number}{wanted.suffix}")
         except OSError as error:
             # for example, the added number made the name too long
-            raise unwritten(path, error) from None
+            raise write_error(path, error) from None
         self._used.setdefault(str(path).casefold(), 1)
         return path
 
@@ -150,14 +150,14 @@ def save_picture(path: Path, image: Image) -> None:
     try:
         ok, data = cv2.imencode(path.suffix, image)
     except cv2.error as error:
-        raise failed(path, f"a picture of {size} cannot be encoded: {error.err}") from None
+        raise sink_error(path, f"a picture of {size} cannot be encoded: {error.err}") from None
     if not ok:
-        raise failed(path, f"a picture of {size} cannot be encoded: {path.suffix} does not support this size")
+        raise sink_error(path, f"a picture of {size} cannot be encoded: {path.suffix} does not support this size")
     part = part_file(path, path.suffix)
     try:
         part.write_bytes(data.tobytes())
         part.replace(path)
     except OSError as error:
-        raise unwritten(path, error) from None
+        raise write_error(path, error) from None
     finally:
         discard(part)

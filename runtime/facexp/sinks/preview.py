@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
     from facexp.sources.shots import Shot
 
-LONGEST_SIDE = 1280
+MAX_SIDE = 1280
 """Longest side of the pictures shown, in pixels; larger ones are scaled down."""
 
 _JPEG_QUALITY = 80
-_PATIENCE_S = 5.0
+_POLL_TIMEOUT_S = 5.0
 _JOIN_TIMEOUT_S = 0.5
 _RATE_WINDOW = 30
 # the page contains everything it needs and may load nothing else
@@ -83,7 +83,7 @@ class Preview:
         try:
             self._socket = listen(host, port)
         except OSError as error:
-            raise PreviewError(f"nothing can be served on {host}, port {port}: {error.strerror}") from None
+            raise PreviewError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
         self._shown = _Shown(0, None, None, None)
         self._encoded = (-1, b"")
         self._encoding = threading.Lock()
@@ -154,7 +154,7 @@ class Preview:
         new_frame = self._new_frame
         if request.query_params.get("after", "0") == str(self._shown.number):
             try:
-                await asyncio.wait_for(new_frame.wait(), _PATIENCE_S)
+                await asyncio.wait_for(new_frame.wait(), _POLL_TIMEOUT_S)
             except TimeoutError:
                 return Response(status_code=204, headers=_HEADERS)
         body = await run_in_threadpool(self._encode)
@@ -183,7 +183,7 @@ def _reply(shown: _Shown) -> dict[str, Any]:
 
 
 def _jpeg(image: Image) -> bytes:
-    scale = LONGEST_SIDE / max(image.shape[:2])
+    scale = MAX_SIDE / max(image.shape[:2])
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
     return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
 

@@ -12,7 +12,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from facexp.address import printable, shown
+from facexp.address import printable, redacted
 from facexp.errors import SourceError
 from facexp.geometry import Image
 from facexp.reading import sane_fps
@@ -22,7 +22,7 @@ from facexp.sources.aspect import pixel_aspect, squared
 # a clip read from an address may have been cut off if it ends before this share of its frames
 _COMPLETE_SHARE = 0.9
 # seconds between two attempts to open a stream that reports no picture size yet
-_APART_S = 1.0
+_RETRY_INTERVAL_S = 1.0
 
 _logger = logging.getLogger("facexp")
 
@@ -90,7 +90,7 @@ class VideoCapture:
         if self.finite and 0 < self._count < _COMPLETE_SHARE * self._length:
             _logger.warning(
                 "%s: ends after %d of %d frames: unless it was trimmed, its connection was lost",
-                *(printable(shown(self._name)), self._count, self._length),
+                *(printable(redacted(self._name)), self._count, self._length),
             )
         return False
 
@@ -129,7 +129,7 @@ def _open_stream(address: str, timeout_s: float) -> cv2.VideoCapture:
             return capture
         capture.release()
         # wait in between, because a server may return the same few bytes at once to each attempt
-        time.sleep(max(0.0, begin_s + _APART_S - time.monotonic()))
+        time.sleep(max(0.0, begin_s + _RETRY_INTERVAL_S - time.monotonic()))
 
 
 def _as_jpegs(capture: cv2.VideoCapture) -> bool:

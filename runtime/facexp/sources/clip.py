@@ -11,7 +11,7 @@ import numpy as np
 from facexp.errors import SourceError
 from facexp.reading import DEFAULTS, Pace, ReadOptions, sane_fps
 from facexp.sources.aspect import pixel_aspect, squared
-from facexp.sources.clip_health import ClipFrame, Converted, cut_short, ends_early, interlaced
+from facexp.sources.clip_health import ClipFrame, InterlaceFilter, cut_short, ends_early, interlaced
 from facexp.sources.photo import opencv_name
 
 # aim this long before the wanted time, because a seek may land late
@@ -75,7 +75,7 @@ class Clip:
         pace, step = Pace(options), 1000 / self.fps
         index, time_ms = self._skip(1000 * options.start_s), 0.0
         first, past_end = index, False
-        converted = Converted(self._interlaced)
+        interlace_filter = InterlaceFilter(self._interlaced)
         try:
             while self._capture.grab():
                 stamp = self._capture.get(cv2.CAP_PROP_POS_MSEC)
@@ -89,9 +89,9 @@ class Clip:
                     if not ok:
                         break
                     pixels = squared(np.asarray(image, dtype=np.uint8), self._aspect)
-                    yield from converted.passed(ClipFrame(index, time_ms, pixels))
+                    yield from interlace_filter.push(ClipFrame(index, time_ms, pixels))
                 index += 1
-            yield from converted.rest()
+            yield from interlace_filter.flush()
         finally:
             self._capture.release()
         if past_end:

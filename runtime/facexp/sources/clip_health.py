@@ -14,7 +14,7 @@ from facexp.errors import SourceError
 from facexp.geometry import Image
 from facexp.sources.photo import opencv_name
 
-_BOXES = frozenset(
+_MP4_BOX_TYPES = frozenset(
     b"ftyp moov mdat moof mfra sidx ssix styp emsg prft free skip wide uuid meta pdin udta pnot imda".split()
 )
 # formats whose header holds the number of frames
@@ -24,7 +24,7 @@ _UNKNOWN_SIZE = 0xFFFFFFFF
 # pictures are compared by every N-th row: fetching single pixels of all rows would take far longer
 _ROW_STEP = 64
 # upper bound in seconds of the time for the process that `interlaced` starts
-_PATIENCE_S = 60.0
+_PROBE_TIMEOUT_S = 60.0
 _ADVICE = "read the copy that ffmpeg -i FILE -vf yadif COPY.mp4 makes"
 _PROBE = """
 import sys, cv2
@@ -61,7 +61,7 @@ class InterlacedError(SourceError):
     """The frames of a clip or stream are interlaced: another attempt would fail too."""
 
 
-class Converted(Generic[_Frame]):
+class InterlaceFilter(Generic[_Frame]):
     """Passes on the frames of a clip or stream, and stops with an error if they are interlaced.
 
     FFmpeg refuses to convert an interlaced frame, and OpenCV then returns the old content of its buffer without an
@@ -71,19 +71,19 @@ class Converted(Generic[_Frame]):
     the rows is enough, because `interlaced` decides.
     """
 
-    def __init__(self, interlaced: Callable[[_Frame], bool], instead: str = _ADVICE) -> None:
-        """`interlaced` tells whether a frame is interlaced; `instead` is the advice that ends the error message."""
+    def __init__(self, interlaced: Callable[[_Frame], bool], advice: str = _ADVICE) -> None:
+        """`interlaced` tells whether a frame is interlaced; `advice` is the advice that ends the error message."""
         self._interlaced: Callable[[_Frame], bool] | None = interlaced
-        self._instead = instead
+        self._advice = advice
         self._held: _Frame | None = None
         self._sample: bytes | None = None
 
     @property
-    def waits(self) -> bool:
+    def holds_frame(self) -> bool:
         """Whether the first frame is held back until the next arrives."""
         return self._held is not None
 
-    def passed(self, frame: _Frame) -> Iterator[_Frame]:
+    def push(self, frame: _Frame) -> Iterator[_Frame]:
         """Yield the frames that can be passed on now that this one has arrived. Raises InterlacedError."""
         if self._interlaced is None:
             yield frame
@@ -97,7 +97,7 @@ class Converted(Generic[_Frame]):
         yield from self._release_held()
         yield frame
 
-    def rest(self) -> Iterator[_Frame]:
+    def flush(self) -> Iterator[_Frame]:
         """Yield the first frame if no other has arrived: call it at the end. Raises InterlacedError."""
         if self._held is not None:
             self._check(self._held)
@@ -106,13 +106,13 @@ class Converted(Generic[_Frame]):
     def _release_held(self) -> Iterator[_Frame]:
         if self._held is not None:
             yield self._held
-            # only now, so that `waits` stays true until the caller has taken the frame
+            # only now, so that `holds_frame` stays true until the caller has taken the frame
             self._held = None
 
     def _check(self, frame: _Frame) -> None:
         assert self._interlaced is not None
         if self._interlaced(frame):
-            raise InterlacedError(f"is interlaced, which OpenCV cannot convert: {self._instead}")
+            raise InterlacedError(f"is interlaced, which OpenCV cannot convert: {self._advice}")
         self._interlaced = None
 
 
@@ -138,7 +138,7 @@ def interlaced(source: Path | str, start_ms: float, frames: int, patience_s: flo
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
-            timeout=min(patience_s, _PATIENCE_S),
+            timeout=min(patience_s, _PROBE_TIMEOUT_S),
         )
     except (OSError, subprocess.TimeoutExpired):
         # most interlaced clips are so from the first frame, which is found at once: assume a still clip
@@ -204,7 +204,7 @@ def _mp4_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:
             start += 8
         # 0 means "to the end of the file"
         end = position + length if length else size
-        if end < start or kind not in _BOXES:
+        if end < start or kind not in _MP4_BOX_TYPES:
             return
         yield kind, start, end
         position = end

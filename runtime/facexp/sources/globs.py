@@ -33,7 +33,7 @@ class Folder(NamedTuple):
     """One of the folders that `folders` finds."""
 
     path: Path
-    inside: PurePath
+    relative_path: PurePath
     """Its path relative to the folder where the search began."""
     files: list[str]
     """The names of its entries that are not folders, in natural order, without hidden ones."""
@@ -46,7 +46,7 @@ def is_pattern(name: str) -> bool:
     return glob.has_magic(name) and path_problem(Path(name)) is not None
 
 
-def is_deep(pattern: str) -> bool:
+def is_recursive(pattern: str) -> bool:
     """Whether the pattern contains `**` and so searches folders recursively."""
     return _RECURSIVE in _split(pattern)[1]
 
@@ -100,7 +100,7 @@ def expand(pattern: str, skip: Path | None = None) -> Iterator[Match]:
 def folders(path: Path, skip: Path | None = None) -> Iterator[Folder]:
     """Yield a folder and, recursively, its subfolders, parents first, without hidden ones and `skip` (a real path)."""
     for each in _walk(path, skip):
-        yield Folder(each.path, each.inside, _visible(each.files), each.problem)
+        yield Folder(each.path, each.relative_path, _visible(each.files), each.problem)
 
 
 def _split(pattern: str) -> tuple[Path, list[str]]:
@@ -120,7 +120,7 @@ class _Listing(NamedTuple):
     """The names of a folder's entries, hidden ones included. A name takes less memory than an `os.DirEntry`."""
 
     path: Path
-    inside: PurePath
+    relative_path: PurePath
     """The path relative to the folder where the search began."""
     real: Path
     """The path with its links resolved."""
@@ -145,9 +145,9 @@ class _Listing(NamedTuple):
         return name == skip.name and self.real == skip.parent
 
 
-def _list(path: Path, inside: PurePath, real: Path) -> _Listing:
+def _list(path: Path, relative_path: PurePath, real: Path) -> _Listing:
     """List a folder. Raises OSError where it cannot be read."""
-    listing = _Listing(path, inside, real, [], [], set())
+    listing = _Listing(path, relative_path, real, [], [], set())
     with os.scandir(path) as entries:
         for entry in entries:
             (listing.folders if _may_be_folder(entry) else listing.files).append(entry.name)
@@ -169,14 +169,14 @@ def _walk(path: Path, skip: Path | None) -> Iterator[_Listing]:
             if ancestors:
                 ancestors.popitem()
             continue
-        path, inside, real = folder
+        path, relative_path, real = folder
         # a link may lead back to an ancestor
         if real == skip or real in ancestors:
             continue
         try:
-            listing = _list(path, inside, real)
+            listing = _list(path, relative_path, real)
         except OSError as error:
-            yield _Listing(path, inside, real, [], [], set(), reason(error))
+            yield _Listing(path, relative_path, real, [], [], set(), reason(error))
             continue
         yield listing
         stack.append(_subfolders(listing))
@@ -189,7 +189,7 @@ def _subfolders(listing: _Listing) -> Iterator[tuple[Path, PurePath, Path]]:
         path = listing.path / name
         # only links are resolved: resolving the whole path each time would take longer at each level
         real = real_path(path) if name in listing.links else listing.real / name
-        yield path, listing.inside / name, real
+        yield path, listing.relative_path / name, real
 
 
 def _expand(start: Path, parts: Sequence[str], skip: Path | None, listing: _Listing | None = None) -> Iterator[Match]:

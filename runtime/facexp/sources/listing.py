@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from facexp.address import STDIN, address_problem, file_name, is_live, mistyped, shown
-from facexp.sources.globs import expand, folders, is_deep, is_folder, is_pattern, path_problem, real_path, root
+from facexp.address import STDIN, address_problem, file_name, is_live, redacted, redacted_unknown
+from facexp.sources.globs import expand, folders, is_folder, is_pattern, is_recursive, path_problem, real_path, root
 from facexp.sources.shots import Source
 
 # HEIC cannot be read, but it is included so that a folder of HEIC files gives errors instead of looking empty
@@ -57,12 +57,12 @@ def open_sources(names: Iterable[Name | Listed], skip: Path | None = None) -> It
             yield Source(name, PurePath(Path(name).name), list_problem)
             continue
         if name == STDIN or is_live(name):
-            yield Source(shown(name), PurePath(file_name(name)), address_problem(name), name)
+            yield Source(redacted(name), PurePath(file_name(name)), address_problem(name), name)
             continue
         path = Path(name)
         # Path("") would be the current directory
         problem = path_problem(path) if name else "no such file or folder"
-        shown_name = name if problem is None else mistyped(name)
+        display_name = name if problem is None else redacted_unknown(name)
         found: Iterator[Source] = iter(())
         if problem is None and path.is_dir():
             found, problem = _walk(path, PurePath(real_path(path).name), skip), "no photo or clip in this folder"
@@ -70,7 +70,7 @@ def open_sources(names: Iterable[Name | Listed], skip: Path | None = None) -> It
             found, problem = _glob(name, skip), "no photo or clip in what this pattern matches"
         first = next(found, None)
         if first is None:
-            yield Source(shown_name, PurePath(Path(shown_name).name), problem)
+            yield Source(display_name, PurePath(Path(display_name).name), problem)
         else:
             yield first
             yield from found
@@ -94,13 +94,13 @@ def listed(names: Iterable[Name | Listed]) -> Iterator[Listed]:
         if not name.startswith("@"):
             yield Listed(name)
             continue
-        shown_name = mistyped(name)
-        hint = f"(a file of this name is written ./{shown_name})"
+        display_name = redacted_unknown(name)
+        hint = f"(a file of this name is written ./{display_name})"
         try:
             with Path(name[1:]).open(encoding="utf-8-sig", errors="surrogateescape") as lines:
                 head = lines.read(1024)
                 if "\0" in head:
-                    yield Listed(shown_name, f"is not a list: it is not a text file {hint}")
+                    yield Listed(display_name, f"is not a list: it is not a text file {hint}")
                     continue
                 empty = True
                 # the head may end inside a line, and a pipe cannot be rewound
@@ -110,9 +110,9 @@ def listed(names: Iterable[Name | Listed]) -> Iterator[Listed]:
                         yield Listed(entry, _entry_problem(entry))
                         empty = False
                 if empty:
-                    yield Listed(shown_name, "this list contains no names")
+                    yield Listed(display_name, "this list contains no names")
         except OSError as error:
-            yield Listed(shown_name, f"this list cannot be read: {error.strerror or error} {hint}")
+            yield Listed(display_name, f"this list cannot be read: {error.strerror or error} {hint}")
 
 
 def _entry(line: str) -> str:
@@ -135,14 +135,14 @@ def _entry_problem(entry: str) -> str | None:
 def _walk(folder: Path, save_as: PurePath, skip: Path | None) -> Iterator[Source]:
     for each in folders(folder, skip):
         if each.problem is not None:
-            yield Source(str(each.path), save_as / each.inside, each.problem)
+            yield Source(str(each.path), save_as / each.relative_path, each.problem)
         for name in each.files:
             if MEDIA.fullmatch(name):
-                yield Source(str(each.path / name), save_as / each.inside / name)
+                yield Source(str(each.path / name), save_as / each.relative_path / name)
 
 
 def _glob(pattern: str, skip: Path | None) -> Iterator[Source]:
-    base, deep, suffix = root(pattern), is_deep(pattern), PurePath(pattern).suffix.lower()
+    base, recursive, suffix = root(pattern), is_recursive(pattern), PurePath(pattern).suffix.lower()
     literal_suffix = suffix and not is_pattern(suffix)
     for path, problem in expand(pattern, skip):
         save_as = PurePath(*(part for part in path.relative_to(base).parts if part != ".."))
@@ -150,7 +150,7 @@ def _glob(pattern: str, skip: Path | None) -> Iterator[Source]:
             yield Source(str(path), save_as, problem)
         elif is_folder(path):
             # a pattern with ** matches the files inside by itself
-            if not deep:
+            if not recursive:
                 yield from _walk(path, save_as, skip)
         elif MEDIA.fullmatch(path.name) or (literal_suffix and path.suffix.lower() == suffix):
             yield Source(str(path), save_as)

@@ -17,18 +17,18 @@ from facexp.errors import SourceError
 from facexp.geometry import Image
 from facexp.reading import Pace, ReadOptions
 from facexp.sources.capture import Capture
-from facexp.sources.clip_health import Converted, InterlacedError, interlaced
+from facexp.sources.clip_health import InterlacedError, InterlaceFilter, interlaced
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Pauses before each attempt to open a source again; the last one is used for all further attempts."""
 
 _MAX_WAIT_S = 0.5
-_GOODBYE_S = 0.3
+_JOIN_TIMEOUT_S = 0.3
 _MAX_HANGING = 4
 # the interlace probe reads this many frames, within this share of `timeout_s`
 _PROBE_FRAMES, _PROBE_TIMEOUT_SHARE = 10, 0.5
 _THREAD_NAME = "facexp-live"
-READER = "facexp-read"
+READER_THREAD_PREFIX = "facexp-read"
 """Name prefix of the threads that read files."""
 
 _logger = logging.getLogger("facexp")
@@ -100,9 +100,11 @@ def live_frames(
 
 def hangs() -> bool:
     """Return whether a thread that reads a live source or files hangs, so that Python cannot exit normally."""
-    readers = [thread for thread in threading.enumerate() if thread.name.startswith((_THREAD_NAME, READER))]
+    readers = [
+        thread for thread in threading.enumerate() if thread.name.startswith((_THREAD_NAME, READER_THREAD_PREFIX))
+    ]
     for thread in readers:
-        thread.join(_GOODBYE_S)
+        thread.join(_JOIN_TIMEOUT_S)
     return any(thread.is_alive() for thread in readers)
 
 
@@ -118,7 +120,7 @@ class _Reader:
         open_capture: Callable[[], Capture],
         options: ReadOptions,
         pace: Pace,
-        interlace_filter: Converted[LiveFrame],
+        interlace_filter: InterlaceFilter[LiveFrame],
         count: int,
         first_s: float | None,
     ) -> None:
@@ -148,7 +150,7 @@ class _Reader:
         Before the first frame, the time since the capture was opened counts. None applies to a clip, whose own
         timestamps count, nor while the first frame is held back until the next one: it arrived in time.
         """
-        if self._timed or self._opened_s is None or self._interlace_filter.waits:
+        if self._timed or self._opened_s is None or self._interlace_filter.holds_frame:
             return math.inf
         return (self.first_s or self._opened_s) + self._options.end_s
 
@@ -175,7 +177,7 @@ class _Reader:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        self._thread.join(_GOODBYE_S)
+        self._thread.join(_JOIN_TIMEOUT_S)
 
     def _run(self) -> None:
         failure: Exception | None = None
@@ -226,18 +228,18 @@ class _Reader:
                 self._last_activity_s = now
                 # while the first frame is held back, decode this one anyway: waiting for the next wanted frame would
                 # make the first one old
-                if not self._interlace_filter.waits:
+                if not self._interlace_filter.holds_frame:
                     continue
             image = capture.retrieve()
             if image is None:
                 continue
             self._last_activity_s = now
             current = LiveFrame(index, time_ms, now, 0, image, capture.fps)
-            for frame in self._interlace_filter.passed(current) if capture.converts else (current,):
+            for frame in self._interlace_filter.push(current) if capture.converts else (current,):
                 if wanted or frame is not current:
                     self._offer(frame, latest)
         if capture.converts and not self._stopped:
-            for frame in self._interlace_filter.rest():
+            for frame in self._interlace_filter.flush():
                 self._offer(frame, latest)
         if reason is not None:
             raise SourceError(reason)
@@ -255,11 +257,11 @@ class _Reader:
             self._changed.notify_all()
 
 
-def _interlace_filter(address: str | None, options: ReadOptions) -> Converted[LiveFrame]:
+def _interlace_filter(address: str | None, options: ReadOptions) -> InterlaceFilter[LiveFrame]:
     """Return the filter that stops interlaced frames; without an address it lets all frames through."""
 
     def is_interlaced(_: LiveFrame) -> bool:
         return address is not None and interlaced(address, 0.0, _PROBE_FRAMES, _PROBE_TIMEOUT_SHARE * options.timeout_s)
 
     hint = "set it to send progressive frames, or pipe ffmpeg -i ADDRESS -vf yadif -f mjpeg - | facexp-infer -"
-    return Converted(is_interlaced, hint)
+    return InterlaceFilter(is_interlaced, hint)

@@ -32,7 +32,7 @@ MAX_PIXELS = 250_000_000
 _STRIP_ROWS = 256
 MAX_BYTES = 1 << 30
 """Photo files with more bytes are refused."""
-ANIMATION_WINDOW = 32_000_000
+ANIMATION_WINDOW_PIXELS = 32_000_000
 """Number of an animation's pixels that are decoded at once; this bounds the memory that a long one takes."""
 # OpenCV refuses to decode more pixels of an animation at once, and counts four frames more than are requested
 _MAX_AT_ONCE, _EXTRA_FRAMES = 1 << 30, 4
@@ -98,21 +98,20 @@ class TooLargeError(SourceError):
     """The picture has more pixels than are accepted."""
 
 
-def decode(data: bytes, kind: str, reduction: int = 1, most: int = MAX_PIXELS) -> Image:
+def decode(data: bytes, kind: str, reduction: int = 1, max_pixels: int = MAX_PIXELS) -> Image:
     """Decode the bytes of a photo file to BGR (H, W, 3) uint8, upright and opaque.
 
-    `kind` is the format from `sniff`, `most` the largest number of pixels accepted. A JPEG can be decoded 2, 4 or 8
-    times smaller (`reduction`; sides are rounded up) in less than half the time: libjpeg computes fewer values of each
-    block, each the mean of the pixels that it replaces. Raises SourceError with only the reason as its message (the
-    caller adds the name), and TooLargeError for more pixels; JPEG, PNG, GIF, BMP, TIFF and WebP are checked by their
-    headers, before memory is allocated.
+    `kind` is the format from `sniff`. A JPEG can be decoded 2, 4 or 8 times smaller (`reduction`; sides are rounded up)
+    in less than half the time: libjpeg computes fewer values of each block, each the mean of the pixels that it
+    replaces. Raises SourceError with only the reason as its message (the caller adds the name), and TooLargeError for
+    more than `max_pixels`; JPEG, PNG, GIF, BMP, TIFF and WebP are checked by their headers, before memory is allocated.
     """
     if kind == "HEIC":
         raise SourceError("is a HEIC photo, which OpenCV does not read: convert it to JPEG or PNG")
-    _check_header(data, kind, most)
+    _check_header(data, kind, max_pixels)
     image, orientation = _decode_stored(data, kind, _COLOUR_FLAGS[reduction])
-    if image.shape[0] * image.shape[1] > most:
-        raise _too_large(image.shape[1], image.shape[0], most)
+    if image.shape[0] * image.shape[1] > max_pixels:
+        raise _too_large(image.shape[1], image.shape[0], max_pixels)
     tags = _tiff_tags(data) if kind == "TIFF" else {}
     premultiplied = False
     if kind == "TIFF" and image.ndim == 3 and image.shape[2] == 4:
@@ -190,7 +189,9 @@ def animation(path: Path, total: int) -> Iterator[tuple[Image, float]]:
         start += len(frames.frames)
         # OpenCV decodes from the beginning of the file for every window, so use few large ones, but of bounded size
         height, width = frames.frames[0].shape[:2]
-        window = min(max(16, ANIMATION_WINDOW // (height * width)), _MAX_AT_ONCE // (height * width) - _EXTRA_FRAMES)
+        window = min(
+            max(16, ANIMATION_WINDOW_PIXELS // (height * width)), _MAX_AT_ONCE // (height * width) - _EXTRA_FRAMES
+        )
 
 
 def opencv_name(path: Path) -> str:
@@ -294,7 +295,7 @@ def _oriented(image: Image, orientation: int) -> Image:
     return np.asarray(image, dtype=np.uint8)
 
 
-def _check_header(data: bytes, kind: str, most: int) -> None:
+def _check_header(data: bytes, kind: str, max_pixels: int) -> None:
     """Raise SourceError for a file that its header alone rules out, before memory is allocated for the picture."""
     if kind == "TIFF":
         tags = _tiff_tags(data)
@@ -316,12 +317,12 @@ def _check_header(data: bytes, kind: str, most: int) -> None:
         width, height = _webp_size(data)
     else:
         return
-    if abs(width * height) > most:
-        raise _too_large(width, abs(height), most)
+    if abs(width * height) > max_pixels:
+        raise _too_large(width, abs(height), max_pixels)
 
 
-def _too_large(width: int, height: int, most: int) -> TooLargeError:
-    return TooLargeError(f"is too large, {width}x{height} pixels: at most {most / 1e6:.4g} megapixels are read")
+def _too_large(width: int, height: int, max_pixels: int) -> TooLargeError:
+    return TooLargeError(f"is too large, {width}x{height} pixels: at most {max_pixels / 1e6:.4g} megapixels are read")
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

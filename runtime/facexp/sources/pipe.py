@@ -192,7 +192,7 @@ class Undecoded:
             self._first = index
         return self._count == 1
 
-    def tell(self) -> None:
+    def raise_if_any(self) -> None:
         """Raise SourceError, with only the reason as its message, if there were any."""
         if self._count:
             what = "1 frame does" if self._count == 1 else f"{self._count} frames do"

@@ -252,7 +252,7 @@ class Source:
                     # logged at once: the error at the end of the stream may come much later
                     _logger.warning("%s: frame %d cannot be decoded and is skipped", printable(self.name), index)
             index += 1
-        damaged.tell()
+        damaged.raise_if_any()
 
     def _spooled(self, pipe: Pipe, kind: str, options: ReadOptions) -> Iterator[Shot]:
         """Read a photo or animation from a pipe; formats with several pages are spooled to a temporary file first."""

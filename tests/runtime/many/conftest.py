@@ -1,4 +1,4 @@
-"""What the tests of many images share: crops, an album, what the plain run says, and the rows of the others."""
+"""Shared by the tests of many images: crops, an album, the rows of the plain run, and a stand-in for Ray."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COUNT = 128
 
 @pytest.fixture(scope="session")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of crops, each of another brightness, and two that cannot be read."""
+    """A folder of COUNT crops of different brightness; two of them, 50.png and 70.png, cannot be read."""
     folder = tmp_path_factory.mktemp("many") / "crops"
     folder.mkdir()
     rows, columns = np.mgrid[:40, :40]
@@ -37,7 +37,7 @@ def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def plain(crops: Path, tiny_bundle: Path) -> list[dict[str, Any]]:
-    """What plain `facexp-infer` says of the crops, without its timings."""
+    """The records of plain `facexp-infer`, which does not use Ray, for the crops; without timings."""
     from result_rows import without_times
 
     result = CliRunner().invoke(infer, [str(crops), "--face-crops", "--bundle", str(tiny_bundle)])
@@ -47,7 +47,7 @@ def plain(crops: Path, tiny_bundle: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def album(tmp_path: Path, astronaut: Any, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current directory, with a folder `album` of everything that a folder may hold."""
+    """The current directory, with a folder `album` that holds every kind of file."""
     monkeypatch.chdir(tmp_path)
     small = np.ascontiguousarray(astronaut[::2, ::2])
     save_picture(Path("album/photo2.png"), small)
@@ -69,7 +69,7 @@ def album(tmp_path: Path, astronaut: Any, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 @pytest.fixture
 def settings(tiny_bundle: Path) -> Iterator[Any]:
-    """For the tiny bundle. OpenCV gets back the threads that a worker takes from it."""
+    """Settings for the tiny bundle. The OpenCV thread count, which a worker changes, is restored afterwards."""
     many = pytest.importorskip("facexp.many")
     threads = cv2.getNumThreads()
     yield many.Settings(AnalyzerOptions(bundle=tiny_bundle))
@@ -77,7 +77,7 @@ def settings(tiny_bundle: Path) -> Iterator[Any]:
 
 
 class OneProcess:
-    """Stands in for Ray: the same calls, one worker, in this process, told what can be sent to another."""
+    """A stand-in for Ray: the same calls, and one worker in this process, whose arguments are pickled as Ray does."""
 
     data = exceptions = context = property(lambda self: self)
     RayError = RuntimeError
@@ -102,6 +102,6 @@ class OneProcess:
 
 @pytest.fixture
 def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jobs run in this process."""
+    """Run jobs in this process, without Ray."""
     job = pytest.importorskip("facexp.many.job")
     monkeypatch.setattr(job, "_ray", lambda *_: contextlib.nullcontext(OneProcess()))

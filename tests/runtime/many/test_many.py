@@ -1,4 +1,4 @@
-"""Parts and their files without Ray: what each row holds, what a worker owes a broken source, how a job goes on."""
+"""Parts and their files, without Ray: the contents of the rows, broken sources, and resumed jobs."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from facexp.many.plan import Plan  # noqa: E402
 from facexp.many.schema import to_table  # noqa: E402
 from facexp.many.stores import Store  # noqa: E402
 from facexp.many.worker import Part, Worker  # noqa: E402
-from result_rows import bare, read_rows, without_times  # noqa: E402
+from result_rows import read_rows, without_nulls, without_times  # noqa: E402
 
 
 def plain_rows(names: list[str], settings: Settings) -> list[dict[str, Any]]:
-    """The JSON records that the local path gives, without their timings."""
+    """The JSON records of the local path, without timings."""
     analyzer = replace(settings.analyzer, device="cpu").open()
     frames = analyze_sources(analyzer, open_sources(names), settings.options, settings.face_crops)
     return [without_times(json.loads(json.dumps(frame_record(frame)))) for frame, _ in frames]
@@ -45,7 +45,7 @@ def plain_rows(names: list[str], settings: Settings) -> list[dict[str, Any]]:
 def many_rows(
     names: list[str], settings: Settings, out: str = "out.parquet"
 ) -> tuple[list[dict[str, Any]], list[Part]]:
-    """What one worker writes, part by part, and what it answers."""
+    """The rows that one worker writes, part by part, and the parts that it returns."""
     plan = Plan.of(names)
     Path(out).mkdir()
     worker = Worker(settings, "cpu", plan.stores, Store.of(out), "0", "{}", str(Path.cwd()))
@@ -54,8 +54,8 @@ def many_rows(
 
 
 @pytest.mark.parametrize("emotions", ["five", "seven"])
-def test_the_schema_holds_all_of_a_record(emotions: str) -> None:
-    """Guards the columns: a key that JSON lines have and the schema lacks would be dropped without a word."""
+def test_the_schema_holds_every_key_of_a_record(emotions: str) -> None:
+    """Guards the columns: a key that the JSON lines have and the schema lacks would be dropped silently."""
     labels = EMOTIONS[emotions]
     emotion = Emotion(labels[0], {label: 1 / len(labels) for label in labels})
     points = np.arange(30, dtype=np.float32).reshape(15, 2) / 7
@@ -65,14 +65,14 @@ def test_the_schema_holds_all_of_a_record(emotions: str) -> None:
     broken = Frame.unread("b\udcff.jpg", 7, "b\udcff.jpg: is empty (0 bytes)")
     records = [frame_record(photo), frame_record(replace(photo, faces=())), frame_record(broken)]
     table = to_table(records, labels, "{}")
-    # as JSON lines have it, a name that is no text is escaped
+    # as in JSON lines, bytes of a name that are not UTF-8 are escaped
     escaped = json.loads(json.dumps(records).replace("\\udcff", "\\\\udcff"))
-    assert [bare(row) for row in table.to_pylist()] == escaped
+    assert [without_nulls(row) for row in table.to_pylist()] == escaped
     assert list(table.to_pylist()[0]["faces"][0]["keypoints"]) == list(KEYPOINTS)
 
 
 def test_a_folder_gives_the_rows_of_the_local_path(album: Path, settings: Settings) -> None:
-    """Guards every kind of file: all fields but timings, in the same order; errors are rows, notes are told."""
+    """Guards every kind of file: all fields but timings, in the same order; errors become rows, notes are passed on."""
     expected = plain_rows(["album", "gone.jpg"], settings)
     rows, parts = many_rows(["album", "gone.jpg", "album/photo2.png"], settings)
     assert rows == expected
@@ -84,7 +84,7 @@ def test_a_folder_gives_the_rows_of_the_local_path(album: Path, settings: Settin
 
 @pytest.mark.parametrize("kind", ["file", "struct", "plain"])
 def test_stores_and_tables_give_the_same_rows(album: Path, settings: Settings, kind: str) -> None:
-    """Guards files by their address, and tables of encoded files, as Hugging Face and as others write them."""
+    """Guards files named by address, and tables of encoded files, in Hugging Face's layout and as plain bytes."""
     expected = plain_rows(["album"], settings)
     files = list(dict.fromkeys(row["source"] for row in expected))
     if kind == "file":
@@ -104,7 +104,7 @@ def test_stores_and_tables_give_the_same_rows(album: Path, settings: Settings, k
     photos = {".png", ".jpg", ".bmp"}
     for row in expected:
         row.setdefault("error", "")
-    # a row of a table has no name that says that it is a clip; its content does
+    # a row of a table has no file name that marks it as a clip; its content does
     assert [row for row in rows if Path(row["source"]).suffix in photos] == [
         row for row in expected if Path(row["source"]).suffix in photos
     ]
@@ -112,7 +112,7 @@ def test_stores_and_tables_give_the_same_rows(album: Path, settings: Settings, k
 
 
 def test_bad_rows_of_a_table_are_rows_with_an_error(album: Path, settings: Settings) -> None:
-    """Guards the others: nulls, what is no picture, tables without pictures, a file that is none, any row group."""
+    """Guards the good rows against nulls, bytes that are no picture, unsuitable or broken tables, in any row group."""
     good = Path("album/photo2.png").read_bytes()
     pq.write_table(pa.table({"bytes": [None, b"no picture", good] * 70}), "t.parquet", row_group_size=100)
     pq.write_table(pa.table({"a": [b"1"], "b": [b"2"]}), "two.parquet")
@@ -137,8 +137,8 @@ def test_bad_rows_of_a_table_are_rows_with_an_error(album: Path, settings: Setti
 def test_a_source_without_a_frame_is_done(
     album: Path, settings: Settings, one_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards --resume: a clip that ends before --start has no row and is done all the same; 40 is the same as 40.0."""
-    monkeypatch.setattr("facexp.many.worker._ROWS", 1)
+    """Guards --resume: a clip that ends before --start has no row, but is done; 40 and 40.0 are the same setting."""
+    monkeypatch.setattr("facexp.many.worker._ROW_GROUP_ROWS", 1)
     late = replace(settings, options=ReadOptions(start_s=1000.0), analyzer=replace(settings.analyzer, min_face=40))
     names = [str(path) for path in sorted(Path("album").iterdir())]
     expected = plain_rows(names, late)
@@ -149,15 +149,15 @@ def test_a_source_without_a_frame_is_done(
     assert ManyImages(names, "out", same, resume=True).left == 0
 
 
-def test_a_number_of_workers_that_is_none(album: Path) -> None:
-    """Guards 0, which is not "one for each core"."""
+def test_zero_workers_are_refused(album: Path) -> None:
+    """Guards against 0 being taken for None, one worker for each core."""
     with pytest.raises(ValueError, match="workers must be None or a whole number of at least 1, got 0"):
         next(ManyImages(["album"], "out").run(workers=0))
     assert not Path("out").exists()
 
 
-def test_a_worker_that_cannot_work_says_why(album: Path, settings: Settings) -> None:
-    """Guards the line that the user gets instead of workers that Ray starts again and again."""
+def test_a_worker_that_cannot_work_reports_why(album: Path, settings: Settings) -> None:
+    """Guards the message that the user gets; without it, Ray would restart such workers again and again."""
     plan = Plan.of(["album"])
     (table, *_) = plan.parts(plan.items, 1, 0)
     Path("out").mkdir()
@@ -175,16 +175,16 @@ def test_a_worker_that_cannot_work_says_why(album: Path, settings: Settings) -> 
     assert not list(Path("out").iterdir())
 
 
-def test_machines_without_cores_are_told(album: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the line about a cluster whose head alone is there, and gives no cores: it spoke of GPUs."""
+def test_a_cluster_without_cores_is_an_error(album: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the message for a cluster that is only a head without cores: it was about GPUs."""
     empty = contextlib.nullcontext(SimpleNamespace(cluster_resources=dict))
     monkeypatch.setattr("facexp.many.job._ray", lambda *_: empty)
     with pytest.raises(ManyError, match=r"^Ray has 0 CPUs: no worker can have 1$"):
         list(ManyImages(["album/sub"], "out", settings).run())
 
 
-def test_what_is_there_is_not_written_over(album: Path, settings: Settings) -> None:
-    """Guards results: a folder is gone on with when asked, by the same settings alone; a file is never touched."""
+def test_existing_results_are_not_overwritten(album: Path, settings: Settings) -> None:
+    """Guards results: a folder is resumed only on request and with the same settings; a file is never touched."""
     many_rows(["album/sub"], settings, "mine.parquet")
     Path("file.parquet").write_text("a letter")
     for out, resume, reason in (
@@ -202,8 +202,8 @@ def test_what_is_there_is_not_written_over(album: Path, settings: Settings) -> N
     assert Path("file.parquet").read_text() == "a letter"
 
 
-def test_an_interrupted_job_goes_on_with_what_is_missing(album: Path, settings: Settings, one_process: None) -> None:
-    """Guards resume: what is done stays as it is, what was half-written is gone, each row is there once."""
+def test_a_resumed_job_does_only_what_is_missing(album: Path, settings: Settings, one_process: None) -> None:
+    """Guards --resume: finished parts stay as they are, half-written ones are removed, each row is there once."""
     expected = plain_rows(["album"], settings)
     out = Path("out.parquet")
     running = ManyImages(["album"], out, settings).run()
@@ -212,7 +212,7 @@ def test_an_interrupted_job_goes_on_with_what_is_missing(album: Path, settings: 
     running.close()
     done = {path: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
     (out / ".part-000099-0a1b2c3d.parquet-1").write_bytes(b"PAR1")
-    # a hole in the middle, too
+    # a part in the middle is lost, too
     lost = sorted(done)[1]
     lost.unlink()
     del done[lost]
@@ -221,7 +221,7 @@ def test_an_interrupted_job_goes_on_with_what_is_missing(album: Path, settings: 
     assert (again.left, again.total) == (5, 8)
     parts = again.run()
     sources = next(parts).sources
-    # a worker of the first run comes late
+    # a worker of the first run finishes late
     lost.write_bytes(next(iter(done)).read_bytes())
     assert sources + sum(part.sources for part in parts) == 5
     assert not list(out.glob(".*"))
@@ -240,13 +240,13 @@ def test_an_interrupted_job_goes_on_with_what_is_missing(album: Path, settings: 
 
 
 @pytest.mark.parametrize("kind", ["table", "store"])
-def test_what_ends_its_worker_where_it_is_read_is_a_row(
+def test_a_source_that_crashes_its_worker_while_read_becomes_a_row(
     album: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Guards against a job without an end, and against the blame of the picture before."""
+    """Guards against a job that never ends, and against blame for the picture before."""
 
     class Death(BaseException):
-        """Ends whatever is going on, as a crash does."""
+        """Ends the worker as a crash does: `except Exception` does not catch it."""
 
     photo = Path("album/photo2.png").read_bytes()
     for name in "abc":
@@ -254,16 +254,16 @@ def test_what_ends_its_worker_where_it_is_read_is_a_row(
         pq.write_table(pa.table({"image": [photo] * 2}), f"{name}.parquet")
     batches, content = pq.ParquetFile.iter_batches, Store.read
 
-    def table(self: Any, *rest: Any, **more: Any) -> Any:
+    def crash_in_table(self: Any, *rest: Any, **more: Any) -> Any:
         if files[-1].startswith("b"):
             raise Death
         return batches(self, *rest, **more)
 
-    def opened(path: str, **more: Any) -> Any:
+    def open_table(path: str, **more: Any) -> Any:
         files.append(path)
         return parquet(path, **more)
 
-    def store(self: Store, path: str) -> bytes:
+    def crash_in_store(self: Store, path: str) -> bytes:
         if path.endswith("b.png"):
             raise Death
         return content(self, path)
@@ -271,9 +271,9 @@ def test_what_ends_its_worker_where_it_is_read_is_a_row(
     parquet, files = pq.ParquetFile, list[str]()
     names = [f"{name}.parquet" if kind == "table" else f"file://{album}/{name}.png" for name in "abc"]
     plan = Plan.of(names)
-    monkeypatch.setattr(pq.ParquetFile, "iter_batches", table)
-    monkeypatch.setattr("facexp.many.content.pq.ParquetFile", opened)
-    monkeypatch.setattr(Store, "read", store)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", crash_in_table)
+    monkeypatch.setattr("facexp.many.content.pq.ParquetFile", open_table)
+    monkeypatch.setattr(Store, "read", crash_in_store)
     (part,) = [pa.concat_tables(plan.parts(plan.items, 1, 0)).combine_chunks()]
     Path("out").mkdir()
     deaths = 0
@@ -287,25 +287,25 @@ def test_what_ends_its_worker_where_it_is_read_is_a_row(
     )
 
 
-def test_a_picture_that_ends_its_worker_is_a_row(
+def test_a_picture_that_crashes_its_worker_becomes_a_row(
     album: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards the job against a file that crashes a decoder: at the fourth attempt the others have their rows."""
 
     class Death(BaseException):
-        """Ends whatever is going on, as a crash does."""
+        """Ends the worker as a crash does: `except Exception` does not catch it."""
 
-    def fragile(analyzer: Any, sources: list[Any], *rest: Any, **more: Any) -> Any:
+    def crash_at_photo10(analyzer: Any, sources: list[Any], *rest: Any, **more: Any) -> Any:
         if sources[0].name == "album/photo10.jpg" and sources[0].problem is None:
             raise Death
         return analyze_sources(analyzer, sources, *rest, **more)
 
     expected = plain_rows(["album"], settings)
-    monkeypatch.setattr(worker_module, "analyze_sources", fragile)
+    monkeypatch.setattr(worker_module, "analyze_sources", crash_at_photo10)
     plan = Plan.of(["album"])
     (table,) = [pa.concat_tables(plan.parts(plan.items, 1, 0)).combine_chunks()]
     Path("out").mkdir()
-    # so leaves it who dies while he writes it
+    # a worker that dies while it writes this file leaves it empty
     Path("out/.part-000000-0.parquet-tries").touch()
     deaths = 0
     while not list(Path("out").glob("*.parquet")):
@@ -315,7 +315,7 @@ def test_a_picture_that_ends_its_worker_is_a_row(
         except Death:
             deaths += 1
         if deaths == 1:
-            # it died while it wrote that it had begun
+            # as if it had died while it recorded the attempt
             next(Path("out").glob(".*-tries")).write_bytes(b"")
     assert deaths == 4
     rows = read_rows("out")
@@ -325,13 +325,13 @@ def test_a_picture_that_ends_its_worker_is_a_row(
     assert [path.name for path in Path("out").iterdir()] == ["part-000000-0.parquet"]
 
 
-def test_no_source_is_blamed_for_a_death_after_all_of_them(
+def test_no_source_is_blamed_for_a_crash_after_the_last_one(
     album: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards the last source of a part against a machine that goes while the rows are written, again and again."""
+    """Guards the last source of a part against blame if the machine fails repeatedly while the rows are written."""
 
     class Death(BaseException):
-        """Ends whatever is going on, as a crash does."""
+        """Ends the worker as a crash does: `except Exception` does not catch it."""
 
     def die(_: int) -> None:
         raise Death

@@ -1,4 +1,4 @@
-"""What the names of a job stand for, and the parts that its sources are divided into."""
+"""The sources that the names of a job expand to, and the parts that they are divided into."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ pq = pytest.importorskip("pyarrow.parquet")
 
 from facexp.many import ManyError  # noqa: E402
 from facexp.many.plan import Plan, image_column  # noqa: E402
+from facexp.many.stores import Store, StoreCache  # noqa: E402
 
 
-def test_which_column_holds_the_pictures() -> None:
-    """Guards the choice: the only one, or the one by name; none is said to be none."""
+def test_the_image_column_is_the_only_one_or_the_one_with_a_known_name() -> None:
+    """Guards the choice among columns of bytes; a table without one is an error."""
     binary, path = pa.binary(), pa.string()
     struct = pa.struct([("bytes", binary), ("path", path)])
     assert image_column(pa.schema([("label", path), ("face", pa.large_binary())])) == ("face", False)
@@ -25,8 +26,8 @@ def test_which_column_holds_the_pictures() -> None:
         image_column(pa.schema([("label", path)]))
 
 
-def test_what_the_names_stand_for(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards each source once, lists, folders of tables, and what many workers cannot read."""
+def test_names_expand_to_sources(album: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against sources that are doubled or missed, in lists or folders of tables, and unreadable names."""
     shutil.copytree("album", "tables.parquet/x")
     pq.write_table(pa.table({"bytes": [b"1", b"2"]}), "tables.parquet/part-1.parquet")
     Path("tables.parquet/_SUCCESS").touch()
@@ -86,11 +87,34 @@ def test_what_the_names_stand_for(album: Path, monkeypatch: pytest.MonkeyPatch) 
         assert "secret" not in str(caught.value)
 
 
-def test_parts_are_many_enough_for_the_workers_and_no_larger_than_that(album: Path) -> None:
-    """Guards the last minutes of a job, when all wait for the slowest, and the most that a dying worker loses."""
+def test_the_size_of_parts_suits_the_number_of_workers(album: Path) -> None:
+    """Guards the end of a job, when all wait for the slowest worker, and the work that is lost with a worker."""
     plan = Plan.of(["album/photo2.png"])
     for count, workers, least in ((10, 4, 10), (10_000, 2, 32), (200_000, 2, 200)):
         parts = plan.parts(plan.items * count, workers, 5)
         assert sum(part.num_rows for part in parts) == count
         assert least <= len(parts) <= least + 1
         assert [part.column("part")[0].as_py() for part in parts] == list(range(5, 5 + len(parts)))
+
+
+def test_a_store_is_opened_once_for_many_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the start of a job with a list of a million addresses: opening a store takes milliseconds."""
+    options = "?endpoint_override=127.0.0.1:9&region=us-east-1"
+    addresses = [
+        f"{place}{path}{options if place.startswith('s3') else ''}"
+        for place in ("memory://bucket/", "memory://other/", "s3://bucket/", "s3://key:word@bucket/", "file:///")
+        for path in ("a.jpg", "b/ü %20 [1].jpg", "b/c/*.png", "b/..jpg", "b/.c/d e.jpg", "b/../c.jpg", "b/#1.jpg", "b/")
+    ]
+    expected, opened = list(map(Store.of, addresses)), list[str]()
+    of = Store.of
+
+    def counted(address: str) -> tuple[Store, str]:
+        opened.append(address)
+        return of(address)
+
+    monkeypatch.setattr(Store, "of", counted)
+    cache = StoreCache()
+    assert [cache.open(address) for address in addresses] == expected
+    assert cache.open("photos/a.jpg") == of("photos/a.jpg")
+    plain = [address for address in addresses if not address.partition("?")[0].endswith(("c.jpg", "1.jpg", "b/"))]
+    assert len(set(opened) & set(plain)) == 5

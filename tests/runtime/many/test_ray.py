@@ -1,4 +1,4 @@
-"""The whole job on Ray: the rows of the plain run, whatever happens to a worker or to the job."""
+"""Whole jobs on Ray give the rows of the plain run, whatever happens to a worker or to the job."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from result_rows import read_rows  # noqa: E402
 
 @pytest.fixture(scope="module")
 def session() -> Iterator[None]:
-    """Ray on two cores for all tests: its start is what takes the time."""
+    """Ray on two cores, shared by all tests, as its start takes most of the time."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # Ray lets all others go before its workers, which on a busy machine takes minutes
+    # Ray starts its workers at a low priority, which costs minutes on a busy machine
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     memory = 128 << 20
     ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=memory, log_to_driver=False)
@@ -39,15 +39,15 @@ def settings(settings: Settings) -> Settings:
     return replace(settings, face_crops=True)
 
 
-def process(part: Part) -> int:
+def worker_pid(part: Part) -> int:
     return int(part.worker.rpartition("/")[2])
 
 
 @pytest.mark.slow
-def test_the_command_gives_the_rows_of_the_plain_one(
+def test_the_command_gives_the_rows_of_the_plain_run(
     session: None, crops: Path, plain: list[dict[str, Any]], tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    """Guards all fields but timings, errors as rows and lines, the exit status, and a silent standard output."""
+    """Guards all fields but timings, errors as rows and lines, the exit status, and an empty standard output."""
     arguments = [str(crops), "--face-crops", "--bundle", str(tiny_bundle), "--engine", "ray"]
     arguments += ["--out", str(tmp_path / "out.parquet"), "--workers", "2"]
     result = CliRunner().invoke(infer, arguments)
@@ -58,7 +58,7 @@ def test_the_command_gives_the_rows_of_the_plain_one(
     assert len(errors) == 2
     table = pq.read_table(tmp_path / "out.parquet")
     assert table.num_rows == len(plain)
-    # the job is done: nothing is left, and nothing is done again
+    # the job is done: --resume finds nothing left to do
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.parquet").glob("*.parquet")}
     again = CliRunner().invoke(infer, [*arguments, "--resume"])
     assert again.exit_code == 1
@@ -69,15 +69,15 @@ def test_the_command_gives_the_rows_of_the_plain_one(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out.parquet").glob("*.parquet")} == before
 
 
-def test_a_gpu_that_is_not_there_is_told(session: None, crops: Path, settings: Settings, tmp_path: Path) -> None:
-    """Guards against a job that waits for ever for workers that can never start."""
+def test_a_missing_gpu_is_an_error(session: None, crops: Path, settings: Settings, tmp_path: Path) -> None:
+    """Guards against a job that waits indefinitely for workers that can never start."""
     with pytest.raises(ManyError, match="no worker can have"):
         list(ManyImages([str(crops)], tmp_path / "out", settings).run(2, 0.5))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_worker_costs_no_row_and_doubles_none(
+def test_a_killed_worker_neither_loses_nor_duplicates_rows(
     session: None,
     crops: Path,
     plain: list[dict[str, Any]],
@@ -86,26 +86,26 @@ def test_a_killed_worker_costs_no_row_and_doubles_none(
     monkeypatch: pytest.MonkeyPatch,
     workers: int,
 ) -> None:
-    """Guards what Ray does again: a worker is killed in the middle of a part, and another does that part."""
+    """Guards Ray's retries: a worker is killed in the middle of a part, and another one does that part."""
     killed = tmp_path / "killed"
 
-    class Mortal(Worker):
+    class KilledOnce(Worker):
         def _records(self, analyzer: Any, source: Any) -> Any:
             if source.name.endswith("/90.png") and not killed.exists():
                 killed.write_text(str(os.getpid()))
                 os.kill(os.getpid(), signal.SIGKILL)
             return super()._records(analyzer, source)
 
-    monkeypatch.setattr(facexp.many.job, "Worker", Mortal)
+    monkeypatch.setattr(facexp.many.job, "Worker", KilledOnce)
     parts = list(ManyImages([str(crops)], tmp_path / "out", settings).run(workers))
     assert read_rows(tmp_path / "out") == plain
     assert sum(part.sources for part in parts) == len(plain)
-    assert {process(part) for part in parts} - {int(killed.read_text())}
+    assert {worker_pid(part) for part in parts} - {int(killed.read_text())}
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.suffix != ".parquet") == ["_SUCCESS"]
 
 
 @pytest.mark.slow
-def test_a_picture_that_ends_its_worker_is_a_row(
+def test_a_picture_that_crashes_its_worker_becomes_a_row(
     session: None,
     crops: Path,
     plain: list[dict[str, Any]],
@@ -113,15 +113,15 @@ def test_a_picture_that_ends_its_worker_is_a_row(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Guards the job against a file that crashes a decoder: after some tries the others have their rows."""
+    """Guards the job against a file that crashes a decoder: after some attempts the others have their rows."""
 
-    class Fragile(Worker):
+    class Crashing(Worker):
         def _records(self, analyzer: Any, source: Any) -> Any:
             if source.name.endswith("/7.png") and source.problem is None:
                 os._exit(1)
             return super()._records(analyzer, source)
 
-    monkeypatch.setattr(facexp.many.job, "Worker", Fragile)
+    monkeypatch.setattr(facexp.many.job, "Worker", Crashing)
     names = [str(crops / f"{number}.png") for number in range(12)]
     parts = list(ManyImages(names, tmp_path / "out", settings).run(1))
     rows = read_rows(tmp_path / "out")
@@ -133,10 +133,10 @@ def test_a_picture_that_ends_its_worker_is_a_row(
 
 
 @pytest.mark.slow
-def test_an_interrupted_job_goes_on_with_what_is_missing(
+def test_a_resumed_job_does_only_what_is_missing(
     session: None, crops: Path, plain: list[dict[str, Any]], settings: Settings, tmp_path: Path
 ) -> None:
-    """Guards --resume: what is done stays as it is, what was half-written is gone, each row is there once."""
+    """Guards --resume: finished parts stay as they are, half-written ones are removed, each row is there once."""
     out = tmp_path / "out"
     job = ManyImages([str(crops)], out, settings)
     running = job.run(2)

@@ -1,4 +1,4 @@
-"""What a job finds in its folder: results to go on with, damaged ones, those of other names, and files of others."""
+"""What a job finds in its output folder: results to resume, damaged ones, those of other jobs, and other files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ pa = pytest.importorskip("pyarrow", reason='MANY IMAGES NOT TESTED: pip install 
 pq = pytest.importorskip("pyarrow.parquet")
 
 from facexp.many import ManyError, ManyImages, Settings, plan  # noqa: E402
-from facexp.many.parts import take_rows  # noqa: E402
+from facexp.many.parts import remove_rows  # noqa: E402
 from facexp.many.plan import Plan  # noqa: E402
 from facexp.many.stores import Store  # noqa: E402
 
 
-def test_no_file_but_its_own_is_removed(album: Path, settings: Settings, one_process: None) -> None:
-    """Guards what a person puts into the folder of results while a job is going on, tables as well."""
+def test_only_the_jobs_own_files_are_removed(album: Path, settings: Settings, one_process: None) -> None:
+    """Guards files, tables as well, that a person puts into the output folder while a job is running."""
     mine = {
         "mine.parquet",
         "part-1.parquet",
@@ -47,7 +47,7 @@ def sources(out: str) -> list[str]:
 
 
 def test_another_job_in_the_same_folder_keeps_its_rows(album: Path, settings: Settings, one_process: None) -> None:
-    """Guards two jobs that were begun at the same time: what one has finished the other must not remove."""
+    """Guards two jobs started at the same time: neither may remove what the other has finished."""
     parts = ManyImages(["album/photo2.png", "album/sub", "album/empty.png"], "out", settings).run()
     next(parts)
     assert list(ManyImages(["album/bad.jpg", "album/photo10.jpg"], "out", settings, resume=True).run())
@@ -59,8 +59,8 @@ def test_another_job_in_the_same_folder_keeps_its_rows(album: Path, settings: Se
 def test_two_jobs_that_share_sources_do_not_both_lose_them(
     album: Path, settings: Settings, one_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards rows that each job finds in the other's file: who has lost some says so, and takes none."""
-    monkeypatch.setattr(plan, "SHARE", 1)
+    """Guards rows that each job finds in the other's file: the job that has lost some reports it and removes none."""
+    monkeypatch.setattr(plan, "MIN_PARTS_PER_WORKER", 1)
     first = ManyImages(["album/photo2.png", "album/sub"], "out", settings).run()
     second = ManyImages(["album/sub", "album/photo10.jpg"], "out", settings, resume=True).run()
     next(first)
@@ -72,11 +72,11 @@ def test_two_jobs_that_share_sources_do_not_both_lose_them(
     assert sources("out") == ["album/photo10.jpg", "album/photo2.png", "album/sub/gray.bmp"]
 
 
-def test_a_source_without_a_row_is_remembered_where_rows_go(
+def test_a_source_without_rows_stays_done_when_its_file_loses_rows(
     album: Path, settings: Settings, one_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards --resume against reading clips again, for nothing, that stand in a file with what is tried again."""
-    monkeypatch.setattr(plan, "SHARE", 1)
+    """Guards --resume against reading a clip without rows again because others of its part are tried again."""
+    monkeypatch.setattr(plan, "MIN_PARTS_PER_WORKER", 1)
     late = replace(settings, options=ReadOptions(start_s=1000.0))
     for others, left in ((["album/sub/gray.bmp"], ["album/sub/gray.bmp"]), ([], [])):
         names = ["album/clip.mp4", *others, "album/gone.png"]
@@ -85,22 +85,20 @@ def test_a_source_without_a_row_is_remembered_where_rows_go(
         (path,) = Path(out).glob("*.parquet")
         store, folder = Store.of(out)
         gone = pq.read_table(path, columns=["source"]).column(0).to_pylist()
-        take_rows(store, folder, path.name, [name for name in gone if name not in others])
+        remove_rows(store, folder, path.name, [name for name in gone if name not in others])
         assert sources(out) == left
         assert ManyImages(["album/clip.mp4"], out, late, resume=True).left == 0
 
 
-def test_a_job_that_was_gone_on_with_twice_at_once_doubles_nothing(
-    album: Path, settings: Settings, one_process: None
-) -> None:
-    """Guards rows against a worker that outlives its job where the next one is interrupted, too, and against cron."""
+def test_a_job_resumed_twice_at_once_duplicates_no_rows(album: Path, settings: Settings, one_process: None) -> None:
+    """Guards against double rows if a worker outlives its job and the next is interrupted too, or cron starts two."""
     names = ["album/photo2.png", "album/photo10.jpg", "album/sub", "album/empty.png", "album/moving.png"]
     assert list(ManyImages(names, "plain", settings).run())
     first = ManyImages(names, "out", settings).run()
     next(first)
     second = ManyImages(names, "out", settings, resume=True).run()
     next(second)
-    # what the second does, too, and what it has left
+    # a part that the second has done as well, and one that it has left
     next(first)
     next(first)
     first.close()
@@ -115,10 +113,10 @@ def test_a_job_that_was_gone_on_with_twice_at_once_doubles_nothing(
     assert {path: path.stat().st_mtime_ns for path in Path("out").glob("*.parquet")}.items() <= before.items()
 
 
-def test_relative_names_are_those_of_one_directory(
+def test_relative_names_belong_to_the_directory_of_the_job(
     album: Path, settings: Settings, one_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards --resume from elsewhere, where other photos have the same names, and from older versions' results."""
+    """Guards --resume from elsewhere, where other photos have the same names, and with results of older versions."""
     out = str(album / "out")
     late = replace(settings, options=ReadOptions(start_s=1000.0))
     names = ["album/sub", "album/empty.png", "album/clip.mp4"]
@@ -134,7 +132,7 @@ def test_relative_names_are_those_of_one_directory(
         f"{out}: was written from {album}: start the job there, or give the sources as absolute paths"
     )
     assert ManyImages([str(album / name) for name in names], out, late, resume=True).left == 0
-    # what is written from here with whole names hinders nobody
+    # results written from here with absolute names do not block a resume from elsewhere
     assert list(ManyImages([str(album / "album/photo2.png")], out, late, resume=True).run())
     monkeypatch.chdir(album)
     assert ManyImages([*names, "album/photo2.png"], out, late, resume=True).left == 0
@@ -148,7 +146,7 @@ def test_relative_names_are_those_of_one_directory(
 
 
 def test_names_of_one_file_are_one_source(album: Path) -> None:
-    """Guards against a photo that is two rows, by names that a shell and a person write; records have the first."""
+    """Guards against two rows for a photo that is named in several ways; records have the first name."""
     pq.write_table(pa.table({"bytes": [b"1"]}), "t.parquet")
     photo = "album/sub/gray.bmp"
     for first in (f"./{photo}", photo, str(album / photo), f"../{album.name}/{photo}"):
@@ -156,7 +154,7 @@ def test_names_of_one_file_are_one_source(album: Path) -> None:
         assert [item.path for item in Plan.of(same).items] == [first]
     tables = ["album/../t.parquet", "t.parquet", str(album / "*.parquet")]
     assert [(item.path, item.row) for item in Plan.of(tables).items] == [("album/../t.parquet", 0)]
-    # what lies above a link is another folder
+    # `..` after a link is the parent of the folder that it points to
     shutil.copytree("album", "other/album")
     Path("link").symlink_to("other/album")
     photos = ["link/../album/photo2.png", "album/photo2.png", "album/sub/../photo2.png"]
@@ -167,7 +165,7 @@ def test_names_of_one_file_are_one_source(album: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "footer", "rows"])
 def test_a_damaged_part_is_named(album: Path, settings: Settings, one_process: None, damage: str) -> None:
-    """Guards --resume after a full disk or a power cut: which file it is, and what helps."""
+    """Guards --resume after a full disk or a power cut: the message names the file and says what to do."""
     names = ["album/photo2.png", "album/sub"]
     assert sum(part.sources for part in ManyImages(names, "out", settings).run()) == 2
     path = min(Path("out").glob("*.parquet"))
@@ -182,25 +180,25 @@ def test_a_damaged_part_is_named(album: Path, settings: Settings, one_process: N
     path.write_bytes(damaged[damage])
     with pytest.raises(ManyError) as caught:
         ManyImages(names, "out", settings, resume=True)
-    said = str(caught.value)
-    assert said.startswith(f"out/{path.name}: cannot be read (")
-    assert said.endswith("); if it is damaged, delete it: --resume analyses its sources again")
-    assert "\n" not in said
+    error = str(caught.value)
+    assert error.startswith(f"out/{path.name}: cannot be read (")
+    assert error.endswith("); if it is damaged, delete it: --resume analyses its sources again")
+    assert "\n" not in error
     path.unlink()
     again = ManyImages(names, "out", settings, resume=True)
     assert (again.left, sum(part.sources for part in again.run())) == (1, 1)
 
 
-def test_a_part_is_on_the_disk_before_it_has_its_name(
+def test_a_part_is_synced_to_disk_before_it_is_renamed(
     album: Path, settings: Settings, one_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards against files of parts that a power cut has left empty."""
-    kept = []
+    """Guards against part files that a power cut leaves empty."""
+    synced = []
 
     def sync(file: int) -> None:
         assert not list(Path("out").glob("*.parquet"))
-        kept.append(os.fstat(file).st_ino)
+        synced.append(os.fstat(file).st_ino)
 
     monkeypatch.setattr(os, "fsync", sync)
     assert [part.rows for part in ManyImages(["album/sub"], "out", settings).run()] == [1]
-    assert kept == [path.stat().st_ino for path in Path("out").glob("*.parquet")]
+    assert synced == [path.stat().st_ino for path in Path("out").glob("*.parquet")]

@@ -1,4 +1,4 @@
-"""An object store that speaks S3, as MinIO and Amazon do: what goes in, what comes out, what must never be shown."""
+"""Jobs on an object store with the S3 protocol, as MinIO and Amazon have it: sources, results, and hidden secrets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq  # noqa: E402
 from pyarrow import fs  # noqa: E402
 
 from facexp.many import ManyError, ManyImages, Settings  # noqa: E402
-from facexp.many.parts import take_rows  # noqa: E402
+from facexp.many.parts import remove_rows  # noqa: E402
 from facexp.many.plan import Plan  # noqa: E402
 from facexp.many.stores import Store  # noqa: E402
 from result_rows import read_rows  # noqa: E402
@@ -31,7 +31,7 @@ SECRET = "hush/hush hush+hush="
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
     """HOST:PORT of a running store."""
-    # of each request
+    # it logs each request
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     running = server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     running.start()
@@ -41,7 +41,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def store(endpoint: str, crops: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The store by the environment alone, with the first crops in it and, between them, what is none."""
+    """The store, set up by the environment alone, with the first crops, an empty folder and a text file."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{endpoint}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
@@ -64,10 +64,10 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 def expected(crops: Path, plain: Rows) -> Rows:
-    """What the plain run says of the same pictures on disk, under the names of the store."""
+    """The rows of the plain run for the same pictures on disk, with their names in the store."""
     names = [*(f"{number}.png" for number in range(10)), "50.png", "70.png", "11.png"]
     by_name = {Path(row["source"]).name: row for row in plain}
-    rows = [moved(by_name[name], str(crops), "s3://bucket/photos") for name in names]
+    rows = [renamed(by_name[name], str(crops), "s3://bucket/photos") for name in names]
     rows[-1]["source"] = "s3://bucket/photos/of people/ü #1.PNG"
     return rows
 
@@ -77,14 +77,14 @@ def put(store: Any, path: str, data: bytes) -> None:
         file.write(data)
 
 
-def moved(row: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+def renamed(row: dict[str, Any], old: str, new: str) -> dict[str, Any]:
     return row | {key: row[key].replace(old, new) for key in ("source", "error") if key in row}
 
 
 def test_a_bucket_gives_the_rows_of_the_plain_run(
     store: Any, settings: Settings, expected: Rows, one_process: None
 ) -> None:
-    """Guards folders, names with anything in them, broken and missing objects, results, and an interrupted job."""
+    """Guards folders, special characters in names, broken and missing objects, results, and an interrupted job."""
     names = ["s3://bucket/photos", "s3://bucket/photos/gone.png"]
     out = "s3://bucket/results/out.parquet"
     running = ManyImages(names, out, settings).run()
@@ -106,8 +106,10 @@ def test_a_bucket_gives_the_rows_of_the_plain_run(
     assert [path.rpartition("/")[2] for path in after if not path.endswith(".parquet")] == ["_SUCCESS"]
 
 
-def test_globs_and_tables(store: Any, settings: Settings, crops: Path, expected: Rows, one_process: None) -> None:
-    """Guards what a glob matches, and Parquet files and folders of them, read a column and some rows at a time."""
+def test_globs_and_tables_of_a_bucket_give_their_rows(
+    store: Any, settings: Settings, crops: Path, expected: Rows, one_process: None
+) -> None:
+    """Guards what a glob matches, and Parquet files and folders of them, read one column and some rows at a time."""
 
     def found(name: str) -> list[str]:
         plan = Plan.of([name])
@@ -124,16 +126,16 @@ def test_globs_and_tables(store: Any, settings: Settings, crops: Path, expected:
     names = ["s3://bucket/*.parquet", "s3://bucket/b.parquet"]
     for _ in ManyImages(names, "s3://bucket/out", settings).run():
         pass
-    called = [f"s3://bucket/a.parquet#{number}" for number in range(7)]
-    called += [f"s3://bucket/b.parquet/part-0.parquet#{number}" for number in range(3)]
-    wanted = [row | {"source": name} for row, name in zip(expected, called, strict=False)]
+    row_names = [f"s3://bucket/a.parquet#{number}" for number in range(7)]
+    row_names += [f"s3://bucket/b.parquet/part-0.parquet#{number}" for number in range(3)]
+    wanted = [row | {"source": name} for row, name in zip(expected, row_names, strict=False)]
     assert read_rows("bucket/out", store) == wanted
 
 
-def test_names_that_look_like_globs_and_the_jobs_own_results(
+def test_names_that_look_like_globs_are_found_and_own_results_are_no_sources(
     store: Any, settings: Settings, crops: Path, one_process: None
 ) -> None:
-    """Guards against the row of another object, against a traceback, and against results that become sources."""
+    """Guards against the row of another object, a traceback, and a job's results that become its sources."""
 
     def found(name: str) -> list[str]:
         plan = Plan.of([name])
@@ -153,7 +155,7 @@ def test_names_that_look_like_globs_and_the_jobs_own_results(
 
 
 @pytest.mark.parametrize("where", ["store", "disk"])
-def test_what_the_store_did_not_give_is_tried_again(
+def test_objects_that_could_not_be_read_are_tried_again(
     store: Any,
     settings: Settings,
     expected: Rows,
@@ -162,7 +164,7 @@ def test_what_the_store_did_not_give_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     where: str,
 ) -> None:
-    """Guards a job against an hour of throttling, and credentials that expire: its rows are no last word."""
+    """Guards --resume after throttling or expired credentials: the error rows of that time must not be final."""
     names, out = ["s3://bucket/photos"], "s3://bucket/out" if where == "store" else str(tmp_path / "out")
     folder, filesystem = ("bucket/out", store) if where == "store" else (out, None)
     read = Store.read
@@ -172,13 +174,13 @@ def test_what_the_store_did_not_give_is_tried_again(
             raise OSError("AWS Error SLOW_DOWN during GetObject operation")
         return read(self, path)
 
-    # two parts, one without a good row
-    monkeypatch.setattr("facexp.many.plan.SHARE", 2)
-    monkeypatch.setattr("facexp.many.plan.PART", 12)
+    # two parts, one of them with error rows alone
+    monkeypatch.setattr("facexp.many.plan.MIN_PARTS_PER_WORKER", 2)
+    monkeypatch.setattr("facexp.many.plan.MAX_PART_SOURCES", 12)
     with monkeypatch.context() as patch:
         patch.setattr(Store, "read", busy)
         assert sum(len(part.errors) for part in ManyImages(names, out, settings).run()) == 5
-    # a job with other sources leaves them as they are
+    # a job with other sources leaves these rows as they are
     assert list(ManyImages(["s3://bucket/photos/gone.png"], out, settings, resume=True).run())
     assert len(read_rows(folder, filesystem)) == len(expected) + 1
     again = ManyImages(names, out, settings, resume=True)
@@ -190,18 +192,37 @@ def test_what_the_store_did_not_give_is_tried_again(
     assert ManyImages(names, out, settings, resume=True).left == 0
 
 
-def test_who_is_interrupted_loses_no_rows(store: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupted(_: Any, out: Any, *__: int) -> None:
+    """Replace `shutil.copyfileobj`."""
+    out.write(b"PAR1")
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_upload_leaves_no_part(
+    store: Any, settings: Settings, expected: Rows, one_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards a worker that is ended while it uploads: a store keeps what was written until then."""
+    names, out = ["s3://bucket/photos"], "s3://bucket/out"
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            list(ManyImages(names, out, settings).run())
+    again = ManyImages(names, out, settings, resume=True)
+    assert again.left == again.total
+    assert list(again.run())
+    assert read_rows("bucket/out", store) == expected
+    left = [info.base_name for info in store.get_file_info(fs.FileSelector("bucket/out"))]
+    assert [name for name in left if not name.startswith("part-")] == ["_SUCCESS"]
+
+
+def test_an_interrupted_resume_loses_no_rows(store: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards Ctrl-C while --resume takes rows from a part: a store keeps what was written until then."""
     schema = pa.schema([("source", pa.string())])
     path = "bucket/results/part-000000-0a1b2c3d.parquet"
     pq.write_table(pa.table({"source": ["a", "b"]}, schema), path, filesystem=store)
 
-    def interrupted(_: Any, out: Any, *__: int) -> None:
-        out.write(b"PAR1")
-        raise KeyboardInterrupt
-
     def take() -> None:
-        take_rows(*Store.of("s3://bucket/results"), path.rpartition("/")[2], ["a"])
+        remove_rows(*Store.of("s3://bucket/results"), path.rpartition("/")[2], ["a"])
 
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "copyfileobj", interrupted)
@@ -223,7 +244,7 @@ def test_credentials_of_an_address_are_used_and_never_shown(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Guards records, notes, the files' own metadata, log and errors: of places, of what is not there, of bad names."""
+    """Guards records, notes, files' metadata, the log and errors: of locations, missing objects and invalid names."""
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     caplog.set_level(logging.DEBUG, "facexp")
@@ -232,11 +253,12 @@ def test_credentials_of_an_address_are_used_and_never_shown(
     names = [f"s3://{user}bucket/{path}?{there}" for path in ("photos", "none", "gone.png", "notes.parquet")]
     put(store, "bucket/notes.parquet", b"no table")
     parts = list(ManyImages(names, f"s3://{user}bucket/out?{there}", settings).run())
-    rows = read_rows("bucket/out", store)
+    results = Store.of(f"s3://{user}bucket/out?{there}")[0].filesystem
+    rows = read_rows("bucket/out", results)
     assert rows[: len(expected)] == expected
-    files = [info.path for info in store.get_file_info(fs.FileSelector("bucket/out")) if info.size]
+    files = [info.path for info in results.get_file_info(fs.FileSelector("bucket/out")) if info.size]
     log = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("facexp"))
-    said = [str(parts), str(rows), log, *(str(pq.read_schema(path, filesystem=store)) for path in files)]
+    texts = [str(parts), str(rows), log, *(str(pq.read_schema(path, filesystem=results)) for path in files)]
     for place in (
         f"s3://{user}bucket/out?{there}",
         f"s3://{user}none/out?{there}",
@@ -247,5 +269,5 @@ def test_credentials_of_an_address_are_used_and_never_shown(
     ):
         with pytest.raises(ManyError) as caught:
             list(ManyImages(names[:1], place, settings).run())
-        said.append(str(caught.value))
-    assert [text for text in said if "hush" in text] == []
+        texts.append(str(caught.value))
+    assert [text for text in texts if "hush" in text] == []

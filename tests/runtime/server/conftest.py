@@ -1,4 +1,4 @@
-"""A server in a thread of the test's own process, on the tiny bundle, and a client that needs nothing but Python."""
+"""A server on the tiny bundle, in a thread of the test's process, and a client that needs only the standard library."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ for module in ("starlette", "uvicorn", "grpc", "prometheus_client"):
 from facexp.analyzer import AnalyzerOptions  # noqa: E402
 from facexp.server.serving import Ports, Settings, serve  # noqa: E402
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back by REST."""
+    """A response by REST."""
 
     status: int
     headers: dict[str, str]
@@ -58,11 +58,11 @@ class Running:
         async def main() -> None:
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
 
-            def note(ports: Ports) -> None:
+            def ready(ports: Ports) -> None:
                 self.ports = ports
                 started.set()
 
-            await serve(self.settings, self._stop, note)
+            await serve(self.settings, self._stop, ready)
 
         def run() -> None:
             try:
@@ -74,7 +74,7 @@ class Running:
 
         self._thread = threading.Thread(target=run)
         self._thread.start()
-        assert started.wait(PATIENCE_S)
+        assert started.wait(TIMEOUT_S)
         if self._failure:
             self._thread.join()
             raise self._failure[0]
@@ -88,16 +88,16 @@ class Running:
 
     def join(self) -> None:
         assert self._thread
-        self._thread.join(PATIENCE_S)
+        self._thread.join(TIMEOUT_S)
         assert not self._thread.is_alive()
         assert not self._failure, self._failure
 
     def connect(self) -> http.client.HTTPConnection:
         assert self.ports
-        return http.client.HTTPConnection(self.ports.rest.removeprefix("http://"), timeout=PATIENCE_S)
+        return http.client.HTTPConnection(self.ports.rest.removeprefix("http://"), timeout=TIMEOUT_S)
 
     def ask(self, path: str, body: Any = None, **headers: str) -> Answer:
-        """GET, or POST where there is a body: bytes, or what becomes JSON."""
+        """Send GET, or POST if there is a body: bytes, or an object that is sent as JSON."""
         connection = self.connect()
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection.request("GET" if data is None else "POST", path, data, headers)
@@ -107,8 +107,8 @@ class Running:
         connection.close()
         return answer
 
-    def figure(self, name: str) -> float:
-        """A line of /metrics, by its name with its labels."""
+    def metric(self, name: str) -> float:
+        """The value of the line of /metrics with this name and labels; 0.0 if there is none."""
         lines = self.ask("/metrics").body.decode().splitlines()
         found = [line for line in lines if line.startswith(name + " ")]
         return float(found[0].split()[1]) if found else 0.0
@@ -122,7 +122,7 @@ def settings(tiny_bundle: Path) -> Settings:
 
 @pytest.fixture
 def start(settings: Settings) -> Iterator[Callable[..., Running]]:
-    """Starts a server with changed settings, and stops it at the end."""
+    """Start a server with changed settings; it is stopped at the end of the test."""
     running: list[Running] = []
 
     def make(**changes: Any) -> Running:
@@ -139,17 +139,17 @@ def start(settings: Settings) -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with authority.pem, and server and client each with a .pem and a .key."""
+    """A folder with authority.pem, and a .pem and a .key for each of server and client."""
     tool = shutil.which("openssl")
     if tool is None:
         pytest.skip("NO CERTIFICATES TESTED: there is no openssl on this machine")
     folder = tmp_path_factory.mktemp("certificates")
 
     def run(*arguments: str) -> None:
-        subprocess.run([tool, *arguments], cwd=folder, check=True, capture_output=True, timeout=PATIENCE_S)
+        subprocess.run([tool, *arguments], cwd=folder, check=True, capture_output=True, timeout=TIMEOUT_S)
 
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    # Python 3.13 and newer ask for it
+    # required by Python 3.13 and newer
     may_sign = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
     authority = ("-keyout", "authority.key", "-out", "authority.pem", "-days", "2", "-subj", "/CN=tests")
     run("req", "-x509", *curve, *may_sign, *authority)
@@ -163,7 +163,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(settings: Settings) -> Iterator[Running]:
-    """One server for all tests that change nothing in it."""
+    """One server, shared by all tests that change nothing in it."""
     running = Running(settings)
     running.start()
     yield running

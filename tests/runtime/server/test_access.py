@@ -1,4 +1,4 @@
-"""Who may ask: this machine alone, and others only with a token or a certificate."""
+"""Who may send requests: this machine by default, and others only with a token or a certificate."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def grpc_status(channel: grpc.Channel, **metadata: str) -> Any:
         return call(request, timeout=60, metadata=tuple(metadata.items()))
 
 
-def test_loopback_by_default(server: Any, start: Callable[..., Any]) -> None:
-    """Guards the network: nobody is let in without a token, and no web page by a name of its own."""
+def test_only_loopback_is_served_by_default(server: Any, start: Callable[..., Any]) -> None:
+    """Guards the network: no access from elsewhere without a token, nor for a web page by a host name of its own."""
     assert server.ports.rest.startswith("http://127.0.0.1:")
     assert not server.ports.public
     assert server.ask("/", Host="localhost:8501").status == 200
@@ -42,8 +42,8 @@ def test_loopback_by_default(server: Any, start: Callable[..., Any]) -> None:
             start(host="0.0.0.0", access=access)
 
 
-def test_a_token(start: Callable[..., Any]) -> None:
-    """Guards both protocols: everything that tells something asks for the token; the page itself and health do not."""
+def test_a_token_is_required_by_both_protocols(start: Callable[..., Any]) -> None:
+    """Guards whatever reveals something: it requires the token; the page itself and the health checks do not."""
     server = start(host="0.0.0.0", access=Access(TOKEN))
     assert server.ports.public
     for path, body in ((STATUS, None), (f"{STATUS}/metadata", None), (f"{STATUS}:predict", {}), ("/metrics", None)):
@@ -56,7 +56,7 @@ def test_a_token(start: Callable[..., Any]) -> None:
             answer = server.ask(path, body, **wrong)
             assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
             assert TOKEN not in answer.body.decode()
-        # the scheme's name in any case, as HTTP has it
+        # HTTP allows the scheme's name in upper and lower case
         for scheme in ("Bearer", "bearer"):
             assert server.ask(path, body, Authorization=f"{scheme} {TOKEN}").status == (200 if body is None else 400)
     for path in ("/", "/page.js", "/healthz", "/readyz"):
@@ -75,8 +75,8 @@ def test_a_token(start: Callable[..., Any]) -> None:
             assert "Error" not in refused.value.details()
 
 
-def test_mutual_tls(start: Callable[..., Any], certificates: Path) -> None:
-    """Guards both protocols: without the authority's certificate there is no connection."""
+def test_mutual_tls_requires_a_client_certificate(start: Callable[..., Any], certificates: Path) -> None:
+    """Guards both protocols: without a certificate signed by the authority there is no connection."""
     authority, own = certificates / "authority.pem", (certificates / "client.pem", certificates / "client.key")
     tls = Tls(certificates / "server.pem", certificates / "server.key", authority)
     server = start(host="0.0.0.0", access=Access(tls=tls))
@@ -97,8 +97,8 @@ def test_mutual_tls(start: Callable[..., Any], certificates: Path) -> None:
     assert grpc_status(grpc.secure_channel(target, credentials)).model_version_status[0].state == 30
 
 
-def test_what_is_no_token(tmp_path: Path) -> None:
-    """Guards against a token that is guessed, or that no header can carry."""
+def test_invalid_tokens_are_refused(tmp_path: Path) -> None:
+    """Guards against a token that can be guessed, or that no header can carry."""
     with pytest.raises(ServerError, match="has 15 characters: give at least 16"):
         Access("x" * 15)
     for token in ("x" * 15 + "é", "x" * 8 + " " + "x" * 8, "x" * 20 + "\n"):
@@ -112,8 +112,10 @@ def test_what_is_no_token(tmp_path: Path) -> None:
         read_token(tmp_path / "none")
 
 
-def test_certificates_that_cannot_be_used(start: Callable[..., Any], certificates: Path, tmp_path: Path) -> None:
-    """Guards the start: one line instead of a server that nobody can connect to."""
+def test_unusable_certificates_are_refused_at_the_start(
+    start: Callable[..., Any], certificates: Path, tmp_path: Path
+) -> None:
+    """Guards the start: a one-line error instead of a server that no client can connect to."""
     broken = tmp_path / "broken.pem"
     broken.write_text("no certificate")
     pem, key, none = certificates / "server.pem", certificates / "server.key", tmp_path / "none.pem"
@@ -125,10 +127,10 @@ def test_certificates_that_cannot_be_used(start: Callable[..., Any], certificate
             start(access=Access(tls=tls))
 
 
-def test_a_port_that_is_taken(server: Any, start: Callable[..., Any]) -> None:
-    """Guards both ports: a second server must not share one in silence."""
+def test_a_port_in_use_is_refused(server: Any, start: Callable[..., Any]) -> None:
+    """Guards both ports: a second server must not share one silently."""
     rest, rpc = (int(address.rpartition(":")[2]) for address in (server.ports.rest, server.ports.grpc))
-    with pytest.raises(ServerError, match=rf"nothing can be served on 127\.0\.0\.1:{rest}: "):
+    with pytest.raises(ServerError, match=rf"^cannot listen on 127\.0\.0\.1, port {rest}: "):
         start(rest_port=rest)
-    with pytest.raises(ServerError, match=rf"nothing can be served on 127\.0\.0\.1:{rpc}: "):
+    with pytest.raises(ServerError, match=rf"^cannot listen on 127\.0\.0\.1, port {rpc}: "):
         start(grpc_port=rpc)

@@ -1,4 +1,4 @@
-"""Requests put together: never too many rows, each its own answer, nothing lost at the end."""
+"""Requests combined into batches: never too many rows, each with its own answer, none lost at the end."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import pytest
 
 from facexp.server.batching import Batcher, Batching
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 class Work:
-    """Doubles numbers; held back until it may go on, so that a test decides what waits meanwhile."""
+    """Doubles numbers; blocks in each batch until `allowed` is released, so that a test decides what waits."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -25,7 +25,7 @@ class Work:
     def __call__(self, items: list[int]) -> list[int]:
         self.batches.append(items)
         self.begun.release()
-        assert self.allowed.acquire(timeout=PATIENCE_S)
+        assert self.allowed.acquire(timeout=TIMEOUT_S)
         if 13 in items:
             raise RuntimeError("thirteen")
         return [2 * item for item in items]
@@ -37,11 +37,11 @@ def run(test: Callable[[Work, Callable[..., Batcher[int, int]]], Awaitable[None]
     async def main() -> None:
         made: list[Batcher[int, int]] = []
 
-        def batcher(**how: Any) -> Batcher[int, int]:
-            made.append(Batcher("test", work, Batching(**how)))
+        def batcher(**options: Any) -> Batcher[int, int]:
+            made.append(Batcher("test", work, Batching(**options)))
             return made[-1]
 
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             await test(work, batcher)
             work.allowed.release(100)
             for each in made:
@@ -52,10 +52,10 @@ def run(test: Callable[[Work, Callable[..., Batcher[int, int]]], Awaitable[None]
 
 
 async def begun(work: Work) -> None:
-    assert await asyncio.to_thread(work.begun.acquire, timeout=PATIENCE_S)
+    assert await asyncio.to_thread(work.begun.acquire, timeout=TIMEOUT_S)
 
 
-def test_what_comes_meanwhile_goes_together() -> None:
+def test_waiting_requests_are_batched_together() -> None:
     """Guards the batches: none over its size, in order, each request with its own answer, a large one alone."""
 
     async def test(work: Work, make: Any) -> None:
@@ -70,8 +70,8 @@ def test_what_comes_meanwhile_goes_together() -> None:
     assert run(test).batches == [[1], [2, 3, 4], [5], [6], [7]]
 
 
-def test_off() -> None:
-    """Guards size 1: each request alone, whatever waits."""
+def test_size_1_turns_batching_off() -> None:
+    """Guards against batches of what waits: each request runs alone."""
 
     async def test(work: Work, make: Any) -> None:
         batcher = make(size=1)
@@ -83,7 +83,7 @@ def test_off() -> None:
 
 
 def test_a_batch_waits_until_it_is_full_or_its_time_is_over() -> None:
-    """Guards the wait: a full batch goes at once, one that is not full goes in the end."""
+    """Guards the wait: a full batch starts at once, one that is not full starts in the end."""
 
     async def test(work: Work, make: Any) -> None:
         work.allowed.release(100)
@@ -98,8 +98,8 @@ def test_a_batch_waits_until_it_is_full_or_its_time_is_over() -> None:
     assert run(test).batches == [[1, 2, 3], [4]]
 
 
-def test_who_gives_up_is_not_worked_for() -> None:
-    """Guards deadlines and clients that go: their rows take no time of the network, the others' answers stay right."""
+def test_cancelled_requests_are_not_computed() -> None:
+    """Guards deadlines and closed connections: their rows take no time of the network, other answers stay right."""
 
     async def test(work: Work, make: Any) -> None:
         batcher = make(size=4)
@@ -108,7 +108,7 @@ def test_who_gives_up_is_not_worked_for() -> None:
         lost, kept = asyncio.create_task(batcher.submit(2)), asyncio.create_task(batcher.submit(3))
         await asyncio.sleep(0)
         lost.cancel()
-        # in the middle of its batch, too
+        # this one is in the middle of its batch
         first.cancel()
         await asyncio.sleep(0)
         work.allowed.release(100)
@@ -117,8 +117,8 @@ def test_who_gives_up_is_not_worked_for() -> None:
     assert run(test).batches == [[1], [3]]
 
 
-def test_who_gives_up_leaves_nothing_in_the_queue() -> None:
-    """Guards the memory: large pictures of those who gave up, behind a batch that takes long."""
+def test_cancelled_requests_leave_the_queue() -> None:
+    """Guards the memory: large pictures of cancelled requests must not wait behind a slow batch."""
 
     async def test(work: Work, batcher: Callable[..., Batcher[int, int]]) -> None:
         each = batcher(size=1)
@@ -136,7 +136,7 @@ def test_who_gives_up_leaves_nothing_in_the_queue() -> None:
     assert run(test).batches == [[1], [5]]
 
 
-def test_a_fault_is_its_batchs_alone() -> None:
+def test_an_exception_fails_only_its_own_batch() -> None:
     """Guards the thread: it goes on after an exception, which every request of that batch gets."""
 
     async def test(work: Work, make: Any) -> None:
@@ -148,8 +148,8 @@ def test_a_fault_is_its_batchs_alone() -> None:
     run(test)
 
 
-def test_the_end_answers_what_was_taken() -> None:
-    """Guards the graceful stop: what waits is answered, also in the middle of a long wait; what is new is not taken."""
+def test_closing_answers_what_was_accepted() -> None:
+    """Guards the graceful stop: waiting requests are answered, even in a long wait; new ones are refused."""
 
     async def test(work: Work, make: Any) -> None:
         batcher = make(size=9, wait_ms=10_000)
@@ -164,15 +164,14 @@ def test_the_end_answers_what_was_taken() -> None:
     run(test)
 
 
-@pytest.mark.parametrize("how", [{"size": 0}, {"wait_ms": -1.0}, {"wait_ms": float("nan")}])
-def test_values_out_of_range(how: dict[str, Any]) -> None:
-    """Guards the settings."""
-    with pytest.raises(ValueError, match=f"^{next(iter(how))} must be"):
-        Batching(**how)
+@pytest.mark.parametrize("options", [{"size": 0}, {"wait_ms": -1.0}, {"wait_ms": float("nan")}])
+def test_settings_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(options))} must be"):
+        Batching(**options)
 
 
 def test_the_wait_is_in_milliseconds() -> None:
-    """Guards --batch-wait: a lonely request waits a moment, not a thousand times as long."""
+    """Guards --batch-wait: a single request waits a moment, not a thousand times as long."""
 
     async def test(work: Work, make: Any) -> None:
         work.allowed.release(100)

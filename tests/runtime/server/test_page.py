@@ -1,4 +1,4 @@
-"""The page at /: its own files alone, and in a real browser a photo, the camera, the token and faults."""
+"""The page at /: it loads only its own files; in a real browser: a photo, the camera, the token and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOKEN = "correct-horse-battery"
 
 
 def test_the_page_needs_nothing_from_elsewhere(server: Any) -> None:
-    """Guards devices without internet, and against a page that tells others who is looking."""
+    """Guards devices without internet access, and against a page that reveals its visitors to third parties."""
     for path, kind in (("/", "text/html"), ("/page.css", "text/css"), ("/page.js", "text/javascript")):
         answer = server.ask(path)
         text = answer.body.decode()
@@ -58,12 +58,12 @@ def browser(tmp_path: Path, astronaut: NDArray[np.uint8]) -> Iterator[Any]:
 
 @pytest.fixture
 def shipped(start: Callable[..., Any]) -> Any:
-    """A server with the models that ship, which know a smile."""
+    """A server with the shipped models, which recognise a smile."""
     return start(base=None, analyzer=AnalyzerOptions("cpu", 1))
 
 
-def coloured(browser: Any) -> int:
-    """How many pixels of the canvas have the colour that is drawn for a happy face."""
+def happy_pixels(browser: Any) -> int:
+    """The number of canvas pixels in the colour of a happy face."""
     return int(
         browser.run(
             """(() => {
@@ -78,32 +78,34 @@ def coloured(browser: Any) -> int:
     )
 
 
-def keep(browser: Any, name: str) -> None:
-    """Leave a picture of the page in the folder that FACEXP_SCREENSHOTS names, for a person to look at."""
+def save_screenshot(browser: Any, name: str) -> None:
+    """Save a screenshot in the folder FACEXP_SCREENSHOTS, if it is set, for a person to look at."""
     folder = os.environ.get("FACEXP_SCREENSHOTS")
     if folder:
-        (Path(folder) / f"{name}.png").write_bytes(browser.picture())
+        (Path(folder) / f"{name}.png").write_bytes(browser.screenshot())
 
 
 @pytest.mark.slow
-def test_a_photo_and_the_camera(shipped: Any, browser: Any, astronaut_file: Path, tmp_path: Path) -> None:
+def test_the_page_shows_a_photo_and_the_camera(
+    shipped: Any, browser: Any, astronaut_file: Path, tmp_path: Path
+) -> None:
     """Guards the page on a phone's screen: face, points and emotion of a photo and of the camera, and a bad file."""
     browser.open(shipped.ports.rest + "/", *PHONE)
     browser.choose("#file", astronaut_file)
     browser.wait("!document.getElementById('panel').hidden")
-    keep(browser, "photo")
+    save_screenshot(browser, "photo")
     assert browser.run("document.getElementById('count').textContent") == "1 face"
     assert browser.run("document.querySelector('#faces h3').firstChild.textContent") == "1 happy"
     labels = browser.run(
         "[...document.querySelectorAll('#faces .bar span:first-child')].map((each) => each.textContent)"
     )
     assert (labels[0], sorted(labels)) == ("happy", sorted(SEVEN))
-    assert coloured(browser) > 500
-    # nothing is wider than the screen, and what is touched is large enough for a finger
+    assert happy_pixels(browser) > 500
+    # nothing is wider than the screen, and buttons are large enough for a finger
     assert browser.run("document.documentElement.scrollWidth") == PHONE[0]
     heights = browser.run("[...document.querySelectorAll('#buttons > :not(input)')].map((each) => each.offsetHeight)")
     assert min(heights) >= 44
-    # the camera runs on until it is stopped; who presses twice opens it once
+    # the camera runs until it is stopped; pressing twice opens it once
     browser.run(
         """{
             const media = navigator.mediaDevices, open = media.getUserMedia.bind(media);
@@ -116,13 +118,13 @@ def test_a_photo_and_the_camera(shipped: Any, browser: Any, astronaut_file: Path
     browser.wait("document.querySelectorAll('#faces h3').length === 1")
     browser.run("document.getElementById('faces').replaceChildren()")
     browser.wait("document.querySelectorAll('#faces h3').length === 1")
-    keep(browser, "camera")
+    save_screenshot(browser, "camera")
     assert browser.run("document.getElementById('camera').getAttribute('aria-pressed')") == "true"
     browser.run(press)
     assert browser.run("document.getElementById('camera').textContent") == "Camera"
     tracks = "(await Promise.all(streams)).flatMap((each) => each.getTracks().map((track) => track.readyState))"
     assert browser.run(f"(async () => {tracks})()") == ["ended"]
-    # a photo that is chosen while the camera opens stays
+    # a photo chosen while the camera opens stays
     browser.run(
         """{
             const video = HTMLMediaElement.prototype, {play} = video;
@@ -144,17 +146,17 @@ def test_a_photo_and_the_camera(shipped: Any, browser: Any, astronaut_file: Path
     assert (
         browser.run("document.getElementById('state').textContent") == "this browser cannot read that file as a picture"
     )
-    assert browser.complaints() == []
+    assert browser.errors() == []
 
 
 @pytest.mark.slow
 def test_the_page_asks_for_the_token(start: Callable[..., Any], browser: Any, astronaut_file: Path) -> None:
-    """Guards the page of a server that asks for a token, and the message of one that is gone."""
+    """Guards the page of a server with a token, and the message when the server has stopped."""
     server = start(access=Access(TOKEN))
     browser.open(server.ports.rest + "/", *PHONE)
     browser.choose("#file", astronaut_file)
     browser.wait("!document.getElementById('login').hidden")
-    keep(browser, "token")
+    save_screenshot(browser, "token")
     browser.run(f"document.getElementById('token').value = '{TOKEN}'; document.querySelector('#login button').click()")
     browser.wait("!document.getElementById('panel').hidden")
     assert browser.run("document.getElementById('login').hidden")

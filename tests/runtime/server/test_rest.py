@@ -1,4 +1,4 @@
-"""REST as TensorFlow Serving's clients know it: forms, names and numbers, and one reason where there is none."""
+"""REST as TensorFlow Serving's clients use it: forms, names and numbers, and one reason for each refusal."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def encoded(image: NDArray[np.uint8], suffix: str = ".png") -> bytes:
 
 
 def logits(value: float, head: str) -> NDArray[np.float64]:
-    """What the tiny network says of a gray crop, by its own description."""
+    """The tiny network's logits for a gray crop, by its definition."""
     return -4 * {"fer2013": 1.0, "ferplus": 2.0}[head] * (value / 255 * 6 - np.arange(7)) ** 2
 
 
-def test_row_and_column_form(server: Any) -> None:
-    """Guards the two forms of the JSON, named and unnamed inputs, and that each row has its own answer."""
+def test_row_and_column_form_are_answered(server: Any) -> None:
+    """Guards both forms of the JSON, named and unnamed inputs, and that each row has its own answer."""
     wanted = {head: np.array([logits(crop[0, 0, 0], head) for crop in GRAYS]) for head in ("fer2013", "ferplus")}
     rows, column = GRAYS.tolist(), {"image": GRAYS.tolist()}
     for body in ({"instances": rows}, {"instances": [{"image": row} for row in rows]}):
@@ -51,15 +51,15 @@ def test_row_and_column_form(server: Any) -> None:
         found = server.ask(f"{EMOTION}/versions/1:predict", body).json["outputs"]
         assert set(found) == set(wanted)
         assert np.abs(np.array(found["ferplus"]) - wanted["ferplus"]).max() < 1e-3
-    # one output stands without its name
+    # a single output is returned without its name
     crop = np.zeros((1, 96, 96, 1), np.uint8)
     for form, answer in (("instances", "predictions"), ("inputs", "outputs")):
         found = np.array(server.ask(f"{KEYPOINTS}:predict", {form: crop.tolist()}).json[answer])
         assert found.shape == (1, 15, 2)
 
 
-def test_binary_pictures(server: Any) -> None:
-    """Guards {"b64"}, alone and under the input's name, in both forms, and the resize to the network's size."""
+def test_encoded_pictures_are_answered(server: Any) -> None:
+    """Guards {"b64"}, with and without the input's name, in both forms, and the resize to the network's size."""
     files = [b64(encoded(cv2.resize(crop, (size, size)))) for crop, size in zip(GRAYS, (48, 20, 96, 131), strict=True)]
     signature = {"signature_name": "serving_encoded"}
     bodies: list[dict[str, Any]] = [
@@ -93,8 +93,8 @@ def test_faces_gives_the_record_of_facexp_infer(
     assert bad == {"schema": 2, "source": "-", "frame": 0, "error": "-: is GIF, not JPEG, PNG or WebP"}
 
 
-def test_status_and_metadata(server: Any) -> None:
-    """Guards what clients read before they ask."""
+def test_status_and_metadata_are_those_of_tensorflow_serving(server: Any) -> None:
+    """Guards what clients read before they send requests."""
     status = {"version": "1", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
     for path in (KEYPOINTS, EMOTION, FACES, f"{EMOTION}/versions/1"):
         assert server.ask(path).json == {"model_version_status": [status]}
@@ -158,16 +158,16 @@ DEEP = b'{"instances": ' + b"[" * 200_000
         ("/v1/models/faces", b"{}", 405, "Method Not Allowed"),
     ],
 )
-def test_what_is_not_answered(server: Any, path: str, body: Any, status: int, says: str) -> None:
-    """Guards the one reason that a client gets, and that a request is never a fault of the server's."""
+def test_invalid_requests_get_a_status_and_a_reason(server: Any, path: str, body: Any, status: int, says: str) -> None:
+    """Guards the one reason that a client gets; an invalid request is never reported as an error of the server."""
     answer = server.ask(path, body)
     assert (answer.status, bool(re.search(says, answer.error))) == (status, True), answer.body
     if status == 405:
         assert set(answer.headers["allow"].split(", ")) == ({"POST"} if body is None else {"GET", "HEAD"})
 
 
-def test_sizes(start: Callable[..., Any], astronaut: NDArray[np.uint8]) -> None:
-    """Guards the memory: bodies and pictures beyond the limits are refused, with their size told or not."""
+def test_oversized_requests_are_refused(start: Callable[..., Any], astronaut: NDArray[np.uint8]) -> None:
+    """Guards the memory: bodies and pictures beyond the limits are refused, whether or not the length is declared."""
     server = start(limits=Limits(request_bytes=100_000, pixels=200 * 200))
     small, large = (encoded(cv2.resize(astronaut, (side, side)), ".jpg") for side in (200, 201))
     assert server.ask(f"{FACES}:predict", {"instances": [b64(small)]}).status == 200
@@ -186,7 +186,7 @@ def test_sizes(start: Callable[..., Any], astronaut: NDArray[np.uint8]) -> None:
     connection.endheaders()
     assert connection.getresponse().status == 413
     connection.close()
-    # and by counting where the length is not told
+    # and by counting if the length is not declared
     connection = server.connect()
     connection.request(
         "POST",
@@ -199,10 +199,10 @@ def test_sizes(start: Callable[..., Any], astronaut: NDArray[np.uint8]) -> None:
     connection.close()
 
 
-def test_a_fault_of_ours_tells_nothing(
+def test_a_server_error_reveals_nothing(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Guards paths, versions and stack traces: they stand in the log, and never in an answer."""
+    """Guards paths, versions and stack traces: they are in the log, and never in an answer."""
     server = start()
 
     def broken(*_: object) -> None:
@@ -230,15 +230,15 @@ def test_a_fault_of_ours_tells_nothing(
     assert (answer.status, answer.json) == (500, {"error": "the server failed to process this request"})
 
 
-def test_health_and_metrics(start: Callable[..., Any]) -> None:
-    """Guards what a supervisor and Prometheus read: counts by model and status, rows, and the process, no Python."""
+def test_health_and_metrics_are_reported(start: Callable[..., Any]) -> None:
+    """Guards what a supervisor and Prometheus read: counts by model and status, rows, the process, and no Python."""
     server = start()
     assert (server.ask("/healthz").status, server.ask("/readyz").status) == (200, 200)
     server.ask(f"{EMOTION}:predict", {"instances": GRAYS.tolist()})
     server.ask("/v1/models/invented:predict", {"instances": [1]})
-    assert server.figure('facexp_requests_total{code="OK",model="emotion",protocol="rest"}') == 1
-    assert server.figure('facexp_requests_total{code="NOT_FOUND",model="other",protocol="rest"}') == 1
-    # questions about models count like predictions, and alike by both protocols
+    assert server.metric('facexp_requests_total{code="OK",model="emotion",protocol="rest"}') == 1
+    assert server.metric('facexp_requests_total{code="NOT_FOUND",model="other",protocol="rest"}') == 1
+    # requests for status and metadata count like predictions, in both protocols
     for path in (EMOTION, f"{EMOTION}/metadata"):
         assert server.ask(path).status == 200
     asked = message("GetModelMetadataRequest")(metadata_field=["signature_def"])
@@ -246,12 +246,12 @@ def test_health_and_metrics(start: Callable[..., Any]) -> None:
     with grpc.insecure_channel(server.ports.grpc) as channel:
         for method in ("ModelService/GetModelStatus", "PredictionService/GetModelMetadata"):
             channel.unary_unary(f"/tensorflow.serving.{method}")(asked.SerializeToString(), timeout=60)
-    assert server.figure('facexp_requests_total{code="OK",model="emotion",protocol="rest"}') == 3
-    assert server.figure('facexp_requests_total{code="OK",model="emotion",protocol="grpc"}') == 2
-    assert server.figure('facexp_batch_rows_sum{model="emotion"}') == len(GRAYS)
-    assert server.figure('facexp_requests_under_way{model="emotion"}') == 0
-    assert server.figure("facexp_version") == 1
-    assert server.figure("process_resident_memory_bytes") > 1e6
+    assert server.metric('facexp_requests_total{code="OK",model="emotion",protocol="rest"}') == 3
+    assert server.metric('facexp_requests_total{code="OK",model="emotion",protocol="grpc"}') == 2
+    assert server.metric('facexp_batch_rows_sum{model="emotion"}') == len(GRAYS)
+    assert server.metric('facexp_requests_under_way{model="emotion"}') == 0
+    assert server.metric("facexp_version") == 1
+    assert server.metric("process_resident_memory_bytes") > 1e6
     text = server.ask("/metrics").body.decode()
     assert "python" not in text.lower()
     assert "invented" not in text

@@ -1,4 +1,4 @@
-"""Tensors of requests as arrays: short forms, and what they may cost."""
+"""Tensors of requests as arrays: short forms, and the memory that they take."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tensor(rows: int, *values: int) -> Any:
     return made
 
 
-def test_one_value_for_all() -> None:
+def test_the_last_value_fills_the_rest() -> None:
     """Guards the short form: the last value stands for those that follow, and takes a byte each."""
     count = 100 * 48 * 48
     tracemalloc.start()
@@ -39,7 +39,7 @@ def test_one_value_for_all() -> None:
     ("values", "says"),
     [((), "0 values for 2304"), ((256,), "from 0 to 255"), ((-1,), "from 0 to 255"), ((0,) * 2305, "2305 values for")],
 )
-def test_values_that_make_no_array(values: tuple[int, ...], says: str) -> None:
-    """Guards the numbers: none is cut to a byte, none is left out."""
+def test_values_that_make_no_array_are_refused(values: tuple[int, ...], says: str) -> None:
+    """Guards the numbers: none is cut to a byte, none is dropped."""
     with pytest.raises(BadRequest, match=says):
         read_tensor(tensor(1, *values), "image", SPEC, 1 << 20)

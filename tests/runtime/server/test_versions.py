@@ -1,4 +1,4 @@
-"""Version folders: a new one takes over while the old one answers what it has taken, and a bad one changes nothing."""
+"""Version folders: a new one takes over while the old one answers what it has accepted; a bad one changes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from facexp.server.access import ServerError
 from facexp.server.pictures import read_picture
 from facexp.server.versions import Versions
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 KEYPOINTS = "/v1/models/keypoints"
 BODY = {"instances": np.zeros((1, 96, 96, 1), int).tolist()}
 _PNG = cv2.imencode(".png", np.zeros((96, 96), np.uint8))[1].tobytes()
@@ -30,13 +30,13 @@ ENCODED = {"signature_name": "serving_encoded", "instances": [{"b64": base64.b64
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("facexp.server.versions.POLL_S", 0.02)
 
 
 @pytest.fixture
 def add(tmp_path: Path) -> Callable[[int], Path]:
-    """Adds a version whose points lie so many pixels further right as its number says; at once, by a rename."""
+    """Add a version whose points lie as many pixels further right as its number; in one step, by a rename."""
 
     def make(number: int) -> Path:
         made = tiny.build(tmp_path / "making", tiny.MEAN_SHAPE + np.float32([number, 0]))
@@ -46,8 +46,8 @@ def add(tmp_path: Path) -> Callable[[int], Path]:
     return make
 
 
-def answering(server: Any, body: dict[str, Any] = BODY) -> int:
-    """The version that answers, by its numbers."""
+def answering_version(server: Any, body: dict[str, Any] = BODY) -> int:
+    """The version that answers, known by the points that it returns."""
     (points,) = server.ask(f"{KEYPOINTS}:predict", body).json["predictions"]
     return round(float((np.array(points) - tiny.MEAN_SHAPE)[:, 0].mean()))
 
@@ -62,58 +62,58 @@ def wait(done: Callable[[], bool]) -> None:
         if done():
             return
         threading.Event().wait(0.02)
-    raise AssertionError("waited in vain")
+    raise AssertionError("the condition never became true")
 
 
 def test_a_new_version_takes_over(
     start: Callable[..., Any], add: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards the reload: the highest number answers, numbers as numbers, the old one drains; and back again."""
+    """Guards the reload: the highest number answers, 10 after 9; the old version drains, and takes over again."""
     for number in (2, 9):
         add(number)
     (tmp_path / "base" / "notes").mkdir()
     (tmp_path / "base" / "010").mkdir()
     server = start(base=tmp_path / "base")
-    assert (answering(server), states(server)) == (9, {9: "AVAILABLE"})
+    assert (answering_version(server), states(server)) == (9, {9: "AVAILABLE"})
     held, begun = threading.Event(), threading.Event()
 
     def read(file: bytes, most: int) -> Any:
         begun.set()
-        assert held.wait(PATIENCE_S)
+        assert held.wait(TIMEOUT_S)
         return read_picture(file, most)
 
-    # before the network's turn, when no batch knows of the request
+    # before the network, while no batch holds the request
     monkeypatch.setattr("facexp.server.models.read_picture", read)
     with ThreadPoolExecutor(1) as pool:
-        taken = pool.submit(answering, server, ENCODED)
-        assert begun.wait(PATIENCE_S)
+        taken = pool.submit(answering_version, server, ENCODED)
+        assert begun.wait(TIMEOUT_S)
         add(10)
         wait(lambda: states(server).get(10) == "AVAILABLE")
         assert states(server)[9] == "UNLOADING"
-        assert answering(server) == 10
+        assert answering_version(server) == 10
         assert server.ask(f"{KEYPOINTS}/versions/9:predict", BODY).status == 404
         held.set()
-        assert taken.result(PATIENCE_S) == 9
+        assert taken.result(TIMEOUT_S) == 9
     wait(lambda: states(server)[9] == "END")
     shutil.rmtree(tmp_path / "base" / "10")
     wait(lambda: states(server)[10] == "END")
-    assert answering(server) == 9
-    # nothing left is no reason to stop answering
+    assert answering_version(server) == 9
+    # the server continues to answer if no version folder is left
     shutil.rmtree(tmp_path / "base")
     threading.Event().wait(0.2)
-    assert answering(server) == 9
+    assert answering_version(server) == 9
 
 
-def test_a_version_that_cannot_be_loaded(
+def test_a_version_that_cannot_be_loaded_is_tried_again_when_it_changes(
     start: Callable[..., Any], add: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Guards half-copied folders: told once in the log, not to clients, tried again when they change."""
+    """Guards half-copied folders: reported once in the log, without details to clients."""
     add(1)
     server = start(base=tmp_path / "base")
     second = tmp_path / "base" / "2"
     second.mkdir()
     wait(lambda: states(server).get(2) == "END")
-    assert answering(server) == 1
+    assert answering_version(server) == 1
     status = server.ask(f"{KEYPOINTS}/versions/2").json["model_version_status"][0]["status"]
     assert status["error_code"] == "INTERNAL"
     assert str(tmp_path) not in json.dumps(status)
@@ -121,38 +121,38 @@ def test_a_version_that_cannot_be_loaded(
     assert caplog.text.count("version 2 is not loaded") == 1
     assert str(second / "manifest.json") in caplog.text
     made = tiny.build(tmp_path / "making", tiny.MEAN_SHAPE + np.float32([2, 0]))
-    # slowly, the manifest first
+    # copied slowly, the manifest first
     for name in ("manifest.json", *sorted(file.name for file in made.glob("*.onnx"))):
         shutil.copy(made / name, second / name)
         threading.Event().wait(0.1)
-    wait(lambda: answering(server) == 2)
+    wait(lambda: answering_version(server) == 2)
 
 
-def test_a_version_that_does_not_go_with_the_settings(
+def test_a_version_that_does_not_fit_the_settings_is_skipped(
     start: Callable[..., Any], add: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Guards a bundle without the labels that were asked for: told once, in one line, and the next lower answers."""
+    """Guards a bundle without the requested labels: reported once, in one line, and the next lower version answers."""
     add(1)
     manifest = add(3) / "manifest.json"
     facts = json.loads(manifest.read_text())
     facts["models"]["emotion"]["preprocessing"]["heads"] = ["ferplus"]
     manifest.write_text(json.dumps(facts))
     server = start(base=tmp_path / "base", analyzer=AnalyzerOptions("cpu", 1, labels="fer2013", precision="float32"))
-    assert answering(server) == 1
+    assert answering_version(server) == 1
     add(2)
-    wait(lambda: answering(server) == 2)
-    (told,) = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert told.getMessage().startswith("version 3 is not loaded: labels must be")
-    assert not told.exc_info
+    wait(lambda: answering_version(server) == 2)
+    (logged,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert logged.getMessage().startswith("version 3 is not loaded: labels must be")
+    assert not logged.exc_info
 
 
-def test_the_end_does_not_wait_for_a_version_that_is_loaded() -> None:
-    """Guards --drain against a disk that hangs: Python would wait for the loop's own threads."""
+def test_stopping_does_not_wait_for_a_version_being_loaded() -> None:
+    """Guards --drain against a disk that hangs: Python would wait for the event loop's own threads."""
     loading, release, ended = threading.Event(), threading.Event(), threading.Event()
 
     def load(_: Path | None) -> Any:
         loading.set()
-        release.wait(PATIENCE_S)
+        release.wait(TIMEOUT_S)
         ended.set()
         raise ServerError("too late")
 
@@ -166,7 +166,7 @@ def test_the_end_does_not_wait_for_a_version_that_is_loaded() -> None:
             async with asyncio.timeout(0.05):
                 await versions.close()
 
-    # lets it fail, instead of wait for ever
+    # lets the test fail instead of hang
     watchdog = threading.Timer(10, release.set)
     watchdog.start()
     asyncio.run(main())
@@ -175,8 +175,10 @@ def test_the_end_does_not_wait_for_a_version_that_is_loaded() -> None:
     release.set()
 
 
-def test_what_cannot_be_served_at_all(start: Callable[..., Any], tmp_path: Path, tiny_bundle: Path) -> None:
-    """Guards the start: an empty folder and a wrong setting are errors, and not a server that never answers."""
+def test_what_cannot_be_served_is_refused_at_the_start(
+    start: Callable[..., Any], tmp_path: Path, tiny_bundle: Path
+) -> None:
+    """Guards against a server that never answers, from an empty folder or with a wrong setting."""
     with pytest.raises(ServerError, match=r"no bundle \(manifest.json\) and no version folder"):
         start(base=tmp_path)
     with pytest.raises(ValueError, match="labels must be one of"):

@@ -65,7 +65,7 @@ def exact_finder(directory: Path, spec: KeypointsSpec) -> KeypointFinder:
 
     Raises BundleError or DeviceError if the file cannot be read or cannot run.
     """
-    return _finder(directory, spec, spec.exact() or "float32.onnx")
+    return _finder(directory, spec, spec.most_exact_key() or "float32.onnx")
 
 
 def _finder(directory: Path, spec: KeypointsSpec, key: str) -> KeypointFinder:
@@ -83,7 +83,7 @@ def aligned_crops(
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class TrainingFaces:
     """The N faces that an emotion network is trained on.
 
     Attributes:
@@ -112,19 +112,19 @@ class Shown:
         return middle
 
 
-def shown(
+def training_faces(
     images: NDArray[np.uint8], targets: dict[str, NDArray[np.float32]], config: TrainConfig, quiet: bool = False
-) -> Shown:
+) -> TrainingFaces:
     """Join labelled crops (N, 48, 48) and their targets with the unlabelled faces that the configuration adds."""
     aligned = alignments(images, _full_squares(images), quiet) if config.aligned else None
     if not config.unlabelled or not config.partial_share:
-        return Shown(images, SIZE, targets, aligned)
+        return TrainingFaces(images, SIZE, targets, aligned)
     faces = read_keypoints(config.unlabelled, seed=config.seed, quiet=quiet).part("train")
     shift = np.array([[1.0, 0, _MARGIN], [0, 1, _MARGIN]])
     matrices = compose(np.tile(shift, (len(faces), 1, 1)), alignments(faces.images, faces.squares, quiet))
     canvases = cut(list(faces.images), list(matrices), SIZE + 2 * _MARGIN)[..., 0]
     padded = np.pad(images, ((0, 0), (_MARGIN, _MARGIN), (_MARGIN, _MARGIN)), "edge")
-    return Shown(
+    return TrainingFaces(
         np.concatenate([padded, canvases]),
         SIZE,
         {head: np.pad(values, ((0, len(faces)), (0, 0))) for head, values in targets.items()},

@@ -40,29 +40,29 @@ def _column(values: NDArray[np.float64]) -> Any:
     return ops.convert_to_tensor(values.astype(np.float32).reshape(-1, 1, 1, 1))
 
 
-def change_pixels(pixels: Any, rng: np.random.Generator, how: Augmentation) -> Any:
+def change_pixels(pixels: Any, rng: np.random.Generator, augmentation: Augmentation) -> Any:
     """Change brightness, contrast, gamma, blur and noise of a float tensor (N, S, S, 1), 0 to 255, and erase parts.
 
     Values of the result may lie outside of 0 to 255.
     """
     count, size = pixels.shape[0], pixels.shape[1]
-    if how.contrast or how.brightness:
+    if augmentation.contrast or augmentation.brightness:
         mean = ops.mean(pixels, axis=(1, 2, 3), keepdims=True)
-        factor = _column(np.exp(how.contrast * rng.standard_normal(count)))
-        light = _column(255 * how.brightness * rng.standard_normal(count))
+        factor = _column(np.exp(augmentation.contrast * rng.standard_normal(count)))
+        light = _column(255 * augmentation.brightness * rng.standard_normal(count))
         pixels = (pixels - mean) * factor + mean + light
-    if how.gamma:
-        power = _column(np.exp(how.gamma * rng.standard_normal(count)))
+    if augmentation.gamma:
+        power = _column(np.exp(augmentation.gamma * rng.standard_normal(count)))
         pixels = 255 * ops.power(ops.clip(pixels / 255, 1e-4, 1.0), power)
-    if how.blur:
+    if augmentation.blur:
         smooth = ops.average_pool(pixels, 3, strides=1, padding="same")
-        chosen = _column((rng.random(count) < how.blur) * rng.random(count))
+        chosen = _column((rng.random(count) < augmentation.blur) * rng.random(count))
         pixels = pixels + (smooth - pixels) * chosen
-    if how.noise:
-        level = _column(255 * how.noise * rng.random(count))
+    if augmentation.noise:
+        level = _column(255 * augmentation.noise * rng.random(count))
         pixels = pixels + level * keras.random.normal(ops.shape(pixels), seed=int(rng.integers(2**31)))
-    if how.erasing:
-        pixels = _erase(pixels, rng, count, size, how.erasing)
+    if augmentation.erasing:
+        pixels = _erase(pixels, rng, count, size, augmentation.erasing)
     return pixels
 
 
@@ -86,18 +86,17 @@ def to_uint8(pixels: Any) -> Any:
     return ops.cast(ops.clip(ops.round(pixels), 0, 255), "uint8")
 
 
-def degrade(crops: Any, rng: np.random.Generator, how: Augmentation) -> Any:
+def degrade(crops: Any, rng: np.random.Generator, augmentation: Augmentation) -> Any:
     """Degrade uint8 crops (N, S, S, 1) as small pictures and cameras do: fewer pixels, then JPEG compression.
 
-    Returns a numpy array, or the tensor itself if `how` has neither.
+    Returns a numpy array, or the tensor itself if `augmentation` has neither.
     """
-    if not (how.shrink or how.jpeg):
+    if not (augmentation.shrink or augmentation.jpeg):
         return crops
     changed = np.array(ops.convert_to_numpy(crops))
     size = changed.shape[1]
-    for crop, shrunk, compressed in zip(
-        changed[..., 0], rng.random(len(changed)) < how.shrink, rng.random(len(changed)) < how.jpeg, strict=True
-    ):
+    shrink, compress = (rng.random(len(changed)) < chance for chance in (augmentation.shrink, augmentation.jpeg))
+    for crop, shrunk, compressed in zip(changed[..., 0], shrink, compress, strict=True):
         if shrunk:
             side = max(1, round(size * rng.uniform(1 / 3, 1)))
             small = cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA)

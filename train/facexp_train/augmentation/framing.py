@@ -23,13 +23,13 @@ def square_matrices(squares: NDArray[np.float64], size: int) -> Matrices:
     return np.stack([square_matrix(Square(*map(float, square)), size) for square in squares])
 
 
-def jitter_matrices(rng: np.random.Generator, count: int, size: int, how: Augmentation) -> Matrices:
+def jitter_matrices(rng: np.random.Generator, count: int, size: int, augmentation: Augmentation) -> Matrices:
     """Draw (N, 2, 3) matrices from crop to jittered crop: reflection, rotation, scale and shift about its centre."""
-    angle = np.deg2rad(how.rotation) * rng.standard_normal(count)
-    scale = np.exp(how.scale * rng.standard_normal(count))
-    shift = how.shift * size * rng.standard_normal((count, 2))
-    across = np.where(rng.random(count) < how.flip, -1.0, 1.0)
-    down = np.where(rng.random(count) < how.vertical_flip, -1.0, 1.0)
+    angle = np.deg2rad(augmentation.rotation) * rng.standard_normal(count)
+    scale = np.exp(augmentation.scale * rng.standard_normal(count))
+    shift = augmentation.shift * size * rng.standard_normal((count, 2))
+    across = np.where(rng.random(count) < augmentation.flip, -1.0, 1.0)
+    down = np.where(rng.random(count) < augmentation.vertical_flip, -1.0, 1.0)
     return about_centre(size, angle, scale, across, down, shift)
 
 
@@ -72,14 +72,14 @@ def move_points(points: NDArray[np.float32], matrices: Matrices) -> NDArray[np.f
 
 
 def jittered_crops(
-    faces: KeypointFaces, how: Augmentation = TEST_JITTER, seed: int = TEST_SEED
+    faces: KeypointFaces, augmentation: Augmentation = TEST_JITTER, seed: int = TEST_SEED
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return jittered uint8 crops (N, 96, 96, 1), and the points (N, 15, 2) in them (NaN if missing).
 
     They are cut as the runtime cuts them; a seed gives the same jitter.
     """
     rng = np.random.default_rng(seed)
-    jitter = jitter_matrices(rng, len(faces.images), SIZE, how)
+    jitter = jitter_matrices(rng, len(faces.images), SIZE, augmentation)
     crops, points = _cut(faces, compose(jitter, square_matrices(faces.squares, SIZE)))
     return crops[..., None], points
 

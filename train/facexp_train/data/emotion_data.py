@@ -17,7 +17,7 @@ from facexp.labels import SEVEN
 from facexp_train.data import tables
 from facexp_train.data.classes import CODES, FIVE_CODES, FOLDERS, LEFT_OUT, NAME, Classes, read_classes
 from facexp_train.data.splits import SPLITS, duplicate_groups, pixel_hash, split_by_group, with_validation
-from facexp_train.data.votes import VOTES, VOTES_NAME, read_votes, votes_beside
+from facexp_train.data.votes import VOTES, VOTES_NAME, find_votes, read_votes
 from facexp_train.errors import DataError
 from facexp_train.progress import progress_bar
 
@@ -51,14 +51,14 @@ class EmotionReport:
         near_copies: training faces left out because they show the same picture as such a face with other pixels (see
             splits.duplicate_groups), or are in one group with it by the file's own column.
         flat: training faces left out because all their pixels are equal.
-        unread: faces of any split that the labels file leaves out.
+        left_out: faces of any split that the labels file leaves out.
     """
 
     rows: int
     copies: int
     near_copies: int
     flat: int
-    unread: int = 0
+    left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ def read_emotion(
     if classes.names != SEVEN and votes is not None:
         raise DataError(f"{votes}: votes are for {', '.join(SEVEN)}, but {place} has {', '.join(classes.names)}")
     if votes is None and own is None and usage.size:
-        votes = votes_beside(place)
+        votes = find_votes(place)
     ballots = None if votes is None else read_votes(Path(votes), place, usage, len(images))
     split = np.asarray(arrays["split"], dtype="U5")
     copies, groups = (np.asarray(arrays[name], dtype=np.str_) for name in ("copies", "group"))
@@ -270,19 +270,27 @@ def _assemble(
     That is: training faces that are flat or copies, and all faces that a labels file leaves out.
     """
     split = with_validation(split, groups, seed) if split.size else split_by_group(groups, seed)
+    unfit = unfit_for_training(images, split, copies, groups)
+    left_out = np.array([name == LEFT_OUT for name in labels])
+    counts = {name: int((rows & ~left_out).sum()) for name, rows in unfit.items()}
+    report = EmotionReport(rows=len(images), **counts, left_out=int(left_out.sum()))
+    codes = {name: code for code, name in enumerate(classes.names)} | {LEFT_OUT: -1}
+    coded = np.array([codes[name] for name in labels], dtype=np.int64)
+    rows = np.arange(1, len(images) + 1)
+    faces = EmotionFaces(images, coded, votes, split, rows, copies, groups, names, report, classes.names)
+    return faces if whole else faces.chosen(~np.any([left_out, *unfit.values()], axis=0))
+
+
+def unfit_for_training(
+    images: NDArray[np.uint8], split: NDArray[np.str_], copies: NDArray[np.str_], groups: NDArray[np.str_]
+) -> dict[str, NDArray[np.bool_]]:
+    """Return masks (N,) of the training faces that training leaves out, by their names in `EmotionReport`."""
     train = split == "train"
     digests = pixel_hash(images)
     flat = train & (images.min(axis=(1, 2)) == images.max(axis=(1, 2)))
     exact = train & np.isin(digests, digests[~train]) & ~flat
     near = train & (np.isin(copies, copies[~train]) | np.isin(groups, groups[~train])) & ~flat & ~exact
-    unread = np.array([name == LEFT_OUT for name in labels])
-    left_out = [int((rows & ~unread).sum()) for rows in (exact, near, flat)]
-    report = EmotionReport(len(images), left_out[0], left_out[1], left_out[2], int(unread.sum()))
-    codes = {name: code for code, name in enumerate(classes.names)} | {LEFT_OUT: -1}
-    coded = np.array([codes[name] for name in labels], dtype=np.int64)
-    rows = np.arange(1, len(images) + 1)
-    faces = EmotionFaces(images, coded, votes, split, rows, copies, groups, names, report, classes.names)
-    return faces if whole else faces.chosen(~(flat | exact | near | unread))
+    return {"copies": exact, "near_copies": near, "flat": flat}
 
 
 def _parse_csv(path: Path, classes: Classes, quiet: bool) -> tables.Arrays:
@@ -297,7 +305,7 @@ def _parse_csv(path: Path, classes: Classes, quiet: bool) -> tables.Arrays:
             usages.extend(columns["Usage"])
         elif "split" in columns:
             splits.extend(tables.choices(columns["split"], {name: name for name in SPLITS}, path, row, "split"))
-        groups.extend(tables.named(columns.get("group", []), path, row, "group"))
+        groups.extend(tables.nonempty(columns.get("group", []), path, row, "group"))
     faces = np.concatenate(images)
     copies = duplicate_groups(faces, quiet=quiet)
     return {

@@ -114,7 +114,7 @@ def _parse_kaggle(path: Path, quiet: bool) -> tables.Arrays:
     for row, columns in tables.chunks(path, [*COORDINATES, "Image"], quiet=quiet):
         points.append(_points(columns, path, row))
         images.append(tables.pixels(columns["Image"], KAGGLE_SIZE, path, row, "Image"))
-        groups.extend(tables.named(columns.get("group", []), path, row, "group"))
+        groups.extend(tables.nonempty(columns.get("group", []), path, row, "group"))
         if "split" in columns:
             splits.extend(tables.choices(columns["split"], {name: name for name in SPLITS}, path, row, "split"))
     faces = np.concatenate(images)
@@ -147,8 +147,9 @@ def _read_folder(folder: Path, seed: int, quiet: bool) -> KeypointFaces:
     for _, columns in tables.chunks(path, ["file", *SQUARE, *COORDINATES], quiet=True):
         for name, cells in columns.items():
             table.setdefault(name, []).extend(cells)
-    names = table["file"]
+    names = tables.nonempty(table["file"], path, 1, "file")
     points = _points(table, path, 1)
+    sources = tables.nonempty(table.get("source", [folder.name] * len(names)), path, 1, "source")
     crops = np.stack([tables.numbers(table[name], path, 1, name) for name in SQUARE], axis=1)
     if (invalid := np.flatnonzero(crops[:, 2] <= 0)).size:
         cell = table["crop_side"][invalid[0]]
@@ -170,14 +171,14 @@ def _read_folder(folder: Path, seed: int, quiet: bool) -> KeypointFaces:
     upscale = np.full(len(names), np.nan)
     if "upscale" in table:
         upscale = tables.numbers(table["upscale"], path, 1, "upscale", missing=True).astype(np.float64)
-    own_groups = tables.named(table.get("group", []), path, 1, "group")
+    own_groups = tables.nonempty(table.get("group", []), path, 1, "group")
     groups = np.array(own_groups) if own_groups else duplicate_groups(images, quiet=quiet)
     split = split_by_group(groups, seed) if own_split is None else with_validation(own_split, groups, seed)
     return KeypointFaces(
         images=images,
         points=points,
         squares=np.tile(np.array([(CANVAS - 1) / 2, (CANVAS - 1) / 2, KAGGLE_SIZE], dtype=np.float64), (len(names), 1)),
-        source=np.array(table.get("source", [folder.name] * len(names)), dtype=np.str_),
+        source=np.array(sources, dtype=np.str_),
         group=groups,
         split=split,
         names=np.array(names, dtype=np.str_),

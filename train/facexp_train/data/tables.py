@@ -160,7 +160,7 @@ def choices(texts: Texts, allowed: dict[str, str], path: Path, row: int, column:
     return [allowed[text] for text in texts]
 
 
-def named(texts: Texts, path: Path, row: int, column: str) -> Texts:
+def nonempty(texts: Texts, path: Path, row: int, column: str) -> Texts:
     """The N texts, unchanged; DataError names the first one that is empty."""
     for index, text in enumerate(texts):
         if not text:

@@ -27,7 +27,7 @@ VOTES: tuple[str, ...] = (
 """The ten columns of votes, in the order of FER+'s file; NF means "not a face"."""
 
 
-def votes_beside(path: Path) -> Path | None:
+def find_votes(path: Path) -> Path | None:
     """FER+'s file next to a CSV file, None if there is none."""
     file = path.parent / VOTES_NAME
     return file if file.is_file() else None

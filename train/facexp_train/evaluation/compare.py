@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 
 from facexp_train.errors import DataError
-from facexp_train.evaluation.answered import short
 from facexp_train.evaluation.evaluate import Evaluation
 from facexp_train.evaluation.metrics import Figure, Floats, Metric, figure, keypoint_metrics, resample_weights, unit
+from facexp_train.evaluation.ranking import shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +36,18 @@ class Difference:
 def compare(first: Evaluation, second: Evaluation) -> list[Difference]:
     """Return every metric that both evaluations have, on the same faces; DataError if there is none."""
     split = first.split
-    if first.located is not None and second.located is not None:
-        errors = first.located.errors(), second.located.errors()
+    if first.keypoints is not None and second.keypoints is not None:
+        errors = first.keypoints.errors(), second.keypoints.errors()
         rated = np.isfinite(errors[0].face) & np.isfinite(errors[1].face)
         metrics = [keypoint_metrics(each.chosen(rated)) for each in errors]
-        return _differences("", metrics[0], metrics[1], split, resample_weights(first.located.groups[rated]))
-    others = {(view.name, view.labels): view for view in second.views}
+        return _differences("", metrics[0], metrics[1], split, resample_weights(first.keypoints.groups[rated]))
+    others = {(each.name, each.labels): each for each in second.emotions}
     found: list[Difference] = []
-    for view in first.views:
-        other = others.get((view.name, view.labels))
+    for each in first.emotions:
+        other = others.get((each.name, each.labels))
         if other is not None:
-            weights = resample_weights(view.groups[view.truth >= 0])
-            found += _differences(f"{view.name}/", view.metrics(), other.metrics(), split, weights)
+            weights = resample_weights(each.groups[each.truth >= 0])
+            found += _differences(f"{each.name}/", each.metrics(), other.metrics(), split, weights)
     if not found:
         raise DataError("the two models have nothing in common to compare: their outputs or their classes differ")
     return found
@@ -71,10 +71,10 @@ def _minus(first: Metric, second: Metric, weights: Floats) -> Floats:
 def comparison_table(differences: Sequence[Difference], names: Sequence[str]) -> str:
     """Return both models' figures and the differences, as text; "*" marks an interval that excludes zero."""
     width = max(len(each.metric) for each in differences) + 6
-    first, second = map(short, names)
+    first, second = map(shortened, names)
     lines = [f"{'metric':<{width}}{'faces':>7}{first:>26}{second:>26}{'difference':>28}"]
     for each in differences:
-        cells = [figure.said() for figure in (each.first, each.second, each.difference)]
+        cells = [figure.text() for figure in (each.first, each.second, each.difference)]
         name = f"{each.metric}, {unit(each.metric)}"
         mark = " *" if each.clear else ""
         lines.append(f"{name:<{width}}{each.first.n:>7}{cells[0]:>26}{cells[1]:>26}{cells[2]:>28}{mark}")

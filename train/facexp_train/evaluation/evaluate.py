@@ -44,6 +44,9 @@ Align = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 ALIGNED = "aligned"
 """Suffix of the split's name in figures of such faces."""
 
+AS_IT_IS, WITHOUT_TEMPERATURE = "as it is", "without its temperature"
+"""The names of a model's calibration curves, in the legend too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
@@ -55,8 +58,8 @@ class Confusion:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """A model's answers to N faces, with the true classes of one labelling, over all or some classes.
+class EmotionPredictions:
+    """A model's logits for N faces, with the true classes of one labelling, over all or some classes.
 
     logits: float32 (N, C). truth: int64 (N,) codes of `labels`, -1 for a face that is not rated. groups: (N,) str,
     equal for faces that the bootstrap draws together.
@@ -75,7 +78,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
+class KeypointPredictions:
     """A model's keypoints for N faces, with the true ones.
 
     images: uint8 (N, S, S). truth, predicted: float32 (N, 15, 2) in pixels of the images; NaN where a point is not
@@ -102,8 +105,8 @@ class Located:
 class Evaluation:
     """What was measured on one split. `worst` are the keypoint faces with the largest errors, as (name, error).
 
-    `calibrations` holds the curves of each labelling: of the model as it is, and without its temperature. `views`
-    (emotion) and `located` (keypoints) are the answers themselves, `faces` the emotion faces that were answered.
+    `calibrations` holds the curves of each labelling by AS_IT_IS and, if the model has one, WITHOUT_TEMPERATURE.
+    `emotions` and `keypoints` are the predictions themselves, `faces` the emotion faces that they are for.
     """
 
     split: str
@@ -111,9 +114,9 @@ class Evaluation:
     confusions: tuple[Confusion, ...] = ()
     calibrations: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
     worst: tuple[tuple[str, float], ...] = ()
-    views: tuple[View, ...] = ()
+    emotions: tuple[EmotionPredictions, ...] = ()
     faces: EmotionFaces | None = None
-    located: Located | None = None
+    keypoints: KeypointPredictions | None = None
 
     def value(self, metric: str, split: str | None = None) -> float:
         """Return the value of a metric; KeyError if it was not measured."""
@@ -131,12 +134,12 @@ def evaluate_keypoints(predict: Predict, faces: KeypointFaces, split: str) -> Ev
     """
     part = part_of(faces, split)
     crops, points = jittered_crops(part)
-    located = Located(crops[..., 0], points, predict(crops)["keypoints"], part.names, part.group)
-    errors = located.errors()
+    predictions = KeypointPredictions(crops[..., 0], points, predict(crops)["keypoints"], part.names, part.group)
+    errors = predictions.errors()
     figures = keypoint_figures(errors, part.group, split)
     for name, rows in strata(part).items():
         figures += keypoint_figures(errors.chosen(rows), part.group[rows], f"{split}/{name}")
-    return Evaluation(split, tuple(figures), worst=_worst(errors, part), located=located)
+    return Evaluation(split, tuple(figures), worst=_worst(errors, part), keypoints=predictions)
 
 
 def evaluate_detected(locate: Locate, faces: KeypointFaces, split: str, quiet: bool = False) -> Evaluation:
@@ -154,13 +157,13 @@ def evaluate_detected(locate: Locate, faces: KeypointFaces, split: str, quiet: b
             if points is not None:
                 found[row] = points
             bar.update()
-    located = Located(part.images, part.points, found, part.names, part.group)
-    errors = located.errors()
-    missed = located.missed()
+    predictions = KeypointPredictions(part.images, part.points, found, part.names, part.group)
+    errors = predictions.errors()
+    missed = predictions.missed()
     figures = detected_figures(errors, missed, part.group, split)
     for name, rows in strata(part).items():
         figures += detected_figures(errors.chosen(rows), missed[rows], part.group[rows], f"{split}/{name}")
-    return Evaluation(split, tuple(figures), worst=_worst(errors, part), located=located)
+    return Evaluation(split, tuple(figures), worst=_worst(errors, part), keypoints=predictions)
 
 
 def strata(faces: KeypointFaces) -> dict[str, NDArray[np.bool_]]:
@@ -232,39 +235,39 @@ def evaluate_emotion(
         name: (head, truth) for name, (head, truth) in truth_of.items() if head in logits and (truth >= 0).any()
     }
 
-    def views_of(logits: Mapping[str, NDArray[np.float32]], name: str) -> Iterator[View]:
+    def predictions_of(logits: Mapping[str, NDArray[np.float32]], name: str) -> Iterator[EmotionPredictions]:
         head, truth = labellings[name]
         for scored, labels, classes, true in (
             (name, part.classes, logits[head], truth),
             (f"{name}_five", FIVE, logits[head][:, five], truth_five[truth]),
         ):
             if (true >= 0).any():
-                yield View(scored, tuple(labels), classes, true, part.group)
+                yield EmotionPredictions(scored, tuple(labels), classes, true, part.group)
 
     figures: list[Figure] = []
     confusions = []
-    views = []
+    emotions = []
     calibrations: dict[str, dict[str, Curve]] = {}
     for name, (head, truth) in labellings.items():
-        for view in views_of(logits, name):
-            found, table = emotion_figures(view.logits, view.truth, part.group, view.labels, split)
-            figures += _named(view.name, found)
-            confusions.append(Confusion(view.name, view.labels, table))
-            views.append(view)
-        calibrations[name] = {"as it is": curve(logits[head], truth)}
+        for each in predictions_of(logits, name):
+            found, table = emotion_figures(each.logits, each.truth, part.group, each.labels, split)
+            figures += _named(each.name, found)
+            confusions.append(Confusion(each.name, each.labels, table))
+            emotions.append(each)
+        calibrations[name] = {AS_IT_IS: curve(logits[head], truth)}
         if temperatures is not None:
-            calibrations[name]["without its temperature"] = curve(logits[head] * temperatures[head], truth)
+            calibrations[name][WITHOUT_TEMPERATURE] = curve(logits[head] * temperatures[head], truth)
     if align is not None:
         logits = predict(align(part.images)[..., None])
         for name in labellings:
-            for view in views_of(logits, name):
-                found = emotion_scores(view.logits, view.truth, part.group, f"{split}/{ALIGNED}")
-                figures += _named(view.name, found)
+            for each in predictions_of(logits, name):
+                found = emotion_scores(each.logits, each.truth, part.group, f"{split}/{ALIGNED}")
+                figures += _named(each.name, found)
     for shift in SHIFTS:
         logits = predict(shifted(part.images, shift)[..., None])
         for name, (head, truth) in labellings.items():
             figures += _named(name, emotion_scores(logits[head], truth, part.group, f"{split}/{shift}"))
-    return Evaluation(split, tuple(figures), tuple(confusions), calibrations, views=tuple(views), faces=part)
+    return Evaluation(split, tuple(figures), tuple(confusions), calibrations, emotions=tuple(emotions), faces=part)
 
 
 def _named(labelling: str, figures: Sequence[Figure]) -> list[Figure]:
@@ -291,18 +294,18 @@ def keypoint_table(evaluation: Evaluation) -> str:
     lines = [f"{'split':<24}{'faces':>6}" + "".join(f"{_COLUMNS[name]:>22}" for name in columns)]
     for split in dict.fromkeys(figure.split for figure in evaluation.figures):
         row = evaluation.of(split)
-        cells = "".join(f"{row[c].said() if c in row else '-':>22}" for c in columns)
+        cells = "".join(f"{row[c].text() if c in row else '-':>22}" for c in columns)
         lines.append(f"{split:<24}{max(figure.n for figure in row.values()):>6}{cells}")
     found = evaluation.of(evaluation.split)
     if "ced_auc_10" in found:
-        mse, area = found["mse_px"].said(), found["ced_auc_10"].said()
+        mse, area = found["mse_px"].text(), found["ced_auc_10"].text()
         lines += [
             "",
             f"{evaluation.split}: MSE {mse} square px, area under the cumulative errors up to 10%: {area}",
         ]
     if by_point := point_figures(evaluation):
         lines += ["", f"{'point':<28}{'error/ocular':>22}"]
-        lines += [f"{name:<28}{figure.said():>22}" for name, figure in by_point]
+        lines += [f"{name:<28}{figure.text():>22}" for name, figure in by_point]
     return "\n".join(lines)
 
 
@@ -323,16 +326,16 @@ def emotion_table(evaluation: Evaluation) -> str:
             if split == evaluation.split and metric.startswith(confusion.name + "/")
         }
         lines += [
-            f"{evaluation.split} {confusion.name}: accuracy {row['accuracy'].said()}, "
-            f"macro-F1 {row['macro_f1'].said()}, "
-            f"calibration error {row['calibration_error'].said()}, {row['accuracy'].n} faces",
+            f"{evaluation.split} {confusion.name}: accuracy {row['accuracy'].text()}, "
+            f"macro-F1 {row['macro_f1'].text()}, "
+            f"calibration error {row['calibration_error'].text()}, {row['accuracy'].n} faces",
             *_aligned_line(found, evaluation.split, confusion.name),
             f"  {'class':<10}{'faces':>6}{'recall':>22}{'precision':>22}{'F1':>22}{'ROC area':>22}",
         ]
         for index, label in enumerate(confusion.labels):
             if f"recall/{label}" in row:
                 named = [row.get(f"{metric}/{label}") for metric in ("recall", "precision", "f1", "auc")]
-                cells = "".join(f"{'-' if figure is None else figure.said():>22}" for figure in named)
+                cells = "".join(f"{'-' if figure is None else figure.text():>22}" for figure in named)
                 lines.append(f"  {label:<10}{confusion.table[index].sum():>6}{cells}")
         lines.append("")
     labellings = [
@@ -342,13 +345,13 @@ def emotion_table(evaluation: Evaluation) -> str:
     ]
     lines.append(f"{'accuracy':<24}" + "".join(f"{name:>22}" for name in labellings))
     for title, split in (("as they are", evaluation.split), *((name, f"{evaluation.split}/{name}") for name in SHIFTS)):
-        cells = "".join(f"{found[split, f'{name}/accuracy'].said():>22}" for name in labellings)
+        cells = "".join(f"{found[split, f'{name}/accuracy'].text():>22}" for name in labellings)
         lines.append(f"{title:<24}{cells}")
     return "\n".join(lines)
 
 
 def _aligned_line(found: Mapping[tuple[str, str], Figure], split: str, labelling: str) -> Iterator[str]:
     row = [found.get((f"{split}/{ALIGNED}", f"{labelling}/{name}")) for name in ("accuracy", "macro_f1")]
-    cells = [figure.said() for figure in row if figure is not None]
+    cells = [figure.text() for figure in row if figure is not None]
     if cells:
         yield f"  aligned, as facexp crops faces: accuracy {cells[0]}, macro-F1 {cells[1]}"

@@ -13,10 +13,10 @@ from sklearn.metrics import classification_report
 from facexp.files import write_atomically
 from facexp.geometry import KEYPOINTS
 from facexp_train.evaluation import report
-from facexp_train.evaluation.answered import LABELLINGS, AnsweredEmotions, AnsweredPoints
 from facexp_train.evaluation.compare import Difference, compare
-from facexp_train.evaluation.evaluate import Evaluation, View, point_figures
+from facexp_train.evaluation.evaluate import AS_IT_IS, EmotionPredictions, Evaluation, point_figures
 from facexp_train.evaluation.metrics import Figure, unit
+from facexp_train.evaluation.ranking import LABELLINGS, EmotionRanking, KeypointRanking
 from facexp_train.reporting import page, sheets
 from facexp_train.reporting.page import Picture, Section, Table
 from facexp_train.stored import read_facts
@@ -54,7 +54,7 @@ def write_report(models: Mapping[str, Evaluation], data: str, out: Path) -> Path
     first = evaluations[0]
     differences = compare(first, evaluations[1]) if len(models) > 1 else []
     parts = _Parts(models, first.split, out)
-    sections = [_overview(parts, differences), *(parts.emotion() if first.views else parts.keypoints())]
+    sections = [_overview(parts, differences), *(parts.emotion() if first.emotions else parts.keypoints())]
     count = max((figure.n for figure in first.of(first.split).values()), default=0)
     about = page.Page(
         " and ".join(names),
@@ -69,14 +69,14 @@ def write_report(models: Mapping[str, Evaluation], data: str, out: Path) -> Path
     return page.write(about, out, numbers)
 
 
-def _said(figure: Figure | None) -> str:
-    return "" if figure is None else figure.said()
+def _text(figure: Figure | None) -> str:
+    return "" if figure is None else figure.text()
 
 
 def _overview(parts: _Parts, differences: Sequence[Difference]) -> Section:
     rows: list[tuple[page.Cell, ...]]
-    views = [view for evaluation in parts.models.values() for view in evaluation.views]
-    single = {*KEYPOINTS, *(label for view in views for label in view.labels)}
+    emotions = [each for evaluation in parts.models.values() for each in evaluation.emotions]
+    single = {*KEYPOINTS, *(label for each in emotions for label in each.labels)}
 
     def detail(each: Figure | Difference) -> bool:
         """Whether a figure is of a single point or class; these are in the sections below."""
@@ -114,9 +114,9 @@ class _Parts:
     out: Path
 
     def keypoints(self) -> list[Section]:
-        located = {name: each.located for name, each in self.models.items() if each.located is not None}
+        predictions = {name: each.keypoints for name, each in self.models.items() if each.keypoints is not None}
         curves, texts = {}, {}
-        for name, each in located.items():
+        for name, each in predictions.items():
             face = each.errors().face
             # a face without labelled eyes has no error, but is no failure either
             rated = each.missed() | np.isfinite(face)
@@ -125,7 +125,7 @@ class _Parts:
             found = evaluation.of(self.split)
             area, failed = found.get("ced_auc_10"), found.get("faces_above_10", found.get("detected_failures"))
             measured = {"area to 10%": area, "failures": failed}
-            texts[name] = ", ".join(f"{what} {_said(each)}%" for what, each in measured.items() if each is not None)
+            texts[name] = ", ".join(f"{what} {_text(each)}%" for what, each in measured.items() if each is not None)
         cumulative = self._picture(
             "cumulative", "The share of faces with an error below the value on the horizontal axis."
         )
@@ -137,10 +137,10 @@ class _Parts:
             report.draw_points(points, self._path(chart), f"error of each point, {self.split}")
             sections.append(Section("Points", (chart,)))
         sections.append(Section("Sources, poses and sizes", [self._strata(name) for name in self.models]))
-        for name, each in located.items():
+        for name, each in predictions.items():
             sheet = self._picture("worst", f"The faces with the largest errors of {name}.", name)
-            answered = AnsweredPoints(each)
-            sheets.draw_sheet([answered.cell(row) for row in answered.worst()[: sheets.SHOWN]], self._path(sheet))
+            ranking = KeypointRanking(each)
+            sheets.draw_sheet([ranking.cell(row) for row in ranking.worst()[: sheets.SHOWN]], self._path(sheet))
             sections.append(Section(self._of("Worst faces", name), (sheet,)))
         return sections
 
@@ -151,45 +151,45 @@ class _Parts:
         for split in dict.fromkeys(figure.split for figure in figures):
             found = self.models[name].of(split)
             count = max(figure.n for figure in found.values())
-            rows.append((split, count, *(_said(found.get(kind)) for kind in kinds)))
+            rows.append((split, count, *(_text(found.get(kind)) for kind in kinds)))
         columns = ("faces of", "number", *(f"{kind}, {unit(kind)}" for kind in kinds))
         return Table(self._name("strata", name), self._of("By source, pose and size", name), columns, rows)
 
     def emotion(self) -> list[Section]:
         first = next(iter(self.models.values()))
         sections = []
-        for view in first.views:
-            views = {name: v for name, e in self.models.items() for v in e.views if v.name == view.name}
-            title = LABELLINGS.get(view.name.removesuffix("_five"), view.name) + f", {len(view.labels)} classes"
-            contents: list[page.Part] = [self._report(name, each) for name, each in views.items()]
-            contents += [self._confusion(name, view.name) for name in views]
-            contents += self._roc(views, title)
-            contents += self._calibration(view.name, title)
-            if not view.name.endswith(("_five", "_clear")):
-                contents += [part for name, each in views.items() for part in self._mistakes(name, each)]
+        for name, classes in ((each.name, len(each.labels)) for each in first.emotions):
+            by_model = {model: e for model, each in self.models.items() for e in each.emotions if e.name == name}
+            title = f"{LABELLINGS.get(name.removesuffix('_five'), name)}, {classes} classes"
+            contents: list[page.Part] = [self._report(model, each) for model, each in by_model.items()]
+            contents += [self._confusion(model, name) for model in by_model]
+            contents += self._roc(by_model, title)
+            contents += self._calibration(name, title)
+            if not name.endswith(("_five", "_clear")):
+                contents += [part for model, each in by_model.items() for part in self._mistakes(model, each)]
             sections.append(Section(title, contents))
         return [*sections, *(self._shifts(name) for name in self.models)]
 
-    def _report(self, name: str, view: View) -> Table:
+    def _report(self, name: str, predictions: EmotionPredictions) -> Table:
         """The figures of scikit-learn's classification report, with intervals."""
-        rated = view.truth >= 0
-        true, predicted = view.truth[rated], view.logits[rated].argmax(axis=1)
+        rated = predictions.truth >= 0
+        true, predicted = predictions.truth[rated], predictions.logits[rated].argmax(axis=1)
         codes = np.unique(true)
         counted = classification_report(
             true,
             predicted,
             labels=codes,
-            target_names=[view.labels[c] for c in codes],
+            target_names=[predictions.labels[c] for c in codes],
             output_dict=True,
             zero_division=0,
         )
         found = self.models[name].of(self.split)
 
         def cells(*metrics: str) -> list[str]:
-            return [_said(found.get(f"{view.name}/{metric}")) for metric in metrics]
+            return [_text(found.get(f"{predictions.name}/{metric}")) for metric in metrics]
 
         rows = []
-        for label in (view.labels[code] for code in codes):
+        for label in (predictions.labels[code] for code in codes):
             metrics = (f"{metric}/{label}" for metric in ("precision", "recall", "f1", "auc"))
             rows.append((label, int(counted[label]["support"]), *cells(*metrics)))
         faces = int(rated.sum())
@@ -197,53 +197,61 @@ class _Parts:
         rows.append(("weighted average", faces, *cells("weighted_precision", "accuracy", "weighted_f1"), ""))
         rows.append(("accuracy", faces, "", *cells("accuracy"), "", ""))
         columns = ("class", "faces", "precision, %", "recall, %", "F1, %", "ROC area, %")
-        return Table(self._name(f"report_{view.name}", name), self._of("Classification report", name), columns, rows)
+        return Table(
+            self._name(f"report_{predictions.name}", name), self._of("Classification report", name), columns, rows
+        )
 
-    def _confusion(self, name: str, view: str) -> Picture:
-        (confusion,) = (each for each in self.models[name].confusions if each.name == view)
-        picture = self._picture(f"confusion_{view}", "Confusion matrix: shares of the true class, and counts.", name)
+    def _confusion(self, name: str, labelling: str) -> Picture:
+        (confusion,) = (each for each in self.models[name].confusions if each.name == labelling)
+        picture = self._picture(
+            f"confusion_{labelling}", "Confusion matrix: shares of the true class, and counts.", name
+        )
         report.draw_confusion(
-            confusion.table, confusion.labels, self._path(picture), f"{self._of(view, name)}, {self.split}"
+            confusion.table, confusion.labels, self._path(picture), f"{self._of(labelling, name)}, {self.split}"
         )
         return picture
 
-    def _roc(self, views: Mapping[str, View], title: str) -> list[Picture]:
-        view = next(iter(views.values()))
+    def _roc(self, by_model: Mapping[str, EmotionPredictions], title: str) -> list[Picture]:
+        first = next(iter(by_model.values()))
         areas = {}
-        for name in views:
+        for name in by_model:
             found = self.models[name].of(self.split)
-            named = {label: found.get(f"{view.name}/auc/{label}") for label in view.labels}
-            areas[name] = {label: _said(figure) for label, figure in named.items() if figure is not None}
+            named = {label: found.get(f"{first.name}/auc/{label}") for label in first.labels}
+            areas[name] = {label: _text(figure) for label, figure in named.items() if figure is not None}
         if not any(areas.values()):
             return []
         picture = self._picture(
-            f"roc_{view.name}", "ROC curves of each class against the rest; the figure is the area, %."
+            f"roc_{first.name}", "ROC curves of each class against the rest; the figure is the area, %."
         )
-        report.draw_roc(views, areas, self._path(picture), f"{title}, {self.split}: each class against the rest")
+        report.draw_roc(by_model, areas, self._path(picture), f"{title}, {self.split}: each class against the rest")
         return [picture]
 
-    def _calibration(self, view: str, title: str) -> list[Picture]:
-        found = {name: each.calibrations[view] for name, each in self.models.items() if view in each.calibrations}
+    def _calibration(self, labelling: str, title: str) -> list[Picture]:
+        found = {
+            name: each.calibrations[labelling] for name, each in self.models.items() if labelling in each.calibrations
+        }
         if not found:
             return []
         if len(found) > 1:
-            curves = {name: each["as it is"] for name, each in found.items()}
+            curves = {name: each[AS_IT_IS] for name, each in found.items()}
         else:
             (curves,) = (dict(each) for each in found.values())
         caption = "The accuracy of the predicted classes over their probability; larger marks are more faces."
-        picture = self._picture(f"calibration_{view}", caption)
-        report.draw_calibration(curves, self._path(picture), f"{view}, {self.split}")
+        picture = self._picture(f"calibration_{labelling}", caption)
+        report.draw_calibration(curves, self._path(picture), f"{labelling}, {self.split}")
         return [picture]
 
-    def _mistakes(self, name: str, view: View) -> list[Picture]:
+    def _mistakes(self, name: str, predictions: EmotionPredictions) -> list[Picture]:
         faces = self.models[name].faces
         if faces is None:
             return []
-        answered = AnsweredEmotions(view, faces)
-        cells = [answered.cell(row) for row in answered.worst()[: sheets.SHOWN]]
+        ranking = EmotionRanking(predictions, faces)
+        cells = [ranking.cell(row) for row in ranking.worst()[: sheets.SHOWN]]
         if not cells:
             return []
-        picture = self._picture(f"mistakes_{view.name}", self._of("The most confident mistakes", name) + ".", name)
+        picture = self._picture(
+            f"mistakes_{predictions.name}", self._of("The most confident mistakes", name) + ".", name
+        )
         sheets.draw_sheet(cells, self._path(picture))
         return [picture]
 
@@ -253,7 +261,7 @@ class _Parts:
         rows = []
         for split in dict.fromkeys(f.split for f in figures):
             found = self.models[name].of(split)
-            rows.append((split.partition("/")[2] or "as they are", *(_said(found.get(kind)) for kind in kinds)))
+            rows.append((split.partition("/")[2] or "as they are", *(_text(found.get(kind)) for kind in kinds)))
         columns = ("faces", *(f"{kind}, %" for kind in kinds))
         table = Table(self._name("shifts", name), self._of("Accuracy on changed faces", name), columns, rows)
         return Section(self._of("Changed faces", name), (table,))

@@ -48,7 +48,7 @@ class Figure:
         factor = 100 if unit(self.metric) == SHARES else 1
         return factor * self.value, factor * self.low, factor * self.high
 
-    def said(self) -> str:
+    def text(self) -> str:
         """The value and its interval as text, in the metric's unit: one decimal for shares, two for pixels."""
         digits = 1 if unit(self.metric) == SHARES else 2
         value, low, high = (f"{each:.{digits}f}" for each in self.scaled())
@@ -89,13 +89,18 @@ def ratio(numerator: Floats, denominator: Floats) -> Metric:
     return lambda weights: _divide(weights @ numerator, weights @ denominator)
 
 
-def rmse(pixels: Floats) -> Metric:
-    """Root mean square error of (N, 15) distances in pixels, NaN where a point is not labelled.
+def mse(pixels: Floats) -> Metric:
+    """Mean square error of (N, 15) distances in pixels, NaN where a point is not labelled.
 
     The mean is over coordinates, as in Kaggle's score: a point's squared distance is the sum of two squared errors.
     """
     known = np.isfinite(pixels)
-    squared = ratio((np.where(known, pixels, 0) ** 2).sum(axis=1) / 2, known.sum(axis=1).astype(np.float64))
+    return ratio((np.where(known, pixels, 0) ** 2).sum(axis=1) / 2, known.sum(axis=1).astype(np.float64))
+
+
+def rmse(pixels: Floats) -> Metric:
+    """Root of the `mse`."""
+    squared = mse(pixels)
     return lambda weights: np.sqrt(squared(weights))
 
 
@@ -139,7 +144,7 @@ def keypoint_metrics(errors: KeypointErrors) -> dict[str, Metric]:
     known, ones = np.isfinite(pixels), np.ones(len(face))
     metrics: dict[str, Metric] = {
         "rmse_px": rmse(pixels),
-        "mse_px": lambda weights: rmse(pixels)(weights) ** 2,
+        "mse_px": mse(pixels),
         "error_interocular": ratio(face, ones),
         "faces_above_10": ratio((face > FAILURE).astype(np.float64), ones),
         "ced_auc_10": ratio(np.maximum(0, 1 - face / FAILURE), ones),

@@ -20,9 +20,9 @@ from facexp_train.data import tables
 from facexp_train.data.emotion_data import EmotionFaces, truths
 from facexp_train.data.keypoint_data import COORDINATES, KeypointFaces
 from facexp_train.errors import DataError
-from facexp_train.evaluation.answered import called, short
 from facexp_train.evaluation.evaluate import Predict
 from facexp_train.evaluation.metrics import keypoint_errors
+from facexp_train.evaluation.ranking import face_caption, shortened
 from facexp_train.progress import progress_bar
 from facexp_train.reporting.sheets import COLUMNS, Cell, draw_sheet
 
@@ -31,7 +31,7 @@ Points = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class Predictions:
     """The predictions for N faces, in the framing of the dataset.
 
     Attributes:
@@ -54,17 +54,17 @@ def framed(faces: Faces) -> tuple[NDArray[np.uint8], Points | None]:
     return (faces.images, None) if isinstance(faces, EmotionFaces) else cut_squares(faces)
 
 
-def ask(predict: Predict, faces: Faces) -> Answers:
+def predict_with_network(predict: Predict, faces: Faces) -> Predictions:
     """The predictions of one network."""
     crops, truth = framed(faces)
     outputs = predict(crops[..., None])
     if isinstance(faces, KeypointFaces):
-        return Answers(crops, outputs["keypoints"], truth, {}, ())
+        return Predictions(crops, outputs["keypoints"], truth, {}, ())
     probabilities = {head: softmax(logits.astype(np.float64), axis=1) for head, logits in outputs.items()}
-    return Answers(crops, None, None, probabilities, faces.classes)
+    return Predictions(crops, None, None, probabilities, faces.classes)
 
 
-def ask_product(analyzer: Analyzer, faces: Faces, quiet: bool = False) -> Answers:
+def predict_with_analyzer(analyzer: Analyzer, faces: Faces, quiet: bool = False) -> Predictions:
     """The predictions of the runtime's Analyzer, points and emotion, for crops that each show one face."""
     crops, truth = framed(faces)
     results = []
@@ -74,20 +74,22 @@ def ask_product(analyzer: Analyzer, faces: Faces, quiet: bool = False) -> Answer
             bar.update(len(results) - start)
     probabilities = np.array([[face.emotion.probabilities[label] for label in analyzer.labels] for face in results])
     points = np.stack([face.keypoints for face in results]).astype(np.float32)
-    return Answers(crops, points, truth, {"emotion": probabilities}, tuple(analyzer.labels))
+    return Predictions(crops, points, truth, {"emotion": probabilities}, tuple(analyzer.labels))
 
 
-def answers_beside(sheet: Path) -> Path:
+def predictions_path(sheet: Path) -> Path:
     """The path of a sheet's CSV file; DataError if either file exists and was not written by `write_predictions`."""
     path = sheet.with_suffix(".csv")
-    if path.exists() and not _holds_answers(path):
-        raise DataError(f"{path}: the answers would replace this file, which holds something else; name another --out")
+    if path.exists() and not _holds_predictions(path):
+        raise DataError(
+            f"{path}: the predictions would replace this file, which holds something else; name another --out"
+        )
     if sheet.exists() and not path.exists():
         raise DataError(f"{sheet}: the sheet would replace this file, which is not an older sheet; name another --out")
     return path
 
 
-def _holds_answers(path: Path) -> bool:
+def _holds_predictions(path: Path) -> bool:
     try:
         first, *others = tables.columns(path)
     except (DataError, ValueError):
@@ -95,20 +97,20 @@ def _holds_answers(path: Path) -> bool:
     return first in ("face", "row") and any(name.startswith("true_") for name in others)
 
 
-def write_predictions(answers: Answers, faces: Faces, sheet: Path, count: int) -> Path:
+def write_predictions(predictions: Predictions, faces: Faces, sheet: Path, count: int) -> Path:
     """Write a sheet of `count` faces, a random but reproducible choice, and a CSV file of all faces; return its path.
 
     The CSV file has one row per face. It holds the face's name or row number. Of emotions it holds the true class, the
     predicted class and the probability of each class. Predicted points are in Kaggle's columns and labelled points in
     the same with the prefix "true_", in pixels of the crop (96 x 96 for keypoint faces; for Kaggle's files the crop is
-    the whole picture). DataError as in `answers_beside`.
+    the whole picture). DataError as in `predictions_path`.
     """
-    path = answers_beside(sheet)
+    path = predictions_path(sheet)
     sheet.parent.mkdir(parents=True, exist_ok=True)
     rows = np.sort(np.random.default_rng(0).permutation(len(faces))[:count])
     # a file of its own is seen on a desktop screen, so it may be twice as wide as the sheets in a page
-    draw_sheet([_cell(answers, faces, int(row)) for row in rows], sheet, 2 * COLUMNS)
-    columns = _columns(answers, faces)
+    draw_sheet([_cell(predictions, faces, int(row)) for row in rows], sheet, 2 * COLUMNS)
+    columns = _columns(predictions, faces)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
@@ -117,7 +119,7 @@ def write_predictions(answers: Answers, faces: Faces, sheet: Path, count: int) -
     return path
 
 
-def _columns(answers: Answers, faces: Faces) -> dict[str, Sequence[object]]:
+def _columns(predictions: Predictions, faces: Faces) -> dict[str, Sequence[object]]:
     columns: dict[str, Sequence[object]] = {}
     if isinstance(faces, KeypointFaces):
         columns["face"] = faces.names.tolist()
@@ -125,13 +127,13 @@ def _columns(answers: Answers, faces: Faces) -> dict[str, Sequence[object]]:
         columns["row"] = faces.names.tolist()
         for labelling, codes in truths(faces).items():
             columns[f"true_{labelling}"] = [faces.classes[code] if code >= 0 else "" for code in codes]
-    for head, probabilities in answers.emotions.items():
-        columns[f"predicted_{head}"] = [answers.classes[code] for code in probabilities.argmax(axis=1)]
-        for code, label in enumerate(answers.classes):
+    for head, probabilities in predictions.emotions.items():
+        columns[f"predicted_{head}"] = [predictions.classes[code] for code in probabilities.argmax(axis=1)]
+        for code, label in enumerate(predictions.classes):
             columns[f"{head}_{label}"] = [round(float(value), 4) for value in probabilities[:, code]]
-    if answers.points is not None and answers.truth is not None:
-        columns["error_percent"] = _numbers(100 * keypoint_errors(answers.points, answers.truth).face)
-    for prefix, points in (("", answers.points), ("true_", answers.truth)):
+    if predictions.points is not None and predictions.truth is not None:
+        columns["error_percent"] = _numbers(100 * keypoint_errors(predictions.points, predictions.truth).face)
+    for prefix, points in (("", predictions.points), ("true_", predictions.truth)):
         if points is not None:
             for name, values in zip(COORDINATES, points.reshape(len(points), -1).T, strict=True):
                 columns[prefix + name] = _numbers(values)
@@ -142,19 +144,19 @@ def _numbers(values: NDArray[Any]) -> list[object]:
     return [round(float(value), 3) if np.isfinite(value) else "" for value in values]
 
 
-def _cell(answers: Answers, faces: Faces, row: int) -> Cell:
+def _cell(predictions: Predictions, faces: Faces, row: int) -> Cell:
     if isinstance(faces, KeypointFaces):
-        caption = [short(str(faces.names[row]))]
+        caption = [shortened(str(faces.names[row]))]
     else:
-        caption = [called(str(faces.names[row]))]
+        caption = [face_caption(str(faces.names[row]))]
         for labelling, codes in truths(faces).items():
             caption.append(f"true {labelling}: {faces.classes[codes[row]] if codes[row] >= 0 else '-'}")
-    for head, probabilities in answers.emotions.items():
+    for head, probabilities in predictions.emotions.items():
         code = int(probabilities[row].argmax())
-        predicted = f"said {head}" if len(answers.emotions) > 1 else "said"
-        caption.append(f"{predicted}: {answers.classes[code]} {100 * probabilities[row, code]:.0f}%")
-    points = {"true": answers.truth, "predicted": answers.points}
-    if answers.truth is not None and answers.points is not None:
-        error = keypoint_errors(answers.points[[row]], answers.truth[[row]]).face[0]
+        predicted = f"predicted {head}" if len(predictions.emotions) > 1 else "predicted"
+        caption.append(f"{predicted}: {predictions.classes[code]} {100 * probabilities[row, code]:.0f}%")
+    points = {"true": predictions.truth, "predicted": predictions.points}
+    if predictions.truth is not None and predictions.points is not None:
+        error = keypoint_errors(predictions.points[[row]], predictions.truth[[row]]).face[0]
         caption.append(f"error {100 * error:.1f}%" if np.isfinite(error) else "no error: eyes not labelled")
-    return Cell(answers.crops[row], caption, {kind: each[row] for kind, each in points.items() if each is not None})
+    return Cell(predictions.crops[row], caption, {kind: each[row] for kind, each in points.items() if each is not None})

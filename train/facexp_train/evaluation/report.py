@@ -13,7 +13,7 @@ from scipy.special import softmax
 from sklearn.metrics import roc_curve
 
 from facexp_train.evaluation.calibration import Curve
-from facexp_train.evaluation.evaluate import View
+from facexp_train.evaluation.evaluate import EmotionPredictions
 from facexp_train.evaluation.metrics import FAILURE, Figure, Floats, resample_weights
 from facexp_train.reporting.style import COLOURS, SHADES, WIDTH, drawing
 
@@ -144,36 +144,43 @@ def draw_points(points: Mapping[str, Sequence[tuple[str, Figure]]], path: Path, 
             figure.legend(loc="outside lower center", ncols=1)
 
 
-def draw_roc(views: Mapping[str, View], areas: Mapping[str, Mapping[str, str]], path: Path, title: str) -> None:
+def draw_roc(
+    by_model: Mapping[str, EmotionPredictions], areas: Mapping[str, Mapping[str, str]], path: Path, title: str
+) -> None:
     """Draw ROC curves of each class against the rest, one panel per class and one line per model, as a PNG.
 
-    `areas` holds the text for each curve, by model and class; a class without a text is not drawn.
+    `by_model` holds the predictions of each model. `areas` holds the text for each curve, by model and class; a class
+    without a text is not drawn.
     """
-    labels = [label for label in next(iter(views.values())).labels if any(label in texts for texts in areas.values())]
+    labels = [
+        label for label in next(iter(by_model.values())).labels if any(label in texts for texts in areas.values())
+    ]
     columns = min(2, len(labels))
     rows = -(-len(labels) // columns)
     with drawing(path, height=2.75 * rows + 0.4, width=2.35 * columns) as figure:
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, label in zip(panels, labels, strict=False):
-            _roc_panel(axes, views, areas, label)
+            _roc_panel(axes, by_model, areas, label)
         for axes in panels[len(labels) :]:
             axes.set_axis_off()
         for axes in panels[::columns]:
             axes.set_ylabel("true positive rate, %")
         figure.suptitle(title, fontsize=10)
-        if len(views) > 1:
+        if len(by_model) > 1:
             handles = panels[0].get_lines()[1:]
-            figure.legend(handles, list(views), loc="outside lower center", ncols=1)
+            figure.legend(handles, list(by_model), loc="outside lower center", ncols=1)
 
 
-def _roc_panel(axes: Axes, views: Mapping[str, View], areas: Mapping[str, Mapping[str, str]], label: str) -> None:
+def _roc_panel(
+    axes: Axes, by_model: Mapping[str, EmotionPredictions], areas: Mapping[str, Mapping[str, str]], label: str
+) -> None:
     axes.plot([0, 100], [0, 100], color="0.6", linewidth=1, linestyle="--")
-    for number, (name, view) in enumerate(views.items()):
-        rated, code = view.truth >= 0, view.labels.index(label)
-        probabilities = softmax(view.logits[rated].astype(float), axis=1)[:, code]
-        false, true, _ = roc_curve(view.truth[rated] == code, probabilities)
+    for number, (name, predictions) in enumerate(by_model.items()):
+        rated, code = predictions.truth >= 0, predictions.labels.index(label)
+        probabilities = softmax(predictions.logits[rated].astype(float), axis=1)[:, code]
+        false, true, _ = roc_curve(predictions.truth[rated] == code, probabilities)
         axes.plot(100 * false, 100 * true, color=COLOURS[number], linestyle=_LINES[number])
-        place = 0.04 + 0.11 * (len(views) - 1 - number)
+        place = 0.04 + 0.11 * (len(by_model) - 1 - number)
         text: dict[str, Any] = {"ha": "right", "fontsize": 8, "color": COLOURS[number], "transform": axes.transAxes}
         axes.text(0.97, place, areas[name].get(label, ""), **text)
     axes.set(

@@ -13,7 +13,7 @@ from facexp.geometry import KEYPOINTS
 from facexp_train.data.splits import SPLITS
 from facexp_train.errors import DataError
 from facexp_train.exploration import figures
-from facexp_train.exploration.findings import Finding, contrast, find, wholes
+from facexp_train.exploration.findings import Finding, contrast, dataset_warnings, find
 from facexp_train.exploration.shapes import Shape, known_points
 from facexp_train.exploration.survey import Survey, survey
 from facexp_train.progress import progress_bar
@@ -58,7 +58,7 @@ def explore(
     faces = survey(data, votes, seed=seed, quiet=quiet)
     seen = None if judge is None else _judged(faces, judge, quiet)
     found = find(faces, seen)
-    warnings = [*wholes(faces), *(finding.warning(faces) for finding in found if finding.harm)]
+    warnings = [*dataset_warnings(faces), *(finding.warning(faces) for finding in found if finding.harm)]
     out.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     with progress_bar(4 + len(found), "drawing", "picture", quiet=quiet) as bar:
@@ -72,7 +72,7 @@ def explore(
         bar.update()
         sections.append(_found(faces, found, seen is not None, out, bar.update))
     size = faces.images.shape[1]
-    lead = f"{len(faces):,} faces of {size}x{size} pixels, labelled for {faces.task}. {faces.counted}"
+    lead = f"{len(faces):,} faces of {size}x{size} pixels, labelled for {faces.task}. {faces.rows_note}"
     name = Path(data).name
     content = Page(f"Dataset {name}", lead, sections, warnings)
     numbers: dict[str, object] = {
@@ -214,7 +214,7 @@ def _light(faces: Survey, out: Path) -> tuple[Section, tuple[NDArray[np.float64]
 def _found(faces: Survey, found: list[Finding], judged: bool, out: Path, drawn: Callable[[], object]) -> Section:
     parts: list[Part] = []
     if not judged:
-        parts.append("Whether the pictures show faces was not checked, because onnxruntime is not installed.")
+        parts.append("Whether the pictures show faces was not checked; `facexp explore` does so if it has onnxruntime.")
     summary: list[list[Cell]] = [[finding.kind, len(finding.faces), finding.text] for finding in found]
     parts.append(Table("found", "What was found", ["kind", "faces", "what it is"], summary, shown=40))
     lines: list[list[Cell]] = []

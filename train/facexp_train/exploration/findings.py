@@ -13,22 +13,22 @@ from facexp_train.data.splits import SPLITS
 from facexp_train.exploration import shapes
 from facexp_train.exploration.survey import Survey
 
-FAINT = 8.0
+MIN_CONTRAST = 8.0
 """Standard deviation of the pixels, of 255, below which a picture that is not flat has almost no contrast."""
-FAR = 3.0
+MAX_SHAPE_DISTANCE = 3.0
 """Distance of a face's points from the mean shape (`shapes.shape_distances`) above which it is a finding."""
-STRANGE = 1.7
+MAX_STRANGENESS = 1.7
 """Value of `shapes.strange_pictures` above which a picture is a finding.
 
 One in 500 pictures of FER2013 exceeds it; a third of these are not photos of a face.
 """
-APART = 0.1
+MAX_COPY_DISTANCE = 0.1
 """How much the points of copies may differ, as a share of the distance between the eyes."""
-SCARCE = 30
+MIN_CLASS_FACES = 30
 """Number of faces of a class below which its scores are unreliable."""
-UNEVEN = 10.0
+MAX_CLASS_RATIO = 10.0
 """How many times as large as the smallest class the largest may be without a warning."""
-SHOWN = 10
+MAX_LISTED_ROWS = 10
 """Number of rows that a warning lists; all are in findings.csv."""
 
 
@@ -57,7 +57,7 @@ class Finding:
 
     def warning(self, survey: Survey) -> str:
         """Return one line with the number of faces, the first rows and the harm."""
-        rows = [str(row) for row in survey.rows[self.faces[:SHOWN]]]
+        rows = [str(row) for row in survey.rows[self.faces[:MAX_LISTED_ROWS]]]
         more = len(self.faces) - len(rows)
         listed = ", ".join(rows) + (f" and {more:,} more" if more else "")
         return f"{self.headline} (row{'s' * (len(self.faces) != 1)} {listed}). {self.harm}"
@@ -91,7 +91,7 @@ def _finding(
 
 def _pixels(survey: Survey, spread: NDArray[np.float64]) -> list[Finding]:
     flat = spread == 0
-    faint = np.flatnonzero((spread < FAINT) & ~flat)
+    faint = np.flatnonzero((spread < MIN_CONTRAST) & ~flat)
     faint = faint[np.argsort(spread[faint])]
     return [
         _finding("flat", "flat pictures, all pixels equal", "They show nothing; training leaves them out.", flat)
@@ -99,7 +99,7 @@ def _pixels(survey: Survey, spread: NDArray[np.float64]) -> list[Finding]:
         else _finding("flat", "flat pictures, all pixels equal", "They show nothing: remove them.", flat),
         _finding(
             "faint",
-            f"pictures with almost no contrast, a standard deviation below {FAINT:.0f} of 255",
+            f"pictures with almost no contrast, a standard deviation below {MIN_CONTRAST:.0f} of 255",
             "Check them: many show no face.",
             faint,
             [f"contrast {spread[face]:.1f}" for face in faint],
@@ -199,7 +199,7 @@ def _contradictions(survey: Survey, groups: Sequence[NDArray[np.int64]]) -> dict
             unit = np.where(np.isfinite(unit), unit, 0.37 * survey.images.shape[1])
             away = np.linalg.norm(points - points[0], axis=2) / unit[:, None]
             worst = np.nanmax(np.where(np.isfinite(away), away, 0), axis=1)
-            if worst.max() > APART:
+            if worst.max() > MAX_COPY_DISTANCE:
                 found |= {
                     int(face): f"{100 * share:.0f}% from row {survey.rows[group[0]]}"
                     for face, share in zip(group, worst, strict=True)
@@ -211,15 +211,15 @@ def _labels(survey: Survey) -> list[Finding]:
     assert survey.labels is not None
     far = shapes.strange_pictures(survey.images)
     order = np.argsort(-np.nan_to_num(far))
-    strange = order[np.nan_to_num(far[order]) > STRANGE]
+    strange = order[np.nan_to_num(far[order]) > MAX_STRANGENESS]
     found = []
-    if survey.refused is not None:
+    if survey.voted_no_face is not None:
         found.append(
             _finding(
                 "voted no face",
                 "pictures that most of FER+'s voters call no face",
                 "Their labels are meaningless: remove them.",
-                survey.refused,
+                survey.voted_no_face,
             )
         )
     if survey.voted is not None:
@@ -255,7 +255,7 @@ def _points(survey: Survey) -> list[Finding]:
     known = shapes.known_points(points)
     far = shapes.shape_distances(points)
     order = np.argsort(-np.nan_to_num(far))
-    odd = order[np.nan_to_num(far[order]) > FAR]
+    odd = order[np.nan_to_num(far[order]) > MAX_SHAPE_DISTANCE]
     outside = np.asarray(((points < -0.5) | (points > size - 0.5)).any(axis=2))
     beyond = np.asarray(outside.any(axis=1))
     names = np.array(KEYPOINTS)
@@ -280,7 +280,7 @@ def _points(survey: Survey) -> list[Finding]:
         ),
         _finding(
             "odd shape",
-            f"faces whose points lie far from the mean shape, more than {FAR:.0f} times as far as usual",
+            f"faces whose points lie far from the mean shape, more than {MAX_SHAPE_DISTANCE:.0f} times as far as usual",
             "Extreme poses or wrong labels: check them.",
             odd,
             [f"distance {far[face]:.1f}" for face in odd],
@@ -295,7 +295,7 @@ def _points(survey: Survey) -> list[Finding]:
     ]
 
 
-def wholes(survey: Survey) -> list[str]:
+def dataset_warnings(survey: Survey) -> list[str]:
     """Return warnings about the dataset as a whole: what is missing, and what is unbalanced."""
     warnings = [f"There are no {name} faces." for name in SPLITS if name not in survey.split]
     if survey.labels is not None:
@@ -306,11 +306,14 @@ def wholes(survey: Survey) -> list[str]:
         for name, count in counts.items():
             if count.any() and (absent := [survey.classes[int(i)] for i in np.flatnonzero(count == 0)]):
                 warnings.append(f"No {name} face is {' or '.join(absent)}: a network cannot learn or be scored on it.")
-            scarce = [f"{survey.classes[int(i)]} ({count[i]})" for i in np.flatnonzero((count > 0) & (count < SCARCE))]
+            scarce = [
+                f"{survey.classes[int(i)]} ({count[i]})"
+                for i in np.flatnonzero((count > 0) & (count < MIN_CLASS_FACES))
+            ]
             if scarce and name != "train":
                 warnings.append(f"Few {name} faces of {', '.join(scarce)}: their scores have wide intervals.")
         present = np.flatnonzero(train)
-        if len(present) and train.max() > UNEVEN * train[present].min():
+        if len(present) and train.max() > MAX_CLASS_RATIO * train[present].min():
             most, least = int(train.argmax()), int(present[train[present].argmin()])
             warnings.append(
                 f"The classes are unbalanced: {train[most]:,} training faces are {survey.classes[most]}, "

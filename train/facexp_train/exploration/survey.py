@@ -24,7 +24,7 @@ class Survey:
 
     Attributes:
         task: the task that the labels are for.
-        counted: a sentence that explains `rows`.
+        rows_note: a sentence that explains `rows`.
         images: uint8 (N, S, S), in the dataset's framing: 48 px for emotion, 96 px for keypoints.
         split: (N,) str, "train", "val" or "test".
         rows: (N,) str, the 1-based data row of the CSV file, or the image's path in a folder of classes.
@@ -39,7 +39,7 @@ class Survey:
     """
 
     task: Task
-    counted: str
+    rows_note: str
     images: NDArray[np.uint8]
     split: NDArray[np.str_]
     rows: NDArray[np.str_]
@@ -50,7 +50,7 @@ class Survey:
     labels: NDArray[np.int64] | None = None
     points: NDArray[np.float32] | None = None
     voted: NDArray[np.int64] | None = None
-    refused: NDArray[np.bool_] | None = None
+    voted_no_face: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -89,12 +89,12 @@ def _emotion(place: Path, votes: str | Path | None, seed: int, quiet: bool) -> S
     faces = read_emotion(place, votes, seed=seed, whole=True, quiet=quiet)
     faces = faces.chosen(faces.labels >= 0)
     numbered = all(name.isdecimal() for name in faces.names)
-    refused = None
+    voted_no_face = None
     if faces.votes is not None:
-        refused = faces.votes[:, -1] > faces.votes.sum(axis=1) / 2
+        voted_no_face = faces.votes[:, -1] > faces.votes.sum(axis=1) / 2
     return Survey(
         task="emotion",
-        counted=f"Rows are the data rows of {place.name}, counted from 1 without the header."
+        rows_note=f"Rows are the data rows of {place.name}, counted from 1 without the header."
         if numbered
         else f"Rows are named by the path of the image in {place.name}.",
         images=faces.images,
@@ -106,7 +106,7 @@ def _emotion(place: Path, votes: str | Path | None, seed: int, quiet: bool) -> S
         classes=faces.classes,
         labels=faces.labels,
         voted=None if faces.votes is None else faces.clear_majority(),
-        refused=refused,
+        voted_no_face=voted_no_face,
     )
 
 
@@ -116,7 +116,7 @@ def _keypoints(place: Path, seed: int, quiet: bool) -> Survey:
     table = f"{place.name}/labels.csv" if place.is_dir() else place.name
     return Survey(
         task="keypoints",
-        counted=f"Rows are the data rows of {table}, counted from 1 without the header.",
+        rows_note=f"Rows are the data rows of {table}, counted from 1 without the header.",
         images=images,
         split=faces.split,
         rows=np.arange(1, len(faces) + 1).astype(np.str_),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from facexp.geometry import interocular
 from facexp_train.augmentation import augment, framing
-from facexp_train.augmentation.alignment import Shown
+from facexp_train.augmentation.alignment import TrainingFaces
 from facexp_train.config import Augmentation, TrainConfig
 from facexp_train.data.keypoint_data import KeypointFaces
 from facexp_train.fitting.teaching import Teach
@@ -38,9 +38,9 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
         return np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch], spawn_key=part))
 
     @property
-    def how(self) -> Augmentation:
+    def augmentation(self) -> Augmentation:
         """The augmentation of this epoch's crops."""
-        return self.config.changes(self.epoch)
+        return self.config.augmentation_of(self.epoch)
 
     def order(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return the rows of an epoch, shuffled."""
@@ -83,15 +83,15 @@ class KeypointBatches(_Batches):
 
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Any, Any]:
         """Return the crops and targets of the given rows."""
-        jitter = framing.jitter_matrices(rng, len(rows), self.size, self.how)
+        jitter = framing.jitter_matrices(rng, len(rows), self.size, self.augmentation)
         matrices = framing.compose(jitter, self.framing[rows])
         points = framing.move_points(self.points[rows], matrices)
         known = np.isfinite(points).all(axis=2, keepdims=True)
         weight = known / _unit(points, self.size)[:, None, None]
         target = np.concatenate([np.where(known, points, 0), weight], axis=2).astype(np.float32)
         pixels = augment.warp_batch(self.faces.images[rows], matrices, self.size)
-        pixels = augment.to_uint8(augment.change_pixels(pixels, rng, self.how))
-        return augment.degrade(pixels, rng, self.how), target
+        pixels = augment.to_uint8(augment.change_pixels(pixels, rng, self.augmentation))
+        return augment.degrade(pixels, rng, self.augmentation), target
 
 
 def _unit(points: NDArray[np.float32], size: int) -> NDArray[np.float64]:
@@ -118,7 +118,7 @@ class EmotionBatches(_Batches):
     teach: Teach | None = None
     taught: dict[str, NDArray[np.float32]] | None = None
 
-    def __init__(self, faces: Shown, config: TrainConfig) -> None:
+    def __init__(self, faces: TrainingFaces, config: TrainConfig) -> None:
         labelled = np.any([values.any(axis=1) for values in faces.targets.values()], axis=0)
         self.labelled, self.unlabelled = np.flatnonzero(labelled), np.flatnonzero(~labelled)
         self.drawn = round(config.partial_share * len(self.unlabelled))
@@ -132,7 +132,7 @@ class EmotionBatches(_Batches):
 
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> tuple[Any, Any]:
         """Return the crops and targets of the given rows."""
-        jitter = framing.jitter_matrices(rng, len(rows), self.faces.size, self.how)
+        jitter = framing.jitter_matrices(rng, len(rows), self.faces.size, self.augmentation)
         cuts = self.faces.cuts(rows, rng.random(len(rows)) < self.config.aligned)
         pixels = augment.warp_batch(self.faces.images[rows], framing.compose(jitter, cuts), self.faces.size)
         targets = {head: values[rows] for head, values in self.faces.targets.items()}
@@ -142,8 +142,8 @@ class EmotionBatches(_Batches):
             taught = self.teach(keras.ops.convert_to_numpy(augment.to_uint8(pixels)))
             targets = {head: self._mixed(values, taught[head]) for head, values in targets.items()}
         targets |= {head: self._with_votes(targets[head], votes[rows]) for head, votes in self.vote_targets.items()}
-        pixels = augment.change_pixels(pixels, rng, self.how)
-        if rng.random() < self.how.mixup:
+        pixels = augment.change_pixels(pixels, rng, self.augmentation)
+        if rng.random() < self.augmentation.mixup:
             weight = rng.beta(0.4, 0.4)
             partner = rng.permutation(len(rows))
             pixels = weight * pixels + (1 - weight) * keras.ops.take(pixels, partner, axis=0)
@@ -151,7 +151,7 @@ class EmotionBatches(_Batches):
                 head: (weight * values + (1 - weight) * values[partner]).astype(np.float32)
                 for head, values in targets.items()
             }
-        return augment.degrade(augment.to_uint8(pixels), rng, self.how), targets
+        return augment.degrade(augment.to_uint8(pixels), rng, self.augmentation), targets
 
     def _mixed(self, labels: NDArray[np.float32], taught: NDArray[np.float32]) -> NDArray[np.float32]:
         return _mean(labels, taught, np.where(labels.any(axis=1), self.config.teacher_share, 1.0))

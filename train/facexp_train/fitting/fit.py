@@ -44,7 +44,7 @@ class Validation:
     """The result of an epoch on the validation split: scores by name, and outputs (N, ...) for its faces by name."""
 
     scores: dict[str, float]
-    answers: dict[str, NDArray[np.float32]]
+    outputs: dict[str, NDArray[np.float32]]
 
 
 class Job(Protocol):
@@ -156,7 +156,7 @@ def train(
                     write_arrays(out / "best.weights.npz", _numbered("v", model.variables))
                 trained.restore()
                 row["seconds"] = round(time.perf_counter() - started, 1)
-                write_arrays(answers_path(out, epoch + 1), validation.answers)
+                write_arrays(answers_path(out, epoch + 1), validation.outputs)
                 history.append(row)
                 write_arrays(out / "checkpoint.npz", _state(model, optimizer, history))
                 # keep this epoch's answers too: a run that stops early may end with any epoch

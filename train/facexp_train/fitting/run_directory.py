@@ -27,7 +27,7 @@ _KEPT = ("checkpoint.npz", "model.keras", "teacher1")
 
 
 @contextmanager
-def taken(config: TrainConfig, out: Path, resume: bool) -> Iterator[None]:
+def held_run_directory(config: TrainConfig, out: Path, resume: bool) -> Iterator[None]:
     """Make the directory of a run and hold it; if the run fails before it has any result, free it for another run.
 
     DataError if the directory holds another run, which may be still in progress, or with `resume` no run, or one with

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from facexp.geometry import KEYPOINTS, cut, invert
 from facexp_train.augmentation import framing
-from facexp_train.augmentation.alignment import Shown
+from facexp_train.augmentation.alignment import TrainingFaces
 from facexp_train.config import Augmentation, TrainConfig
 from facexp_train.data.keypoint_data import KeypointFaces
 from facexp_train.errors import DataError
@@ -27,9 +27,9 @@ from facexp_train.stored import damaged, read_arrays, write_arrays
 Teach = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 """A function from uint8 crops (N, S, S, 1) to probabilities (N, C) by head."""
 
-_VIEW = Augmentation(flip=0.5, rotation=6.0, scale=0.08, shift=0.03)
+_EMOTION_VIEW = Augmentation(flip=0.5, rotation=6.0, scale=0.08, shift=0.03)
 """The random changes of the views of a face, for emotions; docs/experiments.md has the gain of a mean over views."""
-_NEAR_VIEW = Augmentation(flip=0, rotation=6.0, scale=0.06, shift=0.03)
+_KEYPOINT_VIEW = Augmentation(flip=0, rotation=6.0, scale=0.06, shift=0.03)
 """The random changes of the views of a face, for points."""
 _BATCH = 512
 
@@ -62,7 +62,7 @@ def mean_of(models: Sequence[keras.Model], heads: Sequence[str]) -> Teach:
 
 
 def over_views(
-    teach: Teach, faces: Shown, views: int, seed: int, quiet: bool = False
+    teach: Teach, faces: TrainingFaces, views: int, seed: int, quiet: bool = False
 ) -> dict[str, NDArray[np.float32]]:
     """Probabilities float32 (N, C) by head, the mean over `views` randomly changed crops of each face.
 
@@ -71,12 +71,12 @@ def over_views(
     count = len(faces.images)
     rng = np.random.default_rng([seed, views])
 
-    def placed(view: int) -> framing.Matrices:
-        jitter = framing.jitter_matrices(rng, count, faces.size, _VIEW)
+    def view_matrices(view: int) -> framing.Matrices:
+        jitter = framing.jitter_matrices(rng, count, faces.size, _EMOTION_VIEW)
         return framing.compose(jitter, faces.cuts(np.arange(count), np.full(count, view % 2 == 1)))
 
     total: dict[str, NDArray[np.float64]] = {}
-    for rows, crops, _ in _seen(faces.images, placed, faces.size, views, quiet):
+    for rows, crops, _ in _views(faces.images, view_matrices, faces.size, views, quiet):
         for head, probabilities in teach(crops).items():
             total.setdefault(head, np.zeros((count, probabilities.shape[1])))[rows] += probabilities
     return {head: (values / views).astype(np.float32) for head, values in total.items()}
@@ -93,26 +93,26 @@ def points_over_views(
     rng = np.random.default_rng([seed, views])
     framed = framing.square_matrices(faces.squares, size)
 
-    def placed(_: int) -> framing.Matrices:
-        return framing.compose(framing.jitter_matrices(rng, len(faces), size, _NEAR_VIEW), framed)
+    def view_matrices(_: int) -> framing.Matrices:
+        return framing.compose(framing.jitter_matrices(rng, len(faces), size, _KEYPOINT_VIEW), framed)
 
     total = np.zeros((len(faces), len(KEYPOINTS), 2))
-    for rows, crops, matrices in _seen(faces.images, placed, size, views, quiet):
+    for rows, crops, matrices in _views(faces.images, view_matrices, size, views, quiet):
         predicted = np.mean([model.predict_on_batch(crops) for model in models], axis=0)
         total[rows] += framing.move_points(predicted, np.stack([invert(matrix) for matrix in matrices]))
     return (total / views).astype(np.float32)
 
 
-def _seen(
-    images: NDArray[np.uint8], placed: Callable[[int], framing.Matrices], size: int, views: int, quiet: bool
+def _views(
+    images: NDArray[np.uint8], view_matrices: Callable[[int], framing.Matrices], size: int, views: int, quiet: bool
 ) -> Iterator[tuple[slice, NDArray[np.uint8], framing.Matrices]]:
     """Views of all faces, batch by batch: their rows, their crops, and the matrices from images to crops.
 
-    `placed` returns the matrices (N, 2, 3) of a view, given its number, counted from 0.
+    `view_matrices` returns the matrices (N, 2, 3) of a view, given its number, counted from 0.
     """
     with progress_bar(views * len(images), "running the teachers", "crop", quiet=quiet) as bar:
         for view in range(views):
-            matrices = placed(view)
+            matrices = view_matrices(view)
             for start in range(0, len(images), _BATCH):
                 rows = slice(start, start + _BATCH)
                 crops = cut(list(images[rows]), list(matrices[rows]), size)
@@ -120,16 +120,16 @@ def _seen(
                 bar.update(len(crops))
 
 
-def kept(
-    out: Path, names: Iterable[str], ask: Callable[[], dict[str, NDArray[np.float32]]]
+def cached_predictions(
+    out: Path, names: Iterable[str], compute: Callable[[], dict[str, NDArray[np.float32]]]
 ) -> dict[str, NDArray[np.float32]]:
-    """The teachers' predictions by name, from `out`/taught.npz; if there is no such file, `ask` computes them first.
+    """The teachers' predictions by name, from `out`/taught.npz; if there is no such file, `compute` gives them.
 
     DataError if the file is damaged or lacks one of the names.
     """
     path = out / "taught.npz"
     if not path.is_file():
-        predicted = ask()
+        predicted = compute()
         with fit.writing(out, 0):
             write_arrays(path, predicted)
     remedy = "delete it and continue with --resume"
@@ -139,7 +139,9 @@ def kept(
     return {name: stored[name] for name in names}
 
 
-def told_by_votes(votes: NDArray[np.float32], labels: NDArray[np.int64], classes: int) -> NDArray[np.float32]:
+def label_probabilities_from_votes(
+    votes: NDArray[np.float32], labels: NDArray[np.int64], classes: int
+) -> NDArray[np.float32]:
     """The probability of each label, predicted from FER+ votes alone: float32 (N, classes), zeros without votes.
 
     This is a logistic regression of the labels (N,), -1 for none, on each face's shares of votes, from `votes` (N, 10).

@@ -33,8 +33,12 @@ def build_network(task: Task, network: Mapping[str, Any], **made: Any) -> keras.
     """Build a new network.
 
     `network` holds its kind and arguments of the kind's function; `made` are the arguments that depend on the data.
-    Raises DataError if the kind or an argument is unknown, or the network cannot be built.
+    Sets Keras' image data format and float type, for training too. Raises DataError if the kind or an argument is
+    unknown, or the network cannot be built.
     """
+    # a keras.json, or the program that calls this, may have set other values for networks of its own
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
     kinds, kind = BUILDERS[task], network.get("kind", DEFAULT)
     if not isinstance(kind, str) or kind not in kinds:
         raise DataError(f"network.kind must be one of {', '.join(kinds)}, got {kind!r}")

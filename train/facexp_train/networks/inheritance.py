@@ -10,32 +10,32 @@ from facexp_train.errors import DataError
 from facexp_train.networks.resnet import is_mirrored, mirror_symmetric
 
 
-def inherit(elder: keras.Model, young: keras.Model, faces: NDArray[np.uint8]) -> None:
-    """Give `young` the weights of `elder`. Both have the same layers; `young` is wider, narrower or mirrored.
+def inherit(source: keras.Model, target: keras.Model, faces: NDArray[np.uint8]) -> None:
+    """Give `target` the weights of `source`. Both have the same layers; `target` is wider, narrower or mirrored.
 
-    A wider `young` gives the same outputs as `elder`: its additional channels keep their initial weights, but the
+    A wider `target` gives the same outputs as `source`: its additional channels keep their initial weights, but the
     weights of inherited channels for these inputs are 0 and grow in training (after Chen et al., "Net2Net: Accelerating
     Learning via Knowledge Transfer", ICLR 2016, with new channels instead of copies).
 
-    A narrower `young` keeps the channels with the largest scales in batch norm (Liu et al., "Learning Efficient
+    A narrower `target` keeps the channels with the largest scales in batch norm (Liu et al., "Learning Efficient
     Convolutional Networks through Network Slimming", ICCV 2017); channels that are added to each other are judged
     together. What is lost must be learnt again.
 
-    A mirrored `young` must have the widths of `elder`. If `elder` is not mirrored, those of its channels whose outputs
-    for `faces` (N, S, S, 1) are most like each other's mirror image become partners, and each weight becomes the mean
-    of itself and its partner's.
+    A mirrored `target` must have the widths of `source`. If `source` is not mirrored, those of its channels whose
+    outputs for `faces` (N, S, S, 1) are most like each other's mirror image become partners, and each weight becomes
+    the mean of itself and its partner's.
 
     DataError if the layers or kernel sizes differ, a map with another number of channels is flattened, a narrower layer
     has no batch norm, or a mirrored network has other widths.
     """
-    if [layer.name for layer in young.layers] != [layer.name for layer in elder.layers]:
+    if [layer.name for layer in target.layers] != [layer.name for layer in source.layers]:
         raise DataError("grow: the network and its first teacher must have the same layers and differ in width alone")
-    streams = _streams(elder)
-    strengths = _strengths(elder, streams)
-    mirrored = is_mirrored(young)
-    partners = _partners(elder, streams, faces) if mirrored and not is_mirrored(elder) else {}
+    streams = _streams(source)
+    strengths = _strengths(source, streams)
+    mirrored = is_mirrored(target)
+    partners = _partners(source, streams, faces) if mirrored and not is_mirrored(source) else {}
     kept: dict[str, NDArray[np.intp] | None] = {}
-    for old, new in zip(elder.layers, young.layers, strict=True):
+    for old, new in zip(source.layers, target.layers, strict=True):
         kept_inputs = next((kept[name] for name in _sources(old)), None)
         if isinstance(old, keras.layers.Flatten) and old.input.shape != new.input.shape:
             raise DataError(f"grow: {old.name} flattens a map; its width must be the first teacher's")
@@ -61,7 +61,7 @@ def inherit(elder: keras.Model, young: keras.Model, faces: NDArray[np.uint8]) ->
             value = _part(value, kept[old.name], -1)
             grown[tuple(slice(0, length) for length in value.shape)] = value
             after.assign(grown)
-    mirror_symmetric(young)
+    mirror_symmetric(target)
 
 
 def _one_pixel_wider(kernel: NDArray[np.float32]) -> NDArray[np.float32]:

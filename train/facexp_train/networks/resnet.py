@@ -16,10 +16,6 @@ from keras import layers
 from facexp.geometry import KEYPOINTS
 from facexp.labels import SEVEN
 
-# a keras.json, or the program that imports this, may have set other values for networks of its own
-keras.config.set_image_data_format("channels_last")
-keras.config.set_floatx("float32")
-
 
 @keras.saving.register_keras_serializable("facexp")
 class MirrorSymmetric(keras.constraints.Constraint):  # type: ignore[misc]

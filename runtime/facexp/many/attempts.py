@@ -6,11 +6,11 @@ import json
 
 from facexp.many.stores import Store
 
-CAREFUL = 3
+CAREFUL_FROM_ATTEMPT = 3
 """From this attempt on, each source is recorded before it is read. Two workers may have died for other reasons."""
 
 
-class Tries:
+class Attempts:
     """The attempts at one part, recorded in a small file next to the results, so that it survives the worker."""
 
     def __init__(self, store: Store, path: str) -> None:
@@ -21,15 +21,15 @@ class Tries:
         # a worker may have died while writing the file
         except (FileNotFoundError, ValueError):
             before = {"tries": 0, "ended": [], "at": None}
-        self._tries: int = before["tries"] + 1
-        self.ended: list[int] = before["ended"] + ([] if before["at"] is None else [before["at"]])
+        self._attempt: int = before["tries"] + 1
+        self.crashes: list[int] = before["ended"] + ([] if before["at"] is None else [before["at"]])
         """Indices, within the part, of the sources at which workers died."""
         self._save(None)
 
     @property
     def careful(self) -> bool:
         """Whether each source is recorded before it is read."""
-        return self._tries >= CAREFUL
+        return self._attempt >= CAREFUL_FROM_ATTEMPT
 
     def begin(self, number: int | None) -> None:
         """Record that this source, by its index in the part, is read next.
@@ -44,6 +44,6 @@ class Tries:
         self._store.filesystem.delete_file(self._path)
 
     def _save(self, at: int | None) -> None:
-        state = {"tries": self._tries, "ended": self.ended, "at": at}
+        state = {"tries": self._attempt, "ended": self.crashes, "at": at}
         with self._store.filesystem.open_output_stream(self._path) as file:
             file.write(json.dumps(state).encode())

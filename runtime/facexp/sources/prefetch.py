@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from facexp.reading import ReadOptions
-from facexp.sources.live import READER
+from facexp.sources.live import READER_THREAD_PREFIX
 from facexp.sources.shots import Shot, Source
 
 _Result = TypeVar("_Result")
@@ -23,22 +23,22 @@ _MAX_PREFETCH_BYTES = 8_000_000
 
 
 def read_ahead(
-    sources: Iterable[Source], options: ReadOptions, readers: int, look: Callable[[Shot], _Result]
+    sources: Iterable[Source], options: ReadOptions, readers: int, process: Callable[[Shot], _Result]
 ) -> Iterator[tuple[Source, Iterator[tuple[Shot, _Result]]]]:
-    """Yield each source with an iterator over its shots and the result of `look(shot)` for each.
+    """Yield each source with an iterator over its shots and the result of `process(shot)` for each.
 
     The shots, and the errors, are those of `Source.shots`; the sources keep their order. `readers` threads prefetch:
-    each reads a shot and calls `look` on it. They work on up to `readers` photos at once, but only one frame ahead
+    each reads a shot and calls `process` on it. They work on up to `readers` photos at once, but only one frame ahead
     within a clip. Files above 8 MB, a single source, and sources that are not files are opened only when the caller
     reaches them. With 0 readers nothing is prefetched.
     """
 
     def next_result(shots: Iterator[Shot]) -> tuple[Shot, _Result] | None:
         shot = next(shots, None)
-        return None if shot is None else (shot, look(shot))
+        return None if shot is None else (shot, process(shot))
 
     def on_demand(shots: Iterator[Shot]) -> Iterator[tuple[Shot, _Result]]:
-        return ((shot, look(shot)) for shot in shots)
+        return ((shot, process(shot)) for shot in shots)
 
     def prefetched(
         shots: Iterator[Shot], first: Future[tuple[Shot, _Result] | None] | None
@@ -54,7 +54,7 @@ def read_ahead(
         for source in sources:
             yield source, on_demand(source.shots(options))
         return
-    pool = ThreadPoolExecutor(readers, thread_name_prefix=READER)
+    pool = ThreadPoolExecutor(readers, thread_name_prefix=READER_THREAD_PREFIX)
     waiting: deque[tuple[Source, Iterator[tuple[Shot, _Result]]]] = deque()
     remaining = iter(sources)
     first_two = list(itertools.islice(remaining, 2))

@@ -1,4 +1,4 @@
-"""The sheets of a run's answers: the right faces of the right epoch, the same ones followed through all."""
+"""The sheets of a run's predictions: the right faces of the right epoch, the same ones followed through all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from facexp_train.augmentation.framing import jittered_crops
 from facexp_train.config import TrainConfig
 from facexp_train.data.emotion_data import EmotionFaces, read_emotion
 from facexp_train.data.keypoint_data import KeypointFaces, read_keypoints
-from facexp_train.evaluation import answer_sheets
+from facexp_train.evaluation import prediction_sheets
 from facexp_train.keypoints import KeypointJob
 from facexp_train.reporting import sheets
 
@@ -36,14 +36,14 @@ def emotions(tmp_path: Path) -> EmotionFaces:
 
 @pytest.fixture
 def drawn_rows(monkeypatch: pytest.MonkeyPatch) -> dict[str, Rows]:
-    """The rows of each sheet, by its name, which are drawn as well."""
+    """Record the rows of each sheet by the sheet's name; the sheets are drawn as well."""
     seen: dict[str, Rows] = {}
 
     def draw_rows(rows: Mapping[str, Sequence[sheets.Cell]], path: Path) -> None:
         seen[path.stem] = {name: list(cells) for name, cells in rows.items()}
         sheets.draw_rows(rows, path)
 
-    monkeypatch.setattr(answer_sheets, "draw_rows", draw_rows)
+    monkeypatch.setattr(prediction_sheets, "draw_rows", draw_rows)
     return seen
 
 
@@ -52,13 +52,13 @@ def test_faces_are_followed_and_each_epoch_has_its_own_best(
 ) -> None:
     part = points.part("val")
     truth = jittered_crops(part)[1][part.complete()]
-    held = answer_sheets.held_out(points)
+    held = prediction_sheets.held_out(points)
     assert len(truth) == len(held.crops) < len(part)
-    off = np.arange(len(truth), dtype=np.float32)[:, None, None]
-    # from the first epoch to the best the hard faces and the easy ones change places
-    outputs = {1: truth + off[::-1] + 5, 9: truth + off}
-    epochs = {epoch: held.judge({"keypoints": values}) for epoch, values in outputs.items()}
-    pictures = answer_sheets.draw_epochs(epochs, 9, tmp_path)
+    offsets = np.arange(len(truth), dtype=np.float32)[:, None, None]
+    # between the first epoch and the best one, the easy and the hard faces swap
+    outputs = {1: truth + offsets[::-1] + 5, 9: truth + offsets}
+    epochs = {epoch: held.rank({"keypoints": values}) for epoch, values in outputs.items()}
+    pictures = prediction_sheets.draw_epochs(epochs, 9, tmp_path)
     assert [picture.name for picture in pictures] == list(drawn_rows) == ["followed", "epochs_best", "epochs_worst"]
     (first, before), (last, after) = drawn_rows["followed"].items()
     assert first.startswith("epoch 1: mean error ")
@@ -75,17 +75,17 @@ def test_faces_are_followed_and_each_epoch_has_its_own_best(
     assert worst == [names[0], names[-1]]
 
 
-def test_what_is_answered_in_an_epoch_is_to_the_faces_of_the_sheets(points: KeypointFaces) -> None:
-    """Guards a run's last page where a validation face has both eyes at one place, and so no error."""
+def test_an_epochs_predictions_are_for_the_faces_of_the_sheets(points: KeypointFaces) -> None:
+    """Guards a run's last page when a validation face has both eyes at one place, and so no error."""
     whole = np.flatnonzero((points.split == "val") & points.complete())
     left, right = (KEYPOINTS.index(f"{side}_eye_center") for side in ("left", "right"))
     points.points[whole[1], left] = points.points[whole[1], right]
-    answered = KeypointJob(points, TrainConfig("keypoints", "", batch_size=8), quiet=True).held[0]
-    assert len(answered) == len(whole) - 1
-    assert np.array_equal(answered, answer_sheets.held_out(points).crops)
+    crops = KeypointJob(points, TrainConfig("keypoints", "", batch_size=8), quiet=True).held[0]
+    assert len(crops) == len(whole) - 1
+    assert np.array_equal(crops, prediction_sheets.held_out(points).crops)
 
 
-def test_an_epoch_without_mistakes_leaves_its_row_out(
+def test_the_row_of_an_epoch_without_mistakes_is_omitted(
     emotions: EmotionFaces, drawn_rows: dict[str, Rows], tmp_path: Path
 ) -> None:
     part = emotions.part("val")
@@ -94,9 +94,9 @@ def test_an_epoch_without_mistakes_leaves_its_row_out(
     wrong[:2] = right[:2, ::-1]
     # the fourth class is its own mirror image
     mistakes = int((part.labels[:2] != 3).sum())
-    held = answer_sheets.held_out(emotions)
-    epochs = {epoch: held.judge({"fer2013": values}) for epoch, values in ((1, wrong), (2, right))}
-    pictures = answer_sheets.draw_epochs(epochs, 2, tmp_path)
+    held = prediction_sheets.held_out(emotions)
+    epochs = {epoch: held.rank({"fer2013": values}) for epoch, values in ((1, wrong), (2, right))}
+    pictures = prediction_sheets.draw_epochs(epochs, 2, tmp_path)
     shown = {name: len(cells) for name, cells in drawn_rows["epochs_worst_fer2013"].items()}
     assert shown == {
         f"epoch 1: {100 * (14 - mistakes) / 14:.1f}% correct": mistakes,
@@ -104,6 +104,6 @@ def test_an_epoch_without_mistakes_leaves_its_row_out(
     }
     heights = [cv2.imread(str(tmp_path / f"{picture.name}.png")).shape[0] for picture in pictures]
     assert heights[2] == pytest.approx(heights[0] / 2, abs=1)
-    large = answer_sheets.draw_best_and_worst(epochs[2], tmp_path)
+    large = prediction_sheets.draw_best_and_worst(epochs[2], tmp_path)
     assert [picture.name for picture in large] == ["best_fer2013"]
-    assert large[0].caption == "The most confident correct answers on the validation faces, by FER2013's labels."
+    assert large[0].caption == "The most confident correct predictions on the validation faces, by FER2013's labels."

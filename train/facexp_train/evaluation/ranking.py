@@ -1,4 +1,4 @@
-"""A model's answers to faces: which of them are good or bad, and how each is shown on a sheet."""
+"""A model's predictions in order, from the best to the worst, and how each is shown on a sheet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from facexp_train.data.emotion_data import EmotionFaces
-from facexp_train.evaluation.evaluate import Located, View
+from facexp_train.evaluation.evaluate import EmotionPredictions, KeypointPredictions
 from facexp_train.reporting.sheets import Cell
 
 Rows = NDArray[np.int64]
@@ -22,33 +22,33 @@ LABELLINGS = {
     "ferplus_clear": "FER+, more than half of all votes",
     "own": "the data's own labels",
 }
-"""The name that readers see of each labelling that a view is scored against."""
+"""The name that readers see of each labelling that predictions are scored against."""
 
 
-class Answered(Protocol):
-    """Answers of one model to N faces. Rows are indices of faces."""
+class Ranking(Protocol):
+    """The predictions of one model for N faces, ordered by how good they are. Rows are indices of faces."""
 
     def ranked(self) -> Rows:
-        """Return all faces that can be judged, from the best answer to the worst."""
+        """Return all faces that can be judged, from the best prediction to the worst."""
 
     def best(self) -> Rows:
-        """Return the good answers, the best first."""
+        """Return the good predictions, the best first."""
 
     def worst(self) -> Rows:
-        """Return the bad answers, the worst first."""
+        """Return the bad predictions, the worst first."""
 
     def score(self) -> str:
-        """Return a short text that says how good the answers are overall."""
+        """Return a short text that says how good the predictions are overall."""
 
     def cell(self, row: int) -> Cell:
-        """Return the cell of a sheet that shows a face with its answer and the truth."""
+        """Return the cell of a sheet that shows a face with its prediction and the truth."""
 
 
 @dataclass(frozen=True)
-class AnsweredPoints:
+class KeypointRanking:
     """Keypoints, judged by the error over the inter-ocular distance; faces without such an error are left out."""
 
-    located: Located
+    predictions: KeypointPredictions
 
     def ranked(self) -> Rows:
         """Return the faces from the smallest error to the largest."""
@@ -69,31 +69,31 @@ class AnsweredPoints:
 
     def cell(self, row: int) -> Cell:
         """Show the true and the predicted points, and the error."""
-        located = self.located
-        points = {"true": located.truth[row], "predicted": located.predicted[row]}
-        caption = short(str(located.names[row])), f"error {100 * self._errors[row]:.1f}%"
-        return Cell(located.images[row], caption, points)
+        predictions = self.predictions
+        points = {"true": predictions.truth[row], "predicted": predictions.predicted[row]}
+        caption = shortened(str(predictions.names[row])), f"error {100 * self._errors[row]:.1f}%"
+        return Cell(predictions.images[row], caption, points)
 
     @cached_property
     def _errors(self) -> NDArray[np.float64]:
-        return self.located.errors().face
+        return self.predictions.errors().face
 
 
 @dataclass(frozen=True)
-class AnsweredEmotions:
-    """Emotions, judged by the probability of the true class; faces without a label in the view are left out."""
+class EmotionRanking:
+    """Emotions, judged by the probability of the true class; faces without a label are left out."""
 
-    view: View
+    predictions: EmotionPredictions
     faces: EmotionFaces
 
     def ranked(self) -> Rows:
         """Return the faces from the largest probability of the true class to the smallest."""
-        rows = np.flatnonzero(self.view.truth >= 0)
-        of_true_class = self._probabilities[rows, self.view.truth[rows]]
+        rows = np.flatnonzero(self.predictions.truth >= 0)
+        of_true_class = self._probabilities[rows, self.predictions.truth[rows]]
         return rows[np.argsort(-of_true_class, kind="stable")]
 
     def best(self) -> Rows:
-        """Return the correct answers, the most confident first."""
+        """Return the correct predictions, the most confident first."""
         return self._by_confidence(correct=True)
 
     def worst(self) -> Rows:
@@ -106,31 +106,31 @@ class AnsweredEmotions:
 
     def cell(self, row: int) -> Cell:
         """Show the true class, the predicted class and its probability."""
-        probabilities, labels = self._probabilities[row], self.view.labels
+        probabilities, labels = self._probabilities[row], self.predictions.labels
         predicted = int(probabilities.argmax())
         caption = (
-            called(str(self.faces.names[row])),
-            f"true: {labels[self.view.truth[row]]}",
-            f"said: {labels[predicted]} {100 * probabilities[predicted]:.0f}%",
+            face_caption(str(self.faces.names[row])),
+            f"true: {labels[self.predictions.truth[row]]}",
+            f"predicted: {labels[predicted]} {100 * probabilities[predicted]:.0f}%",
         )
         return Cell(self.faces.images[row], caption)
 
     @cached_property
     def _probabilities(self) -> NDArray[np.float64]:
-        return np.asarray(softmax(self.view.logits.astype(np.float64), axis=1))
+        return np.asarray(softmax(self.predictions.logits.astype(np.float64), axis=1))
 
     def _by_confidence(self, correct: bool) -> Rows:
-        """The correct answers or the mistakes, the most confident first."""
-        probabilities, truth = self._probabilities, self.view.truth
+        """The correct predictions or the mistakes, the most confident first."""
+        probabilities, truth = self._probabilities, self.predictions.truth
         rows = np.flatnonzero((truth >= 0) & ((probabilities.argmax(axis=1) == truth) == correct))
         return rows[np.argsort(-probabilities[rows].max(axis=1), kind="stable")]
 
 
-def called(name: str) -> str:
+def face_caption(name: str) -> str:
     """Return the caption of a face: its row in a CSV file, or its file's name in a folder."""
-    return f"row {name}" if name.isdecimal() else short(name)
+    return f"row {name}" if name.isdecimal() else shortened(name)
 
 
-def short(name: str) -> str:
+def shortened(name: str) -> str:
     """Return a file's name, at most 24 letters to fit below its face: its end, which distinguishes files."""
     return name if len(name) <= 24 else f"...{name[-21:]}"
