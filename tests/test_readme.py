@@ -29,7 +29,7 @@ SMALL = {
     "emotion": [
         *SHORT,
         *UNCHANGED,
-        *("teachers=[]", "epochs=6", "batch_size=16", "network.stages=[8,16]", "augmentation.mixup=0"),
+        *("teachers=[]", "epochs=8", "batch_size=8", "network.stages=[8,16,32]", "augmentation.mixup=0"),
     ],
 }
 RECIPE = """\
