@@ -8,7 +8,7 @@ best value counts, because other programs only add time. On a busy machine read 
 --install builds the wheel and installs it into an environment of its own, which requires a package index.
 
 The floors were set on one machine. Its speed is known from the time of one network there, benchmarks/yardstick.py,
-which is run here in turns with the other measurements. "At the floors' pace" is the measured value, converted by the
+which is run here in turns with the other measurements. "On the floors' machine" is the measured value, converted by the
 ratio of the yardstick's times; it is left out without facexp[train,export].
 """
 
@@ -352,7 +352,7 @@ def main() -> None:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     wanted = options.only or [name for name in ROWS if name != "install" or options.install]
     print(
-        "| | measured | floor | aim | met | at the floors' pace | details |\n"
+        "| | measured | floor | aim | met | on the floors' machine | details |\n"
         "| --- | --- | --- | --- | --- | --- | --- |"
     )
     lines = []

@@ -55,7 +55,7 @@ class Peer:
 _FER = ("tensorflow", "opencv-contrib-python-headless<5", "pandas", "requests", "tqdm", "Pillow", "setuptools<81")
 PEERS = (
     Peer("facexp", "faces, 15 points, emotion", "facexp_.py", (f"facexp[cpu] @ {ROOT.as_uri()}",)),
-    Peer("facexp, followed", "faces, 15 points, emotion", "facexp_follow.py", clips=True),
+    Peer("facexp, tracking", "faces, 15 points, emotion", "facexp_follow.py", clips=True),
     Peer("fer", "faces, emotion", "fer_.py", (*_FER, "moviepy<2", "matplotlib"), ("fer",)),
     Peer(
         "@vladmandic/human",

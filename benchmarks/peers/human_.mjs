@@ -5,7 +5,7 @@ import readline from 'node:readline';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
-// packages lie where peers.py has put them, not beside this file
+// packages are where peers.py has installed them, not next to this file
 const require = createRequire(path.join(process.argv[2], 'package.json'));
 // what the library logs must not mix with the answers
 const answer = (value) => process.stdout.write(JSON.stringify(value) + '\n');

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @votes_option
 @quiet_option
 def explore_command(data: Path, out: Path | None, votes: str | None, quiet: bool) -> None:
-    """Look at a dataset before training on it: what it holds, and what will hurt.
+    """Look at a dataset before training on it: what it holds, and what will harm training.
 
     DATA is whatever `facexp train` takes. Prints a summary with warnings, and writes a page that opens offline
     (index.html), its pictures, and its numbers as CSV and JSON.

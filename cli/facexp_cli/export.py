@@ -29,7 +29,7 @@ def export_command(run: Path, out: Path, data: Path | None, recipe: Path | None,
     """Write RUN as ONNX, TFLite and SavedModel with a manifest; prints their paths.
 
     Every file is compared with the trained model on real validation faces. If they differ beyond the limits, the
-    figures are shown, the exit status is 1 and the bundle stays as it was. A bundle holds one model per task: export
+    figures are shown, the exit status is 1 and the bundle is unchanged. A bundle holds one model per task: export
     the other task's run into the same directory.
     """
     require("export", "tensorflow", "keras", "pandas", "onnx", "onnxruntime", "tf2onnx", "ai_edge_quantizer")

@@ -100,7 +100,7 @@ _FILE = PathName(dir_okay=False)
     type=Finite(0, 3600, min_open=True),
     default=30.0,
     metavar="SECONDS",
-    help="A request that takes longer is given up.",
+    help="Abort requests that take longer.",
 )
 @click.option(
     "--drain",

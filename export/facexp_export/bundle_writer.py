@@ -120,8 +120,7 @@ def export_run(
             if not proof.passed:
                 first = proof.failed[0].failures[0]
                 raise ParityError(
-                    f"{run_directory}: {verdict(proof)}, first {first.subject}: {check_text(first)}; {out} stays as it "
-                    "was"
+                    f"{run_directory}: {verdict(proof)}, first {first.subject}: {check_text(first)}; {out} is unchanged"
                 )
             write_json(stage / f"{task.name}.report.json", proof.for_task(task.name).to_dict())
     return Exported({key: out / path.name for key, path in files.items()}, proof)

@@ -30,5 +30,5 @@ def temporary_files() -> Iterator[None]:
         place = tempfile.tempdir or os.environ.get("TMPDIR", "TMPDIR")
         why = error.strerror or one_line(error)
         raise ExportError(
-            f"{place}: a temporary file cannot be written ({why}); name a directory that has room with TMPDIR"
+            f"{place}: a temporary file cannot be written ({why}); set TMPDIR to a directory with free space"
         ) from error

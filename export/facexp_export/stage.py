@@ -28,7 +28,7 @@ def prepare_destination(out: Path) -> bytes | None:
         )
     ancestor = next(parent for parent in out.parents if parent.exists())
     try:
-        # permission bits do not always tell whether a directory can be written, so try it
+        # permission bits do not always show whether a directory can be written, so try it
         tempfile.TemporaryDirectory(prefix=f".{out.name}.try-", dir=ancestor).cleanup()
         _clear(out)
     except OSError as error:

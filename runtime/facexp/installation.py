@@ -114,7 +114,7 @@ def pip(*arguments: str) -> str:
     """The command line that runs pip for this Python, or uv where this Python has no pip."""
     if importlib.util.find_spec("pip") is not None:
         return command_line(sys.executable, "-m", "pip", *arguments)
-    # uv never asks for confirmation, and warns about a needless -y
+    # uv needs no confirmation, and warns about a needless -y
     kept = [argument for argument in arguments[1:] if argument != "-y"]
     return command_line("uv", "pip", arguments[0], "--python", sys.executable, *kept)
 

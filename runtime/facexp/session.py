@@ -117,7 +117,7 @@ class Session:
         for key, value in expected.items():
             if found[key] != value:
                 raise BundleError(
-                    f"model {spec.name}: the file's metadata has a different {key} from the manifest; export it again"
+                    f"model {spec.name}: {key} of the file's metadata and of the manifest differ; export it again"
                 )
 
     def _check_tensors(self, what: str, expected: Sequence[TensorSpec], found: Sequence[TensorSpec]) -> None:

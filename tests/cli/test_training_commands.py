@@ -134,4 +134,4 @@ def test_augment_prints_the_path_to_train_on(tmp_path: Path, monkeypatch: pytest
     assert '"seed": 3' in (tmp_path / "more" / "augmentation.json").read_text()
     status, out, err = run(*words)
     assert (status, out) == (1, "")
-    assert "more: is not empty; name another folder" in err
+    assert "more: is not empty; give another folder" in err

@@ -1,4 +1,4 @@
-"""A wrong export is refused, and the existing bundle stays as it was."""
+"""A wrong export is refused, and the existing bundle is unchanged."""
 
 from __future__ import annotations
 
@@ -188,8 +188,8 @@ def test_a_missing_temporary_directory_is_a_one_line_error(
     result = CliRunner().invoke(export_command, [str(emotion_run), "--out", str(tmp_path / "bundle")])
     assert result.exit_code == 1
     assert result.stderr.splitlines()[1:] == [
-        f"Error: {tmp_path / 'nowhere'}: a temporary file cannot be written (No such file or directory); name a "
-        "directory that has room with TMPDIR"
+        f"Error: {tmp_path / 'nowhere'}: a temporary file cannot be written (No such file or directory); set "
+        "TMPDIR to a directory with free space"
     ]
 
 

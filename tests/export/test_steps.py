@@ -110,7 +110,7 @@ def test_a_full_disk_is_a_one_line_error(tmp_path: Path) -> None:
         steps.run_step(job)
     (tmp_path / "float16.onnx.json").unlink()
     (tmp_path / "float16.onnx.json").symlink_to("/dev/full")
-    message = r": a temporary file cannot be written \(No space left on device\); name a directory .* with TMPDIR$"
+    message = r": a temporary file cannot be written \(No space left on device\); set TMPDIR to a directory .*$"
     with pytest.raises(ExportError, match=message):
         steps.run_step(job)
 

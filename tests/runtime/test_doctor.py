@@ -180,7 +180,7 @@ def test_a_manifest_that_contradicts_its_files_is_a_fault(own_shipped: Path) -> 
     manifest["models"]["keypoints"]["preprocessing"]["framing"]["scale"] += 0.1
     path.write_text(json.dumps(manifest))
     fault = found(own_shipped)["CPU"]
-    assert "metadata has a different preprocessing from the manifest" in fault.what
+    assert "preprocessing of the file's metadata and of the manifest differ" in fault.what
     assert fault.fix == f"facexp export RUN --out {own_shipped} --overwrite"
 
 

@@ -70,7 +70,7 @@ def newest(preview: Preview, after: int = 0) -> dict[str, Any]:
 
 
 def test_the_page_needs_nothing_from_elsewhere(preview: Preview) -> None:
-    """Guards devices without internet, and against a page that tells third parties who is watching."""
+    """Guards devices without internet, and against a page that discloses to third parties who is watching."""
     status, headers, body = get(preview, "/")
     text = body.decode()
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")

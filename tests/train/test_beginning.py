@@ -214,7 +214,7 @@ def test_a_report_is_not_written_among_the_data(tmp_path: Path) -> None:
     """Guards a dataset with the name of one of the report's tables, which would be overwritten."""
     data = keypoints_csv(tmp_path / "points.csv")
     before = data.read_bytes()
-    with pytest.raises(DataError, match="the report would lie among the files of the data"):
+    with pytest.raises(DataError, match="the report would be among the files of the data"):
         explore.explore(data, tmp_path, quiet=True)
     assert data.read_bytes() == before
 

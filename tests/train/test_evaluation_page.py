@@ -243,7 +243,7 @@ def test_predictions_do_not_overwrite_other_files(emotions: EmotionFaces, tmp_pa
     for content in (b"emotion,pixels,Usage\n3,1 2 3,Training\n", b"row,name\n1,a\n", b"\xff\xfe", b""):
         faces.write_bytes(content)
         with pytest.raises(
-            DataError, match=r"faces\.csv: the predictions would replace this file.*; name another --out"
+            DataError, match=r"faces\.csv: the predictions would replace this file.*; give another --out"
         ):
             predictions.write_predictions(answers, part, tmp_path / "faces.png", 1)
         assert faces.read_bytes() == content

@@ -35,7 +35,7 @@ def emptied(path: Path) -> Path:
 
 def error_message(path: Path) -> str:
     with pytest.raises(DataError) as error:
-        read_arrays(path, "make it anew")
+        read_arrays(path, "make it again")
     return str(error.value)
 
 
@@ -50,13 +50,13 @@ def test_damaged_arrays_are_named(tmp_path: Path) -> None:
         write_arrays(path, arrays)
         line = error_message(damage(path))
         assert line.startswith(f"{path}: cannot be read (")
-        assert line.endswith("); make it anew")
+        assert line.endswith("); make it again")
         assert "\n" not in line
     path.write_text("not a zip file")
-    assert error_message(path).endswith("; make it anew")
+    assert error_message(path).endswith("; make it again")
     with path.open("wb") as file:
         np.save(file, np.arange(3))
-    assert error_message(path).endswith("; make it anew")
+    assert error_message(path).endswith("; make it again")
 
 
 def test_damaged_run_files_are_named(tmp_path: Path) -> None:

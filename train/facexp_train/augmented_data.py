@@ -78,7 +78,7 @@ def augment(
     if unknown := [name for name in only if name not in CHANGES]:
         raise DataError(f"no change is named {unknown[0]}; expected some of {', '.join(CHANGES)}")
     if out.exists() and any(out.iterdir()):
-        raise DataError(f"{out}: is not empty; name another folder")
+        raise DataError(f"{out}: is not empty; give another folder")
     place = Path(data)
     task = task_of(place)
     place = csv_inside(place) or place if task == "emotion" else place

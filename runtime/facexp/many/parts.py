@@ -56,7 +56,12 @@ def atomic_file(store: Store, folder: str, name: str) -> Iterator[str]:
             with Path(local_folder, name).open("rb") as rows, store.filesystem.open_output_stream(temporary) as out:
                 shutil.copyfileobj(rows, out, 1 << 20)
     # an object store copies the file, which appears when it is complete, and deletes the temporary one
-    store.filesystem.move(temporary, f"{folder}/{name}")
+    try:
+        store.filesystem.move(temporary, f"{folder}/{name}")
+    except NotImplementedError:
+        # Arrow moves no file in an Azure account without a hierarchical namespace
+        store.filesystem.copy_file(temporary, f"{folder}/{name}")
+        store.filesystem.delete_file(temporary)
 
 
 def remove_rows(store: Store, folder: str, name: str, sources: Iterable[str]) -> None:

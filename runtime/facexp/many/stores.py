@@ -27,7 +27,7 @@ NOT_UTF8 = "a name is not valid UTF-8, which Arrow cannot open: rename it"
 """The reason when Arrow raises UnicodeError."""
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://([^/]*@)?(.+)", re.DOTALL)
-# without empty parts, `.` and `..`, so that store, path and options can be told apart without opening the store
+# without empty parts, `.` and `..`, so that store, path and options can be distinguished without opening the store
 _PLAIN_ADDRESS = re.compile(
     r"([^/]+://[^/?#]*/)((?:(?!\.{1,2}/)[^/?#]+/)*(?!\.{1,2}(?:\?|$))[^/?#]+)(\?.*)?", re.DOTALL
 )

@@ -195,7 +195,7 @@ def _answers(
         expected = golden.get(f"{model.name}/{file.key}/{name}")
         check = Check("largest difference from the golden answers", model.name, file.key, name, where)
         if expected is None or expected.shape != answer.shape:
-            note = f"{GOLDEN} has no answers of this file for this number of crops; export again"
+            note = f"{GOLDEN} has no answers of this file for this number of crops; export the bundle again"
             yield replace(check, passed=False, note=note)
             continue
         if not np.ptp(expected, axis=0).max() > limit:
@@ -223,7 +223,7 @@ def _speed(
 def _picture(directory: Path, spec: KeypointsSpec, golden: Arrays) -> Iterator[Check]:
     """Compare the whole pipeline on the drawn picture: gray, detector, crop, keypoints, alignment, emotion."""
     if "picture" not in golden:
-        yield Check("picture", passed=False, note=f"{GOLDEN} has no picture; export again")
+        yield Check("picture", passed=False, note=f"{GOLDEN} has no picture; export the bundle again")
         return
     picture = np.asarray(golden["picture"], np.uint8)
     expected = {name: golden[name].astype(np.float64) for name in golden if name.startswith("picture_")}

@@ -60,7 +60,7 @@ def _preprocessing(model: ModelSpec) -> Iterator[Check]:
         )
         note = (
             f"{framing}: expected a scale of {_SCALE_RANGE[0]} to {_SCALE_RANGE[1]} and shifts of at most {_MAX_SHIFT} "
-            "of the box; export again"
+            "of the box; export the bundle again"
         )
         yield Check("framing holds a face", model.name, passed=plausible, note="" if plausible else note)
     if isinstance(model, EmotionSpec):
@@ -131,7 +131,8 @@ def _metadata(model: ModelSpec, file: FileSpec, text: str | None, entry: Mapping
     except (ValueError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):
-        return Check(what, model.name, file.key, passed=False, note=f"{file.file} has no metadata; export again")
+        note = f"{file.file} has no metadata; export the bundle again"
+        return Check(what, model.name, file.key, passed=False, note=note)
     differing = [key for key in _METADATA_KEYS if metadata.get(key) != entry[key]]
-    note = f"{file.file} differs from the manifest in {', '.join(differing)}; export again" if differing else ""
-    return Check(what, model.name, file.key, passed=not differing, note=note)
+    note = f"{file.file} differs from the manifest in {', '.join(differing)}; export the bundle again"
+    return Check(what, model.name, file.key, passed=not differing, note=note if differing else "")

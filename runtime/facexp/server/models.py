@@ -99,7 +99,7 @@ class Network:
 
     async def _decode_crops(self, files: Array) -> NDArray[np.uint8]:
         loop = asyncio.get_running_loop()
-        # one after the other, so that a request that is given up stops between two pictures
+        # one after the other, so that a request that is aborted stops between two pictures
         crops = [await loop.run_in_executor(self._decoders, self._decode_crop, *each) for each in enumerate(files)]
         return np.stack(crops)
 

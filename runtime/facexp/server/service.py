@@ -38,7 +38,7 @@ class ActiveRequest:
     def __init__(self, timeout_s: float) -> None:
         self.deadline = asyncio.timeout(timeout_s)
         self.reason: RequestError = DeadlineExceeded("the answer was not ready in time")
-        """The error for the client if the request is given up."""
+        """The error for the client if the request times out or is aborted."""
 
     def give_up(self, reason: RequestError) -> None:
         """End the request now, with this error, unless its deadline has expired."""

@@ -52,7 +52,7 @@ class PictureSink:
             # source folder, the folder for its results would be the source folder itself
             forbidden = {source.parent} if is_folder(source) else {source.parent, real_path(fixed_part.parent)}
             if real == source or (fixed_part == Path(name) and real in forbidden):
-                problem = f"results would mix with the pictures in {printable(str(real))}: name another folder"
+                problem = f"results would mix with the pictures in {printable(str(real))}: give another folder"
                 raise sink_error(folder, problem)
             # a results folder inside a source folder is skipped in the search for sources: its files are only results
             if source not in real.parents:

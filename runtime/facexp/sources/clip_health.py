@@ -72,7 +72,7 @@ class InterlaceFilter(Generic[_Frame]):
     """
 
     def __init__(self, interlaced: Callable[[_Frame], bool], advice: str = _ADVICE) -> None:
-        """`interlaced` tells whether a frame is interlaced; `advice` is the advice that ends the error message."""
+        """`interlaced` returns whether a frame is interlaced; `advice` is the advice that ends the error message."""
         self._interlaced: Callable[[_Frame], bool] | None = interlaced
         self._advice = advice
         self._held: _Frame | None = None
@@ -183,7 +183,7 @@ def cut_short(path: Path, kind: str) -> str | None:
                 promised = _matroska_end(file.read(4096))
         except struct.error:
             return None
-    return f"is cut short: its header promises {promised:,} bytes, {size:,} are there" if promised > size else None
+    return f"is cut short: its header says {promised:,} bytes, the file has {size:,}" if promised > size else None
 
 
 def _mp4_boxes(file: BinaryIO, size: int) -> Iterator[tuple[bytes, int, int]]:

@@ -211,7 +211,7 @@ class _Reader:
             if not grabbed:
                 if not capture.finite:
                     # FFmpeg has a read timeout of its own, which looks like the end of the stream: only the time taken
-                    # tells them apart
+                    # distinguishes them
                     reason = self._timeout_message() if now - grab_start_s >= self._options.timeout_s else "has stopped"
                 break
             if self._stopped:

@@ -82,10 +82,10 @@ def predictions_path(sheet: Path) -> Path:
     path = sheet.with_suffix(".csv")
     if path.exists() and not _holds_predictions(path):
         raise DataError(
-            f"{path}: the predictions would replace this file, which holds something else; name another --out"
+            f"{path}: the predictions would replace this file, which holds something else; give another --out"
         )
     if sheet.exists() and not path.exists():
-        raise DataError(f"{sheet}: the sheet would replace this file, which is not an older sheet; name another --out")
+        raise DataError(f"{sheet}: the sheet would replace this file, which is not an older sheet; give another --out")
     return path
 
 

@@ -49,12 +49,12 @@ def explore(
     The report is index.html, which needs no other file; its pictures as PNG; classes.csv, points.csv, light.csv and
     findings.csv (one line per row and finding); and numbers.json. `judge` decides whether each picture shows a face;
     without it this is not examined. `seed` draws the samples, and the splits of a file that names none, as in training.
-    Raises DataError if the dataset cannot be read or the report would lie among its files, and OSError if `out` cannot
+    Raises DataError if the dataset cannot be read or the report would be among its files, and OSError if `out` cannot
     be written.
     """
     place, folder = Path(data).resolve(), out.resolve()
     if folder in (place, place.parent) or place in folder.parents:
-        raise DataError(f"{out}: the report would lie among the files of the data; name another folder for it")
+        raise DataError(f"{out}: the report would be among the files of the data; give another folder")
     faces = survey(data, votes, seed=seed, quiet=quiet)
     seen = None if judge is None else _judged(faces, judge, quiet)
     found = find(faces, seen)

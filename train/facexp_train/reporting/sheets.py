@@ -40,7 +40,7 @@ _MARKS: dict[str, dict[str, Any]] = {
         "markeredgewidth": 0.4,
     },
 }
-"""Markers with different shapes, so that they can be told apart without colour."""
+"""Markers with different shapes, so that they can be distinguished without colour."""
 
 
 @dataclass(frozen=True, slots=True)
