@@ -37,7 +37,7 @@ def doctor(bundle: Path | None, as_json: bool) -> None:
 
 
 def _json(diagnosis: Diagnosis) -> str:
-    content = {"schema": 1, "faults": len(diagnosis.faults), **asdict(diagnosis)}
+    content = {"schema": 2, "faults": len(diagnosis.faults), **asdict(diagnosis)}
     return json.dumps(content, ensure_ascii=False)
 
 

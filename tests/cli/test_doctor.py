@@ -26,7 +26,7 @@ def test_exit_status_and_json(monkeypatch: pytest.MonkeyPatch, findings: tuple[F
     result = CliRunner().invoke(main.cli, ["doctor", "--json"])
     assert result.exit_code == status
     assert json.loads(result.stdout) == {
-        "schema": 1,
+        "schema": 2,
         "faults": len(findings) - 2,
         "findings": [{"name": f.name, "state": f.state, "what": f.what, "fix": f.fix} for f in findings],
     }

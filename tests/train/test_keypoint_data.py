@@ -249,6 +249,16 @@ def test_labels_without_splits_are_divided(tmp_path: Path) -> None:
     assert set(faces.source) == {tmp_path.name}
 
 
+def test_the_current_folder_may_be_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards `facexp train keypoints .`: the path "." has no name that could be the source of its faces."""
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    _, rows = make_folder(folder)
+    write_rows(folder / "labels.csv", [name for name in HEADER if name != "source"], rows)
+    monkeypatch.chdir(folder)
+    assert set(read(Path(), tmp_path).source) == {"faces"}
+
+
 def test_validation_faces_are_taken_from_training(tmp_path: Path) -> None:
     """Guards that labels with only training and test faces still give faces to choose the best epoch by."""
     _, rows = make_folder(tmp_path, count=30)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq  # noqa: E402
 from pyarrow import fs  # noqa: E402
 
 from facexp.many import ManyError, ManyImages, Settings  # noqa: E402
-from facexp.many.parts import remove_rows  # noqa: E402
+from facexp.many.parts import atomic_file, remove_rows  # noqa: E402
 from facexp.many.plan import Plan  # noqa: E402
 from facexp.many.stores import Store  # noqa: E402
 from result_rows import read_rows  # noqa: E402
@@ -213,6 +213,18 @@ def test_an_interrupted_upload_leaves_no_part(
     assert read_rows("bucket/out", store) == expected
     left = [info.base_name for info in store.get_file_info(fs.FileSelector("bucket/out"))]
     assert [name for name in left if not name.startswith("part-")] == ["_SUCCESS"]
+
+
+def test_a_store_that_cannot_move_a_file_copies_it(tmp_path: Path) -> None:
+    """Guards Azure accounts without a hierarchical namespace, in which Arrow moves no file."""
+
+    class CannotMove(fs.LocalFileSystem):
+        def move(self, source: str, target: str) -> None:
+            raise pa.ArrowNotImplementedError("FileSystem::Move() is not implemented")
+
+    with atomic_file(Store(CannotMove(), "abfs"), str(tmp_path), "part-000000-0a1b2c3d.parquet") as path:
+        Path(path).write_bytes(b"rows")
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"part-000000-0a1b2c3d.parquet": b"rows"}
 
 
 def test_an_interrupted_resume_loses_no_rows(store: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,8 +149,8 @@ def _read_folder(folder: Path, seed: int, quiet: bool) -> KeypointFaces:
             table.setdefault(name, []).extend(cells)
     names = tables.nonempty(table["file"], path, 1, "file")
     points = _points(table, path, 1)
-    # the name of a folder that is given as "." is empty, so only the file's own cells are checked
-    own_sources = tables.nonempty(table.get("source", []), path, 1, "source")
+    # the absolute path, because "." has no name
+    sources = tables.nonempty(table.get("source", [folder.absolute().name] * len(names)), path, 1, "source")
     crops = np.stack([tables.numbers(table[name], path, 1, name) for name in SQUARE], axis=1)
     if (invalid := np.flatnonzero(crops[:, 2] <= 0)).size:
         cell = table["crop_side"][invalid[0]]
@@ -179,7 +179,7 @@ def _read_folder(folder: Path, seed: int, quiet: bool) -> KeypointFaces:
         images=images,
         points=points,
         squares=np.tile(np.array([(CANVAS - 1) / 2, (CANVAS - 1) / 2, KAGGLE_SIZE], dtype=np.float64), (len(names), 1)),
-        source=np.array(own_sources or [folder.name] * len(names), dtype=np.str_),
+        source=np.array(sources, dtype=np.str_),
         group=groups,
         split=split,
         names=np.array(names, dtype=np.str_),
