@@ -34,7 +34,7 @@ class Film:
     def __init__(self, bundle: Path, *, smooth: float = 0.0, detect_every: int | None = None, **limits: Any) -> None:
         self.analyzer = facexp.Analyzer("cpu", 1, precision="float32", bundle=bundle, **limits)
         self.analyzer._detector = SimpleNamespace(detect=self._detect)  # type: ignore[assignment]
-        keypoints = self.analyzer._keypoints._session
+        keypoints = self.analyzer._keypoints.session
         self.tracker = Tracker(self.analyzer, smooth=smooth, detect_every=detect_every)
         self.detector_runs: list[int] = []
         """Numbers of the frames in which the detector ran."""

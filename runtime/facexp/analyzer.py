@@ -128,7 +128,7 @@ class Analyzer:
             )
         self._columns = [known.index(label) for label in self._labels]
         self._detector = Detector(detector, min_score=min_score, threads=threads)
-        keypoints, self._emotion = self._sessions = open_networks(self._bundle, device, backend, precision, threads)
+        keypoints, self._emotion = open_networks(self._bundle, device, backend, precision, threads)
         self._keypoints = KeypointFinder(keypoints, self._bundle.keypoints)
         self._last = _LastCall()
         self._alignment = Alignment.of(self._bundle.keypoints, self._bundle.emotion)
@@ -136,7 +136,7 @@ class Analyzer:
     @property
     def sessions(self) -> tuple[Session, Session]:
         """The sessions of the keypoint and of the emotion network, for callers that also run these alone."""
-        return self._sessions
+        return self._keypoints.session, self._emotion
 
     @property
     def device(self) -> str:

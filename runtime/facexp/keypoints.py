@@ -54,13 +54,13 @@ class KeypointFinder:
     """The keypoint network, run in one session."""
 
     def __init__(self, session: Session, spec: KeypointsSpec) -> None:
-        self._session = session
+        self.session = session
         self._spec = spec
 
     @property
     def device(self) -> str:
         """The device on which the network really runs: "cpu" or "cuda"."""
-        return self._session.device
+        return self.session.device
 
     def find(self, grays: list[Image], matrices: list[Matrix]) -> FoundKeypoints:
         """Find the points of N faces, given N gray images and N (2, 3) matrices from image to crop.
@@ -116,7 +116,7 @@ class KeypointFinder:
 
     def _predict(self, grays: list[Image], matrices: list[Matrix]) -> NDArray[np.float32]:
         """Run the network once; (N, 15, 2) points in pixels of the crops."""
-        points = self._session.run(cut(grays, matrices, self._spec.size))["keypoints"]
+        points = self.session.run(cut(grays, matrices, self._spec.size))["keypoints"]
         failed = ~np.isfinite(points).all(axis=(1, 2))
         points[failed] = self._spec.mean_shape
         return points

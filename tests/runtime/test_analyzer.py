@@ -71,7 +71,7 @@ def test_keypoints_lie_where_the_image_shows_them(make: Make) -> None:
     sides = [float(np.sqrt(w * h)) for _, _, w, h in boxes]
     image = dots((700, 800), *[(x, y, side / 16) for (x, y), side in zip(places, sides, strict=True)])
     analyzer = make(*boxes)
-    batches = spy(analyzer._keypoints._session), spy(analyzer._emotion)
+    batches = spy(analyzer._keypoints.session), spy(analyzer._emotion)
     faces = analyzer.analyze(image)
     assert [face.box for face in faces] == boxes
     # the keypoint network runs twice
@@ -181,8 +181,8 @@ def test_invalid_keypoints_fall_back_to_the_average_face(make: Make, tmp_path: P
     crops = []
     for analyzer in (make(box), make(box, bundle=bundle)):
         # the network gives the average face for a crop of one gray, so it gets one whatever the image shows
-        run = analyzer._keypoints._session.run
-        analyzer._keypoints._session.run = lambda batch, run=run: run(np.full_like(batch, 9))  # type: ignore[method-assign]
+        run = analyzer._keypoints.session.run
+        analyzer._keypoints.session.run = lambda batch, run=run: run(np.full_like(batch, 9))  # type: ignore[method-assign]
         seen = spy(analyzer._emotion)
         (face,) = analyzer.analyze(image)
         assert np.isfinite(face.keypoints).all()
@@ -283,7 +283,7 @@ def to_gray_level(crop: Image) -> float:
 def test_a_crop_is_framed_again_by_its_first_keypoints(make: Make) -> None:
     # guards: the second pass: what the first one found off-centre is centred, and the points map back to it
     analyzer = make()
-    seen = spy(analyzer._keypoints._session)
+    seen = spy(analyzer._keypoints.session)
     (face,) = analyzer.analyze_crops([dots((96, 96), (61.0, 40.0, 4.0))])
     first, second = (batch[0, :, :, 0].astype(float) for batch in seen)
     rows, columns = np.mgrid[0:96, 0:96]
@@ -309,7 +309,7 @@ def test_a_face_with_a_low_score_must_keep_its_keypoints(make: Make, tmp_path: P
         for most in (None, 1):
             analyzer = make(max_faces=most, **({} if bundle is None else {"bundle": bundle}))
             analyzer._detector = SimpleNamespace(detect=lambda image, min_face=0: found)  # type: ignore[assignment]
-            seen = spy(analyzer._keypoints._session)
+            seen = spy(analyzer._keypoints.session)
             assert [face.box for face in analyzer.analyze(image)] == expected[:most]
             # the second largest face is examined only if the largest is dropped
             passes = [1, 1] if most else [2, 2]

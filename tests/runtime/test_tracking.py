@@ -102,7 +102,7 @@ def test_a_face_that_disappears_is_dropped_and_may_come_back(film: Callable[...,
 def test_a_face_that_leaves_a_plain_background_is_dropped(film: Callable[..., Any], step: int) -> None:
     # guards: records of absent faces: the network finds an average face in a plain picture at every pass
     run = film()
-    run.analyzer._keypoints._session.run = run._run  # type: ignore[method-assign]
+    run.analyzer._keypoints.session.run = run._run  # type: ignore[method-assign]
     both = run.ids((100, 100), (300, 100), step=step)
     for _ in range(4):
         assert run.ids((100, 100), (300, 100), step=step) == both

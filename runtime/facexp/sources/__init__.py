@@ -5,7 +5,6 @@ for source in open_sources(["holiday", "clips/*.mp4", "@more.txt", "rtsp://camer
         shot.image  # BGR (H, W, 3) uint8
 """
 
-from facexp.sources.listing import MEDIA, Listed, Name, listed, open_sources
-from facexp.sources.shots import Shot, Source
+from facexp.sources.listing import MEDIA, Listed, listed, open_sources
 
-__all__ = ["MEDIA", "Listed", "Name", "Shot", "Source", "listed", "open_sources"]
+__all__ = ["MEDIA", "Listed", "listed", "open_sources"]
