@@ -22,8 +22,7 @@ UNCHANGED = [
     for change in ("rotation", "brightness", "contrast", "gamma", "noise", "blur", "erasing", "shrink", "jpeg")
 ]
 """Faces are moved, scaled and mirrored alone, so that small networks learn within a few passes."""
-# computing in bfloat16, the default, takes several times as long on a processor that cannot
-SHORT = ["settle_epochs=0", "ema=0.9", "learning_rate=0.01", "dtype=float32", "network.stem=8", "network.blocks=1"]
+SHORT = ["settle_epochs=0", "ema=0.9", "learning_rate=0.01", "network.stem=8", "network.blocks=1"]
 SMALL = {
     "keypoints": [*SHORT, *UNCHANGED, "epochs=4", "batch_size=8", "network.stages=[8,16,32]"],
     "emotion": [

@@ -109,10 +109,6 @@ def test_training_learns_and_leaves_a_complete_run(faces_csv: Path, tmp_path: Pa
     assert page.count("<img") == 8
     command = (path.parent / "command.txt").read_text().splitlines()[1]
     assert html.escape(command) in page
-    # the saved model is float32, whatever precision it was trained in
-    model = keras.saving.load_model(path, compile=False)
-    assert {variable.dtype for variable in model.variables} == {"float32"}
-    assert model.get_layer("stem_conv").compute_dtype == "float32"
 
     with pytest.raises(DataError, match="holds a run already; give --resume"):
         run.start(config, tmp_path / "run", quiet=True)

@@ -20,7 +20,7 @@ Task = Literal["keypoints", "emotion"]
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Schedule = Literal["cosine", "constant"]
 Loss = Literal["distance", "mse"]
-Dtype = Literal["float32", "mixed_bfloat16"]
+Dtype = Literal["auto", "float32", "mixed_bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,8 @@ class TrainConfig:
     are ignored, so that one configuration serves all data (keypoints).
     leave_out: names of training faces whose labels are clearly wrong; names that the data does not have are ignored
     (keypoints).
+    dtype: the numbers that the network computes with; its weights are float32 in any case. With "auto" the run decides
+    for the faster one on its machine, and writes it into its config.json (fitting.precision).
     settle_epochs: number of last epochs that change their crops by `settled` instead of `augmentation`.
     aligned: probability that a face is cropped as the runtime crops it, by its keypoints, instead of as the data crops
     it (emotion).
@@ -116,7 +118,7 @@ class TrainConfig:
     leave_out: list[str] = field(default_factory=list)
     ema: float = 0.998
     patience: int = 20
-    dtype: Dtype = "mixed_bfloat16"
+    dtype: Dtype = "auto"
     augmentation: Augmentation = field(default_factory=Augmentation)
     settle_epochs: int = 0
     settled: Augmentation = field(default_factory=Augmentation)

@@ -19,6 +19,7 @@ from facexp_train.emotion import EmotionJob
 from facexp_train.errors import DataError
 from facexp_train.evaluation.evaluate import Predict
 from facexp_train.fitting import fit
+from facexp_train.fitting.precision import chosen_dtype
 from facexp_train.fitting.run_directory import expect_faces, held_run_directory
 from facexp_train.keypoints import KeypointJob
 from facexp_train.networks.builders import DEFAULT
@@ -200,6 +201,7 @@ def _train(
 
     `runs` maps the configuration of each teacher met so far, as JSON, to its run directory.
     """
+    config = replace(config, dtype=chosen_dtype(config, out, resume))
     job = KeypointJob(faces, config, quiet) if isinstance(faces, KeypointFaces) else EmotionJob(faces, config, quiet)
     # before the run directory is made, so that a network that cannot be built or initialised leaves none behind
     model = job.build()

@@ -35,6 +35,10 @@ from facexp.many.worker import Part, Worker  # noqa: E402
 from result_rows import read_rows, without_nulls, without_times  # noqa: E402
 
 
+class Death(BaseException):
+    """Ends a worker as a crash does: `except Exception` does not catch it."""
+
+
 def plain_rows(names: list[str], settings: Settings) -> list[dict[str, Any]]:
     """The JSON records of the local path, without timings."""
     analyzer = replace(settings.analyzer, device="cpu").open()
@@ -245,9 +249,6 @@ def test_a_source_that_crashes_its_worker_while_read_becomes_a_row(
 ) -> None:
     """Guards against a job that never ends, and against blame for the picture before."""
 
-    class Death(BaseException):
-        """Ends the worker as a crash does: `except Exception` does not catch it."""
-
     photo = Path("album/photo2.png").read_bytes()
     for name in "abc":
         Path(f"{name}.png").write_bytes(photo)
@@ -292,9 +293,6 @@ def test_a_picture_that_crashes_its_worker_becomes_a_row(
 ) -> None:
     """Guards the job against a file that crashes a decoder: at the fourth attempt the others have their rows."""
 
-    class Death(BaseException):
-        """Ends the worker as a crash does: `except Exception` does not catch it."""
-
     def crash_at_photo10(analyzer: Any, sources: list[Any], *rest: Any, **more: Any) -> Any:
         if sources[0].name == "album/photo10.jpg" and sources[0].problem is None:
             raise Death
@@ -329,9 +327,6 @@ def test_no_source_is_blamed_for_a_crash_after_the_last_one(
     album: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards the last source of a part against blame if the machine fails repeatedly while the rows are written."""
-
-    class Death(BaseException):
-        """Ends the worker as a crash does: `except Exception` does not catch it."""
 
     def die(_: int) -> None:
         raise Death

@@ -1,6 +1,6 @@
 """The training loop: an epoch, a validation with the averaged weights, a checkpoint; then the next epoch.
 
-A run directory holds config.json, command.txt, log.csv, curves.png (redrawn at most every ten seconds, and at the end),
+A run directory holds config.json, command.txt, log.csv, curves.png (drawn at most every ten seconds, and at the end),
 checkpoint.npz (everything needed to resume), best.weights.npz and answers/ (outputs for the validation faces after some
 epochs); at the end also model.keras in float32, ready for export. Each file is written under another name and renamed,
 so that a kill, a full disk or a loss that is not finite leaves the last complete files.
@@ -36,7 +36,7 @@ from facexp_train.progress import progress_bar
 from facexp_train.stored import damaged, read_arrays, write_arrays
 
 _DRAWING_INTERVAL = 10.0
-"""Least seconds between two drawings of the curves: one takes as long as an epoch of a few hundred faces."""
+"""Least seconds before each drawing of the curves: one takes as long as an epoch of a few hundred faces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def train(
     if resumed:
         history = _restore(out / "checkpoint.npz", config, model, optimizer)
     sign = 1 if job.higher_is_better else -1
-    drawn_at = -np.inf
+    drawn_at = time.perf_counter()
     with held_interrupts() as check_interrupt:
         for epoch in range(len(history), config.epochs):
             scores = [sign * row[job.monitor] for row in history]

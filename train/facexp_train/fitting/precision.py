@@ -1,0 +1,47 @@
+"""Which numbers a network computes with: bfloat16 where the processor is fast at it, float32 elsewhere."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import cache
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from facexp_train.config import Dtype, TrainConfig
+
+_CROPS, _SIDE, _CHANNELS = 8, 16, 64
+"""The convolution that is timed: number of crops, and the side and channels of their maps."""
+
+
+def chosen_dtype(config: TrainConfig, out: Path, resume: bool) -> Dtype:
+    """The dtype of a run in the directory `out`: that of the configuration, and "auto" decided.
+
+    A resumed run keeps what it has. Any other computes in bfloat16 if a training step takes less time in it here.
+    """
+    if config.dtype != "auto":
+        return config.dtype
+    if resume and (out / "config.json").is_file():
+        return TrainConfig.from_run(out).dtype
+    return "mixed_bfloat16" if _step_seconds("mixed_bfloat16") < _step_seconds("float32") else "float32"
+
+
+@cache
+def _step_seconds(dtype: Dtype) -> float:
+    """How long a training step of one convolution takes at least.
+
+    The forward pass alone tells nothing: without instructions for bfloat16, only the gradients take 30 times as long.
+    """
+    layer = keras.layers.Conv2D(_CHANNELS, 3, padding="same", data_format="channels_last", dtype=dtype)
+    model = keras.Sequential([keras.Input((_SIDE, _SIDE, _CHANNELS)), layer])
+    model.compile("sgd", "mse", jit_compile=False)
+    maps = np.ones((_CROPS, _SIDE, _SIDE, _CHANNELS), np.float32)
+    least = math.inf
+    # the first step also compiles the network
+    for _ in range(3):
+        start = time.perf_counter()
+        model.train_on_batch(maps, maps)
+        least = min(least, time.perf_counter() - start)
+    return least
