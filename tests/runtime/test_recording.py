@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
 from collections.abc import Sequence
@@ -81,11 +82,11 @@ class WrappedWriter:
         self.writer.write(image)
 
 
-def record(sink: PictureSink, times_ms: Sequence[float], size: tuple[int, int] = (480, 360)) -> None:
+def record(sink: PictureSink, times_ms: Sequence[float], size: tuple[int, int] = (480, 360), fps: float = 25.0) -> None:
     """Write frames of a camera, whose grays are their numbers."""
     for index, time_ms in enumerate(times_ms):
         image = np.full((size[1], size[0], 3), index % 200, np.uint8)
-        shot = Shot("0", PurePath("camera0"), index, time_ms, image, 25.0, captured_s=0.0, dropped=0)
+        shot = Shot("0", PurePath("camera0"), index, time_ms, image, fps, captured_s=0.0, dropped=0)
         sink.write(frame(shot), shot)
 
 
@@ -183,6 +184,18 @@ def test_a_slow_machine_records_fewer_frames_a_second(monkeypatch: pytest.Monkey
     assert rate <= 5.1
     assert now < 4
     assert frames == pytest.approx(now * rate, abs=3)
+
+
+def test_any_rate_that_the_machine_affords_can_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards a camera of 120 frames a second, on a machine that encodes a rate which MPEG-4 cannot store exactly."""
+    ticks = itertools.count(step=0.25 / 98.763)
+    clock = SimpleNamespace(monotonic=time.monotonic, perf_counter=lambda: next(ticks))
+    monkeypatch.setattr(clip_file, "time", clock)
+    with PictureSink(Path("out")) as sink:
+        record(sink, [0.0, 10.0, 20.0], fps=120.0)
+    rate, frames = read_clip("out/camera0.mkv")
+    assert rate == pytest.approx(98.76)
+    assert frames == 3
 
 
 def test_a_camera_that_is_rotated_is_not_squeezed() -> None:

@@ -48,8 +48,7 @@ class ClipFile:
 
     def __init__(self, path: Path, fps: float) -> None:
         self._path = path
-        # OpenCV hands the rate to the codec as a decimal fraction, and MPEG-4 has 16 bits for its numerator
-        self._fps = round(max(fps, 1 / MAX_PAUSE_S), 3 if fps < 65 else 2)
+        self._fps = _codec_rate(max(fps, 1 / MAX_PAUSE_S))
         self._file = self._working_file()
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
@@ -238,7 +237,7 @@ class Recording(ClipFile):
         finally:
             discard(trial)
         # the first frame is a key frame, unlike those that follow
-        return round(max(min(self._fps, _ENCODING_SHARE / min(times[1:])), 1.0), 3)
+        return _codec_rate(max(min(self._fps, _ENCODING_SHARE / min(times[1:])), 1.0))
 
     def finish(self) -> None:
         """Close the file. Raises SinkError if it does not contain every frame; those that it contains are kept."""
@@ -257,6 +256,11 @@ class Recording(ClipFile):
             self.finish()
         except SinkError as error:
             _logger.error(str(error))
+
+
+def _codec_rate(fps: float) -> float:
+    """Return the rate rounded to one that MPEG-4 can store: as a decimal fraction, whose numerator has 16 bits."""
+    return round(fps, 3 if fps < 65 else 2)
 
 
 def claim_file(path: Path) -> bool:
