@@ -313,6 +313,28 @@ def test_what_cannot_be_written_is_reported_once(monkeypatch: pytest.MonkeyPatch
     assert files("out") == ["album"]
 
 
+def test_a_clip_that_cannot_be_closed_costs_no_other_picture() -> None:
+    """Guards what comes after a clip that filled the disk, which is free again once the clip is removed."""
+    message = r"^out/%s\.mp4: only 3 of 4 frames could be written: is the disk full\?$"
+
+    def write_too_large(name: str) -> None:
+        write_clip(sink, name, [0, 40, 80], 25)
+        assert sink._clip is not None
+        sink._clip._written = 4
+
+    with PictureSink(Path("out")) as sink:
+        write_too_large("a.mp4")
+        with pytest.raises(SinkError, match=message % "a"):
+            write(sink, "p.png")
+        write_too_large("b.mp4")
+        first, second = (Shot("c", PurePath("c"), index, 40.0 * index, GRAY, 25.0) for index in range(2))
+        with pytest.raises(SinkError, match=message % "b"):
+            sink.write(frame(first), first)
+        sink.write(frame(second), second)
+    assert files("out") == ["c.mp4", "p.png"]
+    assert len(read_clip("out/c.mp4")[1]) == 2
+
+
 def test_a_picture_that_cannot_be_encoded_is_refused() -> None:
     """Guards the message, which must be printable, and that no temporary file stays."""
     with pytest.raises(SinkError, match="a picture of 9x0 cannot be encoded"):

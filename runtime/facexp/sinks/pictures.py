@@ -5,7 +5,7 @@ Each file is written under a temporary name and then renamed, so that a half-wri
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -79,12 +79,18 @@ class PictureSink:
     def write(self, frame: Frame, shot: Shot | None = None) -> None:
         """Draw the frame's faces on its picture and save it; a frame without a picture (`shot` is None) is not saved.
 
-        Raises SinkError if it cannot be written: for a clip only once, the rest of its frames are then skipped.
+        Raises SinkError if it cannot be written: for a clip only once, the rest of its frames are then skipped. If the
+        clip before it cannot be closed, SinkError says so after the picture was saved.
         """
+        failures = []
         if shot is None or not self._continues(shot):
-            self.finish()
-        if shot is None:
-            return
+            failures += _failures(self.finish)
+        if shot is not None:
+            failures += _failures(self._save, frame, shot)
+        if failures:
+            raise SinkError("; ".join(failures))
+
+    def _save(self, frame: Frame, shot: Shot) -> None:
         if shot.fps is None:
             save_picture(self._target(shot), annotate(shot.image, frame.faces))
             return
@@ -139,6 +145,15 @@ class PictureSink:
             return False
         real = real_path(path)
         return not self._sources.isdisjoint((real, *real.parents))
+
+
+def _failures(step: Callable[..., None], *arguments: object) -> list[str]:
+    """Do a step, and return the message of the SinkError that it raises, if any."""
+    try:
+        step(*arguments)
+    except SinkError as error:
+        return [str(error)]
+    return []
 
 
 def save_picture(path: Path, image: Image) -> None:
