@@ -99,13 +99,15 @@ def quiet_libraries(active: bool = True) -> Iterator[None]:
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 2)
     os.close(devnull)
-    with os.fdopen(real, "w", buffering=1, encoding=before.encoding, errors="backslashreplace") as stderr:
-        sys.stderr = stderr
-        try:
-            yield
-        finally:
-            sys.stderr = before
-            os.dup2(real, 2)
+    sys.stderr = stderr = os.fdopen(real, "w", buffering=1, encoding=before.encoding, errors="backslashreplace")
+    try:
+        yield
+    finally:
+        sys.stderr = before
+        os.dup2(real, 2)
+        # this tries again to write what could not be written, such as to a full disk
+        with contextlib.suppress(OSError):
+            stderr.close()
 
 
 def above_bars(file: TextIO) -> contextlib.AbstractContextManager[None]:
@@ -172,7 +174,7 @@ class Output:
                 _write_all(text)
         except OSError as error:
             if isinstance(error, BrokenPipeError):
-                _discard_output()
+                discard_output(sys.stdout)
                 raise Stop(_SIGPIPE) from None
             raise unwritten(error) from None
 
@@ -182,15 +184,15 @@ class Output:
 
 def unwritten(error: OSError) -> click.ClickException:
     """Return the exception for standard output that cannot be written, and discard what is still buffered."""
-    _discard_output()
+    discard_output(sys.stdout)
     return click.ClickException(f"standard output cannot be written: {error.strerror}")
 
 
-def _discard_output() -> None:
-    # or the rest of the buffer would cause another error when Python exits
+def discard_output(stream: TextIO) -> None:
+    """Discard what is buffered for a stream that cannot be written, or it would cause another error as Python exits."""
     with contextlib.suppress(OSError, ValueError):
         devnull = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(devnull, sys.stdout.fileno())
+        os.dup2(devnull, stream.fileno())
         os.close(devnull)
 
 

@@ -103,6 +103,13 @@ def _run_and_exit(load: Callable[[], click.Command], name: str) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        from facexp_cli.console import discard_output
+
+        # Python's own attempt to write it would change the exit status
+        discard_output(sys.stderr)
     sys.exit(status)
 
 

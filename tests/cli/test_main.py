@@ -34,6 +34,19 @@ finally:
 """
 """Code that runs a console script with the process's arguments and prints which of the modules it has loaded."""
 
+LOG_AN_ERROR = """
+import logging
+import click
+from facexp_cli.console import notes, quiet_libraries
+from facexp_cli.main import _run_and_exit
+def work():
+    with quiet_libraries({quiet}), notes(logging.INFO):
+        logging.getLogger("facexp").error("of a request", exc_info=ValueError())
+    return 7
+_run_and_exit(lambda: click.Command("x", callback=work), "x")
+"""
+"""Code of a command that logs an error with a traceback and ends with status 7."""
+
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code, *arguments]
@@ -185,22 +198,20 @@ def test_a_full_disk_behind_standard_output_is_reported_in_one_line(command: lis
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
     ("code", "status"),
     [
         ("import sys; sys.argv[1:] = ['--every', 'x', 'y']; from facexp_cli.main import infer_main; infer_main()", 2),
-        (
-            "import logging; from facexp_cli.console import notes\n"
-            "with notes(logging.INFO): logging.getLogger('facexp').error('of a request', exc_info=ValueError())\n"
-            "raise SystemExit(7)",
-            7,
-        ),
+        (LOG_AN_ERROR.format(quiet=False), 7),
+        (LOG_AN_ERROR.format(quiet=True), 7),
     ],
 )
-def test_a_full_disk_behind_standard_error_keeps_the_exit_status(code: str, status: int) -> None:
+def test_a_full_disk_behind_standard_error_keeps_the_exit_status(code: str, status: int, unbuffered: str) -> None:
     """Guards against another exit status, and a server that fails, if a message cannot be written."""
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run([sys.executable, "-c", code], stderr=full, timeout=60)
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run([sys.executable, "-c", code], stderr=full, env=environment, timeout=60)
     assert done.returncode == status
 
 
