@@ -112,11 +112,12 @@ def test_a_damaged_jpeg_is_skipped_and_reported(standard_input: Any, caplog: pyt
     # no marker where one is required, and no size
     jpegs[6] = jpegs[6][:4] + b"\0\2" + jpegs[6][6:].replace(b"\xff\xc0", b"\xff\xef")
     data, got = b"".join(jpegs), []
-    shots = standard_input(data, policy="latest")
-    assert shots[-1].index == 9
-    with pytest.raises(SourceError, match=r"^-: 2 frames do not decode, first: frame 3$"):
-        standard_input(data)
-    assert caplog.messages == ["-: frame 3 cannot be decoded and is skipped"]
+    for policy in ("all", "latest"):
+        caplog.clear()
+        assert error_of(standard_input, data, policy=policy) == "-: 2 frames do not decode, first: frame 3"
+        assert caplog.messages == ["-: frame 3 cannot be decoded and is skipped"]
+    sizeless = jpegs[0].replace(b"\xff\xc0", b"\xff\xef")
+    assert error_of(standard_input, 2 * sizeless, policy="latest") == "-: 2 frames do not decode, first: frame 0"
     stream = JpegStream(Pipe(Trickle(data, 1000)))
     while stream.grab():
         got.append(stream._grabbed)

@@ -18,6 +18,7 @@ from facexp.geometry import Image
 from facexp.reading import Pace, ReadOptions
 from facexp.sources.capture import Capture
 from facexp.sources.clip_health import InterlacedError, InterlaceFilter, interlaced
+from facexp.sources.pipe import Undecoded
 
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 """Pauses before each attempt to open a source again; the last one is used for all further attempts."""
@@ -59,12 +60,13 @@ def live_frames(
 
     `open_capture` runs in the reading thread; `name` is the name of the source in the log; `address` is given where the
     frames may be interlaced, and is then used to check that. Raises SourceError, with only the reason as its message,
-    for a source that never gives a frame, for an interlaced one, and for a finite one that hangs. Closing the iterator
-    ends the reading.
+    for a source that never gives a frame, for an interlaced one, and for a finite one that hangs or, at its end, had
+    damaged frames. Closing the iterator ends the reading.
     """
     pace, started, attempt = Pace(options), time.monotonic(), 0
     # shared by all captures, so that a motionless source is checked only once and not at each reopening
     interlace_filter = _interlace_filter(address, options)
+    undecoded = Undecoded(name)
     first_s: float | None = None
     count = 0
     readers: list[_Reader] = []
@@ -72,7 +74,7 @@ def live_frames(
         readers = [reader for reader in readers if reader.is_running]
         reason = "still hangs"
         if len(readers) < _MAX_HANGING:
-            reader = _Reader(open_capture, options, pace, interlace_filter, count, first_s)
+            reader = _Reader(open_capture, options, pace, interlace_filter, undecoded, count, first_s)
             readers.append(reader)
             try:
                 while (frame := reader.take()) is not None:
@@ -81,6 +83,7 @@ def live_frames(
                 if reader.first_s is None:
                     within = "" if math.isinf(options.end_s) else f" in {options.end_s:g} s"
                     raise SourceError(f"gave no picture{within}")
+                undecoded.raise_if_any()
                 return
             except _LostError as error:
                 reason = str(error)
@@ -121,6 +124,7 @@ class _Reader:
         options: ReadOptions,
         pace: Pace,
         interlace_filter: InterlaceFilter[LiveFrame],
+        undecoded: Undecoded,
         count: int,
         first_s: float | None,
     ) -> None:
@@ -131,6 +135,7 @@ class _Reader:
         self._timed = False
         self._opened_s: float | None = None
         self._open, self._options, self._pace, self._interlace_filter = open_capture, options, pace, interlace_filter
+        self._undecoded = undecoded
         self._changed = threading.Condition()
         self._waiting: LiveFrame | None = None
         self._ended = self._stopped = False
@@ -232,6 +237,9 @@ class _Reader:
                     continue
             image = capture.retrieve()
             if image is None:
+                # in an endless source they are as good as dropped: the next frame replaces them
+                if capture.finite:
+                    self._undecoded.note(index)
                 continue
             self._last_activity_s = now
             current = LiveFrame(index, time_ms, now, 0, image, capture.fps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import select
 from typing import Protocol
@@ -12,6 +13,8 @@ from facexp.errors import SourceError
 from facexp.geometry import Image
 from facexp.reading import NOMINAL_FPS
 from facexp.sources import photo
+
+_logger = logging.getLogger("facexp")
 
 _JPEG_START = b"\xff\xd8\xff"
 # inside compressed data 0xff is followed only by a zero, a restart marker's code (0xd0 to 0xd7), or 0xff as a fill byte
@@ -180,17 +183,19 @@ class JpegStream:
 
 
 class Undecoded:
-    """Counts the damaged frames that were skipped, and reports them as an error at the end."""
+    """Counts the damaged frames of a source that were skipped, and reports them as an error at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        """`name` is the name of the source in the log."""
+        self._name = name
         self._count, self._first = 0, 0
 
-    def note(self, index: int) -> bool:
-        """Count the damaged frame with this number; return whether it is the first."""
+    def note(self, index: int) -> None:
+        """Count the damaged frame with this number, and log the first one: the error at the end may come much later."""
         self._count += 1
         if self._count == 1:
             self._first = index
-        return self._count == 1
+            _logger.warning("%s: frame %d cannot be decoded and is skipped", self._name, index)
 
     def raise_if_any(self) -> None:
         """Raise SourceError, with only the reason as its message, if there were any."""

@@ -238,7 +238,7 @@ class Source:
             yield from self._live(lambda: capture, options)
             return
         pace, index, fps = Pace(options), 0, options.taken_fps(capture.fps)
-        damaged = Undecoded()
+        damaged = Undecoded(printable(self.name))
         while capture.grab():
             # the writer of a pipe waits for its reader, so arrival times mean nothing: take a nominal frame rate
             time_ms = 1000 * index / capture.fps
@@ -246,11 +246,10 @@ class Source:
                 break
             if pace.wants(index, time_ms):
                 image = capture.retrieve()
-                if image is not None:
+                if image is None:
+                    damaged.note(index)
+                else:
                     yield Shot(self.name, self.save_as, index, time_ms, image, fps)
-                elif damaged.note(index):
-                    # logged at once: the error at the end of the stream may come much later
-                    _logger.warning("%s: frame %d cannot be decoded and is skipped", printable(self.name), index)
             index += 1
         damaged.raise_if_any()
 
