@@ -86,7 +86,7 @@ def clip(path: Path, make) -> None:  # type: ignore[no-untyped-def]
         found, tracked = found + len(truth), tracked + len(faces)
         common += sum(any(same_face(face, other) for other in faces) for face in truth)
         extra += sum(not any(same_face(face, other) for other in truth) for face in faces)
-        boxes += [max(iou(face, other) for other in faces) for face in truth if faces]
+        boxes += [max(iou(face.box, other.box) for other in faces) for face in truth if faces]
         switches += sum(same_face(a, b) and a.id != b.id for a in previous for b in faces)
         previous = faces
         for face in faces:

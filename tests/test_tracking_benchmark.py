@@ -1,0 +1,26 @@
+"""benchmarks/tracking.py on a short clip: the constants of the tracking and of the smoothing were chosen with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCRIPT = "import sys; from pathlib import Path; import endless; endless.portrait_clip(Path(sys.argv[1]))"
+
+
+def test_a_clip_is_compared_with_the_detector_in_every_frame(tmp_path: Path) -> None:
+    """Guards against a benchmark that ends in a traceback, which no type checker and no other test would notice."""
+    pytest.importorskip("skimage", reason="the astronaut comes with scikit-image")
+    clips = tmp_path / "samples" / "clips"
+    clips.mkdir(parents=True)
+    for command in (["-c", SCRIPT, str(clips / "portrait.mp4")], ["tracking.py", str(tmp_path), "--only", "clips"]):
+        done = subprocess.run([sys.executable, *command], cwd=BENCHMARKS, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "portrait.mp4: 50 frames, 2.0 s"
+    assert lines[1].startswith("  faces: 45 with the detector in every frame, 45 tracked, 45 found by both")
+    assert lines[2].endswith("1 ids, 0 id switches")
