@@ -221,6 +221,17 @@ def test_a_source_that_never_works_is_an_error() -> None:
             next(live_frames(opening(script), "x", options))
 
 
+def test_a_source_that_takes_too_long_to_open_is_an_error() -> None:
+    """Guards the advice for a camera with a frame in ten seconds: FFmpeg needs several before it opens a stream."""
+
+    def slowly() -> Script:
+        time.sleep(0.5)
+        return Script(False)
+
+    with pytest.raises(SourceError, match=r"^did not open within 0\.1 s: .* more time if it has few frames a second$"):
+        next(live_frames(slowly, "x", ReadOptions(timeout_s=0.1)))
+
+
 def test_a_bug_is_not_taken_for_a_lost_camera() -> None:
     """Guards against hiding a bug behind endless attempts."""
     with pytest.raises(ZeroDivisionError):

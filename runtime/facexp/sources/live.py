@@ -253,6 +253,10 @@ class _Reader:
             raise SourceError(reason)
 
     def _timeout_message(self) -> str:
+        if self._opened_s is None:
+            # FFmpeg opens a stream only after several pictures, so that one with a picture each second takes seconds
+            what = f"did not open within {self._options.timeout_s:g} s"
+            return f"{what}: check that it runs, and allow more time if it has few frames a second"
         return f"gave no picture for {self._options.timeout_s:g} s"
 
     def _offer(self, frame: LiveFrame, latest: bool) -> None:
