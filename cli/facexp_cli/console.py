@@ -205,14 +205,28 @@ def _write_all(text: str) -> None:
         sys.stdout.flush()
         return
     # bypasses Python's buffer, which loses the rest of a long text if a signal interrupts a write to a full pipe
-    unwritten_bytes = memoryview(text.encode(sys.stdout.encoding, "backslashreplace"))
-    while unwritten_bytes:
-        written = raw.write(unwritten_bytes)
-        if written is None:
-            # another program has set the terminal to non-blocking mode
-            select.select([], [raw], [])
-        else:
-            unwritten_bytes = unwritten_bytes[written:]
+    content = memoryview(text.encode(sys.stdout.encoding, "backslashreplace"))
+    done = 0
+    try:
+        while done < len(content):
+            written = raw.write(content[done:])
+            if written is None:
+                # another program has set the terminal to non-blocking mode
+                select.select([], [raw], [])
+            else:
+                done += written
+    except OSError:
+        _take_back(raw, done)
+        raise
+
+
+def _take_back(file: io.FileIO, count: int) -> None:
+    """Remove the last bytes written to a file: the next run may append to it, and would continue half a line."""
+    # a pipe has no position, a terminal cannot be cut, and in a file another program may have written since
+    with contextlib.suppress(OSError):
+        end = file.tell()
+        if end == os.fstat(file.fileno()).st_size:
+            file.truncate(end - count)
 
 
 class Progress:

@@ -6,12 +6,14 @@ import fcntl
 import json
 import os
 import pty
+import resource
 import select
 import signal
 import struct
 import subprocess
 import termios
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,24 @@ def test_a_full_disk_is_reported_in_one_line(tmp_path: Path, tiny_bundle: Path) 
         message = process.stderr.read()
     assert process.wait(20) == 1
     assert message == b"Error: standard output cannot be written: No space left on device\n"
+
+
+def test_a_full_disk_leaves_only_complete_lines(tmp_path: Path, tiny_bundle: Path) -> None:
+    """Guards `>> results.jsonl`: the next run would append its first record to half a line."""
+    write_clip(str(tmp_path / "x.mp4"), 5)
+    command = [*COMMAND, "x.mp4", "--bundle", str(tiny_bundle)]
+    lines = tmp_path / "results.jsonl"
+    for limit, complete in ((500, 2), (resource.RLIM_INFINITY, 2 + 5)):
+        with lines.open("ab") as file:
+            subprocess.run(
+                command,
+                cwd=tmp_path,
+                stdout=file,
+                stderr=subprocess.PIPE,
+                timeout=60,
+                preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)),
+            )
+        assert [record["frame"] for record in records(lines.read_text())] == [0, 1, 0, 1, 2, 3, 4][:complete]
 
 
 def test_output_of_libraries_is_suppressed(tmp_path: Path, tiny_bundle: Path) -> None:
