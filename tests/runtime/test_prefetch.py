@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
@@ -77,6 +78,20 @@ def test_photos_are_read_ahead_and_cameras_are_not() -> None:
         assert ("x0" in log) is False
         read += len(list(shots))
     assert read == 7
+
+
+def test_files_after_a_camera_are_read_when_the_camera_ends() -> None:
+    """Guards the content of a file that changes while the camera runs, perhaps for hours."""
+    log: list[str] = []
+    camera = Scripted("x", log, 1, None, "0")
+    sources = [Scripted("a", log, 1, None), camera, *(Scripted(name, log, 1, None) for name in "bcde")]
+    for source, shots in read_ahead(sources, DEFAULTS, 2):
+        if source.name == "x":
+            # time enough to read ahead, if that were done
+            time.sleep(0.1)
+            assert log == ["a0"]
+        assert len(list(shots)) == 1
+    assert sorted(log) == ["a0", "b0", "c0", "d0", "e0", "x0"]
 
 
 def test_a_single_photo_is_read_without_a_thread() -> None:

@@ -29,8 +29,8 @@ def read_ahead(
 
     The shots, and the errors, are those of `Source.shots`; the sources keep their order. `readers` threads prefetch:
     each reads a shot and calls `process` on it. They work on up to `readers` photos at once, but only one frame ahead
-    within a clip. Files above 8 MB, a single source, and sources that are not files are opened only when the caller
-    reaches them. With 0 readers nothing is prefetched.
+    within a clip. Files above 8 MB, a single source, sources that are not files, and files that follow one are opened
+    only when the caller reaches them. With 0 readers nothing is prefetched.
     """
 
     def next_result(shots: Iterator[Shot]) -> tuple[Shot, _Result] | None:
@@ -63,7 +63,9 @@ def read_ahead(
     try:
         for source in itertools.chain(first_two, remaining):
             shots = source.shots(options)
-            prefetch = not single and source.address is None and _file_size(source.name) <= _MAX_PREFETCH_BYTES
+            # a camera may run for hours: files that follow would be open all that time, and their content old
+            live = any(each.address is not None for each in (source, *(before for before, _ in waiting)))
+            prefetch = not single and not live and _file_size(source.name) <= _MAX_PREFETCH_BYTES
             first = pool.submit(next_result, shots) if prefetch else None
             # a camera or pipe is read in its own thread, or in none, and must not be open while earlier files are read
             waiting.append((source, on_demand(shots) if source.address is not None else prefetched(shots, first)))
