@@ -40,6 +40,7 @@ class Motion:
     """Compares each frame with the previous one and with the last one that the detector ran on."""
 
     def __init__(self) -> None:
+        self._size: tuple[int, ...] = (0, 0)
         self._small: NDArray[np.float32] | None = None
         self._detected: NDArray[np.float32] | None = None
         self._faces: list[Box] = []
@@ -50,10 +51,11 @@ class Motion:
 
         True for the first frame, and if the frame size changes.
         """
+        if gray.shape != self._size:
+            # the small copies of two frame sizes may have the same size, and look alike
+            self._size, self._small, self._detected = gray.shape, None, None
         before, self._small = self._small, self._shrunk(gray)
-        if before is None or before.shape != self._small.shape:
-            return True
-        return float(np.abs(self._small - before).mean()) > _SCENE_CHANGE
+        return before is None or float(np.abs(self._small - before).mean()) > _SCENE_CHANGE
 
     def appearance(self, box: Box) -> Appearance:
         """Return the appearance of a box in this frame, so coarse that small shifts of the box do not matter."""
@@ -72,7 +74,7 @@ class Motion:
 
         True before the first pass, and if the frame size has changed since.
         """
-        if self._detected is None or self._small is None or self._detected.shape != self._small.shape:
+        if self._detected is None or self._small is None:
             return True
         changed = (np.abs(self._small - self._detected) > _PIXEL_CHANGE).astype(np.uint8)
         # also where the faces were: a head that moves away uncovers what is behind it

@@ -98,3 +98,12 @@ def test_another_frame_size_starts_new_ids(film: Callable[..., Any]) -> None:
     assert run.ids((100, 100)) == {0: 1}
     assert run.show() == []
     assert run.ids((100, 100), background=np.zeros((480, 640), np.uint8)) == {0: 2}
+
+
+def test_faces_are_found_at_once_in_another_frame_size(film: Callable[..., Any]) -> None:
+    # guards: a camera that halves its resolution, where the small copies that show a cut are alike
+    run = film()
+    for _ in range(60):
+        run.show((200, 100))
+    assert run.ids((100, 50, 30.0), background=np.zeros((120, 240), np.uint8)) == {0: 2}
+    assert run.ids((200, 100), background=np.zeros((240, 480), np.uint8)) == {0: 3}
