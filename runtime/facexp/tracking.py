@@ -15,6 +15,7 @@ from facexp.detector import DUPLICATE_OVERLAP, Box, Detection, iou, overlap_of_s
 from facexp.geometry import Image, Matrix, Picture, Points, invert, to_gray, transform
 from facexp.keypoints import MAX_DRIFT, FoundKeypoints
 from facexp.motion import Appearance, Motion, differ
+from facexp.reading import NOMINAL_FPS
 from facexp.smoothing import Smoother
 from facexp.types import Emotion, Face, Timings
 
@@ -33,7 +34,7 @@ _MAX_MISSES = 3
 _KEEP_LOST_MS = 1500.0
 # a face's velocity is a mean over about this time
 _VELOCITY_MS = 150.0
-# most lost faces that are remembered: needed where time stamps do not advance, so that none expires
+# most lost faces that are remembered: needed where time stamps hardly advance, so that none expires
 _MAX_LOST = 64
 # from this intersection over union on, a box of the detector belongs to a tracked face
 _MIN_IOU = 1 / 3
@@ -100,6 +101,8 @@ class Tracker:
         self._frames = 0
         self._pause_ms = 0.0
         self._size = (0, 0)
+        self._stamp_ms: float | None = None
+        self._delay_ms = 0.0
 
     @property
     def timings(self) -> Timings:
@@ -110,12 +113,16 @@ class Tracker:
         """Return the faces of the next frame, largest box first; [] if there are none.
 
         `image` is as for `Analyzer.analyze`; `time_ms` is its time in the video in milliseconds and increases from
-        frame to frame. Raises ValueError for an invalid image and for a time that is not finite.
+        frame to frame. Where it stands still, 30 frames a second are assumed: OpenCV gives all frames of a raw stream
+        or an image sequence the time 0. Raises ValueError for an invalid image and for a time that is not finite.
         """
         if not math.isfinite(time_ms):
             raise ValueError(f"time_ms must be finite, got {time_ms}")
         start = time.perf_counter()
         gray = to_gray(image)
+        if time_ms == self._stamp_ms:
+            self._delay_ms += 1000 / NOMINAL_FPS
+        self._stamp_ms, time_ms = time_ms, time_ms + self._delay_ms
         if gray.shape != self._size:
             # positions in the old frame size are meaningless now
             self._tracks, self._lost, self._size = [], [], gray.shape

@@ -92,6 +92,15 @@ def test_the_detector_runs_at_once_if_the_clock_goes_back(film: Callable[..., An
     assert run.detector_runs == [1]
 
 
+def test_a_newcomer_is_found_if_the_clock_stands_still(film: Callable[..., Any]) -> None:
+    # guards: OpenCV's CAP_PROP_POS_MSEC, which is 0 for all frames of a raw H.264 file or an image sequence
+    run = film()
+    for _ in range(10):
+        assert run.show(step=0) == []
+    found = [run.ids((100, 100), step=0) for _ in range(40)]
+    assert found[10:] == [{0: 1}] * 30
+
+
 def test_another_frame_size_starts_new_ids(film: Callable[..., Any]) -> None:
     # guards: ids of a stream that changes its size, where the same coordinates are another place
     run = film()
