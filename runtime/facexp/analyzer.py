@@ -233,6 +233,11 @@ class Analyzer:
         """How many faces of an image are kept at most; None: all."""
         return self._max_faces
 
+    @property
+    def min_face(self) -> float:
+        """The fewest pixels that the longer side of a face's box has; 0: all faces are kept."""
+        return self._min_face
+
     def detect(self, image: Picture, reduction: int = 1) -> list[Detection]:
         """Return the detector's faces, not yet confirmed by the keypoint network, largest first.
 

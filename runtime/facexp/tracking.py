@@ -79,7 +79,8 @@ class Tracker:
     def __init__(self, analyzer: Analyzer, *, detect_every: int | None = None, smooth: float = SMOOTH_S) -> None:
         """Create a tracker without faces.
 
-        analyzer: holds the networks and the limits (`min_score`, `max_faces`); others may use it between frames.
+        analyzer: holds the networks and the limits (`min_score`, `min_face`, `max_faces`); others may use it between
+        frames.
         detect_every: run the detector on every N-th frame; None: once a second. In both cases it also runs at once if a
         face is lost, and soon if something moves that is not a tracked face.
         smooth: time constant of the smoothing in seconds (`facexp.smoothing`); 0 turns it off.
@@ -140,11 +141,12 @@ class Tracker:
             self._update(gray, candidates, time_ms)
         located = time.perf_counter()
         self._tracks.sort(key=lambda track: -_area(track.box))
-        found = _keypoints_of(self._tracks)
-        emotions = self._analyzer.read_emotions([gray] * len(self._tracks), found)
+        # the detector, which applies this limit, has not run since some faces became smaller
+        tracks = [track for track in self._tracks if max(track.box[2:]) >= self._analyzer.min_face]
+        emotions = self._analyzer.read_emotions([gray] * len(tracks), _keypoints_of(tracks))
         end = time.perf_counter()
         self._timings = Timings(1e3 * detect_s, 1e3 * (located - start - detect_s), 1e3 * (end - located))
-        return [_face(track, emotion, time_ms) for track, emotion in zip(self._tracks, emotions, strict=True)]
+        return [_face(track, emotion, time_ms) for track, emotion in zip(tracks, emotions, strict=True)]
 
     def _follow(self, gray: Image, time_ms: float) -> bool:
         """Find the tracked faces in this frame, and return whether one is lost, or may be."""

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 import facexp
 from facexp.detector import Detection
+from facexp.geometry import Image
 from facexp.tracking import Tracker
 
 
@@ -65,6 +67,20 @@ def test_the_largest_face_comes_first(film: Callable[..., Any]) -> None:
             sizes = [face.box[2] for face in run.show(*places)]
         assert len(sizes) == len(places)
         assert sizes == sorted(sizes, reverse=True)
+
+
+def test_a_face_that_shrinks_below_min_face_is_left_out(astronaut: Image) -> None:
+    # guards: --min-face in a clip, where the detector, which knows the limit, runs only once a second
+    tracker = Tracker(facexp.Analyzer("cpu", 1, min_face=80))
+    sides = []
+    for frame in range(25):
+        picture = np.zeros_like(astronaut)
+        height, width = (round(side * (1 - frame / 50)) for side in astronaut.shape[:2])
+        picture[:height, :width] = cv2.resize(astronaut, (width, height), interpolation=cv2.INTER_AREA)
+        sides.append(max((side for face in tracker.track(picture, 40 * frame) for side in face.box[2:]), default=0))
+    assert sides[0] > 100
+    assert all(side >= 80 or side == 0 for side in sides)
+    assert sides[-1] == 0
 
 
 def test_the_score_is_that_of_the_last_detection(film: Callable[..., Any]) -> None:
