@@ -48,7 +48,9 @@ _FPS = 25.0
 # height in pixels of the drawn portrait: as a photo on a web page, not one from a camera
 _PORTRAIT_HEIGHT = 450
 _COLUMNS = ("least ms", "p50 ms", "p90 ms", "p99 ms", "ratio")
-_ONE_PHOTO = "import sys, cv2, facexp; facexp.Analyzer('cpu').analyze(cv2.imread(sys.argv[1]))"
+_ONE_PHOTO = """import sys, cv2, facexp
+*_, bundle, photo = None, *sys.argv[1:]
+facexp.Analyzer("cpu", bundle=bundle).analyze(cv2.imread(photo))"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ class Plan:
     starts: int = 5
     """How many processes are measured for the cold start; 0 skips it."""
     command: tuple[str, ...] = (sys.executable, "-P", "-c", _ONE_PHOTO)
-    """The command that is started for the cold start; the path of a photo is appended."""
+    """The command that is started for the cold start; --bundle and its directory, if `bundle` is given, and the path of
+    a photo are appended."""
 
     def __post_init__(self) -> None:
         numbers = {"threads": self.threads, "batch": self.batch, "rounds": (self.rounds,)}
@@ -324,10 +327,11 @@ def _cold_starts(
 ) -> list[Process]:
     photo = folder / "cold.jpg"
     save_picture(photo, shot.image)
+    command = (*plan.command, *(() if plan.bundle is None else ("--bundle", str(plan.bundle))), str(photo))
     step, found = new_counter("cold start", plan.starts), []
     for _ in range(plan.starts + 1):
         try:
-            found.append(run_process((*plan.command, str(photo))))
+            found.append(run_process(command))
         except RuntimeError as error:
             skipped.append(f"cold start: {error}")
             return []

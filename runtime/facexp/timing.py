@@ -104,9 +104,12 @@ def in_turns(
 def run_process(command: Sequence[str]) -> Process:
     """Run a command to its end and measure it.
 
-    Raises RuntimeError, with the last line that it wrote to standard error, if its exit status is not 0.
+    Raises RuntimeError if it cannot be started and, with the last line that it wrote to standard error, if its exit
+    status is not 0.
     """
-    done = subprocess.run([sys.executable, "-P", "-c", _LAUNCHER, *command], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", _LAUNCHER, *command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[0]} cannot be started: {done.stderr.splitlines()[-1]}")
     result = json.loads(done.stdout)
     if result["status"] != 0:
         lines = str(result["said"]).splitlines() or ["no error message"]

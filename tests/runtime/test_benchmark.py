@@ -105,6 +105,22 @@ def test_the_given_sources_are_measured(tmp_path: Path, astronaut: Any, tiny_bun
     assert report.skipped == ()
 
 
+def test_the_cold_start_is_that_of_the_given_bundle(own_bundle: Path) -> None:
+    """Guards against the cold start of the shipped bundle in the report of another one."""
+    show = (sys.executable, "-c", "import sys; sys.exit(' '.join(sys.argv[1:-1]) or 'none')")
+    plan = Plan(batch=(1,), device="cpu", bundle=own_bundle, rounds=1, starts=1, command=show)
+    assert f"cold start: {sys.executable} ended with status 1: --bundle {own_bundle}" in run(plan).skipped
+    (own_bundle / "manifest.json").write_text("{}")
+    with pytest.raises(RuntimeError, match=r"manifest\.json"):
+        run_process([*Plan().command, "--bundle", str(own_bundle), "photo.jpg"])
+
+
+def test_a_command_that_cannot_be_started_is_listed() -> None:
+    """Guards: a command that is not installed does not lose everything else that was measured."""
+    plan = Plan(batch=(1,), device="cpu", rounds=1, starts=1, command=("facexp-gone",))
+    assert any("facexp-gone" in reason for reason in run(plan).skipped)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("gone.jpg", "no such file"), ("text.jpg", "is not a photo"), ("0", "cameras, streams and pipes")],
