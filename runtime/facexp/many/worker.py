@@ -63,7 +63,8 @@ class Settings:
             del options[ignored]
         if options["detector"] is not None:
             options["detector"] = Path(options["detector"]).name
-        return json.dumps({"models": models, "start": start, **options, **values}, sort_keys=True)
+        # numbers of numpy are accepted, too
+        return json.dumps({"models": models, "start": start, **options, **values}, sort_keys=True, default=float)
 
 
 @dataclass(frozen=True, slots=True)

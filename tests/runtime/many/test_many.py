@@ -141,7 +141,7 @@ def test_bad_rows_of_a_table_are_rows_with_an_error(album: Path, settings: Setti
 def test_a_source_without_a_frame_is_done(
     album: Path, settings: Settings, one_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards --resume: a clip that ends before --start has no row, but is done; 40 and 40.0 are the same setting."""
+    """Guards --resume: a clip that ends before --start has no row, but is done; any type of 40 is the same setting."""
     monkeypatch.setattr("facexp.many.worker._ROW_GROUP_ROWS", 1)
     late = replace(settings, options=ReadOptions(start_s=1000.0), analyzer=replace(settings.analyzer, min_face=40))
     names = [str(path) for path in sorted(Path("album").iterdir())]
@@ -149,8 +149,9 @@ def test_a_source_without_a_frame_is_done(
     job = ManyImages(names, "out", late)
     assert sum(part.rows for part in job.run()) == len(expected) < job.total
     assert read_rows("out") == expected
-    same = replace(late, analyzer=replace(late.analyzer, min_face=40.0))
-    assert ManyImages(names, "out", same, resume=True).left == 0
+    for equal in (40.0, np.int64(40), np.float32(40)):
+        same = replace(late, analyzer=replace(late.analyzer, min_face=equal))
+        assert ManyImages(names, "out", same, resume=True).left == 0
 
 
 def test_zero_workers_are_refused(album: Path) -> None:
