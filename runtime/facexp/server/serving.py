@@ -69,7 +69,8 @@ def run(settings: Settings, started: Callable[[Ports], object]) -> bool:
     """Serve until SIGINT or SIGTERM, then answer the accepted requests and return; a second signal exits at once.
 
     `started` is called once the server accepts requests. Returns whether all threads have ended: if one still works on
-    a picture, Python waits for it before the process ends. Raises FacexpError if the server cannot start.
+    a picture, Python waits for it before the process ends. Raises FacexpError if the server cannot start, or
+    ValueError for an argument of the analyzer out of its range.
     """
 
     async def main() -> bool:
@@ -91,7 +92,13 @@ async def serve(settings: Settings, stop: asyncio.Event, started: Callable[[Port
         http = _http(application(service, settings.access, hosts), settings)
         rpc = rpc_server(service, settings.access)
         grpc_port = _add_port(rpc, address, settings.grpc_port, settings.access.tls)
-        await service.versions.start()
+        try:
+            await service.versions.start()
+        except BaseException:
+            # gRPC closes the port only of a server that was started
+            await rpc.start()
+            await rpc.stop(None)
+            raise
         await rpc.start()
         watching = asyncio.create_task(service.versions.watch())
         serving = asyncio.create_task(http.serve([listener]))

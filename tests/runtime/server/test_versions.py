@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import shutil
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -183,3 +184,15 @@ def test_what_cannot_be_served_is_refused_at_the_start(
         start(base=tmp_path)
     with pytest.raises(ValueError, match="labels must be one of"):
         start(base=tiny_bundle, analyzer=AnalyzerOptions("cpu", labels="nobody's"))
+
+
+def test_a_server_that_cannot_start_frees_its_ports(
+    start: Callable[..., Any], add: Callable[[int], Path], tmp_path: Path
+) -> None:
+    """Guards a program that tries again in the same process until a bundle is there: gRPC kept its port for good."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(ServerError, match="no bundle"):
+        start(base=tmp_path / "base", grpc_port=port)
+    add(1)
+    assert start(base=tmp_path / "base", grpc_port=port).ports.grpc == f"127.0.0.1:{port}"
