@@ -100,6 +100,17 @@ def test_globs_find_what_they_match(tree: Path) -> None:
 _ALL = ["P1.png", "p2.JPG", "p10.jpg", "sub/p3.bmp", "sub/deep/p4.png"]
 
 
+def test_a_path_object_that_exists_is_a_file(tree: Path) -> None:
+    """Guards Path("./0"), whose ./ pathlib drops: a folder of class 0, not the first camera."""
+    assert [source.address for source in open_sources([Path("0"), Path("/dev/video0")])] == ["0", "/dev/video0"]
+    write_picture(Path("0/a.png"))
+    for name in ("@b.png", "7", "-"):
+        write_picture(Path("b.png")).rename(name)
+    found = list(open_sources([Path("./0"), Path("@b.png"), Path("7"), Path("-")]))
+    assert [source.name for source in found] == ["0/a.png", "./@b.png", "./7", "./-"]
+    assert all(next(source.shots()).image.shape == (8, 10, 3) for source in found)
+
+
 def test_a_list_is_read_as_if_typed(tree: Path) -> None:
     """Guards @list.txt: each line as if typed, with blanks, comments, Windows line ends and odd names."""
     lines = ["# some", "", "album/p2.JPG", "  album/sub ", "album/*.jpg", "rtsp://u:p@cam/1", "0", "./0", "@more.txt"]

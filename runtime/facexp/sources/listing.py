@@ -47,6 +47,7 @@ def open_sources(names: Iterable[Name | Listed], skip: Path | None = None) -> It
     searches recursively; a literal suffix at its end, whatever it is, adds the files with that suffix), a camera (0,
     /dev/video0), the address of a stream (rtsp://..., http://...), "-" for standard input, or "@list.txt": a text file
     with such names, read by `listed`.
+    A `pathlib.Path` of a file or folder that exists is that, whatever its name: Path("0") is then no camera.
     Folders and globs leave out everything inside the folder `skip`, into which the results are written. A name that
     leads to nothing gives one Source whose `problem` says why. Raises ValueError if `names` is a single name, because
     its letters would be taken for names.
@@ -91,6 +92,10 @@ def listed(names: Iterable[Name | Listed]) -> Iterator[Listed]:
             yield given
             continue
         name = os.fspath(given)
+        special = name == STDIN or name.startswith("@") or (is_live(name) and "/" not in name)
+        if special and isinstance(given, os.PathLike) and path_problem(Path(name)) is None:
+            # pathlib drops the ./ with which such a file is written
+            name = f"./{name}"
         if not name.startswith("@"):
             yield Listed(name)
             continue
