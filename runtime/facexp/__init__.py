@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from facexp import bundle as bundle
     from facexp import detector as detector
     from facexp import doctor as doctor
+    from facexp import draw as draw
     from facexp import geometry as geometry
     from facexp import keypoints as keypoints
     from facexp import many as many
     from facexp import pipeline as pipeline
     from facexp import reading as reading
+    from facexp import sinks as sinks
     from facexp import sources as sources
     from facexp.analyzer import Analyzer
     from facexp.geometry import KEYPOINTS
@@ -46,7 +48,10 @@ else:
     }
 
     _MODULES = frozenset(
-        ("benchmark", "bundle", "detector", "doctor", "geometry", "keypoints", "many", "pipeline", "reading", "sources")
+        (
+            *("benchmark", "bundle", "detector", "doctor", "draw", "geometry"),
+            *("keypoints", "many", "pipeline", "reading", "sinks", "sources"),
+        )
     )
 
     def __getattr__(name: str) -> object:
