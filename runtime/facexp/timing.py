@@ -109,7 +109,8 @@ def run_process(command: Sequence[str]) -> Process:
     """
     done = subprocess.run([sys.executable, "-P", "-c", _LAUNCHER, *command], capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"{command[0]} cannot be started: {done.stderr.splitlines()[-1]}")
+        *_, reason = "no error message", *done.stderr.splitlines()
+        raise RuntimeError(f"{command[0]} cannot be started: {reason}")
     result = json.loads(done.stdout)
     if result["status"] != 0:
         lines = str(result["said"]).splitlines() or ["no error message"]

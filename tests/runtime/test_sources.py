@@ -366,23 +366,8 @@ def test_one_name_instead_of_a_list_is_refused(tmp_path: Path, monkeypatch: pyte
 
 def test_media_are_recognised_by_their_suffix() -> None:
     """Guards the list of suffixes that folders are searched for."""
-    for suffix in (
-        "jpg",
-        "JPEG",
-        "png",
-        "gif",
-        "tif",
-        "tiff",
-        "webp",
-        "avif",
-        "heic",
-        "mp4",
-        "MOV",
-        "mkv",
-        "avi",
-        "h264",
-        "264",
-    ):
+    pictures = ("jpg", "JPEG", "png", "gif", "tif", "tiff", "webp", "avif", "heic")
+    for suffix in (*pictures, "mp4", "MOV", "mkv", "avi", "h264", "264"):
         assert MEDIA.fullmatch(f"a.{suffix}"), suffix
     for name in ("a.txt", "a.jpg.txt", "jpg", ".jpg", "a.mp3", "a.ts", "a.pdf", "a.jpgx"):
         assert not MEDIA.fullmatch(name), name
