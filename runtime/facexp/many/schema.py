@@ -61,10 +61,7 @@ def file_schema(labels: Sequence[str], about: str) -> pa.Schema:
 
 def to_table(records: Sequence[dict[str, Any]], labels: Sequence[str], about: str) -> pa.Table:
     """Return the records as a table with the schema of `file_schema`."""
-    valid = [
-        {**record, **{key: as_utf8(record[key]) for key in ("source", "error") if key in record}} for record in records
-    ]
-    return pa.Table.from_pylist(valid, file_schema(labels, about))
+    return pa.Table.from_pylist(records, file_schema(labels, about))
 
 
 def frameless(metadata: Mapping[bytes, bytes] | None) -> list[str]:

@@ -38,11 +38,12 @@ class Sink(Protocol):
 def frame_record(frame: Frame) -> dict[str, Any]:
     """Return the frame as plain JSON data in the schema that the README describes.
 
-    Values are rounded to meaningful digits: pixels to 0.01, probabilities and scores to 0.0001.
+    Values are rounded to meaningful digits: pixels to 0.01, probabilities and scores to 0.0001. What is not valid UTF-8
+    in a name is escaped as text: because of one lone surrogate, pandas and Arrow do not read the whole file.
     """
-    record: dict[str, Any] = {"schema": 2, "source": frame.source, "frame": frame.index}
+    record: dict[str, Any] = {"schema": 2, "source": as_utf8(frame.source), "frame": frame.index}
     if frame.error is not None:
-        return record | {"error": frame.error}
+        return record | {"error": as_utf8(frame.error)}
     record["time_ms"] = round(frame.time_ms, 1)
     if frame.age_ms is not None:
         record |= {"age_ms": round(frame.age_ms, 1), "dropped": frame.dropped}
@@ -97,10 +98,7 @@ class JsonlSink(_LineSink):
 
     def write(self, frame: Frame, shot: Shot | None = None) -> None:
         """Write the frame's line."""
-        names = frame.source + (frame.error or "")
-        # a name that is not valid UTF-8 cannot be written as it is; escaped, it still identifies the file
-        escaped = as_utf8(names) != names
-        self._put(json.dumps(frame_record(frame), ensure_ascii=escaped, allow_nan=False) + "\n")
+        self._put(json.dumps(frame_record(frame), ensure_ascii=False, allow_nan=False) + "\n")
 
 
 class CsvSink(_LineSink):
@@ -121,14 +119,14 @@ class CsvSink(_LineSink):
     def write(self, frame: Frame, shot: Shot | None = None) -> None:
         """Write the frame's rows."""
         start = [
-            frame.source,
+            as_utf8(frame.source),
             frame.index,
             "" if frame.error is not None else round(frame.time_ms, 1),
             "" if frame.age_ms is None else round(frame.age_ms, 1),
             "" if frame.dropped is None else frame.dropped,
         ]
         rows = [[*start, number, *self._values(face), ""] for number, face in enumerate(frame.faces)]
-        self._rows(rows or [[*start, *[""] * len(self._face), frame.error or ""]])
+        self._rows(rows or [[*start, *[""] * len(self._face), as_utf8(frame.error or "")]])
 
     def _values(self, face: Face) -> list[object]:
         record = _face_record(face)

@@ -69,9 +69,7 @@ def test_the_schema_holds_every_key_of_a_record(emotions: str) -> None:
     broken = Frame.unread("b\udcff.jpg", 7, "b\udcff.jpg: is empty (0 bytes)")
     records = [frame_record(photo), frame_record(replace(photo, faces=())), frame_record(broken)]
     table = to_table(records, labels, "{}")
-    # as in JSON lines, bytes of a name that are not UTF-8 are escaped
-    escaped = json.loads(json.dumps(records).replace("\\udcff", "\\\\udcff"))
-    assert [without_nulls(row) for row in table.to_pylist()] == escaped
+    assert [without_nulls(row) for row in table.to_pylist()] == records
     assert list(table.to_pylist()[0]["faces"][0]["keypoints"]) == list(KEYPOINTS)
 
 
