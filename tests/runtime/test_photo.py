@@ -340,6 +340,36 @@ def test_a_damaged_animation_is_refused(tmp_path: Path) -> None:
         list(photo.animation(path, 3))
 
 
+@pytest.mark.parametrize("start", [b"fcTL", b"fdAT", b"IEND"])
+def test_an_animated_png_with_a_wrong_checksum_is_refused(
+    tmp_path: Path, start: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards all other photos, and a server: at many damaged frames OpenCV ends the whole process."""
+    animation = cv2.Animation()
+    animation.frames = [np.full((24, 32, 4), (12 * i, 12 * i, 12 * i, 255), np.uint8) for i in range(3)]
+    animation.durations = np.array([40, 40, 40], np.int32)  # type: ignore[assignment]
+    path = tmp_path / "x.png"
+    assert cv2.imwriteanimation(str(path), animation)
+    # what follows the end mark does not matter
+    path.write_bytes(path.read_bytes() + b"more")
+    assert len(list(photo.animation(path, 3))) == 3
+    data = bytearray(path.read_bytes())
+    data[data.rindex(start) + 4] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="checksum"):
+        next(photo.animation(path, 3))
+    # a server reads only the still picture, and OpenCV never sees that there are frames
+    seen, opencv = list[bytes](), cv2.imdecodeWithMetadata
+
+    def logged(png: NDArray[np.uint8], flags: int) -> Any:
+        seen.append(png.tobytes())
+        return opencv(png, flags=flags)
+
+    monkeypatch.setattr(cv2, "imdecodeWithMetadata", logged)
+    assert decode(bytes(data)).shape == (24, 32, 3)
+    assert b"acTL" not in seen[0]
+
+
 def test_a_truncated_jpeg_with_a_thumbnail_is_called_cut_short(astronaut: NDArray[np.uint8]) -> None:
     """Guards camera photos: the end of the thumbnail in the header is not the end of the picture."""
     thumbnail = encode(".jpg", astronaut[::8, ::8])

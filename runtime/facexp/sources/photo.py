@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from facexp.errors import TOO_LARGE, SourceError, no_memory
 from facexp.geometry import Image
+from facexp.sources import png
 
 MAX_PIXELS = 250_000_000
 """Pictures with more pixels are refused: decoded they would take more than 750 MB."""
@@ -109,6 +110,8 @@ def decode(data: bytes, kind: str, reduction: int = 1, max_pixels: int = MAX_PIX
     if kind == "HEIC":
         raise SourceError("is a HEIC photo, which OpenCV does not read: convert it to JPEG or PNG")
     _check_header(data, kind, max_pixels)
+    if kind == "PNG":
+        data = png.without_animation(data)
     image, orientation = _decode_stored(data, kind, _COLOUR_FLAGS[reduction])
     if image.shape[0] * image.shape[1] > max_pixels:
         raise _too_large(image.shape[1], image.shape[0], max_pixels)
@@ -169,10 +172,13 @@ def animation(path: Path, total: int) -> Iterator[tuple[Image, float]]:
     """
     with path.open("rb") as file:
         head = file.read(64)
-    try:
-        _check_header(head, sniff(head) or "", min(MAX_PIXELS, _MAX_AT_ONCE // (1 + _EXTRA_FRAMES)))
-    except TooLargeError as error:
-        raise TooLargeError(f"{error} per frame of an animation") from None
+        kind = sniff(head) or ""
+        try:
+            _check_header(head, kind, min(MAX_PIXELS, _MAX_AT_ONCE // (1 + _EXTRA_FRAMES)))
+        except TooLargeError as error:
+            raise TooLargeError(f"{error} per frame of an animation") from None
+        if kind == "PNG":
+            png.check_animation(file)
     start, window = 0, 1
     while start < total:
         try:
