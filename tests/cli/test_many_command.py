@@ -91,6 +91,17 @@ def test_unsupported_sources_and_existing_results_are_reported_in_one_line(run: 
     assert Path("there.parquet/part-000000.parquet").read_text() == "mine"
 
 
+def test_names_that_ray_cannot_take_on_the_command_line_are_reported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the advice for old archives: in a folder or a list such names are read."""
+    ray = pytest.importorskip("ray", reason=SKIPPED)
+    # Ray itself encodes the arguments of this process
+    monkeypatch.setattr(ray, "init", lambda *_, **__: os.fsdecode(b"n\xff.jpg").encode())
+    result = run("blank.png", "--out", "o")
+    assert result.exit_code == 1
+    assert "not valid UTF-8: give a folder above it, or a list (@names.txt)\n" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_an_unreachable_cluster_is_reported_in_one_line(run: Run) -> None:
     """Guards against Ray's long wait for an address that does not answer, and its client, which Ray Data cannot use."""
     pytest.importorskip("ray", reason=SKIPPED)

@@ -383,6 +383,10 @@ def _expect_listener(address: str) -> None:
 
 
 def _connect_problem(address: str | None, error: Exception) -> str:
+    if isinstance(error, UnicodeEncodeError):
+        # Ray stores the command line and the current directory of the process that starts the job
+        place = "on the command line or as current directory"
+        return f"Ray takes no name {place} that is not valid UTF-8: give a folder above it, or a list (@names.txt)"
     if address is None:
         return f"Ray cannot be started on this machine: {one_line(error)}"
     # the text of the cause is a traceback, whose last line is the reason
