@@ -127,7 +127,8 @@ class Source:
         elif self.data is not None:
             yield from self._content(self.data, options)
         else:
-            yield from self._file(Path(self.name), options)
+            with _openable(Path(self.name)) as path:
+                yield from self._file(path, options)
 
     def _file(self, path: Path, options: ReadOptions) -> Iterator[Shot]:
         head, size = _beginning(path)
@@ -173,7 +174,7 @@ class Source:
             yield self._single(data, kind, options)
             return
         # clips and formats with several pages can only be read from a file
-        with _temporary(f"content{self.save_as.suffix}", data) as path:
+        with _temporary(f"content{self.save_as.suffix}", lambda path: path.write_bytes(data)) as path:
             yield from self._file(path, options)
 
     def _single(self, data: bytes, kind: str, options: ReadOptions) -> Shot:
@@ -260,7 +261,7 @@ class Source:
         if _is_still(pipe.ahead, kind):
             yield self._single(bytes(pipe.ahead), kind, options)
             return
-        with _temporary("stdin", pipe.ahead) as path:
+        with _temporary("stdin", lambda path: path.write_bytes(pipe.ahead)) as path:
             yield from self._photo(path, kind, options)
 
 
@@ -288,15 +289,27 @@ def _is_still(data: bytes | bytearray, kind: str) -> bool:
 
 
 @contextlib.contextmanager
-def _temporary(name: str, data: bytes | bytearray) -> Iterator[Path]:
-    """Write a temporary file of this name and content, removed at the end; SourceError if it cannot be written."""
+def _openable(path: Path) -> Iterator[Path]:
+    """Yield the path, or a temporary link to it if OpenCV cannot open it because its name is not valid UTF-8."""
+    try:
+        photo.opencv_name(path)
+    except SourceError:
+        with _temporary(f"link{path.suffix}", lambda link: link.symlink_to(path.absolute())) as link:
+            yield link
+    else:
+        yield path
+
+
+@contextlib.contextmanager
+def _temporary(name: str, write: Callable[[Path], object]) -> Iterator[Path]:
+    """Let `write` make a temporary file of this name, removed at the end; SourceError if it cannot be written."""
     # imported here because it is rarely needed and its import takes time
     import tempfile
 
     with contextlib.ExitStack() as stack:
         try:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="facexp-")), name)
-            path.write_bytes(data)
+            write(path)
         except OSError as error:
             why = error.strerror or str(error)
             raise SourceError(f"needs a folder for temporary files: {why}; set TMPDIR to one") from error
