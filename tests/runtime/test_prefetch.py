@@ -102,10 +102,10 @@ def test_a_single_photo_is_read_without_a_thread() -> None:
     assert threading.active_count() == before
 
 
-def test_large_files_are_not_read_ahead(tmp_path: Path) -> None:
-    """Guards the memory of small machines: several photos of 50 megapixels and more at once."""
+def test_very_large_files_are_not_read_ahead(tmp_path: Path) -> None:
+    """Guards the memory of small machines: many photos of 50 megapixels and more at once."""
     log: list[str] = []
-    for name, size in (("small", 10), ("large", 8_000_001)):
+    for name, size in (("small", 10), ("large", 16_000_001)):
         with (tmp_path / name).open("wb") as file:
             file.truncate(size)
     large = Scripted(str(tmp_path / "large"), log, 1, None)
@@ -115,6 +115,21 @@ def test_large_files_are_not_read_ahead(tmp_path: Path) -> None:
     _wait_until(lambda: log == [f"{small.name}0"] * 2)
     assert [shot.source for _, shots in reading for shot in shots] == [large.name, small.name]
     assert f"{large.name}0" in log
+
+
+def test_large_files_are_read_ahead_while_there_is_room(tmp_path: Path) -> None:
+    """Guards the speed of cameras' own JPEGs, which have more than 8 MB, and the memory that they take all together."""
+    log: list[str] = []
+    sources = [Scripted(str(tmp_path / name), log, 1, None) for name in "abcdef"]
+    for source in sources:
+        with Path(source.name).open("wb") as file:
+            file.truncate(12_000_000)
+    reading = read_ahead(sources, DEFAULTS, 3)
+    # of the four sources that wait now, two have 24 MB together, and a third would make it more
+    assert len(list(next(reading)[1])) == 1
+    _wait_until(lambda: len(log) == 2)
+    assert [shot.source for _, shots in reading for shot in shots] == [source.name for source in sources[1:]]
+    assert len(log) == len(sources)
 
 
 def test_closing_does_not_wait_for_a_stuck_reader() -> None:

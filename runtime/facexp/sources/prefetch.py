@@ -18,8 +18,9 @@ from facexp.sources.shots import Shot, Source
 
 _Result = TypeVar("_Result")
 
-# photos of 12 megapixels have 3 to 6 MB; several photos of 50 megapixels or more would fill a small machine's memory
-_MAX_PREFETCH_BYTES = 8_000_000
+# photos of 12 megapixels have 3 to 6 MB, of 24 up to 15 MB; many photos of 50 megapixels or more would fill a small
+# machine's memory
+_PREFETCH_BYTES_PER_READER = 8_000_000
 
 
 def read_ahead(
@@ -29,8 +30,8 @@ def read_ahead(
 
     The shots, and the errors, are those of `Source.shots`; the sources keep their order. `readers` threads prefetch:
     each reads a shot and calls `process` on it. They work on up to `readers` photos at once, but only one frame ahead
-    within a clip. Files above 8 MB, a single source, sources that are not files, and files that follow one are opened
-    only when the caller reaches them. With 0 readers nothing is prefetched.
+    within a clip. Files beyond 8 MB for each reader, all together, a single source, sources that are not files, and
+    files that follow one are opened only when the caller reaches them. With 0 readers nothing is prefetched.
     """
 
     def next_result(shots: Iterator[Shot]) -> tuple[Shot, _Result] | None:
@@ -55,23 +56,26 @@ def read_ahead(
             yield source, on_demand(source.shots(options))
         return
     pool = ThreadPoolExecutor(readers, thread_name_prefix=READER_THREAD_PREFIX)
-    waiting: deque[tuple[Source, Iterator[tuple[Shot, _Result]]]] = deque()
+    # the sources, their shots, and how many bytes of each are being prefetched
+    waiting: deque[tuple[Source, Iterator[tuple[Shot, _Result]], int]] = deque()
     remaining = iter(sources)
     first_two = list(itertools.islice(remaining, 2))
     # a single source has nothing to overlap with, and a thread would add 0.25 ms to the 8 ms of a small photo
     single = len(first_two) < 2
     try:
         for source in itertools.chain(first_two, remaining):
-            shots = source.shots(options)
+            shots, size = source.shots(options), 0 if source.address is not None else _file_size(source.name)
             # a camera may run for hours: files that follow would be open all that time, and their content old
-            live = any(each.address is not None for each in (source, *(before for before, _ in waiting)))
-            prefetch = not single and not live and _file_size(source.name) <= _MAX_PREFETCH_BYTES
+            live = any(each.address is not None for each in (source, *(before for before, _, _ in waiting)))
+            room = readers * _PREFETCH_BYTES_PER_READER - sum(bytes_ahead for _, _, bytes_ahead in waiting)
+            prefetch = not single and not live and size <= room
             first = pool.submit(next_result, shots) if prefetch else None
             # a camera or pipe is read in its own thread, or in none, and must not be open while earlier files are read
-            waiting.append((source, on_demand(shots) if source.address is not None else prefetched(shots, first)))
+            results = on_demand(shots) if source.address is not None else prefetched(shots, first)
+            waiting.append((source, results, size if prefetch else 0))
             if len(waiting) > readers:
-                yield waiting.popleft()
-        yield from waiting
+                yield waiting.popleft()[:2]
+        yield from ((source, results) for source, results, _ in waiting)
     finally:
         # do not wait for a thread that hangs while reading a file; `live.hangs` detects it at the end
         pool.shutdown(wait=False, cancel_futures=True)
