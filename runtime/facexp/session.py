@@ -96,13 +96,20 @@ class Session:
 
     def _warm_up(self) -> None:
         # the first run allocates memory and, on CUDA, loads kernels: a driver that does not work fails here already,
-        # not at the first face
-        blank = np.zeros((1, *self._spec.input.row), np.uint8)
-        try:
-            self._run(blank)
-        except Exception as error:
-            kind = DeviceError if self._device == "cuda" else EngineError
-            raise kind(f"model {self._spec.name} does not run on {self._device}: {one_line(error)}") from error
+        # not at the first face; and a file that takes only one crop a run, not at the first picture of two
+        for rows in (1, 2):
+            blank = np.zeros((rows, *self._spec.input.row), np.uint8)
+            try:
+                outputs = self._run(blank)
+            except Exception as error:
+                kind = DeviceError if self._device == "cuda" else EngineError
+                crops = " with two crops at once" if rows > 1 else ""
+                raise kind(
+                    f"model {self._spec.name} does not run on {self._device}{crops}: {one_line(error)}"
+                ) from error
+            for name, values in outputs.items():
+                if len(values) != rows:
+                    raise BundleError(f"model {self._spec.name}: {name} has {len(values)} rows for {rows} crops")
 
     def _check_metadata(self) -> None:
         if self.metadata is None:

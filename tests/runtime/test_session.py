@@ -11,8 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import helper, numpy_helper
 
 import facexp
 from facexp.bundle import Bundle, TensorSpec
@@ -138,6 +140,24 @@ def test_a_file_that_contradicts_the_manifest_is_refused(bundle: Bundle) -> None
         Session(bundle.read(bundle.emotion, "float32.onnx"), other, "float32.onnx", device="cpu")
     with pytest.raises(facexp.BundleError, match="model emotion cannot be loaded on cpu"):
         Session(b"no model", bundle.emotion, "float32.onnx", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "constant", "words"),
+    [
+        ("Reshape", [1, 7], "does not run on cpu with two crops at once"),
+        ("Gather", [0], "ferplus has 1 rows for 2 crops"),
+    ],
+)
+def test_a_file_made_for_one_crop_is_refused(bundle: Bundle, kind: str, constant: list[int], words: str) -> None:
+    # guards: a traceback at the first picture of two faces, after a good start
+    model = onnx.load_from_string(bundle.read(bundle.emotion, "float32.onnx"))
+    (last,) = (node for node in model.graph.node if "ferplus" in node.output)
+    last.output[:] = ["before"]
+    model.graph.initializer.append(numpy_helper.from_array(np.array(constant, np.int64), "constant"))
+    model.graph.node.append(helper.make_node(kind, ["before", "constant"], ["ferplus"]))
+    with pytest.raises(facexp.BundleError, match=words):
+        Session(model.SerializeToString(), bundle.emotion, "float32.onnx")
 
 
 @pytest.mark.skipif(CUDA in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
