@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from facexp_train.reporting import page, style
@@ -75,6 +77,17 @@ def test_the_page_is_self_contained(tmp_path: Path) -> None:
     ):
         assert text in parsed.texts
     assert "nan" not in parsed.texts
+
+
+def test_a_picture_too_long_for_webp_is_embedded_as_it_is(tmp_path: Path) -> None:
+    """Guards the samples and ROC curves of 60 classes, which the page showed as broken images."""
+    pixels = np.full((16384, 8, 3), 200, np.uint8)
+    assert cv2.imwrite(str(tmp_path / "line.png"), pixels)
+    made = page.Page("t", "l", [page.Section("First", [page.Picture("line", "a")])])
+    (image,) = (attributes for tag, attributes in Parsed(page.render(made, tmp_path)).tags if tag == "img")
+    _, _, content = (image["src"] or "").partition("base64,")
+    shown = cv2.imdecode(np.frombuffer(base64.b64decode(content), np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(shown, pixels)
 
 
 def test_intervals_are_formatted_like_numbers(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from facexp_train.reporting.style import DPI
 
 Cell = str | int | float | None
 INDEX, NUMBERS = "index.html", "numbers.json"
+_MAX_WEBP_SIDE = 16383
+"""The format's own limit, in pixels; a picture with a row for each of 60 classes is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +158,15 @@ def _picture(picture: Picture, folder: Path) -> str:
     pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     assert pixels is not None, path
     height, width = pixels.shape[:2]
-    # a sheet of faces as WebP has a fifth of the PNG's size and looks the same
-    data = cv2.imencode(".webp", pixels, (cv2.IMWRITE_WEBP_QUALITY, 90))[1].tobytes()
+    if max(height, width) <= _MAX_WEBP_SIDE:
+        # a sheet of faces as WebP has a fifth of the PNG's size and looks the same
+        kind, data = "webp", cv2.imencode(".webp", pixels, (cv2.IMWRITE_WEBP_QUALITY, 90))[1].tobytes()
+    else:
+        kind, data = "png", path.read_bytes()
     # a CSS pixel is 1/96 inch
     size = f'width="{round(width * 96 / DPI)}" height="{round(height * 96 / DPI)}"'
     caption = f"<figcaption>{_e(picture.caption)}</figcaption>" if picture.caption else ""
-    source = f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+    source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return f'<figure><img {size} alt="{_e(picture.alt)}" src="{source}">{caption}</figure>'
 
 
