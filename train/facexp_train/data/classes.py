@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,19 @@ class Classes:
     names: tuple[str, ...]
     """In the order of their codes, which is the order of a network's outputs."""
     meaning: dict[str, str]
-    """Text in the data, in lower case -> one of `names`, or LEFT_OUT."""
+    """`folded` text of the data -> one of `names`, or LEFT_OUT."""
 
     def named(self, texts: Sequence[str], path: Path, row: int, column: str) -> list[str]:
         """Return the class of each text, or LEFT_OUT; DataError reports the first unknown one (see tables.choices)."""
-        return tables.choices([text.lower() for text in texts], self.meaning, path, row, column)
+        return tables.choices([folded(text) for text in texts], self.meaning, path, row, column)
+
+
+def folded(text: str) -> str:
+    """Return a text of the data for `Classes.meaning`: in lower case, and in one form where Unicode has two.
+
+    macOS writes the names of folders with accents as characters of their own, which look the same.
+    """
+    return unicodedata.normalize("NFC", text).lower()
 
 
 FOLDERS = Classes(SEVEN, {**{name: name for name in SEVEN}, **_SYNONYMS})
@@ -67,17 +76,17 @@ def read_classes(data: Path) -> Classes | None:
     if unknown := [key for key in values if key not in _KEYS]:
         raise DataError(f"{path}: {unknown[0]} is unknown; expected {', '.join(_KEYS)}")
     classes = checked(values.get("classes", list(SEVEN)), f"{path}: classes")
-    meaning = {name.lower(): name for name in classes}
+    meaning = {folded(name): name for name in classes}
     if classes == SEVEN:
         meaning |= _SYNONYMS
     for text, name in _table(values.get("names", {}), path).items():
         if name not in classes:
             raise DataError(f"{path}: names.{text} must be one of {', '.join(classes)}, got {name!r}")
-        meaning[text.lower()] = name
+        meaning[folded(text)] = name
     left_out = values.get("leave_out", [])
     if not isinstance(left_out, list) or not all(isinstance(text, str) for text in left_out):
         raise DataError(f"{path}: leave_out must be a list of strings, got {left_out!r}")
-    return Classes(classes, meaning | {text.lower(): LEFT_OUT for text in left_out})
+    return Classes(classes, meaning | {folded(text): LEFT_OUT for text in left_out})
 
 
 def checked(classes: object, origin: str) -> tuple[str, ...]:
@@ -88,7 +97,7 @@ def checked(classes: object, origin: str) -> tuple[str, ...]:
     good = isinstance(classes, (list, tuple)) and all(
         isinstance(name, str) and name.isprintable() and name.strip() for name in classes
     )
-    if not good or not isinstance(classes, (list, tuple)) or len({name.lower() for name in classes}) < len(classes):
+    if not good or not isinstance(classes, (list, tuple)) or len({folded(name) for name in classes}) < len(classes):
         raise DataError(f"{origin} must be a list of different names, got {classes!r}")
     if len(classes) < 2:
         raise DataError(f"{origin} must be two or more, got {classes!r}")

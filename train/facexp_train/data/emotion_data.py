@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from facexp.labels import SEVEN
 from facexp_train.data import tables
-from facexp_train.data.classes import CODES, FIVE_CODES, FOLDERS, LEFT_OUT, NAME, Classes, read_classes
+from facexp_train.data.classes import CODES, FIVE_CODES, FOLDERS, LEFT_OUT, NAME, Classes, folded, read_classes
 from facexp_train.data.splits import SPLITS, duplicate_groups, pixel_hash, split_by_group, with_validation
 from facexp_train.data.votes import VOTES, VOTES_NAME, find_votes, read_votes
 from facexp_train.errors import DataError
@@ -337,7 +337,7 @@ def _read_folder(
                 f"{', '.join(classes.names)}"
             )
         for child in inside:
-            name = classes.meaning.get(child.name.lower())
+            name = classes.meaning.get(folded(child.name))
             if name is None:
                 raise DataError(
                     f"{child}: expected a folder named after one of {', '.join(classes.names)}; "
