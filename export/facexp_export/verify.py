@@ -27,6 +27,7 @@ from facexp.session import Session
 from facexp_export import proof_numbers, proof_task
 from facexp_export.errors import ExportError
 from facexp_export.faces import read_faces, real_faces
+from facexp_export.manifest import REFERENCE
 from facexp_export.proof_layers import layers
 from facexp_export.proof_numbers import Reference
 from facexp_export.proof_task import Labelled
@@ -225,6 +226,10 @@ def numbers(subject: Subject, crops: NDArray[np.uint8], recipe: Recipe) -> Itera
     except BundleError as error:
         yield Check("trained model's answers", task.name, passed=False, note=str(error))
         return
+    for output in subject.model.outputs:
+        if output.name not in reference.outputs:
+            note = f"{REFERENCE} has no answers of this output; export the run again"
+            yield Check("trained model's answers", task.name, output=output.name, passed=False, note=note)
     about = list(proof_numbers.check_reference(task, reference, crops))
     yield from about
     if about[0].passed is False:

@@ -22,9 +22,10 @@ from facexp_export import proof_numbers, proof_task
 from facexp_export.manifest import write_reference
 from facexp_export.proof_numbers import Reference
 from facexp_export.proof_task import Labelled
-from facexp_export.recipe import Margins, read_recipe
+from facexp_export.recipe import MIN_PARITY_CROPS, Margins, read_recipe
 from facexp_export.tasks import TASKS
 from facexp_export.verify import Data, as_exported, examine, losses, verify
+from facexp_export.verify import numbers as numbers_of
 
 TOLERANCES = read_recipe().tolerances
 MARGINS = Margins(accuracy_points=0.5, rmse_px=0.03)
@@ -263,6 +264,20 @@ def test_the_faces_of_an_export_are_found_again(tmp_path: Path) -> None:
     # other faces are not mistaken for the export's
     write_reference(tmp_path, task, proof_numbers.crop_hashes(seen + 1), answers)
     assert as_exported(subject, faces, drawn, read_recipe()) is drawn
+
+
+def test_an_output_without_stored_answers_fails(tmp_path: Path) -> None:
+    """Guards the output that the runtime uses: step 2 passed on the other one alone."""
+    rng = np.random.default_rng(0)
+    crops = rng.integers(0, 256, (MIN_PARITY_CROPS, 48, 48, 1), np.uint8)
+    answers = {"fer2013": rng.normal(size=(len(crops), 7)).astype(np.float32)}
+    task = TASKS["emotion"]
+    write_reference(tmp_path, task, proof_numbers.crop_hashes(crops), answers)
+    outputs = [SimpleNamespace(name=name) for name in ("fer2013", "ferplus")]
+    subject: Any = SimpleNamespace(directory=tmp_path, task=task, keys=(), model=SimpleNamespace(outputs=outputs))
+    (check,) = (check for check in numbers_of(subject, crops, read_recipe()) if check.passed is False)
+    assert check.subject == "emotion ferplus"
+    assert check.note == "reference.npz has no answers of this output; export the run again"
 
 
 def test_a_bundle_without_its_recipe_fails_the_numbers(tiny_bundle: Path) -> None:
