@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from facexp.bundle import load_models, shipped
 from facexp.errors import BundleError
 from facexp.proof.device import GOLDEN, device, golden_crops, read_golden
+from facexp.proof.report import write
+from facexp.proof.verdict import Report
 
 Golden = dict[str, NDArray[np.generic]]
 
@@ -149,3 +152,11 @@ def test_results_that_are_nearly_equal_prove_nothing(own_shipped: Path) -> None:
     failures = device(own_shipped).failures
     assert {check.task for check in failures} == {"emotion"}
     assert all(check.note.endswith("are nearly equal for all crops: they prove nothing") for check in failures)
+
+
+def test_a_failed_proof_of_a_folder_that_is_not_utf8_is_written(tmp_path: Path) -> None:
+    """Guards the exit status 3, and a report that names the folder: both were lost in a traceback."""
+    place = tmp_path / os.fsdecode(b"caf\xe9")
+    failed = Report({"name": place.name, "version": ""}, {}, (device(place),))
+    for path in write(failed, tmp_path):
+        assert r"caf\udce9" in path.read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import re
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from facexp_train.data.keypoint_data import COORDINATES, KeypointFaces, read_key
 from facexp_train.errors import DataError
 from facexp_train.evaluation import compare, evaluate, evaluation_page, predictions
 from facexp_train.evaluation.ranking import EmotionRanking, KeypointRanking
-from facexp_train.reporting import sheets
+from facexp_train.reporting import page, sheets
 
 
 @pytest.fixture(scope="module")
@@ -233,6 +234,19 @@ def test_predicted_emotions_are_written_next_to_the_truth(emotions: EmotionFaces
     named = dataclasses.replace(part, names=np.array([f"val/happy/{number}.png" for number in range(len(part))]))
     read = rows(predictions.write_predictions(answers, named, tmp_path / "sheet.png", 1))
     assert read[3]["row"] == "val/happy/3.png"
+
+
+def test_file_names_that_are_not_utf8_are_escaped(emotions: EmotionFaces, tmp_path: Path) -> None:
+    # guards a training that ended in a traceback after its last epoch, when its page was drawn
+    part = emotions.part("val")
+    name = os.fsdecode(b"happy/caf\xe9.png")
+    named = dataclasses.replace(part, names=np.full(len(part), name))
+    answers = predictions.predict_with_network(lambda crops: {"fer2013": logits_for(part, {3: 9.0})}, part)
+    table = predictions.write_predictions(answers, named, tmp_path / "sheet.png", 1)
+    assert rows(table)[3]["row"] == r"happy/caf\udce9.png"
+    cells = page.Table("rows", name, ["row"], [[name]])
+    made = page.write(page.Page(name, name, [page.Section(name, [cells])]), tmp_path, {"row": name})
+    assert r"caf\udce9.png" in made.read_text(encoding="utf-8")
 
 
 def test_predictions_do_not_overwrite_other_files(emotions: EmotionFaces, tmp_path: Path) -> None:

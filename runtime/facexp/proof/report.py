@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from facexp.address import as_utf8
 from facexp.files import write_atomically
 from facexp.proof.verdict import SPEED_UP, Check, Report, Step, Verdict
 
@@ -87,7 +88,7 @@ def write(report: Report, directory: Path) -> tuple[Path, Path]:
     directory.mkdir(parents=True, exist_ok=True)
     paths = directory / "report.json", directory / "report.html"
     for path, content in zip(paths, (to_json(report), page(report)), strict=True):
-        write_atomically(path, content.encode())
+        write_atomically(path, as_utf8(content).encode())
     return paths
 
 

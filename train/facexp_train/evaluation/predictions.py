@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from facexp.address import as_utf8
 from facexp.analyzer import Analyzer
 from facexp.files import write_atomically
 from facexp_train.augmentation.framing import cut_squares
@@ -115,7 +116,7 @@ def write_predictions(predictions: Predictions, faces: Faces, sheet: Path, count
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
-    write_atomically(path, text.getvalue().encode())
+    write_atomically(path, as_utf8(text.getvalue()).encode())
     return path
 
 

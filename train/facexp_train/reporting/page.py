@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from facexp.address import as_utf8
 from facexp.files import write_atomically
 from facexp_train.reporting.style import DPI
 
@@ -88,11 +89,11 @@ def write(page: Page, folder: Path, numbers: Mapping[str, object]) -> Path:
     for section in page.sections:
         for part in section.parts:
             if isinstance(part, Table):
-                write_atomically(folder / f"{part.name}.csv", _csv(part).encode())
+                write_atomically(folder / f"{part.name}.csv", as_utf8(_csv(part)).encode())
     content = {"title": page.title, "warnings": list(page.warnings), **numbers}
     text = json.dumps(_finite(content), indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomically(folder / NUMBERS, (text + "\n").encode())
-    write_atomically(folder / INDEX, render(page, folder).encode())
+    write_atomically(folder / NUMBERS, (as_utf8(text) + "\n").encode())
+    write_atomically(folder / INDEX, as_utf8(render(page, folder)).encode())
     return folder / INDEX
 
 

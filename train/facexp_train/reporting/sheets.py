@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from facexp.address import as_utf8
 from facexp.geometry import KEYPOINTS
 from facexp_train.reporting.style import COLOURS, DPI, drawing
 
@@ -125,7 +126,7 @@ def draw_sheet(
             for below, text in enumerate(cell.caption):
                 # text that is wider than its face is drawn smaller, so that it does not overlap the next caption
                 size = 8 * min(1.0, side / max(1, len(text)) / _LETTER)
-                axes.text(left, upper + side + (below + 0.5) * _LINE, text, fontsize=size, va="center")
+                axes.text(left, upper + side + (below + 0.5) * _LINE, as_utf8(text), fontsize=size, va="center")
         for row, name in enumerate(names):
             axes.text(_GAP / 2, row * down + (_GAP + head) / 2, name, fontsize=8, weight="bold", va="center")
         # as colours, because gray levels would be scaled first
