@@ -46,9 +46,9 @@ class Labelled:
 
 
 def base_figures(task: str, key: str, faces: Labelled, base: Outputs) -> Iterator[Check]:
-    """Yield the scores of the base file, with which the others are compared.
+    """Yield the scores of the base file, with which the others are compared, and whether its labels fit the data.
 
-    They have no limit: step 2 compares the base file with the trained model.
+    The scores have no limit: step 2 compares the base file with the trained model.
     """
     for name, truth in faces.truth.items():
         rows, weights = _rated(truth, faces.group)
@@ -57,8 +57,35 @@ def base_figures(task: str, key: str, faces: Labelled, base: Outputs) -> Iterato
             table = _confusions(base[name][rows], truth[rows], faces.labels)
             yield _reported(about, "accuracy", "%", _percent(table.accuracy), weights)
             yield _reported(about, "macro-F1", "%", _percent(table.macro_f1), weights)
+            yield _label_order(about, table, faces.labels)
         else:
             yield _reported(about, "RMSE", "px", rmse(keypoint_errors(base[name][rows], truth[rows]).pixels), weights)
+
+
+def _label_order(about: Check, confusions: Confusions, labels: tuple[str, ...]) -> Check:
+    """Check that no labels are exchanged: step 2 compares numbers, whatever the manifest calls them.
+
+    They are if the label that most faces of a class get leads in a circle, from class to class. A weak network, which
+    gives one label to the faces of several classes, leads to that label instead.
+    """
+    (table,) = confusions.tables(np.ones((1, confusions.faces)))
+    own, most, called = np.diagonal(table), table.max(axis=1), table.argmax(axis=1)
+    # by three standard deviations, so that the few faces of a rare class do not decide
+    clear = most - own > 3 * np.sqrt(most + own)
+
+    def in_circle(start: int) -> bool:
+        code = start
+        for _ in labels:
+            if not clear[code]:
+                return False
+            code = int(called[code])
+            if code == start:
+                return True
+        return False
+
+    wrong = [f"{labels[code]} are called {labels[called[code]]}" for code in range(len(labels)) if in_circle(code)]
+    note = f"most faces of {', of '.join(wrong)}; train again, or give the data that the network was trained on"
+    return replace(about, file="", what="labels are those of the data", passed=not wrong, note=note if wrong else "")
 
 
 def compare(task: str, key: str, faces: Labelled, base: Outputs, answers: Outputs, margins: Margins) -> Iterator[Check]:

@@ -112,6 +112,29 @@ def test_faces_without_a_label_do_not_count() -> None:
     assert (found.value, found.passed) == (0, True)
 
 
+@pytest.mark.parametrize(
+    ("named", "faces", "fault"),
+    [
+        ([0, 1, 2, 3, 4, 5, 6], 700, ""),
+        # exchanged, and moved in a circle
+        ([1, 0, 2, 3, 4, 5, 6], 700, "most faces of angry are called disgust, of disgust are called angry; "),
+        ([1, 2, 0, 3, 4, 5, 6], 700, "most faces of angry are called disgust, of disgust are called fear, of fear are"),
+        # a network that gives one label to all faces, and one that was tried on few faces
+        ([3, 3, 3, 3, 3, 3, 3], 700, ""),
+        ([1, 0, 2, 3, 4, 5, 6], 14, ""),
+    ],
+)
+def test_labels_that_are_exchanged_fail_the_task(named: list[int], faces: int, fault: str) -> None:
+    """Guards labels that changed after the training: all files agree with the trained model, which has no names."""
+    truth = np.arange(faces) % 7
+    answers = {"own": np.eye(7, dtype=np.float32)[np.array(named)[truth]]}
+    held_out = Labelled(np.zeros((faces, 1, 1, 1), np.uint8), {"own": truth}, np.arange(faces), LABELS)
+    check = judged(list(proof_task.base_figures("emotion", "float32.onnx", held_out, answers)))
+    assert check.passed is not bool(fault)
+    assert check.note.startswith(fault)
+    assert bool(check.note) == bool(fault)
+
+
 def test_the_loss_of_keypoints_is_their_rmse_with_groups_resampled_together(points: np.ndarray) -> None:
     """Guards the RMSE over coordinates, points without a label, and faces of one photo, which are drawn together."""
     truth = points.copy()

@@ -313,6 +313,7 @@ class Confusions:
 
     def __init__(self, true: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> None:
         """Take true and predicted codes (N,), from 0 to `classes` - 1."""
+        self.faces = len(true)
         self._classes = classes
         self._pair = np.eye(classes * classes)[true * classes + predicted]
 
