@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ from facexp_train.augmentation.framing import jittered_crops
 from facexp_train.data.emotion_data import EmotionFaces, truths
 from facexp_train.data.keypoint_data import KeypointFaces
 from facexp_train.data.splits import pixel_hash
+from facexp_train.errors import DataError
 from facexp_train.exploration.survey import task_of
 
 Faces = KeypointFaces | EmotionFaces
@@ -69,23 +71,36 @@ def verify(directory: Path, data: Sequence[Path] = (), say: ProgressCallback = l
             raise ExportError(f"{path} and {places[task]} both hold faces for {task}; give one of them")
         places[task] = path
     models = {model.name: model for model in _models(directory)}
-    faces = {}
+    faces, unread = {}, {}
     for task, path in places.items():
         model = models.get(task)
         if model is None:
             # step 1 reports the reason; without the model's labels and seed, its faces cannot be read
             continue
         say(f"reading {task} faces from {path}")
-        seed = seed_of(model.training, directory / MANIFEST)
-        faces[task] = Data(path, read_faces(TASKS[task].with_labels(model.labels), path, seed))
+        try:
+            seed = seed_of(model.training, directory / MANIFEST)
+            faces[task] = Data(path, read_faces(TASKS[task].with_labels(model.labels), path, seed))
+        except DataError as error:
+            # with labels that are not those of its files, the bundle is at fault: step 1 says so
+            if not structure(directory).failures:
+                raise
+            unread[task] = f"not compared, {error}"
     with shared_process():
-        return examine(directory, faces, say=say)
+        return examine(directory, faces, say=say, unread=unread)
 
 
 def examine(
-    directory: Path, data: Mapping[str, Data], tasks: Sequence[str] = BOTH, say: ProgressCallback = lambda line: None
+    directory: Path,
+    data: Mapping[str, Data],
+    tasks: Sequence[str] = BOTH,
+    say: ProgressCallback = lambda line: None,
+    unread: Mapping[str, str] = MappingProxyType({}),
 ) -> Report:
-    """Run the five steps for a directory that must hold the models of `tasks`; `data` has faces by task."""
+    """Run the five steps for a directory that must hold the models of `tasks`.
+
+    `data` has faces by task, and `unread` says why there are none although they were given.
+    """
     first = structure(directory, tasks)
     subjects = [Subject(directory, model) for model in _models(directory)]
     crops: dict[str, NDArray[np.uint8]] = {}
@@ -96,8 +111,8 @@ def examine(
     for subject in subjects:
         task = subject.model.name
         if task not in data:
-            second.notes.append(f"{task}: {NO_DATA}")
-            third.notes.append(f"{task}: {NO_DATA}")
+            for step in (second, third):
+                step.notes.append(f"{task}: {unread.get(task, NO_DATA)}")
             continue
         try:
             recipe = read_recipe(directory / f"{task}.recipe.toml")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import drawn
 from facexp.bundle import KEYS, shipped
 from facexp.errors import BundleError
 from facexp.proof.report import page, summary, verdict
@@ -268,6 +269,18 @@ def test_an_invalid_manifest_is_not_blamed_on_the_data(own_bundle: Path, tmp_pat
     assert "labels must be two or more different names" in result.stdout
     assert result.stdout.count("     nothing to compare: the models cannot be read, see step 1\n") == 2
     assert "FAILED in step 1 (structure)" in result.stdout.splitlines()[-1]
+
+
+def test_labels_that_are_not_those_of_the_files_are_not_blamed_on_the_data(own_shipped: Path, tmp_path: Path) -> None:
+    """Guards the exit status in CI, which was 3 without the data and 1 with it, and the reason in the report."""
+    manifest = json.loads((own_shipped / "manifest.json").read_text())
+    manifest["models"]["emotion"]["labels"] = list("abcdefg")
+    (own_shipped / "manifest.json").write_text(json.dumps(manifest))
+    drawn.write_fer2013(tmp_path / "fer2013.csv", 8, 2)
+    result = CliRunner().invoke(verify_command, ["--bundle", str(own_shipped), "--data", str(tmp_path / "fer2013.csv")])
+    assert result.exit_code == 3
+    assert "labels of the file's metadata and of the manifest differ" in result.stdout
+    assert "emotion: not compared, these faces are of angry, disgust" in result.stdout
 
 
 def test_the_faces_of_an_export_are_found_again(tmp_path: Path) -> None:
