@@ -9,6 +9,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.backend_bases import RendererBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
@@ -56,6 +58,19 @@ class Cell:
     image: NDArray[np.uint8]
     caption: Sequence[str]
     points: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+class _Pixels(Artist):
+    """Pixels of a figure's lower left corner, behind everything else: matplotlib's own images would be resampled."""
+
+    def __init__(self, gray: NDArray[np.uint8]) -> None:
+        super().__init__()
+        self._pixels = cv2.cvtColor(gray[::-1], cv2.COLOR_GRAY2RGBA)
+        self.set_zorder(-1)
+
+    def draw(self, renderer: RendererBase) -> None:
+        """Draw the pixels as they are."""
+        renderer.draw_image(renderer.new_gc(), 0, 0, self._pixels)
 
 
 def sides(points: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
@@ -129,8 +144,7 @@ def draw_sheet(
                 axes.text(left, upper + side + (below + 0.5) * _LINE, as_utf8(text), fontsize=size, va="center")
         for row, name in enumerate(names):
             axes.text(_GAP / 2, row * down + (_GAP + head) / 2, name, fontsize=8, weight="bold", va="center")
-        # as colours, because gray levels would be scaled first
-        figure.figimage(cv2.cvtColor(canvas, cv2.COLOR_GRAY2RGB), zorder=-1)
+        figure.add_artist(_Pixels(canvas))
         axes.set(xlim=(0, width), ylim=(rows * down, 0), aspect="auto")
         axes.set_axis_off()
         if kinds:
