@@ -24,9 +24,9 @@ def test_the_faster_numbers_are_chosen_and_kept(tmp_path: Path, monkeypatch: pyt
     assert config.dtype == "auto"
     run.start(config, out, quiet=True)
     assert json.loads((out / "config.json").read_text())["dtype"] == "float32"
-    # as if it were continued on another machine
-    seconds["mixed_bfloat16"] = 0.5
-    assert precision.chosen_dtype(config, tmp_path / "new", resume=False) == "mixed_bfloat16"
+    # as if it were continued on another machine; a GPU takes as long for so little in either
+    for seconds["mixed_bfloat16"] in (0.5, 1.2):
+        assert precision.chosen_dtype(config, tmp_path / "new", resume=False) == "mixed_bfloat16"
     (out / "index.html").unlink()
     run.start(config, out, resume=True, quiet=True)
     assert TrainConfig.from_run(out).dtype == "float32"

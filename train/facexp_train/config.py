@@ -76,8 +76,8 @@ class TrainConfig:
     are ignored, so that one configuration serves all data (keypoints).
     leave_out: names of training faces whose labels are clearly wrong; names that the data does not have are ignored
     (keypoints).
-    dtype: the numbers that the network computes with; its weights are float32 in any case. With "auto" the run decides
-    for the faster one on its machine, and writes it into its config.json (fitting.precision).
+    dtype: the numbers that the network computes with; its weights are float32 in any case. "auto" is bfloat16, or
+    float32 where bfloat16 is slow; the run writes its choice into its config.json (fitting.precision).
     settle_epochs: number of last epochs that change their crops by `settled` instead of `augmentation`.
     aligned: probability that a face is cropped as the runtime crops it, by its keypoints, instead of as the data crops
     it (emotion).

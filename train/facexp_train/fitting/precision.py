@@ -1,4 +1,4 @@
-"""Which numbers a network computes with: bfloat16 where the processor is fast at it, float32 elsewhere."""
+"""Which numbers a network computes with: bfloat16, or float32 where bfloat16 is slow."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from facexp_train.config import Dtype, TrainConfig
 
 _CROPS, _SIDE, _CHANNELS = 8, 16, 64
 """The convolution that is timed: number of crops, and the side and channels of their maps."""
+_SLOW = 1.5
+"""The ratio of times from which bfloat16 counts as slow. A GPU takes as long for so small a convolution in either, a
+processor without instructions for bfloat16 five to nine times as long."""
 
 
 def chosen_dtype(config: TrainConfig, out: Path, resume: bool) -> Dtype:
     """The dtype of a run in the directory `out`: that of the configuration, and "auto" decided.
 
-    A resumed run keeps what it has. Any other computes in bfloat16 if a training step takes less time in it here.
+    A resumed run keeps what it has. Any other computes in bfloat16, unless a training step takes far longer in it here.
     """
     if config.dtype != "auto":
         return config.dtype
     if resume and (out / "config.json").is_file():
         return TrainConfig.from_run(out).dtype
-    return "mixed_bfloat16" if _step_seconds("mixed_bfloat16") < _step_seconds("float32") else "float32"
+    slow = _step_seconds("mixed_bfloat16") > _SLOW * _step_seconds("float32")
+    return "float32" if slow else "mixed_bfloat16"
 
 
 @cache
@@ -40,7 +44,7 @@ def _step_seconds(dtype: Dtype) -> float:
     maps = np.ones((_CROPS, _SIDE, _SIDE, _CHANNELS), np.float32)
     least = math.inf
     # the first step also compiles the network
-    for _ in range(3):
+    for _ in range(5):
         start = time.perf_counter()
         model.train_on_batch(maps, maps)
         least = min(least, time.perf_counter() - start)
