@@ -37,10 +37,12 @@ def differ(before: Appearance, now: Appearance, cut: bool = False) -> bool:
 
 
 class Motion:
-    """Compares each frame with the previous one and with the last one that the detector ran on."""
+    """Compares each frame with the previous one and with the last one that the detector ran on.
+
+    All frames have one size: a video that changes it needs a new Motion.
+    """
 
     def __init__(self) -> None:
-        self._size: tuple[int, ...] = (0, 0)
         self._small: NDArray[np.float32] | None = None
         self._detected: NDArray[np.float32] | None = None
         self._faces: list[Box] = []
@@ -49,11 +51,8 @@ class Motion:
     def cut(self, gray: Image) -> bool:
         """Take the next frame, (H, W) uint8, and return whether it may show another scene than the last.
 
-        True for the first frame, and if the frame size changes.
+        True for the first frame.
         """
-        if gray.shape != self._size:
-            # the small copies of two frame sizes may have the same size, and look alike
-            self._size, self._small, self._detected = gray.shape, None, None
         before, self._small = self._small, self._shrunk(gray)
         return before is None or float(np.abs(self._small - before).mean()) > _SCENE_CHANGE
 
@@ -72,7 +71,7 @@ class Motion:
     def has_newcomer(self, faces: Iterable[Box]) -> bool:
         """Return whether something changed since the last detector pass, other than at or below these faces.
 
-        True before the first pass, and if the frame size has changed since.
+        True before the first pass.
         """
         if self._detected is None or self._small is None:
             return True

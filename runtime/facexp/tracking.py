@@ -126,7 +126,7 @@ class Tracker:
         self._stamp_ms, time_ms = time_ms, time_ms + self._delay_ms
         if gray.shape != self._size:
             # positions in the old frame size are meaningless now
-            self._tracks, self._lost, self._size = [], [], gray.shape
+            self._tracks, self._lost, self._motion, self._size = [], [], Motion(), gray.shape
         if self._motion.cut(gray):
             self._detected_ms = None
             for track in (*self._tracks, *self._lost):
