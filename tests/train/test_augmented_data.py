@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,6 @@ from facexp_train.data.keypoint_data import KeypointFaces, read_keypoints
 from facexp_train.data.splits import SPLITS
 from facexp_train.data.votes import VOTES
 from facexp_train.errors import DataError
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def assert_only_training_copies_added(before: Any, after: Any) -> None:
@@ -272,5 +266,4 @@ def test_a_refused_or_failed_augmentation_writes_nothing(tmp_path: Path, monkeyp
     monkeypatch.setattr("facexp_train.augmented_data.draw_rows", full)
     with pytest.raises(OSError, match="No space"):
         augment(path, tmp_path / "new", ["flip"], quiet=True)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["cache", "full", "training.csv"]
-    shutil.rmtree(tmp_path / "cache")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["full", "training.csv"]

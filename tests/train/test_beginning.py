@@ -52,7 +52,6 @@ def test_a_run_is_not_resumed_with_other_faces(tmp_path: Path) -> None:
 
 def test_a_run_is_not_resumed_with_other_unlabelled_faces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards the teachers' stored predictions for them, which follow those for the labelled faces, by row number."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(alignment, "alignments", lambda images, *_: np.tile(np.eye(2, 3), (len(images), 1, 1)))
     monkeypatch.setattr(run, "EmotionJob", Untrained)
     monkeypatch.setattr(run, "load_predict", lambda out: None)
@@ -74,11 +73,8 @@ def test_a_run_is_not_resumed_with_other_unlabelled_faces(tmp_path: Path, monkey
         run.start(config, out, resume=True, quiet=True)
 
 
-def test_a_run_does_not_start_from_weights_with_another_class_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_does_not_start_from_weights_with_another_class_order(tmp_path: Path) -> None:
     """Guards against outputs with each other's classes, which the shapes of the arrays would not show."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folders = {"awake": "neutral", "drowsy": "sad", "yawning": "surprise"}
     drawn.write_folders(tmp_path / "drivers", folders, 9, 6)
     labels = tmp_path / "drivers" / "labels.toml"
@@ -95,9 +91,8 @@ def test_a_run_does_not_start_from_weights_with_another_class_order(
             run.start(changed, tmp_path / "run", quiet=True)
 
 
-def test_a_run_without_faces_in_an_epoch_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_without_faces_in_an_epoch_is_refused(tmp_path: Path) -> None:
     """Guards against advice to lower the learning rate when an epoch has no faces at all."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     data = keypoints_csv(tmp_path / "training.csv")
     config = run.configure("keypoints", str(data), changes=['repeat={"training": 0}'])
     with pytest.raises(DataError, match=r"training\.csv: an epoch would show no face"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -39,8 +40,7 @@ def folders(path: Path, names: Sequence[str], each: int = 4) -> Path:
     return path
 
 
-def read(path: Path, tmp_path: Path) -> EmotionFaces:
-    return read_emotion(path, cache=tmp_path / "cache", quiet=True)
+read = partial(read_emotion, quiet=True)
 
 
 def class_names(faces: EmotionFaces) -> list[str]:
@@ -51,7 +51,7 @@ def test_other_names_map_to_the_seven_classes(tmp_path: Path) -> None:
     """Guards folders with other names: mapped, in any letter case, or left out; the seven classes keep their order."""
     data = folders(tmp_path / "faces", ["Joy", "RAGE", "contempt", "neutral", "sadness"])
     (data / "labels.toml").write_text('leave_out = ["Contempt"]\n[names]\njoy = "happy"\nrage = "angry"\n')
-    faces = read(data, tmp_path)
+    faces = read(data)
     assert faces.classes == SEVEN
     assert faces.labelling == "fer2013"
     assert class_names(faces) == ["happy"] * 4 + ["angry"] * 4 + ["neutral"] * 4 + ["sad"] * 4
@@ -63,7 +63,7 @@ def test_accents_are_compared_in_either_form(tmp_path: Path) -> None:
     name = "d\u00e9go\u00fbt"
     data = folders(tmp_path / "faces", [unicodedata.normalize("NFD", name), "joie"])
     (data / "labels.toml").write_text(f'classes = ["{name}", "joie"]\n', encoding="utf-8")
-    assert class_names(read(data, tmp_path)) == [name] * 4 + ["joie"] * 4
+    assert class_names(read(data)) == [name] * 4 + ["joie"] * 4
 
 
 def test_custom_classes_replace_the_seven(tmp_path: Path) -> None:
@@ -73,18 +73,18 @@ def test_custom_classes_replace_the_seven(tmp_path: Path) -> None:
     labels.write_text(
         'classes = ["tired", "awake"]\nleave_out = ["2"]\n[names]\n0 = "awake"\n1 = "tired"\nyawning = "tired"\n'
     )
-    faces = read(data, tmp_path)
+    faces = read(data)
     assert faces.classes == ("tired", "awake")
     assert class_names(faces) == ["awake", "tired", "awake", "tired", "awake", "tired", "tired", "awake", "tired"]
     assert list(truths(faces)) == ["own"]
     # the table is cached, but not what its labels mean
     labels.write_text('classes = ["left", "right"]\n[names]\n0 = "left"\n1 = "right"\n2 = "right"\nyawning = "right"\n')
-    assert class_names(read(data, tmp_path))[:5] == ["left", "right", "left", "right", "right"]
+    assert class_names(read(data))[:5] == ["left", "right", "left", "right", "right"]
 
 
 def test_a_configuration_selects_classes(tmp_path: Path) -> None:
     """Guards a configuration's `classes`: faces of other classes are left out, and the codes follow its order."""
-    faces = read(table(tmp_path / "f.csv", ["0", "6", "3", "1", "6", "3"] * 2), tmp_path)
+    faces = read(table(tmp_path / "f.csv", ["0", "6", "3", "1", "6", "3"] * 2))
     chosen = faces.of(["happy", "angry"])
     assert class_names(chosen) == ["angry", "happy", "happy"] * 2
     assert chosen.labels[:3].tolist() == [1, 0, 0]
@@ -93,9 +93,8 @@ def test_a_configuration_selects_classes(tmp_path: Path) -> None:
         faces.of(["tired", "awake"])
 
 
-def test_a_class_without_a_training_face_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_class_without_a_training_face_is_named(tmp_path: Path) -> None:
     """Guards against a typing error in `classes`, which would train an output without faces."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = table(tmp_path / "f.csv", [str(code) for code in range(7)] * 4)
     config = configure("emotion", str(data), changes=['classes=["happy", "said"]'])
     with pytest.raises(DataError, match=r"f.csv: no training face is said, one of the configuration's classes"):
@@ -105,7 +104,6 @@ def test_a_class_without_a_training_face_is_named(tmp_path: Path, monkeypatch: p
 
 def test_a_standard_class_without_faces_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards command.txt of a run on a file without disgust: it names all classes, and must repeat the run."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data = table(tmp_path / "f.csv", [str(code) for code in (0, 2, 3, 6)] * 6)
     made: list[list[str]] = []
     monkeypatch.setattr("facexp_train.run._train", lambda _, config, *more: made.append(config.classes))
@@ -132,7 +130,7 @@ def test_a_wrong_labels_file_gives_a_one_line_message(tmp_path: Path, text: str,
     data = folders(tmp_path / "faces", ["a", "b"])
     (data / "labels.toml").write_text(text)
     with pytest.raises(DataError) as error:
-        read(data, tmp_path)
+        read(data)
     assert str(error.value).startswith(f"{data / 'labels.toml'}: {message}")
     assert "\n" not in str(error.value)
 
@@ -141,8 +139,8 @@ def test_a_label_without_a_meaning_is_named(tmp_path: Path) -> None:
     """Guards against silently dropping faces with an undefined label, or assigning them to another class."""
     data = folders(tmp_path / "faces", ["happy", "bored"])
     with pytest.raises(DataError, match=r"bored: expected a folder named after one of angry, .*labels.toml can say"):
-        read(data, tmp_path)
+        read(data)
     cells = table(tmp_path / "f.csv", ["a", "b", "c"])
     (tmp_path / "f.labels.toml").write_text('classes = ["a", "b"]')
     with pytest.raises(DataError, match=r"f.csv: row 3, column emotion: expected one of a, b, found 'c'"):
-        read(cells, tmp_path)
+        read(cells)

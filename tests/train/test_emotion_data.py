@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -43,8 +43,7 @@ def write_votes(path: Path, votes: np.ndarray, splits: Sequence[str]) -> Path:
     return path
 
 
-def read(path: Path, tmp_path: Path, **options: Any) -> EmotionFaces:
-    return read_emotion(path, cache=tmp_path / "cache", quiet=True, **options)
+read = partial(read_emotion, quiet=True)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +56,7 @@ def test_fer2013_is_read(tmp_path: Path, header: str) -> None:
     images, codes, names = smooth(7), [0, 1, 2, 3, 4, 5, 6], ["train", "val", "test", "train", "val", "test", "train"]
     path = write_csv(tmp_path / "fer2013.csv", header, images, codes, names)
     for _ in range(2):
-        faces = read(path, tmp_path)
+        faces = read(path)
         assert np.array_equal(faces.images, images)
         assert faces.images.dtype == np.uint8
         assert faces.labels.tolist() == codes
@@ -87,31 +86,31 @@ def test_a_files_own_splits_and_groups_are_kept(tmp_path: Path) -> None:
     lines = path.read_text().splitlines()
     more = ["split,group"] + [f"{name},g{index // 2}" for index, name in enumerate(names)]
     path.write_text("\n".join(f"{line},{cells}" for line, cells in zip(lines, more, strict=True)) + "\n")
-    faces = read(path, tmp_path, whole=True)
+    faces = read(path, whole=True)
     assert faces.split.tolist() == names
     assert faces.group.tolist() == ["g0", "g0", "g1", "g1", "g2", "g2"]
     assert faces.classes[faces.labels[3]] == "happy"
     assert faces.copies[4] == faces.copies[2] != faces.copies[5]
     assert faces.report == EmotionReport(rows=6, copies=1, near_copies=2, flat=0)
-    assert read(path, tmp_path).rows.tolist() == [2, 3, 6]
+    assert read(path).rows.tolist() == [2, 3, 6]
     text = path.read_text()
     path.write_text(text.replace("test,g1", "test,"))
     with pytest.raises(DataError, match="row 3, column group: expected a name, found an empty field"):
-        read(path, tmp_path)
+        read(path)
     path.write_text(text)
     path.write_text(path.read_text().replace("train,g2", "other,g2"))
     with pytest.raises(DataError, match="row 5, column split: expected one of train, val, test, found 'other'"):
-        read(path, tmp_path)
+        read(path)
 
 
 def test_the_five_class_set_is_distinguished_from_a_seven_class_file(tmp_path: Path) -> None:
     """Guards that the five-class set keeps its own codes, and that these map to those of the seven classes."""
     images = smooth(20)
-    five = read(write_csv(tmp_path / "emotion.csv", "emotion, pixels", images, [0, 1, 2, 3, 4] * 4), tmp_path)
+    five = read(write_csv(tmp_path / "emotion.csv", "emotion, pixels", images, [0, 1, 2, 3, 4] * 4))
     assert five.classes == ("angry", "disgust", "sad", "happy", "surprise")
     assert five.labels[:5].tolist() == [0, 1, 2, 3, 4]
     assert [SEVEN[code] for code in five.of(SEVEN).labels[:5]] == ["angry", "disgust", "sad", "happy", "surprise"]
-    seven = read(write_csv(tmp_path / "seven.csv", "emotion,pixels", images, [0, 1, 2, 3, 6] * 4), tmp_path)
+    seven = read(write_csv(tmp_path / "seven.csv", "emotion,pixels", images, [0, 1, 2, 3, 6] * 4))
     assert seven.labels[:5].tolist() == [0, 1, 2, 3, 6]
 
 
@@ -121,14 +120,14 @@ def test_without_usage_copies_share_a_split(tmp_path: Path) -> None:
     bright = np.clip(images.astype(float) * 0.7 + 40, 0, 255).astype(np.uint8)
     images = np.concatenate([images, images, bright, images[:, :, ::-1]])
     path = write_csv(tmp_path / "emotion.csv", "emotion,pixels", images, [0] * 400)
-    faces = read(path, tmp_path)
+    faces = read(path)
     assert len(faces) == 400
     assert faces.report == EmotionReport(400, 0, 0, 0)
     splits = faces.split.reshape(4, 100)
     assert (splits == splits[0]).all()
     assert [len(faces.part(name)) for name in ("train", "val", "test")] == [320, 40, 40]
-    assert np.array_equal(read(path, tmp_path).split, faces.split)
-    assert not np.array_equal(read(path, tmp_path, seed=1).split, faces.split)
+    assert np.array_equal(read(path).split, faces.split)
+    assert not np.array_equal(read(path, seed=1).split, faces.split)
 
 
 def test_training_copies_of_held_out_faces_are_left_out(tmp_path: Path) -> None:
@@ -142,7 +141,7 @@ def test_training_copies_of_held_out_faces_are_left_out(tmp_path: Path) -> None:
     images[1] = images[2]  # copies inside training stay
     images[8] = images[11]  # copies between validation and test stay
     names = ["train"] * 8 + ["val"] * 2 + ["test"] * 3
-    faces = read(write_csv(tmp_path / "fer2013.csv", "emotion,pixels,Usage", images, [4] * 13, names), tmp_path)
+    faces = read(write_csv(tmp_path / "fer2013.csv", "emotion,pixels,Usage", images, [4] * 13, names))
     assert faces.rows.tolist() == [1, 2, 3, 9, 10, 11, 12, 13]
     assert faces.labels.tolist() == [4] * 8  # a Usage column means FER2013, however low the codes
     assert faces.report == EmotionReport(rows=13, copies=1, near_copies=3, flat=1)
@@ -152,7 +151,7 @@ def test_training_copies_of_held_out_faces_are_left_out(tmp_path: Path) -> None:
 def test_validation_faces_are_taken_from_training_when_a_file_has_none(tmp_path: Path) -> None:
     """Guards that a file with only Training and PrivateTest still has faces to choose the best epoch by."""
     names = ["train"] * 50 + ["test"] * 10
-    faces = read(write_csv(tmp_path / "f.csv", "emotion,pixels,Usage", smooth(60), [0] * 60, names), tmp_path)
+    faces = read(write_csv(tmp_path / "f.csv", "emotion,pixels,Usage", smooth(60), [0] * 60, names))
     assert [len(faces.part(name)) for name in ("train", "val", "test")] == [45, 5, 10]
     assert (faces.split[50:] == "test").all()
 
@@ -166,7 +165,7 @@ def voted(tmp_path: Path) -> EmotionFaces:
     names = ["train", "val", "test"] * 3
     path = write_csv(tmp_path / "fer2013.csv", "emotion,pixels,Usage", smooth(9), [3] * 9, names)
     write_votes(tmp_path / "fer2013new.csv", BALLOTS, names)
-    return read(path, tmp_path)
+    return read(path)
 
 
 def test_votes_stay_with_their_faces(voted: EmotionFaces) -> None:
@@ -183,7 +182,7 @@ def test_each_vote_column_maps_to_its_emotion(tmp_path: Path) -> None:
     order = np.random.default_rng(0).permutation(10)
     lines = [",".join(VOTES[i] for i in order), *(",".join(map(str, row[order])) for row in np.eye(10, dtype=int) * 10)]
     (tmp_path / "votes.csv").write_text("\n".join(lines))
-    faces = read(path, tmp_path, votes=tmp_path / "votes.csv")
+    faces = read(path, votes=tmp_path / "votes.csv")
     named = ["neutral", "happy", "surprise", "sad", "angry", "disgust", "fear"]
     assert faces.majority().tolist() == [*map(SEVEN.index, named), -1, -1, -1]
     shares, usable = faces.distributions()
@@ -193,7 +192,7 @@ def test_each_vote_column_maps_to_its_emotion(tmp_path: Path) -> None:
 
 def test_missing_votes_are_named(tmp_path: Path) -> None:
     """Guards the message that says which file is missing when votes are needed."""
-    faces = read(write_csv(tmp_path / "f.csv", "emotion,pixels", smooth(3), [0] * 3), tmp_path)
+    faces = read(write_csv(tmp_path / "f.csv", "emotion,pixels", smooth(3), [0] * 3))
     for method in (faces.majority, faces.distributions):
         with pytest.raises(DataError, match=r"no FER\+ votes; put fer2013new.csv next to"):
             method()
@@ -202,7 +201,7 @@ def test_missing_votes_are_named(tmp_path: Path) -> None:
 def test_the_five_class_set_ignores_votes_next_to_it(tmp_path: Path) -> None:
     """Guards that emotion.csv, whose rows are not FER2013's, is not joined with the votes in the same folder."""
     write_votes(tmp_path / "fer2013new.csv", BALLOTS, ["train"] * 9)
-    assert read(write_csv(tmp_path / "emotion.csv", "emotion,pixels", smooth(9), [0] * 9), tmp_path).votes is None
+    assert read(write_csv(tmp_path / "emotion.csv", "emotion,pixels", smooth(9), [0] * 9)).votes is None
 
 
 def test_wrong_votes_are_named(tmp_path: Path) -> None:
@@ -213,7 +212,7 @@ def test_wrong_votes_are_named(tmp_path: Path) -> None:
 
     def message() -> str:
         with pytest.raises(DataError) as error:
-            read(path, tmp_path, votes=votes)
+            read(path, votes=votes)
         return str(error.value).replace(f"{tmp_path}{os.sep}", "")
 
     assert message() == "v.csv: no such file"
@@ -234,7 +233,7 @@ def test_wrong_votes_are_named(tmp_path: Path) -> None:
     )
     # a changed copy has the name of its face, and a name may be empty
     votes.write_text(text.replace("fer0000008", "fer0000000").replace("fer0000007.png", ""))
-    assert read(path, tmp_path, votes=votes).votes is not None
+    assert read(path, votes=votes).votes is not None
     write_votes(votes, negative, names)
     votes.write_text(votes.read_text().replace("-1", "many", 1))
     assert message() == "v.csv: row 5, column neutral: expected a number, found 'many'"
@@ -272,22 +271,22 @@ def test_a_wrong_file_is_named(tmp_path: Path, change: tuple[str, str], message:
     path.write_text(text.replace(*change))
     for _ in range(2):
         with pytest.raises(DataError) as error:
-            read(path, tmp_path)
+            read(path)
         assert str(error.value) == f"{path}: {message}"
 
 
 def test_a_cached_keypoint_file_is_still_no_emotion_file(tmp_path: Path) -> None:
     """Guards against one reader using the other's cache."""
     drawn.write_training(tmp_path / "training.csv", 3)
-    read_keypoints(tmp_path / "training.csv", cache=tmp_path / "cache", quiet=True)
+    read_keypoints(tmp_path / "training.csv", quiet=True)
     with pytest.raises(DataError, match="no column emotion, pixels; expected emotion, pixels, found left_eye"):
-        read(tmp_path / "training.csv", tmp_path)
+        read(tmp_path / "training.csv")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """Guards the message about a path that does not exist."""
     with pytest.raises(DataError, match=r"none.csv: no such file or folder"):
-        read(tmp_path / "none.csv", tmp_path)
+        read(tmp_path / "none.csv")
 
 
 def test_a_folder_is_read_like_the_csv_file_in_it(tmp_path: Path) -> None:
@@ -297,7 +296,7 @@ def test_a_folder_is_read_like_the_csv_file_in_it(tmp_path: Path) -> None:
     names = ["train"] * 7 + ["val", "test"]
     write_csv(folder / "icml_face_data.csv", "emotion, Usage, pixels", smooth(9), [0] * 9, names)
     write_votes(folder / "fer2013new.csv", BALLOTS, names)
-    faces = read(folder, tmp_path)
+    faces = read(folder)
     assert len(faces) == 9
     assert np.array_equal(faces.votes, BALLOTS)
 
@@ -333,7 +332,7 @@ def test_real_copies_are_left_out_of_training(real_fer2013: tuple[np.ndarray, li
         tmp_path / "fer2013.csv", "emotion,pixels,Usage", images[chosen], [int(cells[i][0]) for i in chosen], splits
     )
     write_votes(tmp_path / "fer2013new.csv", np.array([cells[i][2:] for i in chosen], dtype=int), splits)
-    faces = read(path, tmp_path)
+    faces = read(path)
     assert faces.report.copies == len(np.intersect1d(copies, chosen)) > 30
     assert not set(pixel_hash(faces.part("train").images)) & set(digests[held_out])
     kept = chosen[faces.rows - 1]

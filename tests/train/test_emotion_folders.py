@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,10 @@ import pytest
 
 from drawn import smooth
 from facexp.labels import SEVEN
-from facexp_train.data.emotion_data import EmotionFaces, read_emotion
+from facexp_train.data.emotion_data import read_emotion
 from facexp_train.errors import DataError
 
-
-def read(path: Path, tmp_path: Path, **options: Any) -> EmotionFaces:
-    return read_emotion(path, cache=tmp_path / "cache", quiet=True, **options)
+read = partial(read_emotion, quiet=True)
 
 
 def save(file: Path, image: np.ndarray) -> None:
@@ -38,7 +37,7 @@ def test_class_folders_are_read(tmp_path: Path) -> None:
     (tmp_path / "faces" / "__MACOSX" / "anger").mkdir(parents=True)
     save(tmp_path / "faces" / "neutral" / "b.PNG", cv2.resize(smooth(1, seed=1)[0], (96, 64)))
     save(tmp_path / "faces" / "neutral" / "c.jpg", cv2.cvtColor(smooth(1, seed=2)[0], cv2.COLOR_GRAY2BGR))
-    faces = read(tmp_path / "faces", tmp_path)
+    faces = read(tmp_path / "faces")
     assert faces.images.shape == (9, 48, 48)
     for code, image in enumerate(images):
         index = int(np.flatnonzero(faces.labels == code)[0])
@@ -61,7 +60,7 @@ def test_split_folders_are_kept(tmp_path: Path, names: tuple[str, ...], expected
     for seed, name in enumerate(names):
         for index, image in enumerate(smooth(3 if seed else 10, seed=seed)):
             save(tmp_path / "faces" / name / ("angry" if index % 2 else "happy") / f"{index}.png", image)
-    faces = read(tmp_path / "faces", tmp_path)
+    faces = read(tmp_path / "faces")
     assert {split: len(faces.part(split)) for split in expected} == expected
 
 
@@ -72,7 +71,7 @@ def test_wrong_folders_are_named(tmp_path: Path) -> None:
 
     def message(**options: Any) -> str:
         with pytest.raises(DataError) as error:
-            read(folder, tmp_path, **options)
+            read(folder, **options)
         return str(error.value).replace(f"{tmp_path}{os.sep}", "")
 
     assert message().startswith("faces: no folders in it; expected fer2013.csv or icml_face_data.csv, or a folder of")

@@ -39,7 +39,7 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> KeypointFaces:
         lines.append(",".join([*places, str(number), pixels]))
     path = tmp_path_factory.mktemp("points") / "training.csv"
     path.write_text("\n".join(lines) + "\n")
-    return read_keypoints(path, cache=path.parent / "cache", quiet=True)
+    return read_keypoints(path, quiet=True)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def emotions(tmp_path_factory: pytest.TempPathFactory) -> EmotionFaces:
         lines.append(f"{number % 7},{' '.join(map(str, rng.integers(0, 256, 48 * 48)))},{usage}")
     path = tmp_path_factory.mktemp("emotions") / "fer2013.csv"
     path.write_text("\n".join(lines) + "\n")
-    return read_emotion(path, cache=path.parent / "cache", quiet=True)
+    return read_emotion(path, quiet=True)
 
 
 def scored_points(faces: KeypointFaces, offsets: np.ndarray) -> evaluate.Evaluation:

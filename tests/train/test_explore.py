@@ -23,11 +23,6 @@ from facexp_train.exploration.findings import MAX_SHAPE_DISTANCE, find
 from facexp_train.exploration.survey import survey, task_of
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
 def texts(images: Sequence[np.ndarray]) -> list[str]:
     return [" ".join(map(str, image.ravel())) for image in images]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 
 from drawn import smooth
 from facexp.geometry import KEYPOINTS
-from facexp_train.data.keypoint_data import COORDINATES, KeypointFaces, read_keypoints
+from facexp_train.data.keypoint_data import COORDINATES, read_keypoints
 from facexp_train.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -40,8 +40,7 @@ def write_rows(path: Path, header: list[str], rows: list[dict[str, str]]) -> Pat
     return path
 
 
-def read(path: Path, tmp_path: Path, **options: Any) -> KeypointFaces:
-    return read_keypoints(path, cache=tmp_path / "cache", quiet=True, **options)
+read = partial(read_keypoints, quiet=True)
 
 
 def test_coordinates_are_named_as_in_kaggles_header() -> None:
@@ -70,7 +69,7 @@ def test_kaggles_files_are_read(tmp_path: Path, arrange: Callable[[list[str]], l
     ]
     path = write_rows(tmp_path / "training.csv", arrange(list(COORDINATES)), rows)
     for _ in range(2):
-        faces = read(path, tmp_path)
+        faces = read(path)
         assert len(faces) == 20
         assert np.array_equal(faces.images, images)
         assert faces.images.dtype == np.uint8
@@ -86,7 +85,7 @@ def test_a_point_with_one_coordinate_is_missing(tmp_path: Path) -> None:
     """Guards against training on half a point."""
     row = row_of(smooth(1, size=96)[0], some_points(1)[0])
     row["nose_tip_y"] = ""
-    faces = read(write_rows(tmp_path / "t.csv", [*COORDINATES, "Image"], [row]), tmp_path)
+    faces = read(write_rows(tmp_path / "t.csv", [*COORDINATES, "Image"], [row]))
     assert np.flatnonzero(np.isnan(faces.points[0]).any(axis=1)).tolist() == [KEYPOINTS.index("nose_tip")]
     assert np.isnan(faces.points[0, KEYPOINTS.index("nose_tip")]).all()
 
@@ -97,11 +96,11 @@ def test_copies_share_a_split(tmp_path: Path) -> None:
     images = np.concatenate([images, images, np.clip(images * 0.7 + 40, 0, 255).astype(np.uint8)])
     rows = [row_of(image, face) for image, face in zip(images, some_points(150), strict=True)]
     path = write_rows(tmp_path / "t.csv", [*COORDINATES, "Image"], rows)
-    faces = read(path, tmp_path)
+    faces = read(path)
     splits = faces.split.reshape(3, 50)
     assert (splits == splits[0]).all()
     assert [len(faces.part(name)) for name in ("train", "val", "test")] == [120, 15, 15]
-    assert not np.array_equal(read(path, tmp_path, seed=1).split, faces.split)
+    assert not np.array_equal(read(path, seed=1).split, faces.split)
 
 
 def test_a_group_column_keeps_faces_together(tmp_path: Path) -> None:
@@ -109,13 +108,13 @@ def test_a_group_column_keeps_faces_together(tmp_path: Path) -> None:
     groups = [f"person {i % 10}" for i in range(40)]
     faces = zip(smooth(40, size=96), some_points(40), groups, strict=True)
     rows = [{**row_of(image, points), "group": group} for image, points, group in faces]
-    result = read(write_rows(tmp_path / "t.csv", ["group", *COORDINATES, "Image"], rows), tmp_path)
+    result = read(write_rows(tmp_path / "t.csv", ["group", *COORDINATES, "Image"], rows))
     assert result.group.tolist() == groups
     assert all(len(set(result.split[result.group == group])) == 1 for group in groups)
     assert set(result.split) == {"train", "val", "test"}
     rows[3]["group"] = ""
     with pytest.raises(DataError, match="row 4, column group: expected a name, found an empty field"):
-        read(write_rows(tmp_path / "t.csv", ["group", *COORDINATES, "Image"], rows), tmp_path)
+        read(write_rows(tmp_path / "t.csv", ["group", *COORDINATES, "Image"], rows))
 
 
 def test_a_split_column_is_used(tmp_path: Path) -> None:
@@ -123,7 +122,7 @@ def test_a_split_column_is_used(tmp_path: Path) -> None:
     names = [*["train"] * 20, *["test"] * 5]
     faces = zip(smooth(25, size=96), some_points(25), names, strict=True)
     rows = [{**row_of(image, points), "split": split} for image, points, split in faces]
-    split = read(write_rows(tmp_path / "t.csv", ["split", *COORDINATES, "Image"], rows), tmp_path).split
+    split = read(write_rows(tmp_path / "t.csv", ["split", *COORDINATES, "Image"], rows)).split
     assert split[20:].tolist() == ["test"] * 5
     assert sorted(split[:20].tolist()) == [*["train"] * 18, *["val"] * 2]
 
@@ -142,21 +141,21 @@ def test_a_wrong_cell_is_named(tmp_path: Path, column: str, cell: str, message: 
     rows[1][column] = cell
     path = write_rows(tmp_path / "t.csv", [*COORDINATES, "Image"], rows)
     with pytest.raises(DataError) as error:
-        read(path, tmp_path)
+        read(path)
     assert str(error.value) == f"{path}: {message}"
 
 
 def test_a_wrong_file_is_named(tmp_path: Path) -> None:
     """Guards the messages: no file, another table (Kaggle's test.csv has no points), a folder without labels."""
     with pytest.raises(DataError, match=r"none.csv: no such file or folder"):
-        read(tmp_path / "none.csv", tmp_path)
+        read(tmp_path / "none.csv")
     path = write_rows(tmp_path / "test.csv", ["ImageId", "Image"], [{"ImageId": "1", "Image": "1 2"}])
     with pytest.raises(DataError, match=r"no column left_eye_center_x, .* found ImageId, Image$"):
-        read(path, tmp_path)
+        read(path)
     with pytest.raises(
         DataError, match=r"no labels.csv in it; expected Kaggle's CSV file, or a folder with labels.csv"
     ):
-        read(tmp_path, tmp_path)
+        read(tmp_path)
 
 
 def make_folder(folder: Path, count: int = 4, images: str = "images") -> tuple[np.ndarray, list[dict[str, str]]]:
@@ -184,7 +183,7 @@ def test_images_framed_like_the_canvas_are_unchanged(tmp_path: Path, images: str
     pictures, rows = make_folder(tmp_path, images=images)
     rows[0]["nose_tip_x"] = rows[0]["nose_tip_y"] = ""
     write_rows(tmp_path / "labels.csv", HEADER, rows)
-    faces = read(tmp_path, tmp_path)
+    faces = read(tmp_path)
     assert np.array_equal(faces.images, pictures)
     expected = some_points(4) + 40
     expected[0, KEYPOINTS.index("nose_tip")] = np.nan
@@ -202,7 +201,7 @@ def test_images_framed_like_the_canvas_are_unchanged(tmp_path: Path, images: str
     rows[2]["group"] = ""
     write_rows(tmp_path / "labels.csv", HEADER, rows)
     with pytest.raises(DataError, match=r"labels\.csv: row 3, column group: expected a name, found an empty field"):
-        read(tmp_path, tmp_path)
+        read(tmp_path)
 
 
 def test_other_framings_are_warped_onto_the_canvas(tmp_path: Path) -> None:
@@ -226,7 +225,7 @@ def test_other_framings_are_warped_onto_the_canvas(tmp_path: Path) -> None:
             cells |= {f"{name}_x": str(x), f"{name}_y": str(y)}
         crop = {"crop_x": str(40 * scale + 20 + shift_x), "crop_y": str(40 * scale + 20 + shift_y)}
         rows[index] |= {**cells, **crop, "crop_side": str(96 * scale)}
-    faces = read(write_rows(tmp_path / "labels.csv", HEADER, rows).parent, tmp_path)
+    faces = read(write_rows(tmp_path / "labels.csv", HEADER, rows).parent)
     places = [KEYPOINTS.index(name) for name in ("left_eye_center", "right_eye_center", "nose_tip")]
     for index in range(3):
         assert np.allclose(faces.points[index, places], dots, atol=0.01)
@@ -243,7 +242,7 @@ def test_labels_without_splits_are_divided(tmp_path: Path) -> None:
     _, rows = make_folder(tmp_path, count=30)
     header = [name for name in HEADER if name not in ("split", "group", "source", "upscale")]
     write_rows(tmp_path / "labels.csv", header, rows)
-    faces = read(tmp_path, tmp_path)
+    faces = read(tmp_path)
     assert [len(faces.part(name)) for name in ("train", "val", "test")] == [24, 3, 3]
     assert len(set(faces.group)) == 30
     assert set(faces.source) == {tmp_path.name}
@@ -256,7 +255,7 @@ def test_the_current_folder_may_be_the_data(tmp_path: Path, monkeypatch: pytest.
     _, rows = make_folder(folder)
     write_rows(folder / "labels.csv", [name for name in HEADER if name != "source"], rows)
     monkeypatch.chdir(folder)
-    assert set(read(Path(), tmp_path).source) == {"faces"}
+    assert set(read(Path()).source) == {"faces"}
 
 
 def test_validation_faces_are_taken_from_training(tmp_path: Path) -> None:
@@ -265,7 +264,7 @@ def test_validation_faces_are_taken_from_training(tmp_path: Path) -> None:
     for index, row in enumerate(rows):
         row["split"] = "train" if index < 20 else "test"
     write_rows(tmp_path / "labels.csv", HEADER, rows)
-    faces = read(tmp_path, tmp_path)
+    faces = read(tmp_path)
     assert [len(faces.part(name)) for name in ("train", "val", "test")] == [18, 2, 10]
 
 
@@ -286,7 +285,7 @@ def test_a_wrong_label_is_named(tmp_path: Path, column: str, cell: str, message:
     rows[1][column] = cell
     path = write_rows(tmp_path / "labels.csv", HEADER, rows)
     with pytest.raises(DataError) as error:
-        read(tmp_path, tmp_path)
+        read(tmp_path)
     assert str(error.value) == f"{path}: {message}"
 
 
@@ -299,12 +298,12 @@ def test_a_missing_or_broken_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"labels.csv: row 3, column file: .*2.png: expected an image, but OpenCV cannot"
     ):
-        read(tmp_path, tmp_path)
+        read(tmp_path)
     image.unlink()
     with pytest.raises(
         DataError, match=r"labels.csv: row 3, column file: .*2.png: expected an image, but .* No such file"
     ):
-        read(tmp_path, tmp_path)
+        read(tmp_path)
 
 
 @pytest.mark.data
@@ -319,7 +318,7 @@ def test_real_faces_are_framed_by_the_formula_of_their_data(tmp_path: Path) -> N
     assert {row["source"] for row in rows} == {"face21", "helen", "mtfl", "ytfaces"}
     (tmp_path / "images").symlink_to((folder / "images").resolve())
     write_rows(tmp_path / "labels.csv", list(rows[0]), rows)
-    faces = read(tmp_path, tmp_path)
+    faces = read(tmp_path)
     assert faces.images.shape == (len(rows), 176, 176)
     assert faces.split.tolist() == [row["split"] for row in rows]
     known = [KEYPOINTS.index(name) for name in ("left_eye_center", "right_eye_center", "nose_tip")]

@@ -25,13 +25,13 @@ Rows = dict[str, list[sheets.Cell]]
 @pytest.fixture
 def points(tmp_path: Path) -> KeypointFaces:
     drawn.write_training(tmp_path / "training.csv", 120)
-    return read_keypoints(tmp_path / "training.csv", cache=tmp_path / "cache", quiet=True)
+    return read_keypoints(tmp_path / "training.csv", quiet=True)
 
 
 @pytest.fixture
 def emotions(tmp_path: Path) -> EmotionFaces:
     drawn.write_fer2013(tmp_path / "fer2013.csv", 14, 14)
-    return read_emotion(tmp_path / "fer2013.csv", cache=tmp_path / "cache", quiet=True)
+    return read_emotion(tmp_path / "fer2013.csv", quiet=True)
 
 
 @pytest.fixture

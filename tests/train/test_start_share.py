@@ -119,7 +119,6 @@ def test_a_network_is_not_validated_on_faces_that_its_start_was_trained_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards the choice of the best epoch on data without splits, which another seed divides differently."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(run, "_train", lambda *_: tmp_path / "trained")
     data, first = tmp_path / "emotion.csv", tmp_path / "first"
     drawn.write_five(data, 60)

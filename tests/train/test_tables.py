@@ -178,24 +178,31 @@ class Parser:
         return {"images": np.arange(5000, dtype=np.int64), "names": np.array(["a", "bc"])}
 
 
-def test_a_cache_is_read_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the caches, for one test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tables.cache_folder()
+
+
+def test_a_cache_is_read_until_the_file_changes(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards hit and miss: the file's time, its size, the reader's version; and that old caches do not pile up."""
-    source, parse, cache = write(tmp_path / "t.csv", "abc"), Parser(), tmp_path / "cache"
+    source, parse = write(tmp_path / "t.csv", "abc"), Parser()
     for _ in range(3):
-        arrays = tables.cached(source, "reader", parse, cache)
+        arrays = tables.cached(source, "reader", parse)
         assert sorted(arrays) == ["images", "names"]
         assert arrays["images"].tolist() == list(range(5000))
         assert arrays["names"].tolist() == ["a", "bc"]
     assert parse.calls == 1
     os.utime(source, ns=(1, 1))
-    tables.cached(source, "reader", parse, cache)
+    tables.cached(source, "reader", parse)
     assert parse.calls == 2
     write(source, "abcd")
     os.utime(source, ns=(1, 1))
-    tables.cached(source, "reader", parse, cache)
+    tables.cached(source, "reader", parse)
     assert parse.calls == 3
     monkeypatch.setattr(tables, "READER_VERSION", 99)
-    tables.cached(source, "reader", parse, cache)
+    tables.cached(source, "reader", parse)
     assert parse.calls == 4
     assert len(list(cache.iterdir())) == 1
 
@@ -207,7 +214,7 @@ def test_files_of_one_name_have_their_own_caches(tmp_path: Path) -> None:
     os.utime(first, ns=(1, 1))
     os.utime(second, ns=(1, 1))
     for source in (first, second, first):
-        tables.cached(source, "reader", parse, tmp_path / "cache")
+        tables.cached(source, "reader", parse)
     assert parse.calls == 2
 
 
@@ -215,7 +222,7 @@ def test_readers_have_their_own_caches(tmp_path: Path) -> None:
     """Guards that what one reader made of a file is not given to another, and that neither deletes the other's."""
     source, parse = write(tmp_path / "t.csv", "abc"), Parser()
     for reader in ("one", "other", "one", "other"):
-        tables.cached(source, reader, parse, tmp_path / "cache")
+        tables.cached(source, reader, parse)
     assert parse.calls == 2
 
 
@@ -231,45 +238,47 @@ def flipped(data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "damage", [truncated, flipped, lambda data: b"", lambda data: b"not a zip file", lambda data: b"PK" + data]
 )
-def test_a_damaged_cache_is_parsed_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_cache_is_parsed_again(tmp_path: Path, cache: Path, damage: Callable[[bytes], bytes]) -> None:
     """Guards that a cache cut short or with a flipped byte is neither an error nor used, and is replaced."""
-    source, parse, cache = write(tmp_path / "t.csv", "abc"), Parser(), tmp_path / "cache"
-    tables.cached(source, "reader", parse, cache)
+    source, parse = write(tmp_path / "t.csv", "abc"), Parser()
+    tables.cached(source, "reader", parse)
     file = next(cache.iterdir())
     file.write_bytes(damage(file.read_bytes()))
     for _ in range(2):
-        assert tables.cached(source, "reader", parse, cache)["images"].tolist() == list(range(5000))
+        assert tables.cached(source, "reader", parse)["images"].tolist() == list(range(5000))
     assert parse.calls == 2
 
 
-def test_a_cache_that_cannot_be_written_gives_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cache_that_cannot_be_written_gives_a_warning(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Guards that reading goes on without a cache, with a warning that says so."""
-    source, parse = write(tmp_path / "t.csv", "abc"), Parser()
+    source = write(tmp_path / "t.csv", "abc")
+    write(cache, "in the way")
     with caplog.at_level(logging.WARNING):
-        assert len(tables.cached(source, "reader", parse, write(tmp_path / "file", "in the way"))["images"]) == 5000
+        assert len(tables.cached(source, "reader", Parser())["images"]) == 5000
     assert "t.csv: not cached" in caplog.text
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_nothing(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards that a full disk leaves neither a partial cache nor a temporary file."""
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full)
-    tables.cached(write(tmp_path / "t.csv", "abc"), "reader", Parser(), tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    tables.cached(write(tmp_path / "t.csv", "abc"), "reader", Parser())
+    assert list(cache.iterdir()) == []
 
 
-def test_the_default_cache_is_in_the_users_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards where caches are kept when no folder is given."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert tables.default_cache() == tmp_path / "facexp"
+def test_caches_are_in_the_users_cache_folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards where caches are kept."""
+    assert cache == tmp_path / "facexp"
     tables.cached(write(tmp_path / "t.csv", "abc"), "reader", Parser())
     assert len(list((tmp_path / "facexp").glob("t-*.npz"))) == 1
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert tables.default_cache() == tmp_path / ".cache" / "facexp"
+    assert tables.cache_folder() == tmp_path / ".cache" / "facexp"
 
 
 class Terminal(io.StringIO):

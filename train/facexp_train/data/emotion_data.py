@@ -184,7 +184,6 @@ def read_emotion(
     path: str | Path,
     votes: str | Path | None = None,
     *,
-    cache: str | Path | None = None,
     seed: int = 0,
     whole: bool = False,
     quiet: bool = False,
@@ -209,7 +208,7 @@ def read_emotion(
     such a face by the file's own column. With `whole` they stay, and so do the faces that a labels file leaves
     out, with the label -1.
 
-    A CSV file is parsed once and then read from `cache` (see tables.cached). Raises DataError with the file, row and
+    A CSV file is parsed once and then read from a cache (see tables.cached). Raises DataError with the file, row and
     column of the first error.
     """
     place = Path(path)
@@ -225,7 +224,7 @@ def read_emotion(
         place = inside
     own = read_classes(place)
     # the cache holds the texts, not their classes, because the labels file may change
-    arrays = tables.cached(place, "emotion", lambda: _parse_csv(place, own or CODES, quiet), cache)
+    arrays = tables.cached(place, "emotion", lambda: _parse_csv(place, own or CODES, quiet))
     images = np.asarray(arrays["images"], dtype=np.uint8)
     usage = np.asarray(arrays["usage"], dtype=np.str_)
     texts = np.asarray(arrays["emotion"], dtype=np.str_).tolist()

@@ -73,15 +73,13 @@ class KeypointFaces:
         return self.complete() & (interocular(self.points) > 0)
 
 
-def read_keypoints(
-    path: str | Path, *, cache: str | Path | None = None, seed: int = 0, quiet: bool = False
-) -> KeypointFaces:
+def read_keypoints(path: str | Path, *, seed: int = 0, quiet: bool = False) -> KeypointFaces:
     """Faces and points from Kaggle's CSV files, or from a folder with labels.csv.
 
     A CSV file has Kaggle's 30 coordinate columns and `Image` (9,216 pixels), in any order. An empty coordinate is a
     missing point. Faces are split by the `split` column (train, val, test). Without one they are divided 80/10/10,
     seeded with `seed`, by whole groups: those of the `group` column, or of copies of the same picture. Other columns
-    are ignored. The file is parsed once and then read from `cache` (see facexp_train.data.tables.cached).
+    are ignored. The file is parsed once and then read from a cache (see facexp_train.data.tables.cached).
 
     A folder's labels.csv has file, crop_x, crop_y, crop_side (pixels of the image file) and the 30 coordinates. Its
     source, group and split columns are used if present. Every face is warped onto a canvas of the same size.
@@ -91,7 +89,7 @@ def read_keypoints(
     file = Path(path)
     if file.is_dir():
         return _read_folder(file, seed, quiet)
-    arrays = tables.cached(file, "keypoints", lambda: _parse_kaggle(file, quiet), cache)
+    arrays = tables.cached(file, "keypoints", lambda: _parse_kaggle(file, quiet))
     images = np.asarray(arrays["images"], dtype=np.uint8)
     groups = np.asarray(arrays["group"], dtype=np.str_)
     own_split = np.asarray(arrays["split"], dtype="U5")

@@ -192,21 +192,19 @@ def read_gray(path: Path, where: str = "") -> NDArray[np.uint8]:
     return np.asarray(image, dtype=np.uint8)
 
 
-def cached(source: Path, kind: str, parse: Callable[[], Arrays], cache: str | Path | None = None) -> Arrays:
+def cached(source: Path, kind: str, parse: Callable[[], Arrays]) -> Arrays:
     """The arrays that `parse` reads from a file, taken from a cache if neither the file nor the reader has changed.
 
-    `kind` distinguishes several readers of the same file. `cache` is a folder, by default `default_cache()`. A cache
-    file that cannot be read is written again, and one that cannot be written is only a warning, because the cache only
-    saves time. DataError if there is no file `source`.
+    `kind` distinguishes several readers of the same file. A cache file that cannot be read is written again, and one
+    that cannot be written is only a warning, because the cache only saves time. DataError if there is no file `source`.
     """
     if not source.is_file():
         raise DataError(f"{source}: no such file or folder")
-    folder = Path(cache) if cache is not None else default_cache()
     state = source.stat()
     place = str(source.resolve())
     key = f"{place}|{state.st_size}|{state.st_mtime_ns}|{READER_VERSION}|{kind}"
     # the name depends only on path and kind, so that the cache of a changed file replaces the older one
-    file = folder / f"{source.stem}-{hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}-{kind}.npz"
+    file = cache_folder() / f"{source.stem}-{hashlib.blake2b(place.encode(), digest_size=8).hexdigest()}-{kind}.npz"
     arrays = _load(file, key)
     if arrays is None:
         arrays = parse()
@@ -217,8 +215,8 @@ def cached(source: Path, kind: str, parse: Callable[[], Arrays], cache: str | Pa
     return arrays
 
 
-def default_cache() -> Path:
-    """The folder `facexp` in XDG_CACHE_HOME, or in ~/.cache if that is not set."""
+def cache_folder() -> Path:
+    """The folder of the caches: `facexp` in XDG_CACHE_HOME, or in ~/.cache if that is not set."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "facexp"
 
