@@ -141,7 +141,7 @@ class Analyzer:
     @property
     def device(self) -> str:
         """Where the networks really run: "cpu" or "cuda". The detector always runs on the CPU."""
-        return self._keypoints.device
+        return self._emotion.device
 
     @property
     def bundle(self) -> Bundle:
@@ -163,7 +163,7 @@ class Analyzer:
 
         The image is (H, W, 3) BGR, (H, W, 4) BGRA, (H, W) or (H, W, 1) gray. Raises ValueError for any other array.
         """
-        return self._analyze(image, 1, lambda _: image)
+        return self.analyze_reduced(image, 1, lambda _: image)
 
     def analyze_reduced(self, image: Picture, reduction: int, decode: Callable[[int], Picture]) -> list[Face]:
         """Return the faces of a photo, in pixels of the photo, given a copy of it that is `reduction` times smaller.
@@ -172,9 +172,6 @@ class Analyzer:
         photo is decoded again, no larger than that face needs: `decode(1)`, `decode(2)` or `decode(4)` returns it at
         that reduction. Raises ValueError as `analyze` does.
         """
-        return self._analyze(image, reduction, decode)
-
-    def _analyze(self, image: Picture, reduction: int, decode: Callable[[int], Picture]) -> list[Face]:
         start = time.perf_counter()
         candidates = self.detect(image, reduction)
         detected = time.perf_counter()

@@ -57,11 +57,6 @@ class KeypointFinder:
         self.session = session
         self._spec = spec
 
-    @property
-    def device(self) -> str:
-        """The device on which the network really runs: "cpu" or "cuda"."""
-        return self.session.device
-
     def find(self, grays: list[Image], matrices: list[Matrix]) -> FoundKeypoints:
         """Find the points of N faces, given N gray images and N (2, 3) matrices from image to crop.
 
