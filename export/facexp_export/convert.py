@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,82 +24,73 @@ from facexp.errors import FacexpError, one_line
 from facexp_export.steps import EXIT_USER_ERROR, JOB_DONE, Job
 from facexp_export.tasks import TASKS, Task
 
-Facts = dict[str, Any]
+Facts = dict[str, int]
 
 
-def reference(job: Job, task: Task) -> Facts:
+def reference(job: Job, task: Task) -> None:
     """Write the trained model's outputs for the parity crops as an npz file."""
     from facexp_export.keras_model import predict
 
     _save(job.out, predict(_trained(job.model, task), _crops(job, "parity")))
-    return {}
 
 
-def onnx_float32(job: Job, task: Task) -> Facts:
+def onnx_float32(job: Job, task: Task) -> None:
     """Write float32.onnx."""
     from facexp_export.onnx_float import write_float32
 
     write_float32(_trained(job.model, task), task, job.out, job.description)
-    return {}
 
 
-def onnx_float16(job: Job, task: Task) -> Facts:
+def onnx_float16(job: Job, task: Task) -> None:
     """Write float16.onnx, from float32.onnx."""
     from facexp_export.onnx_half import write_float16
 
     write_float16(job.source, job.out, task.kind, job.description)
-    return {}
 
 
 def onnx_int8(job: Job, task: Task) -> Facts:
     """Write int8.onnx, from float32.onnx; the facts are the numbers of int8 and of float32 convolutions."""
     from facexp_export.quantize import write_int8
 
-    crops = _crops(job, "calibration")
-    return asdict(write_int8(job.source, job.out, crops, task.kind, job.method, job.description))
+    return write_int8(job.source, job.out, _crops(job, "calibration"), task.kind, job.method, job.description)
 
 
-def tflite_float32(job: Job, task: Task) -> Facts:
+def tflite_float32(job: Job, task: Task) -> None:
     """Write float32.tflite."""
     from facexp_export.tflite import write_float32
 
     write_float32(_trained(job.model, task), task, job.out, job.description)
-    return {}
 
 
-def tflite_float16(job: Job, task: Task) -> Facts:
+def tflite_float16(job: Job, task: Task) -> None:
     """Write float16.tflite, from float32.tflite."""
     from facexp_export.tflite import write_float16
 
     write_float16(job.source, job.out, job.description)
-    return {}
 
 
-def tflite_int8(job: Job, task: Task) -> Facts:
+def tflite_int8(job: Job, task: Task) -> None:
     """Write int8.tflite, from float32.tflite."""
     from facexp_export.tflite import write_int8
 
     write_int8(job.source, job.out, _crops(job, "calibration"), task.kind, job.description)
-    return {}
 
 
-def savedmodel(job: Job, task: Task) -> Facts:
+def savedmodel(job: Job, task: Task) -> None:
     """Write the SavedModel."""
     from facexp_export.savedmodel import write_savedmodel
 
     write_savedmodel(_trained(job.model, task), task, job.out)
-    return {}
 
 
-def answers(job: Job, task: Task) -> Facts:
+def answers(job: Job, task: Task) -> None:
     """Write a SavedModel's outputs for crops as an npz file."""
     from facexp_export import savedmodel
 
     _save(job.out, savedmodel.answers(job.source, _crops(job, "crops")))
-    return {}
 
 
-STEPS: dict[str, Callable[[Job, Task], Facts]] = {
+STEPS: dict[str, Callable[[Job, Task], Facts | None]] = {
     "reference": reference,
     "float32.onnx": onnx_float32,
     "float16.onnx": onnx_float16,
@@ -152,7 +142,7 @@ def main() -> int:
         try:
             task = TASKS[job.task]
             facts = STEPS[job.step](job, task.with_labels(job.labels) if job.labels else task)
-            path.with_suffix(".facts.json").write_text(json.dumps(facts), encoding="utf-8")
+            path.with_suffix(".facts.json").write_text(json.dumps(facts or {}), encoding="utf-8")
         except FacexpError as error:
             print(error, file=sys.stderr)
             return EXIT_USER_ERROR

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,21 +30,14 @@ _BATCH = 64
 """Number of crops per calibration run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Quantized:
-    """Numbers of convolutions that run in integers and in float."""
-
-    int8_convolutions: int
-    float32_convolutions: int
-
-
 def write_int8(
     float32: Path, int8: Path, crops: NDArray[np.uint8], kind: Kind, method: str, description: str
-) -> Quantized:
+) -> dict[str, int]:
     """Quantize the trunk of the file `float32`, calibrated on `crops`, uint8 (N, size, size, 1), and write `int8`.
 
     `method` is the calibration method: "MinMax", "Percentile" or "Entropy". `description` is stored in the file's
-    metadata. Raises ExportError if a convolution of the trunk was not quantized.
+    metadata. Returns the numbers of convolutions that run in integers and in float. Raises ExportError if a convolution
+    of the trunk was not quantized.
     """
     prepared = int8.with_name(f"{int8.stem}.prepared.onnx")
     with _quiet():
@@ -76,7 +68,7 @@ def write_int8(
         raise ExportError(f"{int8.name}: {quantized} of {wanted} convolutions of the trunk were quantized")
     tidy(model, graph.name, {INPUT_NAME, *(value.name for value in model.graph.output)})
     save_checked(model, int8, description)
-    return Quantized(quantized, total - quantized)
+    return {"int8_convolutions": quantized, "float32_convolutions": total - quantized}
 
 
 def stem_nodes(graph: Any) -> list[str]:
