@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -57,11 +56,6 @@ def record_schema(labels: Sequence[str] = SEVEN) -> pa.Schema:
 def file_schema(labels: Sequence[str], about: str) -> pa.Schema:
     """Return the schema of a file of records; `about` is a JSON text that is stored in its metadata."""
     return record_schema(labels).with_metadata({_ABOUT: about.encode()})
-
-
-def to_table(records: Sequence[dict[str, Any]], labels: Sequence[str], about: str) -> pa.Table:
-    """Return the records as a table with the schema of `file_schema`."""
-    return pa.Table.from_pylist(records, file_schema(labels, about))
 
 
 def frameless(metadata: Mapping[bytes, bytes] | None) -> list[str]:

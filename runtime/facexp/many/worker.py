@@ -24,7 +24,7 @@ from facexp.many.attempts import Attempts
 from facexp.many.content import open_items
 from facexp.many.parts import atomic_file, part_name
 from facexp.many.plan import Item, items
-from facexp.many.schema import file_schema, to_table, with_frameless
+from facexp.many.schema import file_schema, with_frameless
 from facexp.many.stores import Store
 from facexp.pipeline import analyze_sources
 from facexp.reading import DEFAULTS, ReadOptions
@@ -203,12 +203,12 @@ class Worker:
                     written.count(record)
                     records.append(record)
                     if len(records) == _ROW_GROUP_ROWS:
-                        file.write_table(to_table(records, analyzer.labels, self._about))
+                        file.write_table(pa.Table.from_pylist(records, schema))
                         records.clear()
                 if written.rows == before:
                     written.frameless.append(source.name)
             attempts.begin(None)
-            file.write_table(to_table(records, analyzer.labels, self._about))
+            file.write_table(pa.Table.from_pylist(records, schema))
             file.add_key_value_metadata(with_frameless(written.frameless))
         return written
 

@@ -29,7 +29,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 import facexp.many.worker as worker_module  # noqa: E402
 from facexp.many import ManyError, ManyImages, Settings  # noqa: E402
 from facexp.many.plan import Plan  # noqa: E402
-from facexp.many.schema import to_table  # noqa: E402
+from facexp.many.schema import file_schema  # noqa: E402
 from facexp.many.stores import Store  # noqa: E402
 from facexp.many.worker import Part, Worker  # noqa: E402
 from result_rows import read_rows, without_nulls, without_times  # noqa: E402
@@ -68,7 +68,7 @@ def test_the_schema_holds_every_key_of_a_record(emotions: str) -> None:
     photo = Frame("photo.jpg", 0, 0.0, 640, 480, "cpu", (face, followed), Timings(5.12345, 0.4, 0.3))
     broken = Frame.unread("b\udcff.jpg", 7, "b\udcff.jpg: is empty (0 bytes)")
     records = [frame_record(photo), frame_record(replace(photo, faces=())), frame_record(broken)]
-    table = to_table(records, labels, "{}")
+    table = pa.Table.from_pylist(records, file_schema(labels, "{}"))
     assert [without_nulls(row) for row in table.to_pylist()] == records
     assert list(table.to_pylist()[0]["faces"][0]["keypoints"]) == list(KEYPOINTS)
 
