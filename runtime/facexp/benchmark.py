@@ -237,9 +237,8 @@ class _Stages:
 
     def __init__(self, analyzer: Analyzer, threads: int, sources: list[Source]) -> None:
         self._analyzer, self._threads = analyzer, threads
-        self._shots = _endless_shots(sources)
-        again = itertools.chain.from_iterable(itertools.repeat(sources))
-        self._records = analyze_sources(analyzer, again, readers=0)
+        self._shots = (shot for source in itertools.cycle(sources) for shot in source.shots())
+        self._records = analyze_sources(analyzer, itertools.cycle(sources), readers=0)
         self._sink = JsonlSink(NullStream())
         self._frames = _frames(sources[0])
         self._tracker, self._tracked = Tracker(analyzer), 0
@@ -266,12 +265,6 @@ class _Stages:
     def track(self) -> None:
         number, self._tracked = self._tracked, self._tracked + 1
         self._tracker.track(self._frames[number % len(self._frames)], 1000 * number / _FPS)
-
-
-def _endless_shots(sources: list[Source]) -> Iterator[Shot]:
-    while True:
-        for source in sources:
-            yield from source.shots()
 
 
 def _frames(source: Source) -> list[Image]:
