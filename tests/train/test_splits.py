@@ -139,19 +139,19 @@ def test_missing_validation_comes_from_training() -> None:
     """Guards that named splits stay, and that only training faces move when there is no validation split."""
     groups = np.array([str(i // 2) for i in range(200)])
     named = np.array(["train"] * 160 + ["test"] * 40)
-    split = splits.with_validation(named, groups)
+    split = splits.complete_split(named, groups)
     assert (split[160:] == "test").all()
     assert (split[:160] == "val").sum() == 16
     assert all(len(set(split[groups == group])) == 1 for group in set(groups))
-    assert list(splits.with_validation(split, groups, seed=9)) == list(split)
+    assert list(splits.complete_split(split, groups, seed=9)) == list(split)
 
 
 def test_copies_of_test_faces_are_not_used_for_validation() -> None:
     """Guards the choice of the best epoch against copies of test faces that a file has under train."""
     groups = np.array([str(i % 100) for i in range(200)])
     named = np.array(["train"] * 150 + ["test"] * 50)
-    split = splits.with_validation(named, groups)
+    split = splits.complete_split(named, groups)
     assert (split == "val").sum() == 10
     assert not set(groups[split == "val"]) & set(groups[split == "test"])
     # nothing is left to choose from
-    assert set(splits.with_validation(named, np.array(["one"] * 200))) == {"train", "test"}
+    assert set(splits.complete_split(named, np.array(["one"] * 200))) == {"train", "test"}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from facexp.labels import SEVEN
 from facexp_train.data import tables
 from facexp_train.data.classes import CODES, FIVE_CODES, FOLDERS, LEFT_OUT, NAME, Classes, folded, read_classes
-from facexp_train.data.splits import SPLITS, duplicate_groups, pixel_hash, split_by_group, with_validation
+from facexp_train.data.splits import SPLITS, complete_split, duplicate_groups, pixel_hash
 from facexp_train.data.votes import VOTES, VOTES_NAME, find_votes, read_votes
 from facexp_train.errors import DataError
 from facexp_train.progress import progress_bar
@@ -268,7 +268,7 @@ def _assemble(
 
     That is: training faces that are flat or copies, and all faces that a labels file leaves out.
     """
-    split = with_validation(split, groups, seed) if split.size else split_by_group(groups, seed)
+    split = complete_split(split, groups, seed)
     unfit = unfit_for_training(images, split, copies, groups)
     left_out = np.array([name == LEFT_OUT for name in labels])
     counts = {name: int((rows & ~left_out).sum()) for name, rows in unfit.items()}

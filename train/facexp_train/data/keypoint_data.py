@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from facexp.geometry import KEYPOINTS, Square, interocular, square_matrix, transform, warp
 from facexp_train.data import tables
-from facexp_train.data.splits import SPLITS, duplicate_groups, split_by_group, with_validation
+from facexp_train.data.splits import SPLITS, complete_split, duplicate_groups
 from facexp_train.errors import DataError
 from facexp_train.progress import progress_bar
 
@@ -22,6 +22,7 @@ CANVAS = 176
 jitter needs."""
 CANVAS_SQUARE: tuple[int, int, int] = ((CANVAS - KAGGLE_SIZE) // 2, (CANVAS - KAGGLE_SIZE) // 2, KAGGLE_SIZE)
 """The values of the SQUARE columns for a canvas that is saved as an image file."""
+_SPLIT_NAMES = {name: name for name in SPLITS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,6 @@ def read_keypoints(path: str | Path, *, seed: int = 0, quiet: bool = False) -> K
     arrays = tables.cached(file, "keypoints", lambda: _parse_kaggle(file, quiet))
     images = np.asarray(arrays["images"], dtype=np.uint8)
     groups = np.asarray(arrays["group"], dtype=np.str_)
-    own_split = np.asarray(arrays["split"], dtype="U5")
     count = len(images)
     middle = (KAGGLE_SIZE - 1) / 2
     return KeypointFaces(
@@ -101,7 +101,7 @@ def read_keypoints(path: str | Path, *, seed: int = 0, quiet: bool = False) -> K
         squares=np.tile(np.array([middle, middle, KAGGLE_SIZE], dtype=np.float64), (count, 1)),
         source=np.full(count, file.stem),
         group=groups,
-        split=with_validation(own_split, groups, seed) if own_split.size else split_by_group(groups, seed),
+        split=complete_split(np.asarray(arrays["split"], dtype="U5"), groups, seed),
         names=np.arange(1, count + 1).astype(np.str_),
         upscale=np.full(count, np.nan),
     )
@@ -113,8 +113,7 @@ def _parse_kaggle(path: Path, quiet: bool) -> tables.Arrays:
         points.append(_points(columns, path, row))
         images.append(tables.pixels(columns["Image"], KAGGLE_SIZE, path, row, "Image"))
         groups.extend(tables.nonempty(columns.get("group", []), path, row, "group"))
-        if "split" in columns:
-            splits.extend(tables.choices(columns["split"], {name: name for name in SPLITS}, path, row, "split"))
+        splits.extend(tables.choices(columns.get("split", []), _SPLIT_NAMES, path, row, "split"))
     faces = np.concatenate(images)
     group = np.array(groups, dtype=np.str_) if groups else duplicate_groups(faces, quiet=quiet)
     return {
@@ -153,10 +152,7 @@ def _read_folder(folder: Path, seed: int, quiet: bool) -> KeypointFaces:
     if (invalid := np.flatnonzero(crops[:, 2] <= 0)).size:
         cell = table["crop_side"][invalid[0]]
         raise DataError(f"{path}: row {invalid[0] + 1}, column crop_side: expected a positive number, found {cell!r}")
-    own_split = None
-    if "split" in table:
-        allowed = {split: split for split in SPLITS}
-        own_split = np.array(tables.choices(table["split"], allowed, path, 1, "split"), dtype=np.str_)
+    own_split = np.array(tables.choices(table.get("split", []), _SPLIT_NAMES, path, 1, "split"), dtype=np.str_)
     images = np.empty((len(names), CANVAS, CANVAS), dtype=np.uint8)
     with progress_bar(len(names), f"reading {folder.name}", "image", quiet=quiet) as bar:
         for index, (x, y, side) in enumerate(crops):
@@ -172,14 +168,13 @@ def _read_folder(folder: Path, seed: int, quiet: bool) -> KeypointFaces:
         upscale = tables.numbers(table["upscale"], path, 1, "upscale", missing=True).astype(np.float64)
     own_groups = tables.nonempty(table.get("group", []), path, 1, "group")
     groups = np.array(own_groups) if own_groups else duplicate_groups(images, quiet=quiet)
-    split = split_by_group(groups, seed) if own_split is None else with_validation(own_split, groups, seed)
     return KeypointFaces(
         images=images,
         points=points,
         squares=np.tile(np.array([(CANVAS - 1) / 2, (CANVAS - 1) / 2, KAGGLE_SIZE], dtype=np.float64), (len(names), 1)),
         source=np.array(sources, dtype=np.str_),
         group=groups,
-        split=split,
+        split=complete_split(own_split, groups, seed),
         names=np.array(names, dtype=np.str_),
         upscale=upscale,
     )

@@ -183,8 +183,8 @@ def duplicate_groups(images: Images, *, quiet: bool = True) -> Texts:
     return names[smallest[group[which]]]
 
 
-def split_by_group(groups: Sequence[str] | Texts, seed: int = 0, *, val: float = 0.1, test: float = 0.1) -> Texts:
-    """The split of each of N faces, "train", "val" or "test": `val` and `test` are about their shares of the faces.
+def split_by_group(groups: Sequence[str] | Texts, seed: int = 0, *, test: float = 0.1) -> Texts:
+    """The split of each of N faces: "val" for about a tenth of them, "test" for a share of `test`, else "train".
 
     Faces of a group are in the same split. The result depends on the seed and the names of the groups, not on their
     order. The largest group is always in "train", so that it cannot fill a small split by itself.
@@ -195,7 +195,7 @@ def split_by_group(groups: Sequence[str] | Texts, seed: int = 0, *, val: float =
     order = sorted(range(len(names)), key=lambda i: hashlib.blake2b(f"{seed}:{names[i]}".encode()).digest())
     order.remove(max(order, key=lambda i: int(sizes[i])))
     chosen = np.full(len(names), "train", dtype="U5")
-    for split, share in (("val", val), ("test", test)):
+    for split, share in (("val", 0.1), ("test", test)):
         held = 0
         while order and held < share * len(inverse):
             chosen[order[0]] = split
@@ -203,11 +203,14 @@ def split_by_group(groups: Sequence[str] | Texts, seed: int = 0, *, val: float =
     return chosen[inverse]
 
 
-def with_validation(split: Texts, groups: Texts, seed: int = 0) -> Texts:
-    """The (N,) split, or if it has no "val", a copy in which a tenth of the training faces, in whole groups, is "val".
+def complete_split(split: Texts, groups: Texts, seed: int = 0) -> Texts:
+    """The (N,) split that a file names; if it is empty, one by group.
 
-    Groups with a test face stay in "train": otherwise the best epoch would be chosen on faces of the test groups.
+    If it has no "val", a tenth of the training faces, in whole groups, is "val". Groups with a test face stay in
+    "train": otherwise the best epoch would be chosen on faces of the test groups.
     """
+    if not split.size:
+        return split_by_group(groups, seed)
     if "val" in split:
         return split
     split = split.astype("U5")
