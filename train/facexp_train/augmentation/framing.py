@@ -71,15 +71,12 @@ def move_points(points: NDArray[np.float32], matrices: Matrices) -> NDArray[np.f
     return moved.astype(np.float32)
 
 
-def jittered_crops(
-    faces: KeypointFaces, augmentation: Augmentation = TEST_JITTER, seed: int = TEST_SEED
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return jittered uint8 crops (N, 96, 96, 1), and the points (N, 15, 2) in them (NaN if missing).
+def jittered_crops(faces: KeypointFaces, seed: int = TEST_SEED) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return uint8 crops (N, 96, 96, 1) with TEST_JITTER, and the points (N, 15, 2) in them (NaN if missing).
 
     They are cut as the runtime cuts them; a seed gives the same jitter.
     """
-    rng = np.random.default_rng(seed)
-    jitter = jitter_matrices(rng, len(faces.images), SIZE, augmentation)
+    jitter = jitter_matrices(np.random.default_rng(seed), len(faces), SIZE, TEST_JITTER)
     crops, points = _cut(faces, compose(jitter, square_matrices(faces.squares, SIZE)))
     return crops[..., None], points
 

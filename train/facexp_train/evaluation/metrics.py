@@ -60,11 +60,11 @@ def unit(metric: str) -> str:
     return {"rmse_px": "px", "mse_px": "px\u00b2"}.get(metric.rpartition("/")[2], SHARES)
 
 
-def resample_weights(groups: Sequence[Any] | NDArray[Any], seed: int = 0) -> Floats:
+def resample_weights(groups: Sequence[Any] | NDArray[Any]) -> Floats:
     """(RESAMPLES, N) float64: how often each of N faces is drawn when whole groups are drawn with replacement."""
     _, index = np.unique(np.asarray(groups), return_inverse=True)
     count = int(index.max()) + 1
-    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
     return draws[:, index].astype(np.float64)
 
 

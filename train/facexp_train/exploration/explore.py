@@ -36,31 +36,24 @@ class Exploration:
 
 
 def explore(
-    data: str | Path,
-    out: Path,
-    votes: str | Path | None = None,
-    judge: Judge | None = None,
-    *,
-    seed: int = 0,
-    quiet: bool = False,
+    data: str | Path, out: Path, votes: str | Path | None = None, judge: Judge | None = None, *, quiet: bool = False
 ) -> Exploration:
     """Examine a dataset of any format that the readers support, and write a report about it into the folder `out`.
 
     The report is index.html, which needs no other file; its pictures as PNG; classes.csv, points.csv, light.csv and
     findings.csv (one line per row and finding); and numbers.json. `judge` decides whether each picture shows a face;
-    without it this is not examined. `seed` draws the samples, and the splits of a file that names none, as in training.
-    Raises DataError if the dataset cannot be read or the report would be among its files, and OSError if `out` cannot
-    be written.
+    without it this is not examined. The splits of a file that names none are drawn as in training. Raises DataError if
+    the dataset cannot be read or the report would be among its files, and OSError if `out` cannot be written.
     """
     place, folder = Path(data).resolve(), out.resolve()
     if folder in (place, place.parent) or place in folder.parents:
         raise DataError(f"{out}: the report would be among the files of the data; give another folder")
-    faces = survey(data, votes, seed=seed, quiet=quiet)
+    faces = survey(data, votes, quiet=quiet)
     seen = None if judge is None else _judged(faces, judge, quiet)
     found = find(faces, seen)
     warnings = [*dataset_warnings(faces), *(finding.warning(faces) for finding in found if finding.harm)]
     out.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     with progress_bar(4 + len(found), "drawing", "picture", quiet=quiet) as bar:
         sections = [_overview(faces, out), _samples(faces, out, rng)]
         bar.update(2)

@@ -35,7 +35,7 @@ class Survey:
         labels: int64 (N,) codes of `classes`, or None.
         points: float32 (N, 15, 2) in pixels of the images, NaN where missing, or None.
         voted: int64 (N,) the codes that more than half of FER+'s voters gave, -1 without such a majority; or None.
-        refused: bool (N,) True where more than half of FER+'s voters saw no face; or None.
+        voted_no_face: bool (N,) True where more than half of FER+'s voters saw no face; or None.
     """
 
     task: Task
@@ -75,18 +75,18 @@ def task_of(path: str | Path) -> Task:
     )
 
 
-def survey(path: str | Path, votes: str | Path | None = None, *, seed: int = 0, quiet: bool = False) -> Survey:
+def survey(path: str | Path, votes: str | Path | None = None, *, quiet: bool = False) -> Survey:
     """Read a dataset in any format that `facexp train` reads; DataError if it cannot be read."""
     place = Path(path)
     if task_of(place) == "emotion":
-        return _emotion(place, votes, seed, quiet)
+        return _emotion(place, votes, quiet)
     if votes is not None:
         raise DataError(f"{votes}: FER+'s votes are for emotions, but {place} has keypoints")
-    return _keypoints(place, seed, quiet)
+    return _keypoints(place, quiet)
 
 
-def _emotion(place: Path, votes: str | Path | None, seed: int, quiet: bool) -> Survey:
-    faces = read_emotion(place, votes, seed=seed, whole=True, quiet=quiet)
+def _emotion(place: Path, votes: str | Path | None, quiet: bool) -> Survey:
+    faces = read_emotion(place, votes, whole=True, quiet=quiet)
     faces = faces.chosen(faces.labels >= 0)
     numbered = all(name.isdecimal() for name in faces.names)
     voted_no_face = None
@@ -110,8 +110,8 @@ def _emotion(place: Path, votes: str | Path | None, seed: int, quiet: bool) -> S
     )
 
 
-def _keypoints(place: Path, seed: int, quiet: bool) -> Survey:
-    faces = read_keypoints(place, seed=seed, quiet=quiet)
+def _keypoints(place: Path, quiet: bool) -> Survey:
+    faces = read_keypoints(place, quiet=quiet)
     images, points = cut_squares(faces)
     table = f"{place.name}/labels.csv" if place.is_dir() else place.name
     return Survey(
