@@ -155,7 +155,7 @@ class Plan:
                 for folder in folders(path, skip):
                     if folder.problem is not None:
                         yield Item(str(folder.path), number, problem=folder.problem)
-                    files += [str(folder.path / each) for each in folder.files if PARQUET.fullmatch(each)]
+                    files += [str(folder.path / each) for each in folder.visible_files() if PARQUET.fullmatch(each)]
                 yield from self._rows(store, str(path), files)
             elif path.is_file():
                 yield from self._rows(store, str(path), [str(path)])

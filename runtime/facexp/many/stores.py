@@ -112,7 +112,7 @@ class Store:
         for each in folders(Path(folder)) if is_folder(Path(folder)) else ():
             if each.problem is not None:
                 raise OSError(f"{each.path}: {each.problem}")
-            found += [str(path) for path in map(each.path.joinpath, each.files) if path.is_file()]
+            found += [str(path) for path in map(each.path.joinpath, each.visible_files()) if path.is_file()]
         return found
 
     def read(self, path: str) -> bytes:

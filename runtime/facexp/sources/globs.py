@@ -29,18 +29,6 @@ class Match(NamedTuple):
     """Why the folder cannot be read; None for a match."""
 
 
-class Folder(NamedTuple):
-    """One of the folders that `folders` finds."""
-
-    path: Path
-    relative_path: PurePath
-    """Its path relative to the folder where the search began."""
-    files: list[str]
-    """The names of its entries that are not folders, in natural order, without hidden ones."""
-    problem: str | None = None
-    """Why the folder cannot be read; None where it can."""
-
-
 def is_pattern(name: str) -> bool:
     """Whether the name is a glob: it has wildcards, and no file or folder has exactly this name."""
     return glob.has_magic(name) and path_problem(Path(name)) is not None
@@ -97,12 +85,6 @@ def expand(pattern: str, skip: Path | None = None) -> Iterator[Match]:
     yield from dict.fromkeys(found) if parts.count(_RECURSIVE) > 1 else found
 
 
-def folders(path: Path, skip: Path | None = None) -> Iterator[Folder]:
-    """Yield a folder and, recursively, its subfolders, parents first, without hidden ones and `skip` (a real path)."""
-    for each in _walk(path, skip):
-        yield Folder(each.path, each.relative_path, _visible(each.files), each.problem)
-
-
 def _split(pattern: str) -> tuple[Path, list[str]]:
     """The path before the first part with a wildcard, and the parts from there on.
 
@@ -116,8 +98,8 @@ def _split(pattern: str) -> tuple[Path, list[str]]:
     return path, parts
 
 
-class _Listing(NamedTuple):
-    """The names of a folder's entries, hidden ones included. A name takes less memory than an `os.DirEntry`."""
+class Folder(NamedTuple):
+    """A folder and the names of its entries, hidden ones included. A name takes less memory than an `os.DirEntry`."""
 
     path: Path
     relative_path: PurePath
@@ -130,6 +112,10 @@ class _Listing(NamedTuple):
     """Which of the files and folders are symbolic links."""
     problem: str | None = None
     """Why the folder cannot be read; None where it can."""
+
+    def visible_files(self) -> list[str]:
+        """The names of the entries that are not folders, in natural order, without hidden ones."""
+        return _visible(self.files)
 
     def matching(self, part: str, skip: Path | None) -> list[str]:
         """The names that match one part of a pattern, in natural order, without those that lead into `skip`."""
@@ -145,9 +131,9 @@ class _Listing(NamedTuple):
         return name == skip.name and self.real == skip.parent
 
 
-def _list(path: Path, relative_path: PurePath, real: Path) -> _Listing:
+def _list(path: Path, relative_path: PurePath, real: Path) -> Folder:
     """List a folder. Raises OSError where it cannot be read."""
-    listing = _Listing(path, relative_path, real, [], [], set())
+    listing = Folder(path, relative_path, real, [], [], set())
     with os.scandir(path) as entries:
         for entry in entries:
             (listing.folders if _may_be_folder(entry) else listing.files).append(entry.name)
@@ -156,8 +142,8 @@ def _list(path: Path, relative_path: PurePath, real: Path) -> _Listing:
     return listing
 
 
-def _walk(path: Path, skip: Path | None) -> Iterator[_Listing]:
-    """As `folders`."""
+def folders(path: Path, skip: Path | None = None) -> Iterator[Folder]:
+    """Yield a folder and, recursively, its subfolders, parents first, without hidden ones and `skip` (a real path)."""
     # an explicit stack, because folders may be nested more deeply than Python's recursion limit
     stack = [iter([(path, PurePath(), real_path(path))])]
     # the folders on the way to the current one, in order
@@ -176,14 +162,14 @@ def _walk(path: Path, skip: Path | None) -> Iterator[_Listing]:
         try:
             listing = _list(path, relative_path, real)
         except OSError as error:
-            yield _Listing(path, relative_path, real, [], [], set(), reason(error))
+            yield Folder(path, relative_path, real, [], [], set(), reason(error))
             continue
         yield listing
         stack.append(_subfolders(listing))
         ancestors[real] = None
 
 
-def _subfolders(listing: _Listing) -> Iterator[tuple[Path, PurePath, Path]]:
+def _subfolders(listing: Folder) -> Iterator[tuple[Path, PurePath, Path]]:
     """The arguments of `_list` for each visible subfolder."""
     for name in _visible(listing.folders):
         path = listing.path / name
@@ -192,7 +178,7 @@ def _subfolders(listing: _Listing) -> Iterator[tuple[Path, PurePath, Path]]:
         yield path, listing.relative_path / name, real
 
 
-def _expand(start: Path, parts: Sequence[str], skip: Path | None, listing: _Listing | None = None) -> Iterator[Match]:
+def _expand(start: Path, parts: Sequence[str], skip: Path | None, listing: Folder | None = None) -> Iterator[Match]:
     """Yield the matches of the parts below `start`, which is not inside `skip`; `listing` is its listing, if known."""
     part, rest = parts[0], parts[1:]
     if part == "":
@@ -201,7 +187,7 @@ def _expand(start: Path, parts: Sequence[str], skip: Path | None, listing: _List
     elif part == _RECURSIVE:
         if not is_folder(start):
             return
-        for each in _walk(start, skip):
+        for each in folders(start, skip):
             # a link may lead to a folder deep inside `skip`
             if skip is not None and each.real.is_relative_to(skip):
                 continue
@@ -210,7 +196,7 @@ def _expand(start: Path, parts: Sequence[str], skip: Path | None, listing: _List
             elif rest:
                 yield from _expand(each.path, rest, skip, each)
             else:
-                yield from (Match(each.path / name) for name in _visible(each.files))
+                yield from (Match(each.path / name) for name in each.visible_files())
     elif not glob.has_magic(part):
         path = start / part
         if not is_inside(path, skip):

@@ -141,7 +141,7 @@ def _walk(folder: Path, save_as: PurePath, skip: Path | None) -> Iterator[Source
     for each in folders(folder, skip):
         if each.problem is not None:
             yield Source(str(each.path), save_as / each.relative_path, each.problem)
-        for name in each.files:
+        for name in each.visible_files():
             if MEDIA.fullmatch(name):
                 yield Source(str(each.path / name), save_as / each.relative_path / name)
 
