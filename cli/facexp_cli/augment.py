@@ -33,13 +33,13 @@ def augment_command(data: Path, out: Path, seed: int, only: tuple[str, ...], qui
     """
     require("train", "pandas", "matplotlib")
     with quiet_libraries():
+        from facexp.errors import FacexpError
         from facexp_train.augmentation.changes import CHANGES
         from facexp_train.augmented_data import augment
-        from facexp_train.errors import DataError
 
         try:
             made = augment(data, out, only or CHANGES, seed=seed, quiet=quiet)
-        except DataError as error:
+        except FacexpError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
             raise click.ClickException(f"the dataset cannot be written: {error}") from error

@@ -49,11 +49,10 @@ def evaluate_command(
     require_packages(model, other)
     with quiet_libraries():
         from facexp.errors import FacexpError
-        from facexp_train.errors import DataError
 
         try:
             table, page = _evaluate(model, data, other, split, framing, out, record, quiet)
-        except (DataError, FacexpError) as error:
+        except FacexpError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
             place = error.filename or out or model

@@ -30,12 +30,11 @@ def explore_command(data: Path, out: Path | None, votes: str | None, quiet: bool
     require("train", "pandas", "matplotlib")
     with quiet_libraries():
         from facexp.errors import FacexpError
-        from facexp_train.errors import DataError
         from facexp_train.exploration.explore import explore
 
         try:
             found = explore(data, out or Path(f"explore-{data.resolve().stem}"), votes, _judge(), quiet=quiet)
-        except (DataError, FacexpError) as error:
+        except FacexpError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
             raise click.ClickException(f"the report cannot be written: {error}") from error

@@ -36,7 +36,6 @@ def export_command(run: Path, out: Path, data: Path | None, recipe: Path | None,
     with quiet_libraries():
         from facexp.errors import FacexpError
         from facexp_export.bundle_writer import export_run
-        from facexp_train.errors import DataError
 
         try:
             # a signal raises Stop, so that the export removes its half-written files
@@ -44,7 +43,7 @@ def export_command(run: Path, out: Path, data: Path | None, recipe: Path | None,
                 exported = export_run(run, out, data, recipe, overwrite, say=stderr_line)
         except Stop as stop:
             click.get_current_context().exit(stop.status)
-        except (FacexpError, DataError) as error:
+        except FacexpError as error:
             raise click.ClickException(str(error)) from error
     for path in exported.files.values():
         click.echo(path)

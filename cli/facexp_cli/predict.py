@@ -30,7 +30,6 @@ def predict_command(model: Path, data: str, out: Path, count: int, split: str, q
     with quiet_libraries():
         from facexp.errors import FacexpError
         from facexp_train import run
-        from facexp_train.errors import DataError
         from facexp_train.evaluation import predictions
         from facexp_train.evaluation.evaluate import part_of
 
@@ -44,7 +43,7 @@ def predict_command(model: Path, data: str, out: Path, count: int, split: str, q
             else:
                 predicted = predictions.predict_with_network(opened.predict, faces)
             table = predictions.write_predictions(predicted, faces, out, count)
-        except (DataError, FacexpError) as error:
+        except FacexpError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
             raise click.ClickException(f"{error.filename or out}: cannot be written ({error.strerror})") from error

@@ -52,12 +52,12 @@ def _train(
 ) -> None:
     require("train", "tensorflow", "keras", "pandas", "sklearn", "matplotlib")
     with quiet_libraries():
+        from facexp.errors import FacexpError
         from facexp_train import run
-        from facexp_train.errors import DataError, TrainingError
 
         try:
             model = run.start(run.configure(task, data, votes, config, changes), out, resume, quiet, tensorboard)
-        except (DataError, TrainingError) as error:
+        except FacexpError as error:
             raise click.ClickException(str(error)) from error
     click.echo(model)
 

@@ -78,11 +78,6 @@ def verify_command(bundle: Path | None, data: tuple[Path, ...], place: Path | No
 
 def _prove_with_data(directory: Path, data: tuple[Path, ...]) -> Report:
     require("export", "pandas", "onnx", "onnxruntime")
-    from facexp_export.errors import ExportError
     from facexp_export.verify import verify
-    from facexp_train.errors import DataError
 
-    try:
-        return verify(directory, data, say=stderr_line)
-    except DataError as error:
-        raise ExportError(str(error)) from error
+    return verify(directory, data, say=stderr_line)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from facexp.errors import FacexpError
 
-class DataError(Exception):
+
+class DataError(FacexpError):
     """A dataset, configuration or run cannot be used. The message says where (file, row, key) and what was expected."""
 
 
-class TrainingError(Exception):
+class TrainingError(FacexpError):
     """Training cannot continue. The message says where it stopped, what is kept, and how to continue."""
