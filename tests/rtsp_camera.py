@@ -9,7 +9,6 @@ import socketserver
 import struct
 import threading
 import time
-from types import TracebackType
 from typing import Self
 
 import cv2
@@ -53,9 +52,7 @@ class RtspCamera:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.closing.set()
         self._server.shutdown()
         self._server.server_close()
