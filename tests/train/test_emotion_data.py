@@ -20,7 +20,6 @@ from facexp_train.data.splits import near_copies, pixel_hash
 from facexp_train.data.votes import VOTES
 from facexp_train.errors import DataError
 
-ROOT = Path(__file__).parents[2]
 USAGES = {"train": "Training", "val": "PublicTest", "test": "PrivateTest"}
 
 
@@ -302,11 +301,9 @@ def test_a_folder_is_read_like_the_csv_file_in_it(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def real_fer2013() -> tuple[np.ndarray, list[list[str]]]:
+def real_fer2013(data_dir: Path) -> tuple[np.ndarray, list[list[str]]]:
     """FER2013's faces (N, 48, 48) and the cells of its labels, from the data folder's mosaics."""
-    folder = Path(os.environ.get("FACEXP_DATA", ROOT / ".." / "shared" / "data")) / "fer2013"
-    if not folder.is_dir():
-        pytest.skip(f"no real faces in {folder}")
+    folder = data_dir / "fer2013"
     cells = [line.split(",") for line in (folder / "labels.csv").read_text().splitlines()[1:]]
     tiles = []
     for file in sorted(folder.glob("faces_*.png")):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,6 @@ from facexp.geometry import KEYPOINTS
 from facexp_train.data.keypoint_data import COORDINATES, read_keypoints
 from facexp_train.errors import DataError
 
-ROOT = Path(__file__).parents[2]
 HEADER = ["file", "source", "group", "split", "crop_x", "crop_y", "crop_side", "upscale", *COORDINATES]
 
 
@@ -307,11 +305,9 @@ def test_a_missing_or_broken_image_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_real_faces_are_framed_by_the_formula_of_their_data(tmp_path: Path) -> None:
+def test_real_faces_are_framed_by_the_formula_of_their_data(tmp_path: Path, data_dir: Path) -> None:
     """Guards the framing of every real source against the data folder's own formula for Kaggle's 96x96 picture."""
-    folder = Path(os.environ.get("FACEXP_DATA", ROOT / ".." / "shared" / "data")) / "keypoints"
-    if not folder.is_dir():
-        pytest.skip(f"no real faces in {folder}")
+    folder = data_dir / "keypoints"
     with (folder / "labels.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     rows = table[::400]
