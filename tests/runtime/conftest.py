@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,17 @@ import facexp
 def analyzer(tiny_bundle: Path) -> facexp.Analyzer:
     """An Analyzer on the tiny bundle's float32 files, with one thread."""
     return facexp.Analyzer("cpu", 1, precision="float32", bundle=tiny_bundle)
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    """Wait until no thread reads, since the next test would take one for a hanging thread of its own."""
+    from facexp.sources.live import hangs
+
+    yield
+    deadline = time.monotonic() + 60
+    while hangs():
+        assert time.monotonic() < deadline
 
 
 @pytest.fixture(scope="session")

@@ -92,15 +92,10 @@ def opening(*captures: Script | Exception) -> Callable[[], Script]:
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    """Wait until no thread reads, since the next test would take one for a hanging thread of its own."""
+def scripts_end(no_thread_is_left: None) -> Iterator[None]:
     yield
     while Script.made:
         Script.made.pop().release()
-    deadline = time.monotonic() + PATIENCE_S
-    while live.hangs():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -27,14 +27,17 @@ from facexp.sources.shots import Shot
 PATIENCE_S = 60.0
 """Longer than anything takes on a busy machine, in seconds."""
 
+pytestmark = pytest.mark.usefixtures("no_thread_is_left")
 
-@pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    """Wait until no thread reads, since the next test would take one for a hanging thread of its own."""
-    yield
-    deadline = time.monotonic() + PATIENCE_S
-    while live.hangs():
-        assert time.monotonic() < deadline
+
+@contextlib.contextmanager
+def serving(handler: type[BaseHTTPRequestHandler], **options: Any) -> Iterator[str]:
+    """Serve HTTP on the loopback interface, without a log; yields HOST:PORT."""
+    silent = type("Silent", (handler,), {"log_message": lambda *_: None})
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(silent, **options)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def shots_of(address: str, **options: Any) -> Iterator[Shot]:
@@ -64,9 +67,6 @@ def test_ffmpeg_does_not_print_a_password_either(capfd: pytest.CaptureFixture[st
     """Guards users of Python, whose stderr is not the command's: FFmpeg names what a playlist leads to."""
 
     class Playlist(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
         def do_GET(self) -> None:
             found = self.path.endswith("m3u8")
             self.send_response(200 if found else 404)
@@ -82,11 +82,9 @@ def test_ffmpeg_does_not_print_a_password_either(capfd: pytest.CaptureFixture[st
                 )
                 self.wfile.write("\n".join(lines).encode())
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Playlist) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(SourceError, match=r"http://\*\*\*@127\.0\.0\.1:\d+/a\.m3u8: cannot be opened"):
-            next(shots_of(f"http://admin:s3cret@127.0.0.1:{server.server_port}/a.m3u8", timeout_s=5))
-        server.shutdown()
+    cannot_open = r"http://\*\*\*@127\.0\.0\.1:\d+/a\.m3u8: cannot be opened"
+    with serving(Playlist) as place, pytest.raises(SourceError, match=cannot_open):
+        next(shots_of(f"http://admin:s3cret@{place}/a.m3u8", timeout_s=5))
     assert "s3cret" not in capfd.readouterr().err
 
 
@@ -163,14 +161,8 @@ def test_a_clip_behind_an_address_ends(tmp_path: Path, caplog: pytest.LogCapture
     """
     write_clip(tmp_path)
 
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        shots = list(shots_of(f"http://127.0.0.1:{server.server_port}/x.avi", duration_s=2.0))
-        server.shutdown()
+    with serving(SimpleHTTPRequestHandler, directory=str(tmp_path)) as place:
+        shots = list(shots_of(f"http://{place}/x.avi", duration_s=2.0))
     assert [(shot.index, round(shot.time_ms), shot.dropped) for shot in shots] == [(i, 40 * i, 0) for i in range(50)]
     assert caplog.messages == []
 
@@ -180,25 +172,19 @@ def test_a_clip_whose_connection_breaks_is_reported(tmp_path: Path, caplog: pyte
     data = write_clip(tmp_path).read_bytes()
 
     class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
         def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data[: len(data) // 2])
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, caplog.at_level(logging.WARNING, "facexp"):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"127.0.0.1:{server.server_port}/x.avi"
-        count = len(list(shots_of(f"http://user:s3cret@{address}")))
-        server.shutdown()
+    with serving(Handler) as place, caplog.at_level(logging.WARNING, "facexp"):
+        count = len(list(shots_of(f"http://user:s3cret@{place}/x.avi")))
     assert 10 < count < 40
     (message,) = caplog.messages
     assert (
         message
-        == f"http://***@{address}: ends after {count} of 60 frames: unless it was trimmed, its connection was lost"
+        == f"http://***@{place}/x.avi: ends after {count} of 60 frames: unless it was trimmed, its connection was lost"
     )
 
 
@@ -207,9 +193,6 @@ def test_an_interlaced_stream_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     frame = b"FRAME\n" + bytes(range(48)) * 64 + bytes([128]) * (64 * 24)
 
     class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
@@ -223,11 +206,9 @@ def test_an_interlaced_stream_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         return run(command, **options)
 
     monkeypatch.setattr(subprocess, "run", spy)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(SourceError, match=r"^http://\*\*\*@127.*/x: is interlaced, which OpenCV cannot"):
-            next(shots_of(f"http://admin:s3cret@127.0.0.1:{server.server_port}/x", timeout_s=PATIENCE_S))
-        server.shutdown()
+    refused = r"^http://\*\*\*@127.*/x: is interlaced, which OpenCV cannot"
+    with serving(Handler) as place, pytest.raises(SourceError, match=refused):
+        next(shots_of(f"http://admin:s3cret@{place}/x", timeout_s=PATIENCE_S))
     # other users of the machine can see command lines
     assert "s3cret" not in str(commands)
     assert len(commands) == 1
