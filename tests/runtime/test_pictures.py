@@ -14,7 +14,8 @@ from facexp.reading import ReadOptions
 from facexp.sinks.clip_file import SinkError
 from facexp.sinks.pictures import PictureSink, save_picture
 from facexp.sources.shots import Shot, Source
-from facexp.types import Frame, Timings
+from facexp.types import Frame
+from sink_files import files, frame, read_clip
 
 GRAY = np.full((360, 480, 3), 90, np.uint8)
 
@@ -29,11 +30,6 @@ def write(sink: PictureSink, name: str, image: NDArray[np.uint8] = GRAY, save_as
     sink.write(frame(shot), shot)
 
 
-def frame(shot: Shot) -> Frame:
-    height, width = shot.image.shape[:2]
-    return Frame(shot.source, shot.index, shot.time_ms, width, height, "cpu", (), Timings())
-
-
 def write_clip(
     sink: PictureSink, name: str, times_ms: list[float], fps: float, size: tuple[int, int] = (480, 360)
 ) -> None:
@@ -41,24 +37,6 @@ def write_clip(
         value = 20 + 20 * (index % 11)
         shot = Shot(name, PurePath(name), index, time_ms, np.full((size[1], size[0], 3), value, np.uint8), fps)
         sink.write(frame(shot), shot)
-
-
-def read_clip(path: str) -> tuple[float, list[float], tuple[int, int]]:
-    """Return the frames per second, each frame's brightness, and the size."""
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
-    assert capture.isOpened()
-    found: list[float] = []
-    size = (0, 0)
-    while True:
-        ok, image = capture.read()
-        if not ok:
-            return capture.get(cv2.CAP_PROP_FPS), found, size
-        found.append(float(image.mean()))
-        size = (image.shape[1], image.shape[0])
-
-
-def files(folder: str = ".") -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in Path(folder).rglob("*") if path.is_file())
 
 
 def test_pictures_keep_their_names_and_formats() -> None:

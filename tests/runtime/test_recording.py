@@ -19,30 +19,12 @@ from facexp.sinks import clip_file
 from facexp.sinks.clip_file import MIN_FREE_BYTES, SinkError
 from facexp.sinks.pictures import PictureSink
 from facexp.sources.shots import Shot
-from facexp.types import Frame, Timings
+from sink_files import files, frame, read_clip
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def frame(shot: Shot) -> Frame:
-    height, width = shot.image.shape[:2]
-    return Frame(shot.source, shot.index, shot.time_ms, width, height, "cpu", (), Timings())
-
-
-def read_clip(path: str) -> tuple[float, int]:
-    """Return the frames per second and the number of frames."""
-    capture, count = cv2.VideoCapture(path, cv2.CAP_FFMPEG), 0
-    assert capture.isOpened()
-    while capture.grab():
-        count += 1
-    return capture.get(cv2.CAP_PROP_FPS), count
-
-
-def files(folder: str) -> list[str]:
-    return sorted(path.name for path in Path(folder).iterdir()) if Path(folder).exists() else []
 
 
 def test_the_recording_of_an_endless_pipe_is_kept() -> None:
@@ -61,7 +43,7 @@ def test_the_recording_of_an_endless_pipe_is_kept() -> None:
         with pytest.raises(KeyboardInterrupt):
             interrupted(source, total)
     assert files("out") == ["stdin.mkv"]
-    assert read_clip("out/stdin.mkv")[1] == 3
+    assert len(read_clip("out/stdin.mkv")[1]) == 3
     # a second run must not replace it
     with pytest.raises(KeyboardInterrupt):
         interrupted("-", None)
@@ -111,7 +93,7 @@ def test_a_recording_survives_ctrl_c_and_a_power_cut(monkeypatch: pytest.MonkeyP
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert files("out") == ["camera0.mkv"]
-    assert read_clip("out/camera0.mkv")[1] == 100 - 4
+    assert len(read_clip("out/camera0.mkv")[1]) == 100 - 4
 
     def power_cut() -> None:
         sink = PictureSink(Path("out"))
@@ -121,7 +103,7 @@ def test_a_recording_survives_ctrl_c_and_a_power_cut(monkeypatch: pytest.MonkeyP
 
     Interrupted.left = 10_000
     power_cut()
-    assert read_clip("out/now.mkv")[1] > 100
+    assert len(read_clip("out/now.mkv")[1]) > 100
     # before the first frame is in the file there is nothing to keep
     Interrupted.left = 2
     with pytest.raises(KeyboardInterrupt):
@@ -142,7 +124,7 @@ def test_a_recording_stops_before_the_disk_is_full(monkeypatch: pytest.MonkeyPat
             sink.write(frame(shot), shot)
         later = replace(shot, index=4, time_ms=160.0)
         sink.write(frame(later), later)
-    assert read_clip("out/camera0.mkv")[1] == 3
+    assert len(read_clip("out/camera0.mkv")[1]) == 3
 
 
 def test_a_folder_that_disappears_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,11 +161,11 @@ def test_a_slow_machine_records_fewer_frames_a_second(monkeypatch: pytest.Monkey
             )
             sink.write(frame(shot), shot)
             time.sleep(0.1)
-    rate, frames = read_clip("out/camera0.mkv")
+    rate, frames, _ = read_clip("out/camera0.mkv")
     # a quarter of the time at 50 ms a frame; at 25 frames a second the last gap would take seconds
     assert rate <= 5.1
     assert now < 4
-    assert frames == pytest.approx(now * rate, abs=3)
+    assert len(frames) == pytest.approx(now * rate, abs=3)
 
 
 def test_any_rate_that_the_machine_affords_can_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,9 +175,9 @@ def test_any_rate_that_the_machine_affords_can_be_recorded(monkeypatch: pytest.M
     monkeypatch.setattr(clip_file, "time", clock)
     with PictureSink(Path("out")) as sink:
         record(sink, [0.0, 10.0, 20.0], fps=120.0)
-    rate, frames = read_clip("out/camera0.mkv")
+    rate, frames, _ = read_clip("out/camera0.mkv")
     assert rate == pytest.approx(98.76)
-    assert frames == 3
+    assert len(frames) == 3
 
 
 def test_a_camera_that_is_rotated_is_not_squeezed() -> None:
