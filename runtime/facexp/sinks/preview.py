@@ -91,7 +91,7 @@ class Preview:
         self._loop = asyncio.new_event_loop()
         self._new_frame = asyncio.Event()
         config = uvicorn.Config(
-            _application(self), log_config=None, log_level="critical", access_log=False, lifespan="off", ws="none"
+            self._application(), log_config=None, log_level="critical", access_log=False, lifespan="off", ws="none"
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="facexp-preview", daemon=True)
@@ -132,6 +132,18 @@ class Preview:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _application(self) -> Any:
+        from starlette.applications import Starlette
+        from starlette.middleware import Middleware
+        from starlette.middleware.trustedhost import TrustedHostMiddleware
+        from starlette.routing import Route
+
+        routes = [Route("/", self._page), Route("/frame", self._frame)]
+        if self.public:
+            return Starlette(routes=routes)
+        hosts = own_names(self._socket, self._host)
+        return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
+
     def _serve(self) -> None:
         # when the runner closes, it cancels the requests of slow viewers that still wait
         with self._socket, asyncio.Runner(loop_factory=lambda: self._loop) as runner:
@@ -144,7 +156,8 @@ class Preview:
     async def _page(self, _: Request) -> Response:
         from starlette.responses import HTMLResponse
 
-        return HTMLResponse(_html(), headers=_HEADERS)
+        page = importlib.resources.files("facexp.sinks").joinpath("preview.html")
+        return HTMLResponse(page.read_text(encoding="utf-8"), headers=_HEADERS)
 
     async def _frame(self, request: Request) -> Response:
         """Return the newest frame as JSON as soon as it is not the one the viewer has; 204 if none comes in time."""
@@ -186,20 +199,3 @@ def _jpeg(image: Image) -> bytes:
     scale = MAX_SIDE / max(image.shape[:2])
     small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else image
     return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1].tobytes()
-
-
-def _html() -> str:
-    return importlib.resources.files("facexp.sinks").joinpath("preview.html").read_text(encoding="utf-8")
-
-
-def _application(preview: Preview) -> Any:
-    from starlette.applications import Starlette
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-    from starlette.routing import Route
-
-    routes = [Route("/", preview._page), Route("/frame", preview._frame)]
-    if preview.public:
-        return Starlette(routes=routes)
-    hosts = own_names(preview._socket, preview._host)
-    return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)])
