@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import re
+import select
 import shutil
 import socket
 import subprocess
@@ -149,6 +150,43 @@ def test_a_viewer_that_does_not_read_delays_nothing(preview: Preview) -> None:
     assert newest(preview)["number"] == 301
     for viewer in viewers:
         viewer.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of open files")
+def test_viewers_use_at_most_half_of_the_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards cameras and results, which need files too, and the log, which asyncio fills when there are none left."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (16, 16))
+    with Preview("127.0.0.1", 0) as preview, contextlib.ExitStack() as opened:
+        viewers = [opened.enter_context(connect(preview)) for _ in range(40)]
+        deadline, cut = time.monotonic() + PATIENCE_S, []
+        while len(cut) < 32 and time.monotonic() < deadline:
+            cut = select.select(viewers, [], [], 0.1)[0]
+        assert len(cut) == 32
+        next(viewer for viewer in viewers if viewer not in cut).close()
+        show(preview)
+        while not (answer := first_bytes(preview)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert answer.startswith(b"HTTP/1.1 200")
+
+
+def test_a_viewer_that_sends_no_request_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards a run of months: phones that lose their network leave their connections behind."""
+    monkeypatch.setattr("facexp.sinks.preview._TIMEOUT_S", 0.2)
+    with Preview("127.0.0.1", 0) as preview, connect(preview) as viewer:
+        assert viewer.recv(1) == b""
+
+
+def connect(preview: Preview) -> socket.socket:
+    host, port = re.fullmatch(r"http://(.+):(\d+)/", preview.url).groups()  # type: ignore[union-attr]
+    return socket.create_connection((host, int(port)), PATIENCE_S)
+
+
+def first_bytes(preview: Preview) -> bytes:
+    """Return the beginning of the newest frame's answer; nothing if the connection is closed."""
+    with contextlib.suppress(ConnectionError), connect(preview) as viewer:
+        viewer.sendall(b"GET /frame HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return viewer.recv(100)
+    return b""
 
 
 def test_closing_ends_at_once_despite_viewers(capfd: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from facexp.analyzer import AnalyzerOptions
 from facexp.listening import host_and_port, is_public, listen, own_names
 from facexp.server.access import TOKEN_VARIABLE, Access, ServerError, Tls, read_pem
 from facexp.server.batching import Batching
-from facexp.server.connections import connection_with_timeout
+from facexp.server.connections import connection_settings
 from facexp.server.limits import Limits
 from facexp.server.rest import application
 from facexp.server.rpc import rpc_server
@@ -147,7 +147,6 @@ def _http(app: Any, settings: Settings) -> _Http:
         read_pem(path)
     config = uvicorn.Config(
         app,
-        http=connection_with_timeout(settings.limits.timeout_s),
         log_config=None,
         log_level="critical",
         access_log=False,
@@ -156,6 +155,7 @@ def _http(app: Any, settings: Settings) -> _Http:
         server_header=False,
         proxy_headers=False,
         timeout_graceful_shutdown=math.ceil(settings.limits.drain_s + _GRACE_S),
+        **connection_settings(settings.limits.timeout_s),
         **files,
     )
     try:

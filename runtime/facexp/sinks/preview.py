@@ -43,6 +43,8 @@ MAX_SIDE = 1280
 
 _JPEG_QUALITY = 80
 _POLL_TIMEOUT_S = 5.0
+# a viewer that sends no request or accepts no answer for this long is cut off: a phone may have lost its network
+_TIMEOUT_S = 30.0
 _JOIN_TIMEOUT_S = 0.5
 _RATE_WINDOW = 30
 # the page contains everything it needs and may load nothing else
@@ -77,6 +79,8 @@ class Preview:
         try:
             import starlette  # noqa: F401
             import uvicorn
+
+            from facexp.server.connections import connection_settings
         except ModuleNotFoundError as error:
             raise PreviewError(f'{error.name} is not installed: pip install "facexp[serve]"') from None
         self._host = host
@@ -91,7 +95,13 @@ class Preview:
         self._loop = asyncio.new_event_loop()
         self._new_frame = asyncio.Event()
         config = uvicorn.Config(
-            self._application(), log_config=None, log_level="critical", access_log=False, lifespan="off", ws="none"
+            self._application(),
+            log_config=None,
+            log_level="critical",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            **connection_settings(_TIMEOUT_S),
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._serve, name="facexp-preview", daemon=True)
