@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -125,6 +126,35 @@ def test_a_recording_stops_before_the_disk_is_full(monkeypatch: pytest.MonkeyPat
         later = replace(shot, index=4, time_ms=160.0)
         sink.write(frame(later), later)
     assert len(read_clip("out/camera0.mkv")[1]) == 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_recording_stops_where_its_file_can_no_longer_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards recordings on FAT32, which takes 4 GB a file: OpenCV does not report that nothing more is written."""
+    import resource
+
+    monkeypatch.setattr(clip_file, "_DISK_CHECK_INTERVAL_S", 0.0)
+    monkeypatch.setattr(clip_file, "_MAX_PIXELS_UNWRITTEN", 100 * 480 * 360)
+    noise = np.random.default_rng(0).integers(0, 255, (8, 360, 480, 3), np.uint8)
+
+    def endless() -> None:
+        with PictureSink(Path("out")) as sink:
+            for index in range(400):
+                shot = Shot("0", PurePath("camera0"), index, 40.0 * index, noise[index % 8], 25.0, captured_s=0.0)
+                sink.write(frame(shot), shot)
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, hard))
+    try:
+        with pytest.raises(SinkError, match=r"nothing more is recorded: the disk takes no more .* 524,288 bytes$"):
+            endless()
+        # a run that ends before this is noticed
+        monkeypatch.setattr(clip_file, "_MAX_PIXELS_UNWRITTEN", 1 << 40)
+        with pytest.raises(SinkError, match=r"^out/camera0-2\.mkv: not all of \d+ frames could be written"):
+            endless()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert read_clip("out/camera0.mkv")[1] > 0
 
 
 def test_a_folder_that_disappears_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,9 @@ _logger = logging.getLogger("facexp")
 
 # seconds between two checks of the free disk space
 _DISK_CHECK_INTERVAL_S = 1.0
+# FFmpeg writes pieces of 256 kB. The smallest clip, a black one, has 1.4 bytes per 1,000 pixels, so that a piece holds
+# at most 190 million; with no new piece after twice as many, the disk does not take what is written
+_MAX_PIXELS_UNWRITTEN = 400_000_000
 # share of the machine's time that encoding a live source may take: the rest is for the analysis
 _ENCODING_SHARE = 0.25
 # number of frames encoded to measure the machine's speed
@@ -151,7 +154,9 @@ class ClipFile:
         count = int(reader.get(cv2.CAP_PROP_FRAME_COUNT)) if reader.isOpened() else 0
         reader.release()
         if count < self._written - spare:
-            raise sink_error(self._path, f"only {count} of {self._written} frames could be written: is the disk full?")
+            # below 0 where the file's end, which has its length, is missing
+            kept = f"only {count}" if count >= 0 else "not all"
+            raise sink_error(self._path, f"{kept} of {self._written} frames could be written: is the disk full?")
 
     def abandon(self) -> None:
         """Close the file and remove it."""
@@ -177,6 +182,8 @@ class Recording(ClipFile):
         self._live = live
         self._frame_cost_s = 0.0
         self._checked_s = 0.0
+        # the file's size in bytes when it last grew, and how many frames were written until then
+        self._bytes_on_disk = self._written_before = 0
 
     def _working_file(self) -> Path:
         return self._path
@@ -184,23 +191,23 @@ class Recording(ClipFile):
     def write(self, image: Image, time_ms: float, shown_ms: float | None = None) -> None:
         """Write as `ClipFile.write`.
 
-        Raises SinkError if the disk is gone or nearly full; what is recorded is kept.
+        Raises SinkError if the disk is gone, nearly full or takes no more of the file; what is recorded is kept.
         """
         now = time.monotonic()
         if now >= self._checked_s + _DISK_CHECK_INTERVAL_S:
             self._checked_s = now
-            self._expect_disk_space()
+            self._expect_disk()
         before, begin = self._written, time.perf_counter()
         super().write(image, time_ms, shown_ms)
         if self._written > before > 0:
             self._frame_cost_s = (time.perf_counter() - begin) / (self._written - before)
 
-    def _expect_disk_space(self) -> None:
+    def _expect_disk(self) -> None:
         try:
-            if shutil.disk_usage(self._path.parent).free >= MIN_FREE_BYTES:
+            problem = self._disk_problem()
+            if problem is None:
                 return
-            problem = f"nothing more is recorded: fewer than {MIN_FREE_BYTES >> 20} MB are left on the disk"
-            failure = sink_error(self._path, problem)
+            failure = sink_error(self._path, f"nothing more is recorded: {problem}")
         except OSError as error:
             failure = write_error(self._path, error)
         if self._writer is None:
@@ -208,6 +215,18 @@ class Recording(ClipFile):
         else:
             self._writer.release()
         raise failure
+
+    def _disk_problem(self) -> str | None:
+        """Return why the disk will not take more frames; None if it does. Raises OSError if the file is gone."""
+        if shutil.disk_usage(self._path.parent).free < MIN_FREE_BYTES:
+            return f"fewer than {MIN_FREE_BYTES >> 20} MB are left on the disk"
+        # free space is not everything: FAT32 takes 4 GB a file, users have quotas, and memory cards fail
+        size = self._path.stat().st_size
+        if size != self._bytes_on_disk:
+            self._bytes_on_disk, self._written_before = size, self._written
+        elif (self._written - self._written_before) * math.prod(self._size) > _MAX_PIXELS_UNWRITTEN:
+            return f"the disk takes no more of this file, which has {size:,} bytes"
+        return None
 
     def _max_frames(self, since_ms: float) -> int:
         # encode for at most half of the time since the last picture; if the machine has become too slow for that, the
