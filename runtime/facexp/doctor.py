@@ -174,7 +174,12 @@ def _onnxruntime(found: Mapping[str, Distribution]) -> Iterator[Finding]:
     try:
         runtime = load(*_LIBRARIES["onnxruntime"])
     except BrokenError as error:
-        yield Finding("onnxruntime", "fault", str(error), reinstall)
+        if not wheels and "ai-edge-litert" in found:
+            # an installation of facexp[litert] alone
+            what = "not installed: only the backend litert runs, facexp-infer --backend litert"
+            yield Finding("onnxruntime", "note", what)
+        else:
+            yield Finding("onnxruntime", "fault", str(error), reinstall)
         return
     source = _names_and_versions(wheels) or Path(runtime.__file__).parent
     available = ", ".join(name.removesuffix("ExecutionProvider") for name in runtime.get_available_providers())

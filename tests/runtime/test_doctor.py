@@ -243,6 +243,20 @@ def test_onnxruntime_that_is_missing_or_an_empty_folder(
     assert names["emotion.int8.onnx"].state == names["detector"].state == "ok"
 
 
+def test_an_installation_without_onnxruntime_but_with_litert_is_sound(
+    monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path
+) -> None:
+    # guards: status 3 for ever on a small machine that has facexp[litert] and needs nothing else
+    pytest.importorskip("ai_edge_litert", reason="LiteRT comes with the litert extra")
+    others = {name: each for name, each in installation.installed().items() if not name.startswith("onnxruntime")}
+    monkeypatch.setattr(doctor, "installed", lambda: others)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    diagnosis = examine(tiny_bundle)
+    assert diagnosis.faults == ()
+    states = {finding.name: finding.state for finding in diagnosis.findings}
+    assert (states["onnxruntime"], states["ai-edge-litert"], states["CPU"]) == ("note", "ok", "note")
+
+
 def test_what_a_module_prints_while_it_is_imported_stays_off_stdout(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

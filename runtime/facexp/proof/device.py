@@ -73,7 +73,7 @@ def device(directory: Path) -> Step:
         checks += _speed(model, sessions, crops[:1])
     keypoint_specs = [model for model in models if isinstance(model, KeypointsSpec)]
     if can_answer_picture(models):
-        checks += _picture(directory, keypoint_specs[0], golden)
+        checks += _picture(directory, keypoint_specs[0], golden, notes)
     else:
         notes.append("picture: not compared, this needs float32.onnx or float16.onnx of both networks")
     return Step(4, tuple(checks), tuple(notes), tuple(unsupported))
@@ -171,7 +171,12 @@ def _sessions(
         if file.format not in ENGINES:
             unsupported.append(f"{file.file}: not compared, the runtime has no engine for {file.format}")
             continue
-        for where in reversed(devices_to_try("auto", "onnxruntime" if file.format == "onnx" else "litert")):
+        try:
+            devices = devices_to_try("auto", "onnxruntime" if file.format == "onnx" else "litert")
+        except DeviceError as error:
+            notes.append(f"{file.file}: not compared, {error}")
+            continue
+        for where in reversed(devices):
             try:
                 content = read_model(directory, model, file.key)
                 found[file, where] = Session(content, model, file.key, device=where, threads=cores())
@@ -220,7 +225,7 @@ def _speed(
             yield Check(what, model.name, key, device=where, value=ratio, unit="times")
 
 
-def _picture(directory: Path, spec: KeypointsSpec, golden: Arrays) -> Iterator[Check]:
+def _picture(directory: Path, spec: KeypointsSpec, golden: Arrays, notes: list[str]) -> Iterator[Check]:
     """Compare the whole pipeline on the drawn picture: gray, detector, crop, keypoints, alignment, emotion."""
     if "picture" not in golden:
         yield Check("picture", passed=False, note=f"{GOLDEN} has no picture; export the bundle again")
@@ -231,6 +236,9 @@ def _picture(directory: Path, spec: KeypointsSpec, golden: Arrays) -> Iterator[C
         answers = picture_answers(directory, picture)
         # cut at the expected box: the detector's own box has a check of its own
         answers["picture_crop"] = _crop(picture, expected["picture_box"], spec)
+    except DeviceError as error:
+        notes.append(f"picture: not compared, {error}")
+        return
     except FacexpError as error:
         yield Check("picture", device="cpu", passed=False, note=str(error))
         return
