@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from facexp.server.errors import BadRequest, Code, DeadlineExceeded, NotFound, R
 from facexp.server.messages import PACKAGE, message
 from facexp.server.models import DEFAULT_SIGNATURE, Signature
 from facexp.server.protocol import NOT_LOADED, PREDICT_METHOD, tensor_name
-from facexp.server.service import Service, Target
+from facexp.server.service import ActiveRequest, Service, Target
 from facexp.server.tensors import DTYPES, Array, read_tensor, write_tensor
 
 _PredictRequest, _PredictResponse = message("PredictRequest"), message("PredictResponse")
@@ -64,10 +63,11 @@ class _Rpc:
         async def answer(messages: AsyncIterator[bytes], context: Any) -> Any:
             try:
                 self._access.check(dict(context.invocation_metadata() or ()).get("authorization"))
-                data = await self._read_message(messages)
-                with self._service.memory.holding(len(data)):
-                    request = _parse(request_class, data)
-                    async with self._service.request("grpc", request.model_spec.name, context.time_remaining()):
+                async with self._service.request("grpc", timeout_s=context.time_remaining()) as active:
+                    data = await self._read_message(messages, active)
+                    with self._service.memory.holding(len(data)):
+                        request = _parse(request_class, data)
+                        active.model = request.model_spec.name
                         return await handler(request)
             except RequestError as refusal:
                 # abort raises the exception that ends the call
@@ -82,16 +82,15 @@ class _Rpc:
             lambda response: response.SerializeToString(),
         )
 
-    async def _read_message(self, messages: AsyncIterator[bytes]) -> bytes:
-        """Return the call's only message. Raises DeadlineExceeded if none arrives: the call must not hold its slot."""
-        timeout_s = self._service.limits.timeout_s
+    async def _read_message(self, messages: AsyncIterator[bytes], active: ActiveRequest) -> bytes:
+        """Return the call's only message. Until it arrives, this is what the call ends with at its deadline."""
+        late, active.reason = active.reason, DeadlineExceeded("no message arrived in time")
         try:
-            async with asyncio.timeout(timeout_s):
-                return await anext(messages)
-        except TimeoutError:
-            raise DeadlineExceeded(f"no message arrived within {timeout_s:g} s") from None
+            data = await anext(messages)
         except StopAsyncIteration:
             raise BadRequest("the call has no message") from None
+        active.reason = late
+        return data
 
     async def predict(self, request: Any) -> Any:
         spec = request.model_spec

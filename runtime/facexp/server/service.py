@@ -33,9 +33,11 @@ class Target:
 
 
 class ActiveRequest:
-    """A request under way, with its deadline."""
+    """A request under way, with its model and its deadline."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, model: str, timeout_s: float) -> None:
+        self.model = model
+        """The name of the model for log and metrics, which a gRPC request says only once it has arrived."""
         self.deadline = asyncio.timeout(timeout_s)
         self.reason: RequestError = DeadlineExceeded("the answer was not ready in time")
         """The error for the client if the request times out or is aborted."""
@@ -79,7 +81,9 @@ class Service:
         return len(self._active)
 
     @contextlib.asynccontextmanager
-    async def request(self, protocol: str, model: str, timeout_s: float | None = None) -> AsyncIterator[ActiveRequest]:
+    async def request(
+        self, protocol: str, model: str = "", timeout_s: float | None = None
+    ) -> AsyncIterator[ActiveRequest]:
         """Handle one request in the `with` block: set its deadline, record its metrics, turn errors into RequestError.
 
         `timeout_s` is the client's own time limit in seconds, None without one; the shorter of it and the server's
@@ -88,7 +92,7 @@ class Service:
         start = time.perf_counter()
         code = Code.CANCELLED.name
         limit_s = self.limits.timeout_s
-        active = ActiveRequest(limit_s if timeout_s is None else min(limit_s, timeout_s))
+        active = ActiveRequest(model, limit_s if timeout_s is None else min(limit_s, timeout_s))
         self._active.add(active)
         try:
             async with active.deadline:
@@ -103,11 +107,11 @@ class Service:
         except Exception:
             code = Failure.code.name
             # the details go only to the log
-            _logger.exception("a request to model %r failed", model)
+            _logger.exception("a request to model %r failed", active.model)
             raise Failure("the server failed to process this request") from None
         finally:
             self._active.discard(active)
-            self.metrics.request(protocol, model, code, time.perf_counter() - start)
+            self.metrics.request(protocol, active.model, code, time.perf_counter() - start)
 
     def _model(self, target: Target) -> tuple[int, Model, Signature]:
         """Return the version's number, the model and the signature that the target names. Raises RequestError."""

@@ -246,8 +246,12 @@ def test_health_and_metrics_are_reported(start: Callable[..., Any]) -> None:
     with grpc.insecure_channel(server.ports.grpc) as channel:
         for method in ("ModelService/GetModelStatus", "PredictionService/GetModelMetadata"):
             channel.unary_unary(f"/tensorflow.serving.{method}")(asked.SerializeToString(), timeout=60)
+        with pytest.raises(grpc.RpcError):
+            channel.unary_unary("/tensorflow.serving.PredictionService/Predict")(b"no message", timeout=60)
     assert server.metric('facexp_requests_total{code="OK",model="emotion",protocol="rest"}') == 3
     assert server.metric('facexp_requests_total{code="OK",model="emotion",protocol="grpc"}') == 2
+    # also a message that does not even name a model
+    assert server.metric('facexp_requests_total{code="INVALID_ARGUMENT",model="other",protocol="grpc"}') == 1
     assert server.metric('facexp_batch_rows_sum{model="emotion"}') == len(GRAYS)
     assert server.metric('facexp_requests_under_way{model="emotion"}') == 0
     assert server.metric("facexp_version") == 1
