@@ -172,6 +172,19 @@ def test_a_source_that_stops_is_opened_again(short_pauses: None, caplog: pytest.
     frames.close()  # type: ignore[attr-defined]
 
 
+def test_what_is_left_of_a_stream_is_not_read_again(short_pauses: None, caplog: pytest.LogCaptureFixture) -> None:
+    """Guards a run of months on HLS: while the encoder restarts, its server has a clip with the last seconds, which
+    repeated them and ended the run with status 0."""
+    rest = Script(True, True, False)
+    rest.finite = True
+    frames = live_frames(opening(Script(True, False), rest, Script(True)), "cam", ReadOptions(timeout_s=PATIENCE_S))
+    with caplog.at_level(logging.WARNING, "facexp"):
+        assert [frame.index for frame in read(frames, 2)] == [0, 1]
+    assert caplog.messages[1:] == ["cam: has ended, only a clip of it is left; opening it again in 0.002 s (attempt 2)"]
+    assert rest.grabs == 0
+    frames.close()  # type: ignore[attr-defined]
+
+
 def test_a_read_that_hangs_is_abandoned(
     short_pauses: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -205,6 +205,10 @@ class _Reader:
             self._changed.notify_all()
 
     def _read(self, capture: Capture) -> None:
+        if capture.finite and self.first_s is not None:
+            # only an endless source is opened again: this is what its server has left of an HLS stream whose encoder
+            # stopped, or a picture in its place
+            raise SourceError("has ended, only a clip of it is left")
         self.finite, self._timed = capture.finite, capture.stamp_ms() is not None
         self._opened_s = time.monotonic()
         latest = self._options.policy == "latest" or (self._options.policy is None and not capture.finite)
