@@ -1,4 +1,4 @@
-"""HTTP connections of the server and of the preview: limits on their time and number, which uvicorn alone lacks."""
+"""Connections to the server and the preview: limits on their time and number, which uvicorn alone lacks."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def connection_settings(seconds: float) -> dict[str, Any]:
     files = _open_files()
     # asyncio accepts a whole backlog before the first of its connections can be closed
     return {"http": _connection(seconds, most=files // 2), "backlog": min(_BACKLOG, max(1, files // 8))}
+
+
+def rpc_connections() -> int:
+    """Return how many gRPC connections are accepted, a quarter of the files that the process may open."""
+    return max(1, _open_files() // 4)
 
 
 def _open_files() -> int:

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from facexp.bundle import TensorSpec
 from facexp.server.access import Access
+from facexp.server.connections import rpc_connections
 from facexp.server.errors import BadRequest, Code, DeadlineExceeded, NotFound, RequestError
 from facexp.server.messages import PACKAGE, message
 from facexp.server.models import DEFAULT_SIGNATURE, Signature
@@ -38,6 +39,7 @@ def rpc_server(service: Service, access: Access) -> Any:
             ("grpc.max_send_message_length", -1),
             # or a second server could open the same port and silently receive half of the requests
             ("grpc.so_reuseport", 0),
+            ("grpc.max_allowed_incoming_connections", rpc_connections()),
         ],
         maximum_concurrent_rpcs=_CALLS_PER_QUEUE_SLOT * limits.queue,
     )
