@@ -59,12 +59,14 @@ class Batcher(Generic[Item, Result]):
         `work` returns one result per item, in the same order; `on_batch` is called with the number of rows of each
         batch before it runs.
         """
-        self._work, self._batching, self._on_batch = work, batching, on_batch
+        self._batching, self._on_batch = batching, on_batch
         self._queue: collections.deque[_Waiting[Item, Result]] = collections.deque()
         self._wake_up = asyncio.Event()
         self._closing = False
         self._thread = ThreadPoolExecutor(1, f"facexp-{name}")
-        self._task = asyncio.create_task(self._run(), name=f"facexp-{name}")
+        # `work` is a method of a model that holds this batcher: kept in an attribute it would make a cycle, and the
+        # memory of a closed version would wait for a full garbage collection
+        self._task = asyncio.create_task(self._run(work), name=f"facexp-{name}")
 
     async def submit(self, item: Item, rows: int = 1) -> Result:
         """Return the item's result. Raises the exception that its batch failed with, RuntimeError after `close`.
@@ -92,7 +94,7 @@ class Batcher(Generic[Item, Result]):
         await self._task
         self._thread.shutdown(wait=False)
 
-    async def _run(self) -> None:
+    async def _run(self, work: Callable[[list[Item]], Sequence[Result]]) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self._wait_for_batch()
@@ -103,7 +105,7 @@ class Batcher(Generic[Item, Result]):
                 continue
             self._on_batch(sum(waiting.rows for waiting in batch))
             try:
-                results = await loop.run_in_executor(self._thread, self._work, [waiting.item for waiting in batch])
+                results = await loop.run_in_executor(self._thread, work, [waiting.item for waiting in batch])
             except Exception as error:
                 for waiting in batch:
                     if not waiting.future.done():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import json
 import shutil
 import socket
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +22,11 @@ import pytest
 import tiny_bundle as tiny
 from facexp.analyzer import AnalyzerOptions
 from facexp.server.access import ServerError
+from facexp.server.batching import Batching
+from facexp.server.limits import Limits
 from facexp.server.pictures import read_picture
-from facexp.server.versions import Versions
+from facexp.server.service import Service
+from facexp.server.versions import State, Versions
 
 TIMEOUT_S = 60.0
 KEYPOINTS = "/v1/models/keypoints"
@@ -145,6 +150,30 @@ def test_a_version_that_does_not_fit_the_settings_is_skipped(
     (logged,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert logged.getMessage().startswith("version 3 is not loaded: labels must be")
     assert not logged.exc_info
+
+
+def test_the_memory_of_an_old_version_is_freed_at_once(add: Any, tmp_path: Path) -> None:
+    """Guards a server that is updated for months: a full garbage collection may come only after dozens of versions."""
+
+    async def main() -> None:
+        service = Service(tmp_path / "base", AnalyzerOptions(), Limits(), Batching())
+        await service.versions.start()
+        assert service.versions.current is not None
+        old = list(map(weakref.ref, service.versions.current.models.values()))
+        add(2)
+        await service.versions.poll()
+        async with asyncio.timeout(TIMEOUT_S):
+            while service.versions.known("faces", 1)[0].state is not State.END:
+                await asyncio.sleep(0.01)
+        assert [model() for model in old] == [None, None, None]
+        await service.versions.close()
+
+    add(1)
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
 
 
 def test_stopping_does_not_wait_for_a_version_being_loaded() -> None:
