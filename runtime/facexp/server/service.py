@@ -61,7 +61,7 @@ class Service:
             lambda directory: replace(options, bundle=directory).open(),
             lambda analyzer: make_models(analyzer, limits, batching, self.metrics.batch),
         )
-        self.metrics = Metrics(self._under_way, self._version)
+        self.metrics = Metrics(self.versions.under_way, self._version)
         self._stopping = False
         self._active: set[ActiveRequest] = set()
 
@@ -132,10 +132,6 @@ class Service:
         number, model, signature = self._model(target)
         with model.gate.holding(1):
             return number, signature, await model.predict(target.signature, read(signature))
-
-    def _under_way(self, name: str) -> int:
-        current = self.versions.current
-        return 0 if current is None else current.models[name].gate.held
 
     def _version(self) -> int:
         current = self.versions.current

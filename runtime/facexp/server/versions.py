@@ -147,6 +147,10 @@ class Versions:
             raise NotFound(f"model {name}: there is no version {number}")
         return chosen
 
+    def under_way(self, name: str) -> int:
+        """Return how many requests to a model are under way, those to a version that was replaced included."""
+        return sum(version.models[name].gate.held for version in self._known.values() if version.models)
+
     async def close(self) -> None:
         """Close all versions after their accepted requests are answered; wait for a load in progress."""
         current, self._current = self._current, None

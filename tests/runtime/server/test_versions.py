@@ -96,6 +96,7 @@ def test_a_new_version_takes_over(
         add(10)
         wait(lambda: states(server).get(10) == "AVAILABLE")
         assert states(server)[9] == "UNLOADING"
+        assert server.metric('facexp_requests_under_way{model="keypoints"}') == 1
         assert answering_version(server) == 10
         assert server.ask(f"{KEYPOINTS}/versions/9:predict", BODY).status == 404
         held.set()
