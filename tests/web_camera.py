@@ -18,7 +18,10 @@ USER, PASSWORD = "admin", "s3cret"
 
 
 class WebCamera:
-    """Serves `images` in turn, each for 1 / `fps` seconds, until the end of its `with` block."""
+    """Serves `images` in turn, each for 1 / `fps` seconds, until the end of its `with` block.
+
+    For an image without pixels it sends a frame without content.
+    """
 
     def __init__(self) -> None:
         self.fps = 60.0
@@ -83,7 +86,8 @@ class WebCamera:
             request.end_headers()
         count = 0
         while count != frames and not self._closing.is_set():
-            jpeg = cv2.imencode(".jpg", self.images[self.sent % len(self.images)])[1].tobytes()
+            image = self.images[self.sent % len(self.images)]
+            jpeg = cv2.imencode(".jpg", image)[1].tobytes() if image.size else b""
             head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
             request.wfile.write(head.encode() + jpeg + b"\r\n")
             self.sent += 1

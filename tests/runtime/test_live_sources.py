@@ -100,6 +100,13 @@ def test_a_web_camera_that_is_rotated_is_not_squeezed(web_camera: Any) -> None:
     assert shapes[-1] == (64, 36, 3)
 
 
+def test_an_empty_frame_of_a_web_camera_is_skipped(web_camera: Any) -> None:
+    """Guards cheap cameras, which send a frame without content now and then: it ended the run in a traceback."""
+    web_camera.images = [*[np.full((48, 64, 3), 80, np.uint8)] * 19, np.empty((0, 0, 3), np.uint8)]
+    found = [shot.index for shot in itertools.islice(shots_of(web_camera.address, policy="all"), 50)]
+    assert found == [index for index in range(found[-1] + 1) if index % 20 != 19]
+
+
 def test_a_web_camera_that_stalls_dies_and_comes_back(
     web_camera: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,11 +102,14 @@ class VideoCapture:
         """Return the grabbed frame as BGR (H, W, 3) uint8; None if it cannot be decoded."""
         try:
             ok, image = self._capture.retrieve()
-            if ok and self._jpegs:
+            if not ok or image is None:
+                # for an empty JPEG, which some cameras send now and then, OpenCV returns True and None
+                return None
+            if self._jpegs:
                 image = photo.decode(image.tobytes(), "JPEG")
         except (cv2.error, SourceError):
             return None
-        return squared(np.asarray(image, dtype=np.uint8), self._aspect) if ok else None
+        return squared(np.asarray(image, dtype=np.uint8), self._aspect)
 
     def close(self) -> None:
         """Release the source."""
