@@ -42,8 +42,9 @@ def no_memory(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """The error's message on one line, cut off after 300 characters."""
-    return " ".join(str(error).split())[:300]
+    """The error's message on one line, cut off after 300 characters; of one without a message, such as MemoryError, its
+    class."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def reason(error: OSError) -> str:

@@ -73,6 +73,16 @@ def test_a_missing_package_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) 
     assert "\n" not in str(caught.value)
 
 
+def test_too_little_memory_is_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    # guards: the message of a small machine, which ended at the colon, because a MemoryError has no text of its own
+    def fail(**_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("ai_edge_litert.interpreter.Interpreter", fail)
+    with pytest.raises(facexp.BundleError, match=r"cannot be loaded by LiteRT: MemoryError$"):
+        Session(bundle.read(bundle.emotion, KEY), bundle.emotion, KEY)
+
+
 def test_a_wrong_backend_or_file_is_named(bundle: Bundle) -> None:
     # guards: clear messages for what cannot work
     with pytest.raises(ValueError, match="backend must be one of onnxruntime, litert, got 'tensorrt'"):
