@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from facexp.geometry import Image
 from facexp.types import Face
@@ -19,6 +20,8 @@ MAX_ENLARGED_SIDE = 4096
 
 Colour = tuple[int, int, int]
 Rectangle = tuple[int, int, int, int]
+Rectangles = NDArray[np.intp]
+"""(N, 4) left, top, right and bottom; zeros stand for a rectangle that was not drawn."""
 
 COLOURS: dict[str, Colour] = {
     "angry": (60, 60, 235),
@@ -36,15 +39,21 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _CAPITAL = cv2.getTextSize("H", _FONT, 1.0, 1)[0][1]
 # fractional bits of the drawn keypoint coordinates: whole pixels would be too coarse for a small face
 _SHIFT = 4
+# labels in a crowd become smaller, in steps of this factor, until their capital letters have this many pixels
+_SHRINK, _LEAST_LETTER = 0.7, 9.0
+# a label may lie on its own face if it covers at most this share of the face's height
+_COVERED_SHARE = 0.25
 
 
 def annotate(image: Image, faces: Sequence[Face]) -> Image:
     """A copy of a BGR (H, W, 3) or gray (H, W) uint8 picture with each face's box, points and emotion, BGR (h, w, 3).
 
-    Points and emotion are the smoothed ones where they exist. The probabilities are drawn as bars next to or below the
-    face, where they cover no face, label or other bars: all of them, or the three largest where there is less room, or
-    none. The copy has the picture's size, or a whole multiple of it where the picture is smaller than MIN_SIDES. A face
-    may lie partly or wholly outside the picture.
+    Points and emotion are the smoothed ones where they exist. A label covers no other label and no other face: where
+    there is less room it is smaller, then without the percentage, or left out, so that only the box's colour shows the
+    emotion. The probabilities are drawn as bars next to or below the face, where they cover no face, label or other
+    bars: all of them, or the three largest where there is less room, or none. The copy has the picture's size, or a
+    whole multiple of it where the picture is smaller than MIN_SIDES. A face may lie partly or wholly outside the
+    picture.
     """
     canvas = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR) if image.ndim == 2 else image.copy()
     shorter, longer = sorted(canvas.shape[:2])
@@ -54,18 +63,21 @@ def annotate(image: Image, faces: Sequence[Face]) -> Image:
         canvas = cv2.resize(canvas, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
         longer *= scale
     drawn = np.asarray(canvas, dtype=np.uint8)
-    plates: list[Rectangle] = []
     for face in faces:
         _box(drawn, face, scale, longer)
     for face in faces:
         _points(drawn, face, scale)
     # labels after all boxes and points, so that a neighbour's box does not cross them
-    for face in faces:
-        plates.append(_label(drawn, face, scale, longer, plates))
+    bounds = np.array([_bounds(face, scale) for face in faces], np.intp).reshape(-1, 4)
+    plates = np.zeros_like(bounds)
+    for number, face in enumerate(faces):
+        others = np.concatenate([plates, np.delete(bounds, number, axis=0)])
+        plates[number] = _label(drawn, face, scale, longer, others)
     # bars last, only where they cover no face, label or other bars
-    taken = plates + [_bounds(face, scale) for face in faces]
-    for face, plate in zip(faces, plates, strict=True):
-        taken += _bars(drawn, face, scale, longer, taken, max(plate[3], _bounds(face, scale)[3]))
+    taken = np.concatenate([plates, bounds])
+    for face, below in zip(faces, np.maximum(plates, bounds)[:, 3].tolist(), strict=True):
+        panels = _bars(drawn, face, scale, longer, taken, below)
+        taken = np.concatenate([taken, np.array(panels, np.intp).reshape(-1, 4)])
     return drawn
 
 
@@ -119,28 +131,36 @@ def _points(canvas: Image, face: Face, scale: int) -> None:
         cv2.circle(canvas, (x, y), round(radius * 2**_SHIFT), colour, -1, cv2.LINE_AA, _SHIFT)
 
 
-def _label(canvas: Image, face: Face, scale: int, longer: int, taken: Sequence[Rectangle]) -> Rectangle:
+def _label(canvas: Image, face: Face, scale: int, longer: int, taken: Rectangles) -> Rectangle:
+    """Draw the label where it covers nothing in `taken`, and return its rectangle; zeros where there is no room."""
     emotion = face.shown.emotion
-    prefix = "" if face.id is None else f"#{face.id} "
-    text = f"{prefix}{emotion.label} {100 * emotion.probabilities[emotion.label]:.0f}%"
-    left, top, right, bottom = _corners(face, scale)
+    short = f"{'' if face.id is None else f'#{face.id} '}{emotion.label}"
+    text = f"{short} {100 * emotion.probabilities[emotion.label]:.0f}%"
     height, width = canvas.shape[:2]
     letter = _letter(face, scale, longer)
-    plate, pad, thick, baseline = _plate(text, letter)
+    plate = _plate(text, letter)[0]
     fit = min(width / plate[0], height / plate[1])
     if fit < 1:
-        # 10% smaller than the exact fit, because strokes and margins are rounded to whole pixels
+        # 10% smaller than the exact fit, because strokes and margins are rounded to whole pixels; text that still does
+        # not fit, in a strip of a few pixels, would be illegible
         letter *= 0.9 * fit
-        plate, pad, thick, baseline = _plate(text, letter)
-        if plate[0] > width or plate[1] > height:
-            # text in a strip of a few pixels would be illegible
-            return 0, 0, 0, 0
-    x, y = _place(plate, (left, top, right, bottom), (width, height), taken)
+    letters = [letter]
+    while letters[-1] > _LEAST_LETTER:
+        letters.append(max(_SHRINK * letters[-1], _LEAST_LETTER))
+    tries = [(text, each, _COVERED_SHARE) for each in letters]
+    for words, letter, covered in (*tries, (short, letters[-1], _COVERED_SHARE), (text, letters[-1], 1.0)):
+        plate, pad, thick, baseline = _plate(words, letter)
+        place = _place(plate, _corners(face, scale), (width, height), taken, covered)
+        if place is not None:
+            break
+    else:
+        return 0, 0, 0, 0
+    x, y = place
     colour = _colour(face)
     cv2.rectangle(canvas, (x, y), (x + plate[0] - 1, y + plate[1] - 1), colour, -1)
     dark = 0.114 * colour[0] + 0.587 * colour[1] + 0.299 * colour[2] < 128
     text_colour = (255, 255, 255) if dark else (0, 0, 0)
-    cv2.putText(canvas, text, (x + pad, y + baseline), _FONT, letter / _CAPITAL, text_colour, thick, cv2.LINE_AA)
+    cv2.putText(canvas, words, (x + pad, y + baseline), _FONT, letter / _CAPITAL, text_colour, thick, cv2.LINE_AA)
     return x, y, x + plate[0], y + plate[1]
 
 
@@ -156,31 +176,31 @@ def _plate(text: str, letter: float) -> tuple[tuple[int, int], int, int, int]:
 
 
 def _place(
-    plate: tuple[int, int], face: Rectangle, picture: tuple[int, int], taken: Sequence[Rectangle]
-) -> tuple[int, int]:
-    """The top left corner of a plate: above the face, else below it, else inside it.
+    plate: tuple[int, int], face: Rectangle, picture: tuple[int, int], taken: Rectangles, covered: float
+) -> tuple[int, int] | None:
+    """The top left corner of a plate: above the face, else below it, else inside it; None where there is no room.
 
-    The plate lies wholly in the picture, whose size is `picture`, and off the plates in `taken` where that is possible.
+    The plate lies wholly in the picture, whose size is `picture`, and off the rectangles in `taken`. It may cover the
+    share `covered` of its own face's height.
     """
-    left, top, _, bottom = face
-    x = min(max(left, 0), max(picture[0] - plate[0], 0))
-    lowest = max(picture[1] - plate[1], 0)
+    left, top, right, bottom = face
+    rightmost, lowest = picture[0] - plate[0], picture[1] - plate[1]
+    if min(rightmost, lowest) < 0:
+        return None
+    columns = [min(max(x, 0), rightmost) for x in (left, right + 1 - plate[0])]
     outside = [y for y in (top - plate[1], bottom + 1) if 0 <= y <= lowest]
     inside = [min(max(y, 0), lowest) for y in (top, bottom + 1 - plate[1])]
-    places = outside + inside
-    return x, next((y for y in places if _is_free((x, y, x + plate[0], y + plate[1]), taken)), places[0])
+    rows = outside + inside if plate[1] <= covered * (bottom + 1 - top) else outside
+    places = ((x, y) for y in rows for x in columns)
+    return next(((x, y) for x, y in places if _is_free((x, y, x + plate[0], y + plate[1]), taken)), None)
 
 
-def _is_free(place: Rectangle, taken: Sequence[Rectangle]) -> bool:
-    return not any(
-        place[0] < right and place[2] > left and place[1] < bottom and place[3] > top
-        for left, top, right, bottom in taken
-    )
+def _is_free(place: Rectangle, taken: Rectangles) -> bool:
+    left, top, right, bottom = taken.T
+    return not ((place[0] < right) & (place[2] > left) & (place[1] < bottom) & (place[3] > top)).any()
 
 
-def _bars(
-    canvas: Image, face: Face, scale: int, longer: int, taken: Sequence[Rectangle], below: int
-) -> list[Rectangle]:
+def _bars(canvas: Image, face: Face, scale: int, longer: int, taken: Rectangles, below: int) -> list[Rectangle]:
     """Draw a bar for each probability next to the face or from the row `below` on; return the rectangle they cover.
 
     The list is empty where there is no room and nothing was drawn.
