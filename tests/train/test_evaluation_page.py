@@ -203,6 +203,18 @@ def test_two_emotion_models_share_charts_and_models_with_nothing_in_common_are_r
         compare.compare(first, renamed)
 
 
+def test_titles_are_not_cut_off(emotions: EmotionFaces, tmp_path: Path) -> None:
+    """Guards the titles of charts: they name what is drawn, also with the long paths of two models of one name."""
+    evaluation = scored_emotions(emotions, dict.fromkeys(range(1, 20, 2), 1.0))
+    names = [f"experiments/with a long name/{each}/models/emotion.int8.onnx" for each in "ab"]
+    evaluation_page.write_report(dict.fromkeys(names, evaluation), "fer2013.csv", tmp_path)
+    for picture in tmp_path.glob("[cr]o*.png"):
+        pixels = cv2.imread(str(picture), cv2.IMREAD_GRAYSCALE)
+        assert pixels is not None
+        assert (pixels[:, :2] > 250).all(), picture.name
+        assert (pixels[:, -2:] > 250).all(), picture.name
+
+
 def test_predictions_are_in_the_pixels_of_the_file(points: KeypointFaces, tmp_path: Path) -> None:
     part = points.part("train")
     answers = predictions.predict_with_network(

@@ -165,7 +165,7 @@ def draw_roc(
             axes.set_axis_off()
         for axes in panels[::columns]:
             axes.set_ylabel("true positive rate, %")
-        figure.suptitle(title, fontsize=10)
+        figure.suptitle(title, fontsize=10, wrap=True)
         if len(by_model) > 1:
             handles = panels[0].get_lines()[1:]
             figure.legend(handles, list(by_model), loc="outside lower center", ncols=1)

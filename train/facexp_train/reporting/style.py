@@ -74,6 +74,9 @@ def drawing(path: Path, height: float = 3.2, width: float = WIDTH) -> Iterator[F
         warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield figure
+        # a title that is wider than the figure, as with the path of a model in it, would lose both ends
+        for axes in figure.axes:
+            axes.title.set_wrap(True)
         content = io.BytesIO()
         # without matplotlib's version in the file, the same numbers always give the same bytes; the usual level 6 takes
         # twice as long for a seventh less
