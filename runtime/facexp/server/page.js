@@ -60,24 +60,30 @@ function colour(label) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${label}`).trim() || "gray";
 }
 
+// where a label lies in the picture and off the other rectangles, [x, y, width, height]: above or below its face, or
+// inside if it covers little of it; undefined where there is no room
+function labelPlace(face, width, height, others) {
+  const {width: across, height: down} = at("picture"), [x, y, faceWidth, faceHeight] = face.box;
+  const left = (wanted) => Math.max(0, Math.min(wanted, across - width));
+  const free = ([x, y]) => !others.some((other) =>
+    x < other[0] + other[2] && x + width > other[0] && y < other[1] + other[3] && y + height > other[1]);
+  const rows = [y - height, y + faceHeight].filter((row) => row >= 0 && row + height <= down);
+  if (height <= faceHeight / 4) rows.push(Math.max(0, Math.min(y, down - height)));
+  const found = rows.flatMap((row) => [[left(x), row], [left(x + faceWidth - width), row]]).find(free);
+  return found && [...found, width, height];
+}
+
 function draw(faces) {
   const canvas = at("picture"), pen = canvas.getContext("2d");
   canvas.width = frame.width;
   canvas.height = frame.height;
   pen.drawImage(frame, 0, 0);
   const unit = Math.max(frame.width, frame.height) / 400;
-  pen.font = `600 ${9 * unit}px system-ui, sans-serif`;
-  pen.textBaseline = "bottom";
-  faces.forEach((face, place) => {
-    const [x, y, width, height] = face.box, {label} = face.emotion, text = `${place + 1} ${label}`;
+  faces.forEach((face) => {
+    const [x, y, width, height] = face.box;
     pen.lineWidth = 1.2 * unit;
-    pen.strokeStyle = pen.fillStyle = colour(label);
+    pen.strokeStyle = colour(face.emotion.label);
     pen.strokeRect(x, y, width, height);
-    // keeps the label inside the picture if the face is at its upper edge
-    const top = Math.max(y, 12 * unit);
-    pen.fillRect(x, top - 11 * unit, pen.measureText(text).width + 6 * unit, 11 * unit);
-    pen.fillStyle = "#111";
-    pen.fillText(text, x + 3 * unit, top - 0.5 * unit);
     for (const [across, down] of Object.values(face.keypoints)) {
       pen.beginPath();
       // keypoints are relative to pixel centres, canvas coordinates to pixel edges
@@ -87,6 +93,25 @@ function draw(faces) {
       pen.lineWidth = 0.4 * unit;
       pen.strokeStyle = "#111";
       pen.stroke();
+    }
+  });
+  // labels come last and cover no face; in a crowd they are smaller, then only the number, or left out
+  const labels = [];
+  faces.forEach((face, index) => {
+    const {label} = face.emotion, others = [...labels, ...faces.filter((each) => each !== face).map((each) => each.box)];
+    const text = `${index + 1} ${label}`, tries = [[text, 1], [text, 0.7], [text, 0.5], [`${index + 1}`, 0.5]];
+    for (const [words, size] of tries) {
+      pen.font = `600 ${9 * size * unit}px system-ui, sans-serif`;
+      const width = pen.measureText(words).width + 6 * size * unit, height = 11 * size * unit;
+      const plate = labelPlace(face, width, height, others);
+      if (!plate) continue;
+      labels.push(plate);
+      pen.fillStyle = colour(label);
+      pen.fillRect(...plate);
+      pen.textBaseline = "bottom";
+      pen.fillStyle = "#111";
+      pen.fillText(words, plate[0] + 3 * size * unit, plate[1] + 10.5 * size * unit);
+      break;
     }
   });
   canvas.hidden = false;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import re
 import shutil
@@ -164,3 +166,30 @@ def test_the_page_asks_for_the_token(start: Callable[..., Any], browser: Any, as
     server.join()
     browser.choose("#file", astronaut_file)
     browser.wait("document.getElementById('state').textContent === 'the server has ended or cannot be reached'")
+
+
+@pytest.mark.slow
+def test_labels_lie_in_the_picture_and_off_each_other(shipped: Any, browser: Any) -> None:
+    """Guards the labels of faces at the borders, of a face that fills the picture, and of a crowd."""
+    browser.open(shipped.ports.rest + "/", *PHONE)
+    borders = [[-20, -10, 60, 80], [590, 5, 60, 80], [600, 420, 60, 80]]
+    crowd = [[64 * column + 16, 80 * row + 24, 32, 40] for column in range(10) for row in range(6)]
+    for boxes, least in ((borders, 3), ([[0, 0, 640, 480]], 1), (crowd, 50)):
+        faces = [{"box": box, "emotion": {"label": "surprise"}, "keypoints": {}} for box in boxes]
+        labels = browser.run(
+            f"""(() => {{
+                const pen = CanvasRenderingContext2D.prototype, {{fillRect}} = pen, found = [];
+                [frame.width, frame.height] = [640, 480];
+                pen.fillRect = (...place) => found.push(place);
+                draw({json.dumps(faces)});
+                pen.fillRect = fillRect;
+                return found;
+            }})()"""
+        )
+        assert len(labels) >= least
+        for x, y, width, height in labels:
+            assert min(x, y) >= 0
+            assert x + width <= 640
+            assert y + height <= 480
+        for (x, y, width, height), (left, top, across, down) in itertools.combinations(labels, 2):
+            assert x + width <= left or left + across <= x or y + height <= top or top + down <= y
