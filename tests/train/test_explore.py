@@ -135,6 +135,9 @@ def test_every_kind_of_finding_in_emotion_data(tmp_path: Path) -> None:
     assert "Few test faces of angry (1), disgust (1)" in " ".join(done.warnings)
     (leak,) = (warning for warning in done.warnings if warning.startswith("Training faces that show"))
     assert "1 (row 3)" in leak
+    # photos of one person in a studio resemble each other as copies do, and must not be thrown away
+    (near,) = (warning for warning in done.warnings if "(rows 9, 10)" in warning)
+    assert near.endswith("keep different photos of one person.")
     details = {(line["row"], line["finding"]): line["detail"] for line in read_findings(tmp_path / "report")}
     assert details["3", "leak"] == "test row 37"
     # no judge was given, which does not mean that onnxruntime is missing

@@ -143,8 +143,12 @@ def _same(survey: Survey, flat_pictures: NDArray[np.bool_]) -> list[Finding]:
     what = "labels" if survey.task == "emotion" else "points"
     return [
         _listed("contradiction", f"faces that equal another in all pixels, but have other {what}", harm, disagree),
+        # photos of one person in a studio, from the same place and in the same light, resemble each other as copies do
         _listed(
-            "near contradiction", f"faces that show the same picture as another, but have other {what}", harm, loose
+            "near contradiction",
+            f"faces that show the same picture as another, or nearly the same, but have other {what}",
+            "Correct or remove those that are copies of one photo, and keep different photos of one person.",
+            loose,
         ),
         _listed(
             "leak",
@@ -162,7 +166,8 @@ def _same(survey: Survey, flat_pictures: NDArray[np.bool_]) -> list[Finding]:
         ),
         _listed(
             "near copy",
-            "faces that show the same picture as an earlier one, mirrored, brighter or cropped a little differently",
+            "faces that show the same picture as an earlier one, mirrored, brighter or cropped a little differently, "
+            "or nearly the same, as photos of one person in a studio do",
             "",
             _varied({face: f"of row {row}" for face, row in like.items() if face not in flat}),
         ),
