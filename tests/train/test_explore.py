@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,10 +18,11 @@ from facexp.geometry import KEYPOINTS, MIRROR
 from facexp_train.data.keypoint_data import COORDINATES
 from facexp_train.data.votes import VOTES
 from facexp_train.errors import DataError
-from facexp_train.exploration import shapes
+from facexp_train.exploration import figures, shapes
 from facexp_train.exploration.explore import Exploration, explore
 from facexp_train.exploration.findings import MAX_SHAPE_DISTANCE, find
 from facexp_train.exploration.survey import survey, task_of
+from facexp_train.reporting import sheets
 
 
 def texts(images: Sequence[np.ndarray]) -> list[str]:
@@ -198,6 +200,26 @@ def test_findings_in_folders_name_the_image_files(tmp_path: Path) -> None:
     assert "There are no test faces." in done.warnings
     with (tmp_path / "report" / "classes.csv").open(newline="") as file:
         assert {line["class"]: line["train"] for line in csv.DictReader(file)} == {"calm": "3", "glad": "3", "all": "6"}
+
+
+def test_captions_name_the_image_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the sheets of a folder: files whose names begin and end alike can be told apart, also the file copied."""
+    folder = tmp_path / "own" / "happy"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    pictures = [drawn.face("happy", rng, 48)[0] for _ in range(3)]
+    for number, picture in enumerate([*pictures, pictures[1]]):
+        assert cv2.imwrite(str(folder / f"lab_subject0{number}_happy.png"), picture)
+    captions: list[Sequence[str]] = []
+    real = sheets.draw_sheet
+
+    def sheet(cells: Sequence[sheets.Cell], *more: Any, **others: Any) -> None:
+        captions.extend(cell.caption for cell in cells)
+        real(cells, *more, **others)
+
+    monkeypatch.setattr(figures, "draw_sheet", sheet)
+    explore(tmp_path / "own", tmp_path / "report", quiet=True)
+    assert ["lab_subject03_happy.png", "of row", "lab_subject01_happy.png"] in captions
 
 
 def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:

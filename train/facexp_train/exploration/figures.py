@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from facexp.geometry import KEYPOINTS
 from facexp_train.data.splits import SPLITS
+from facexp_train.evaluation.ranking import face_caption
 from facexp_train.exploration.shapes import Shape, known_points, mean_shape
 from facexp_train.exploration.survey import Survey
 from facexp_train.reporting.sheets import SMALL, SMALL_COLUMNS, Cell, draw_rows, draw_sheet, sides
@@ -97,11 +98,19 @@ def draw_faces(survey: Survey, faces: Sequence[int] | NDArray[np.int64], details
 
 
 def _cell(survey: Survey, face: int, detail: str = "") -> Cell:
-    row = str(survey.rows[face])
-    name = f"row {row}" if row.isdecimal() else row.rpartition("/")[2]
-    # without underscores, names of points can wrap between their words
-    lines = [_short(name), *textwrap.wrap(detail.replace("_", " "), _LETTERS)[:3]]
+    before, of_another, row = detail.rpartition(" row ")
+    if of_another and not row.isdecimal():
+        # the name of a file, which is drawn smaller instead of being wrapped and cut
+        below = [f"{before} row", _file_caption(row)]
+    else:
+        # without underscores, names of points can wrap between their words
+        below = textwrap.wrap(detail.replace("_", " "), _LETTERS)[:3]
+    lines = [_file_caption(str(survey.rows[face])), *below]
     return Cell(survey.images[face], lines, {} if survey.points is None else sides(survey.points[face]))
+
+
+def _file_caption(row: str) -> str:
+    return face_caption(row.rpartition("/")[2])
 
 
 def _short(text: str) -> str:

@@ -23,7 +23,7 @@ SIDE, COLUMNS, SHOWN = 1.5, 3, 18
 SMALL, SMALL_COLUMNS = 1.05, 4
 """Side of a face in inches, the number of faces that fill the width of a phone's screen, and the number that a sheet
 shows; SMALL is for rows of small faces. On a desktop screen two such sheets fit side by side."""
-_LINE, _LETTER, _GAP, _NAME = 0.15, 0.058, 0.1, 0.18
+_LINE, _LETTER, _GAP, _NAME = 0.15, 0.064, 0.1, 0.18
 """In inches: height of a line of text, width of a letter in it, gap between two faces, height of a row's name."""
 _MARKS: dict[str, dict[str, Any]] = {
     "true": {"marker": "o", "color": COLOURS[1], "markerfacecolor": "none", "markersize": 4.5},
