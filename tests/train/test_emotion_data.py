@@ -14,9 +14,10 @@ import pytest
 import drawn
 from drawn import smooth
 from facexp.labels import SEVEN
+from facexp_train.data.copies import near_copies
 from facexp_train.data.emotion_data import EmotionFaces, EmotionReport, read_emotion
 from facexp_train.data.keypoint_data import read_keypoints
-from facexp_train.data.splits import near_copies, pixel_hash
+from facexp_train.data.splits import pixel_hash
 from facexp_train.data.votes import VOTES
 from facexp_train.errors import DataError
 
