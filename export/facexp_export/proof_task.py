@@ -45,6 +45,14 @@ class Labelled:
     labels: tuple[str, ...]
 
 
+def check_finite(task: str, key: str, answers: Outputs) -> Iterator[Check]:
+    """Yield whether every answer is a finite number: a point that is not would count as unlabelled in the figures."""
+    for name, values in answers.items():
+        faces = int((~np.isfinite(values.reshape(len(values), -1)).all(axis=1)).sum())
+        note = f"they are not for {faces:,} of {len(values):,} faces; export another precision" if faces else ""
+        yield Check("answers are finite numbers", task, key, name, passed=not faces, note=note)
+
+
 def base_figures(task: str, key: str, faces: Labelled, base: Outputs) -> Iterator[Check]:
     """Yield the scores of the base file, with which the others are compared, and whether its labels fit the data.
 

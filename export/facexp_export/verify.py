@@ -283,10 +283,13 @@ def losses(subject: Subject, faces: Labelled, recipe: Recipe) -> Iterator[Check]
             yield Check("loss at the task", task, passed=False, note=note)
         return
     base = subject.answers(exact, faces.crops)
+    yield from proof_task.check_finite(task, exact, base)
     yield from proof_task.base_figures(task, exact, faces, base)
     for key in subject.keys:
         if key != exact:
-            yield from proof_task.compare(task, key, faces, base, subject.answers(key, faces.crops), recipe.margins)
+            answers = subject.answers(key, faces.crops)
+            yield from proof_task.check_finite(task, key, answers)
+            yield from proof_task.compare(task, key, faces, base, answers, recipe.margins)
 
 
 def _layers(

@@ -113,6 +113,24 @@ def test_faces_without_a_label_do_not_count() -> None:
     assert (found.value, found.passed) == (0, True)
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_points_that_are_not_numbers_fail_the_task(points: np.ndarray, wrong: float) -> None:
+    """Guards faces that only step 3 sees: they counted as unlabelled, and made the file look better than the base."""
+    base, answers = points + np.float32(1), points + np.float32(1)
+    answers[7, 3, 1] = wrong
+    files = {key: SimpleNamespace(precision=key.partition(".")[0]) for key in ("float32.onnx", "int8.onnx")}
+    outputs = {"float32.onnx": {"k": base}, "int8.onnx": {"k": answers}}
+    subject: Any = SimpleNamespace(
+        model=SimpleNamespace(name="keypoints", files=files),
+        keys=tuple(files),
+        answers=lambda key, crops: outputs[key],
+    )
+    held_out = Labelled(np.zeros((600, 1, 1, 1), np.uint8), {"k": points}, np.arange(600), ())
+    (check,) = (check for check in losses(subject, held_out, read_recipe()) if check.passed is False)
+    assert check.subject == "keypoints int8.onnx k"
+    assert check.note == "they are not for 1 of 600 faces; export another precision"
+
+
 @pytest.mark.parametrize(
     ("named", "faces", "fault"),
     [

@@ -182,6 +182,18 @@ def test_faces_are_also_scored_as_the_runtime_crops_them() -> None:
     assert "aligned" not in evaluate.emotion_table(evaluate.evaluate_emotion(predict, faces, "test"))
 
 
+def test_answers_that_are_not_numbers_are_refused() -> None:
+    """Guards the scores: faces without a point were left out, as if unlabelled; of emotions it was a traceback."""
+    points = np.zeros((12, 15, 2), np.float32)
+    points[4:6, 3] = np.inf
+    with pytest.raises(DataError, match="output keypoints is not a finite number for 2 of 12 faces"):
+        evaluate.evaluate_keypoints(lambda crops: {"keypoints": points}, keypoint_faces(), "test")
+    logits = np.zeros((8, 7), np.float32)
+    logits[2] = np.nan
+    with pytest.raises(DataError, match="output fer2013 is not a finite number for 1 of 8 faces"):
+        evaluate.evaluate_emotion(lambda crops: {"fer2013": logits}, emotion_faces(), "test")
+
+
 def test_an_empty_split_is_named() -> None:
     with pytest.raises(DataError, match="no faces in split 'val'; it has test"):
         evaluate.evaluate_keypoints(lambda crops: {}, keypoint_faces(), "val")

@@ -98,7 +98,7 @@ class KeypointPredictions:
 
     def missed(self) -> NDArray[np.bool_]:
         """Return a mask (N,) of the faces that were not found."""
-        return np.asarray(np.isnan(self.predicted).any(axis=(1, 2)))
+        return np.asarray(~np.isfinite(self.predicted).all(axis=(1, 2)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +130,12 @@ class Evaluation:
 def evaluate_keypoints(predict: Predict, faces: KeypointFaces, split: str) -> Evaluation:
     """Measure errors on the jittered crops of a split, over all faces and over each of `strata` (split "SPLIT/NAME").
 
-    DataError if the split is empty.
+    DataError if the split is empty, or an answer is not a finite number.
     """
     part = part_of(faces, split)
     crops, points = jittered_crops(part)
-    predictions = KeypointPredictions(crops[..., 0], points, predict(crops)["keypoints"], part.names, part.group)
+    predicted = _answers(predict, crops)["keypoints"]
+    predictions = KeypointPredictions(crops[..., 0], points, predicted, part.names, part.group)
     errors = predictions.errors()
     figures = keypoint_figures(errors, part.group, split)
     for name, rows in strata(part).items():
@@ -202,6 +203,18 @@ def part_of(faces: Faces, split: str) -> Faces:
     return part
 
 
+def _answers(predict: Predict, crops: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    """Return a model's answers to crops (N, S, S, 1); DataError unless all are finite numbers.
+
+    A point that is not finite would count as unlabelled, so that a model that fails on hard faces would look better.
+    """
+    answers = predict(crops)
+    for name, values in answers.items():
+        if bad := int((~np.isfinite(values.reshape(len(values), -1)).all(axis=1)).sum()):
+            raise DataError(f"the model's output {name} is not a finite number for {bad:,} of {len(values):,} faces")
+    return answers
+
+
 def _worst(errors: KeypointErrors, part: KeypointFaces) -> tuple[tuple[str, float], ...]:
     order = np.argsort(-np.nan_to_num(errors.face, nan=-1.0))[:20]
     return tuple((str(part.names[i]), float(errors.face[i])) for i in order if np.isfinite(errors.face[i]))
@@ -220,7 +233,7 @@ def evaluate_emotion(
     FER+'s clear majorities, as "ferplus_clear". With `align` all of these are scored on aligned faces too (split
     "SPLIT/aligned"); all classes are also scored under each of `shifts.SHIFTS` (split "SPLIT/NAME"). `temperatures` are
     those by which the model divides a head's logits, for the calibration curves without them. DataError if the split is
-    empty.
+    empty, or an answer is not a finite number.
     """
     part = part_of(faces, split)
     truth_of = {head: (head, truth) for head, truth in truths(part).items()}
@@ -230,7 +243,7 @@ def evaluate_emotion(
     five = [part.classes.index(label) for label in FIVE if set(part.classes) > set(FIVE)]
     truth_five = np.full(len(part.classes) + 1, -1)
     truth_five[five] = np.arange(len(five))
-    logits = predict(part.images[..., None])
+    logits = _answers(predict, part.images[..., None])
     labellings = {
         name: (head, truth) for name, (head, truth) in truth_of.items() if head in logits and (truth >= 0).any()
     }
@@ -258,13 +271,13 @@ def evaluate_emotion(
         if temperatures is not None:
             calibrations[name][WITHOUT_TEMPERATURE] = curve(logits[head] * temperatures[head], truth)
     if align is not None:
-        logits = predict(align(part.images)[..., None])
+        logits = _answers(predict, align(part.images)[..., None])
         for name in labellings:
             for each in predictions_of(logits, name):
                 found = emotion_scores(each.logits, each.truth, part.group, f"{split}/{ALIGNED}")
                 figures += _named(each.name, found)
     for shift in SHIFTS:
-        logits = predict(shifted(part.images, shift)[..., None])
+        logits = _answers(predict, shifted(part.images, shift)[..., None])
         for name, (head, truth) in labellings.items():
             figures += _named(name, emotion_scores(logits[head], truth, part.group, f"{split}/{shift}"))
     return Evaluation(split, tuple(figures), tuple(confusions), calibrations, emotions=tuple(emotions), faces=part)
