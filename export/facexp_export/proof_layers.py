@@ -20,6 +20,7 @@ from onnxruntime.quantization.qdq_loss_debug import (
     modify_model_output_intermediate_tensors,
 )
 
+from facexp.errors import one_line
 from facexp.proof.verdict import Check
 from facexp_export.errors import ExportError
 from facexp_export.quantize import Crops
@@ -47,12 +48,16 @@ def layers(task: str, key: str, base: Path, path: Path, crops: NDArray[np.uint8]
     """Yield the SHOWN convolutions of a file that differ most from those of `base`, an ONNX file, on uint8 crops.
 
     The value is the ratio of signal to difference in decibels: 40 dB is a difference of 1%, 20 dB of 10%. Raises
-    ExportError if the file lacks one of the convolutions of `base`, and for a format whose layers cannot be read.
+    ExportError if the file lacks one of the convolutions of `base` or does not run on the crops, and for a format whose
+    layers cannot be read.
     """
     if path.suffix not in _READERS:
         raise ExportError(f"{path.name}: layers are compared for {', '.join(_READERS)} files")
     sample = crops[:CROPS]
-    expected, actual = _onnx_layers(base, sample), _READERS[path.suffix](path, sample)
+    try:
+        expected, actual = _onnx_layers(base, sample), _READERS[path.suffix](path, sample)
+    except Exception as error:  # onnxruntime and LiteRT raise errors of many types
+        raise ExportError(f"{path.name}: its layers cannot be run: {one_line(error)}") from error
     found = []
     for number, layer in enumerate(expected, 1):
         match = _match(layer, actual)

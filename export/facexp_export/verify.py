@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from facexp.arrays import load_arrays
 from facexp.bundle import KEYS, MANIFEST, SAVEDMODEL, ModelSpec, digest, load_models, read_model
 from facexp.engines import ENGINES
-from facexp.errors import BundleError, DeviceError, FacexpError
-from facexp.proof.device import device, golden_crops, read_golden
+from facexp.errors import BundleError, DeviceError, EngineError, FacexpError
+from facexp.proof.device import cannot_run, device, golden_crops, read_golden
 from facexp.proof.run import NO_DATA, NOTHING_FAILED, report
 from facexp.proof.structure import TASKS as BOTH
 from facexp.proof.structure import structure
@@ -209,10 +209,16 @@ class Subject:
         return tuple(self._sessions)
 
     def answers(self, key: str, crops: NDArray[np.uint8]) -> Outputs:
-        """Run one file on uint8 crops; return its outputs by name. A SavedModel is run in a child process."""
+        """Run one file on uint8 crops; return its outputs by name. A SavedModel is run in a child process.
+
+        Raises EngineError if the file loads, but does not run on these crops.
+        """
         session = self._sessions[key]
         if session is not None:
-            return session.run(crops)
+            try:
+                return session.run(crops)
+            except Exception as error:  # onnxruntime and LiteRT raise errors of many types
+                raise EngineError(cannot_run(len(crops), error)) from error
         with scratch() as folder:
             saved, out = folder / "crops.npz", folder / "answers.npz"
             with temporary_files():
@@ -252,12 +258,16 @@ def numbers(subject: Subject, crops: NDArray[np.uint8], recipe: Recipe) -> Itera
         return
     sample = crops[: proof_numbers.SINGLE_CROPS]
     for key in subject.keys:
-        answers = subject.answers(key, crops)
+        try:
+            answers = subject.answers(key, crops)
+            single = [] if key == SAVEDMODEL else [subject.answers(key, crop[None]) for crop in sample]
+        except EngineError as error:
+            yield Check("runs", task.name, key, passed=False, note=str(error))
+            continue
         precision = subject.model.files[key].precision
         yield from proof_numbers.compare(task, key, precision, answers, reference.outputs, recipe.tolerances)
         if key == SAVEDMODEL:
             continue
-        single = [subject.answers(key, crop[None]) for crop in sample]
         alone = {name: np.concatenate([each[name] for each in single]) for name in answers}
         together = {name: values[: len(sample)] for name, values in answers.items()}
         yield from proof_numbers.compare_batches(task, key, alone, together, recipe.tolerances.float32_spread)
@@ -282,13 +292,18 @@ def losses(subject: Subject, faces: Labelled, recipe: Recipe) -> Iterator[Check]
             note = "no float32 or float16 file to compare the others with; export one too"
             yield Check("loss at the task", task, passed=False, note=note)
         return
-    base = subject.answers(exact, faces.crops)
-    yield from proof_task.check_finite(task, exact, base)
-    yield from proof_task.base_figures(task, exact, faces, base)
-    for key in subject.keys:
-        if key != exact:
+    base: Outputs | None = None
+    for key in (exact, *(key for key in subject.keys if key != exact)):
+        try:
             answers = subject.answers(key, faces.crops)
-            yield from proof_task.check_finite(task, key, answers)
+        except EngineError as error:
+            yield Check("runs", task, key, passed=False, note=str(error))
+            continue
+        yield from proof_task.check_finite(task, key, answers)
+        if key == exact:
+            base = answers
+            yield from proof_task.base_figures(task, key, faces, answers)
+        elif base is not None:
             yield from proof_task.compare(task, key, faces, base, answers, recipe.margins)
 
 

@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from facexp import analyzer, geometry
-from facexp.bundle import load_models, shipped
+from facexp.bundle import digest, load_models, shipped
 from facexp.engines import METADATA
 from facexp.proof import device as proof_device
 from facexp.proof.structure import structure
 from facexp.proof.verdict import Check, Step
 from facexp.session import Session
-from facexp_export import proof_numbers, proof_task, quantize
+from facexp_export import proof_numbers, proof_task, quantize, verify
+from facexp_export.errors import ExportError
+from facexp_export.manifest import write_reference
 from facexp_export.proof_layers import layers
 from facexp_export.proof_numbers import Outputs
 from facexp_export.proof_task import Labelled
@@ -168,6 +170,17 @@ def four_bits(model: Model) -> Model:
     return model
 
 
+def forget_white(model: Model) -> Model:
+    """Read the pixels from a table that lacks the last value, 255, so that the file fails for crops with that value."""
+    graph = model.graph
+    graph.initializer.append(numpy_helper.from_array(np.arange(255, dtype=np.uint8), "table"))
+    for node in graph.node:
+        node.input[:] = ["pixels" if name == graph.input[0].name else name for name in node.input]
+    graph.node.insert(0, helper.make_node("Gather", ["table", "places"], ["pixels"]))
+    graph.node.insert(0, helper.make_node("Cast", [graph.input[0].name], ["places"], to=onnx.TensorProto.INT64))
+    return model
+
+
 def put(tensor: Any, values: NDArray[Any]) -> None:
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
@@ -246,6 +259,38 @@ def test_corrupt_weights_fail_the_structure(own_shipped: Path) -> None:
     assert [(check.subject, check.what) for check in failed(structure(own_shipped))] == [
         ("keypoints float32.onnx", "sha256")
     ]
+
+
+def test_a_file_that_fails_for_some_crops_fails_every_step_that_runs_it(own_shipped: Path) -> None:
+    """Guards the report and status 3: the library's error ended the proof in a traceback and status 1."""
+    path = own_shipped / "keypoints.int8.onnx"
+    onnx.save(forget_white(onnx.load(path)), path)
+    manifest = json.loads((own_shipped / "manifest.json").read_text())
+    entry = manifest["models"]["keypoints"]["files"]["int8.onnx"]
+    entry["sha256"], entry["bytes"] = digest(path)
+    (own_shipped / "manifest.json").write_text(json.dumps(manifest))
+    (spec,) = (model for model in load_models(own_shipped) if model.name == "keypoints")
+    subject, recipe = verify.Subject(own_shipped, spec), read_recipe()
+    crops = np.full((MIN_PARITY_CROPS, 96, 96, 1), 255, np.uint8)
+    write_reference(
+        own_shipped,
+        TASKS["keypoints"],
+        proof_numbers.crop_hashes(crops),
+        {"keypoints": np.zeros((len(crops), 15, 2), np.float32)},
+    )
+    truth = np.full((len(crops), 15, 2), 48, np.float32)
+    faces = Labelled(crops, {"keypoints": truth}, np.arange(len(crops)), ())
+    steps = [
+        Step(2, tuple(verify.numbers(subject, crops, recipe))),
+        Step(3, tuple(verify.losses(subject, faces, recipe))),
+        proof_device.device(own_shipped),
+    ]
+    for step in steps:
+        (check,) = (check for check in failed(step) if check.file == "int8.onnx")
+        assert check.what == "runs"
+        assert "indices element out of data bounds" in check.note
+    with pytest.raises(ExportError, match=r"keypoints\.int8\.onnx: its layers cannot be run: "):
+        list(layers("keypoints", "int8.onnx", own_shipped / "keypoints.float32.onnx", path, crops))
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,15 @@ def device(directory: Path) -> Step:
         except BundleError as error:
             checks.append(Check("golden answers", model.name, passed=False, note=str(error)))
             continue
-        for (file, where), session in sessions.items():
-            checks += _answers(model, file, where, session.run(crops), golden, limits[model.name])
+        for (file, where), session in list(sessions.items()):
+            try:
+                answers = session.run(crops)
+            except Exception as error:  # onnxruntime and LiteRT raise errors of many types
+                note = cannot_run(len(crops), error)
+                checks.append(Check("runs", model.name, file.key, device=where, passed=False, note=note))
+                del sessions[file, where]
+                continue
+            checks += _answers(model, file, where, answers, golden, limits[model.name])
         checks += _speed(model, sessions, crops[:1])
     keypoint_specs = [model for model in models if isinstance(model, KeypointsSpec)]
     if can_answer_picture(models):
@@ -77,6 +84,11 @@ def device(directory: Path) -> Step:
     else:
         notes.append("picture: not compared, this needs float32.onnx or float16.onnx of both networks")
     return Step(4, tuple(checks), tuple(notes), tuple(unsupported))
+
+
+def cannot_run(crops: int, error: Exception) -> str:
+    """Return the note about a file that loads, but whose library reports an error for this number of crops."""
+    return f"it loads, but does not run on {crops:,} crops: {one_line(error)}; export the bundle again"
 
 
 def read_golden(directory: Path) -> dict[str, NDArray[np.generic]]:
