@@ -194,6 +194,17 @@ def test_answers_that_are_not_numbers_are_refused() -> None:
         evaluate.evaluate_emotion(lambda crops: {"fer2013": logits}, emotion_faces(), "test")
 
 
+def test_faces_without_eyes_are_not_scored() -> None:
+    """Guards data of other points: a table without a row, or a traceback from the drawing of its curves."""
+    faces = keypoint_faces()
+    faces.points[:, 0] = np.nan
+    answers = np.zeros((12, 15, 2), np.float32)
+    with pytest.raises(DataError, match="no face of split 'test' has both eye centres"):
+        evaluate.evaluate_keypoints(lambda crops: {"keypoints": answers}, faces, "test")
+    with pytest.raises(DataError, match="no face of split 'test' has both eye centres"):
+        evaluate.evaluate_detected(lambda image, inside: answers[0], faces, "test", quiet=True)
+
+
 def test_an_empty_split_is_named() -> None:
     with pytest.raises(DataError, match="no faces in split 'val'; it has test"):
         evaluate.evaluate_keypoints(lambda crops: {}, keypoint_faces(), "val")

@@ -130,14 +130,14 @@ class Evaluation:
 def evaluate_keypoints(predict: Predict, faces: KeypointFaces, split: str) -> Evaluation:
     """Measure errors on the jittered crops of a split, over all faces and over each of `strata` (split "SPLIT/NAME").
 
-    DataError if the split is empty, or an answer is not a finite number.
+    DataError if the split has no face that can be scored, or an answer is not a finite number.
     """
     part = part_of(faces, split)
     crops, points = jittered_crops(part)
     predicted = _answers(predict, crops)["keypoints"]
     predictions = KeypointPredictions(crops[..., 0], points, predicted, part.names, part.group)
     errors = predictions.errors()
-    figures = keypoint_figures(errors, part.group, split)
+    figures = _expect_some(keypoint_figures(errors, part.group, split), split)
     for name, rows in strata(part).items():
         figures += keypoint_figures(errors.chosen(rows), part.group[rows], f"{split}/{name}")
     return Evaluation(split, tuple(figures), worst=_worst(errors, part), keypoints=predictions)
@@ -147,8 +147,8 @@ def evaluate_detected(locate: Locate, faces: KeypointFaces, split: str, quiet: b
     """Measure errors including detection: of the points that `locate` finds on the canvases of one split.
 
     Metrics are named "detected_...": `detected_failures` is the share of faces with an error above 10% or not found,
-    `detected_missed` the share of faces not found; errors are over the faces that were found. DataError if the split is
-    empty.
+    `detected_missed` the share of faces not found; errors are over the faces that were found. DataError if the split
+    has no face that can be scored.
     """
     part = part_of(faces, split)
     found = np.full(part.points.shape, np.nan, np.float32)
@@ -161,10 +161,19 @@ def evaluate_detected(locate: Locate, faces: KeypointFaces, split: str, quiet: b
     predictions = KeypointPredictions(part.images, part.points, found, part.names, part.group)
     errors = predictions.errors()
     missed = predictions.missed()
-    figures = detected_figures(errors, missed, part.group, split)
+    figures = _expect_some(detected_figures(errors, missed, part.group, split), split)
     for name, rows in strata(part).items():
         figures += detected_figures(errors.chosen(rows), missed[rows], part.group[rows], f"{split}/{name}")
     return Evaluation(split, tuple(figures), worst=_worst(errors, part), keypoints=predictions)
+
+
+def _expect_some(figures: list[Figure], split: str) -> list[Figure]:
+    if not figures:
+        raise DataError(
+            f"no face of split {split!r} has both eye centres labelled, at two places: errors are measured over "
+            "the distance between the eyes"
+        )
+    return figures
 
 
 def strata(faces: KeypointFaces) -> dict[str, NDArray[np.bool_]]:
