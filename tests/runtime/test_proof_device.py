@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from facexp.bundle import load_models, shipped
-from facexp.errors import BundleError
+from facexp.errors import BundleError, DeviceError
 from facexp.proof.device import GOLDEN, device, golden_crops, read_golden
 from facexp.proof.report import write
 from facexp.proof.run import prove
@@ -108,6 +108,21 @@ def test_an_array_of_another_type_or_shape_is_named(
     np.savez(directory / GOLDEN, **golden)
     with pytest.raises(BundleError, match=rf"golden\.npz: {words}"):
         read_golden(directory)
+
+
+def test_the_files_of_one_library_are_proved_without_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards a device with LiteRT alone, which runs the TFLite files: it got no proof at all."""
+    pytest.importorskip("ai_edge_litert", reason="LiteRT comes with the litert extra")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    step = device(shipped())
+    assert step.verdict == "passed"
+    assert {check.file for check in step.checks if check.passed} == {"int8.tflite"}
+    left_out = ("keypoints.float32.onnx", "keypoints.int8.onnx", "emotion.float16.onnx", "emotion.int8.onnx", "picture")
+    assert [note.partition(": not compared, onnxruntime cannot be imported")[0] for note in step.notes] == [*left_out]
+    # without either there is no proof, rather than one in which nothing failed
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    with pytest.raises(DeviceError, match="onnxruntime cannot be imported"):
+        device(shipped())
 
 
 def test_crops_of_another_size_are_one_failure(own_shipped: Path) -> None:

@@ -51,7 +51,10 @@ _PICTURE_ARRAYS: Mapping[str, tuple[str, tuple[int | None, ...]]] = {
 
 
 def device(directory: Path) -> Step:
-    """Carry out step 4 for the bundle in a directory, with the limits for golden answers in each task's recipe."""
+    """Carry out step 4 for the bundle in a directory, with the limits for golden answers in each task's recipe.
+
+    Raises DeviceError if none of its files runs here for lack of a library.
+    """
     try:
         models = load_models(directory)
         golden = read_golden(directory)
@@ -61,8 +64,11 @@ def device(directory: Path) -> Step:
     checks: list[Check] = []
     notes: list[str] = []
     unsupported: list[str] = []
-    for model in models:
-        sessions = _sessions(directory, model, checks, notes, unsupported)
+    missing: list[DeviceError] = []
+    opened = [_sessions(directory, model, checks, notes, unsupported, missing) for model in models]
+    if missing and not checks and not any(opened):
+        raise missing[0]
+    for model, sessions in zip(models, opened, strict=True):
         try:
             crops = golden_crops(golden, model)
         except BundleError as error:
@@ -175,7 +181,12 @@ def _crop(picture: Image, box: NDArray[np.float64], spec: KeypointsSpec) -> Imag
 
 
 def _sessions(
-    directory: Path, model: ModelSpec, checks: list[Check], notes: list[str], unsupported: list[str]
+    directory: Path,
+    model: ModelSpec,
+    checks: list[Check],
+    notes: list[str],
+    unsupported: list[str],
+    missing: list[DeviceError],
 ) -> dict[tuple[FileSpec, str], Session]:
     """Return (file, device) -> session for every file and every device on which it really runs here."""
     found = {}
@@ -184,16 +195,18 @@ def _sessions(
             unsupported.append(f"{file.file}: not compared, the runtime has no engine for {file.format}")
             continue
         try:
-            devices = devices_to_try("auto", "onnxruntime" if file.format == "onnx" else "litert")
+            places = devices_to_try("auto", "onnxruntime" if file.format == "onnx" else "litert")
         except DeviceError as error:
             notes.append(f"{file.file}: not compared, {error}")
+            missing.append(error)
             continue
-        for where in reversed(devices):
+        for where in reversed(places):
             try:
                 content = read_model(directory, model, file.key)
                 found[file, where] = Session(content, model, file.key, device=where, threads=cores())
             except DeviceError as error:
                 notes.append(f"{file.file}: not compared on {where}, {error}")
+                missing.append(error)
             except BundleError as error:
                 checks.append(Check("runs", model.name, file.key, device=where, passed=False, note=str(error)))
     return found
