@@ -44,7 +44,8 @@ def evaluate_command(
     files and a page with all of them, index.html: for a run in its directory, for a bundle's file only with --out. Two
     models are scored on the same faces. Emotions are scored on the faces as the data has them, and on the same faces
     aligned by their keypoints, as facexp shows them to the network. Choose between models on val; score test once, for
-    the model that ships.
+    the model that ships. Data that names no splits is divided as for training, so that val is a tenth of it: to score
+    all faces of a folder that MODEL has not seen, put its class folders into a folder called test.
     """
     require_packages(model, other)
     with quiet_libraries():
@@ -79,6 +80,8 @@ def _evaluate(
     if record and (other or model.bundled is None):
         raise click.UsageError("--record writes the figures of one model into its bundle: give that bundle's ONNX file")
     faces = run.read_faces(model.config, quiet)
+    # a folder that names no splits is divided, and who scores a model on it may expect all its faces
+    stderr_message("split", f"{split}, {len(ev.part_of(faces, split)):,} of {len(faces):,} faces")
     evaluation = _scored(model, faces, split, framing, quiet)
     if other is not None:
         second = Model.open(other, data)

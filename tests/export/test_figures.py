@@ -6,6 +6,7 @@ import copy
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -57,6 +58,21 @@ def test_figures_are_recorded_only_on_request(own_bundle: Path, tmp_path: Path) 
     figures = Bundle.load(own_bundle).emotion.figures
     found = {(f["model"], f["split"], f["metric"]) for f in figures}
     assert {("int8.onnx", split, "fer2013/accuracy") for split in ("val", "val/aligned")} <= found
+
+
+def test_the_share_of_the_faces_that_is_scored_is_said(own_bundle: Path, tmp_path: Path) -> None:
+    """Guards a folder without splits, of which a tenth is scored, and the way to score all of it."""
+    rng = np.random.default_rng(0)
+    for label in ("angry", "happy"):
+        for place in (tmp_path / "faces" / label, tmp_path / "whole" / "test" / label):
+            place.mkdir(parents=True)
+            for number in range(10):
+                cv2.imwrite(str(place / f"{number}.png"), rng.integers(0, 256, (48, 48), np.uint8))
+    words = ["evaluate", str(own_bundle / "emotion.int8.onnx"), "-q"]
+    done = CliRunner().invoke(cli, [*words, str(tmp_path / "faces")])
+    assert (done.exit_code, "split: val, 2 of 20 faces" in done.stderr) == (0, True), done.stderr
+    done = CliRunner().invoke(cli, [*words, str(tmp_path / "whole"), "--split", "test"])
+    assert (done.exit_code, "split: test, 20 of 20 faces" in done.stderr) == (0, True), done.stderr
 
 
 def test_each_framing_keeps_its_own_figures(own_bundle: Path) -> None:
