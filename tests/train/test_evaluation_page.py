@@ -21,6 +21,7 @@ from facexp_train.data.emotion_data import EmotionFaces, read_emotion
 from facexp_train.data.keypoint_data import COORDINATES, KeypointFaces, read_keypoints
 from facexp_train.errors import DataError
 from facexp_train.evaluation import compare, evaluate, evaluation_page, predictions
+from facexp_train.evaluation.metrics import emotion_figures
 from facexp_train.evaluation.ranking import EmotionRanking, KeypointRanking
 from facexp_train.reporting import page, sheets
 
@@ -213,6 +214,24 @@ def test_titles_are_not_cut_off(emotions: EmotionFaces, tmp_path: Path) -> None:
         assert pixels is not None
         assert (pixels[:, :2] > 250).all(), picture.name
         assert (pixels[:, -2:] > 250).all(), picture.name
+
+
+def test_a_model_has_the_same_figures_in_a_comparison() -> None:
+    """Guards the calibration error, whose interval did not include its value."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 1.5, (300, 2)).astype(np.float32)
+    # calibrated: the second class is true as often as it is probable
+    truth = (rng.random(300) < 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))).astype(np.int64)
+    groups = np.arange(300).astype(np.str_)
+    own = evaluate.EmotionPredictions("own", ("awake", "drowsy"), logits, truth, groups)
+    alone, _ = emotion_figures(logits, truth, groups, own.labels, "val")
+    evaluation = evaluate.Evaluation("val", (), emotions=(own,))
+    both = {each.metric: (each.first, each.second) for each in compare.compare(evaluation, evaluation)}
+    for figure in alone:
+        expected = dataclasses.replace(figure, metric=f"own/{figure.metric}")
+        assert both[expected.metric] == (expected, expected)
+    (error,) = (figure for figure in alone if figure.metric == "calibration_error")
+    assert error.low == error.value
 
 
 def test_predictions_are_in_the_pixels_of_the_file(points: KeypointFaces, tmp_path: Path) -> None:

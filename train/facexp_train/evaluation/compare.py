@@ -10,7 +10,16 @@ import numpy as np
 
 from facexp_train.errors import DataError
 from facexp_train.evaluation.evaluate import Evaluation
-from facexp_train.evaluation.metrics import Figure, Floats, Metric, figure, keypoint_metrics, resample_weights, unit
+from facexp_train.evaluation.metrics import (
+    Figure,
+    Floats,
+    Metric,
+    figure,
+    keypoint_metrics,
+    model_figure,
+    resample_weights,
+    unit,
+)
 from facexp_train.evaluation.ranking import shortened
 
 
@@ -59,8 +68,10 @@ def _differences(
     found = []
     for name in first:
         if name in second:
-            metrics = first[name], second[name], partial(_minus, first[name], second[name])
-            found.append(Difference(prefix + name, *(figure(split, prefix + name, each, weights) for each in metrics)))
+            metric = prefix + name
+            one, other = (model_figure(split, metric, model[name], weights) for model in (first, second))
+            difference = figure(split, metric, partial(_minus, first[name], second[name]), weights)
+            found.append(Difference(metric, one, other, difference))
     return found
 
 

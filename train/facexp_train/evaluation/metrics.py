@@ -76,12 +76,15 @@ def figure(split: str, metric: str, value: Metric, weights: Floats) -> Figure:
     return Figure(split, metric, float(value(np.ones((1, n)))[0]), float(low), float(high), n)
 
 
-def _including_value(figure: Figure) -> Figure:
-    """The figure, its interval extended down to its value if the value lies below it.
+def model_figure(split: str, metric: str, value: Metric, weights: Floats) -> Figure:
+    """The `figure` of one model; the interval of a calibration error is extended down to its value if that lies below.
 
     Noise always increases a mean of absolute differences, and resampling adds noise, so that its interval is too high.
     """
-    return replace(figure, low=min(figure.low, figure.value))
+    found = figure(split, metric, value, weights)
+    if metric.rpartition("/")[2] != "calibration_error":
+        return found
+    return replace(found, low=min(found.low, found.value))
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Metric:
@@ -282,8 +285,7 @@ def _scores(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> dict[str, 
 
 def _figures(metrics: Mapping[str, Metric], groups: NDArray[np.str_], split: str) -> list[Figure]:
     weights = resample_weights(groups)
-    figures = [figure(split, name, value, weights) for name, value in metrics.items()]
-    return [_including_value(each) if each.metric == "calibration_error" else each for each in figures]
+    return [model_figure(split, name, value, weights) for name, value in metrics.items()]
 
 
 def roc_area(score: Floats, positive: NDArray[np.bool_]) -> Metric:
