@@ -25,6 +25,9 @@ _ROOT = Path(__file__).resolve().parent.parent
 # gRPC threads that one test has left would run fork handlers in child processes of another test, before their exec
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
+# tests that move the user's caches would make matplotlib search all fonts again, for seconds in each process
+os.environ.setdefault("MPLCONFIGDIR", str(Path.home() / ".cache" / "matplotlib"))
+
 _SHARED_FOLDERS = ("export", "runtime/many", "runtime/server")
 """Folders whose tests share fixtures that are expensive to set up: an exported bundle, a Ray cluster, a server."""
 

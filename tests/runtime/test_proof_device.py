@@ -17,7 +17,6 @@ from facexp.bundle import load_models, shipped
 from facexp.errors import BundleError, DeviceError
 from facexp.proof.device import GOLDEN, device, golden_crops, read_golden
 from facexp.proof.report import write
-from facexp.proof.run import prove
 from facexp.proof.verdict import Report
 
 Golden = dict[str, NDArray[np.generic]]
@@ -137,24 +136,6 @@ def test_crops_of_another_size_are_one_failure(own_shipped: Path) -> None:
     assert {check.task for check in step.checks if check.what == "time for one crop"} == {"keypoints"}
     keypoints = next(model for model in load_models(own_shipped) if model.name == "keypoints")
     assert golden_crops(golden, keypoints).shape == (4, 96, 96, 1)
-
-
-def test_without_onnxruntime_the_tflite_files_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the proof on a small machine that has facexp[litert] alone: what it runs is proved, the rest left out."""
-    pytest.importorskip("ai_edge_litert", reason="LiteRT comes with the litert extra")
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    report = prove(shipped())
-    assert report.passed
-    step = report.steps[3]
-    assert {(check.task, check.file) for check in step.checks} == {
-        ("keypoints", "int8.tflite"),
-        ("emotion", "int8.tflite"),
-    }
-    assert all("onnxruntime cannot be imported" in note for note in step.notes)
-    assert [note.partition(":")[0] for note in step.notes] == [
-        *(f"{task}.onnx" for task in ("keypoints.float32", "keypoints.int8", "emotion.float16", "emotion.int8")),
-        "picture",
-    ]
 
 
 @pytest.mark.parametrize(

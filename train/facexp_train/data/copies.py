@@ -37,7 +37,7 @@ _MIN_DETAIL = 1.0
 _NEAREST = 8
 _MIN_RESEMBLANCE = 0.8
 _BLOCK_ROWS = 256
-_BLOCK_PAIRS = 1024
+_BLOCK_PAIRS = 512
 
 
 def near_copies(images: Images, *, quiet: bool = True) -> Rows:
@@ -161,9 +161,10 @@ def _same_picture(faces: Images, halves: _Searchable, pairs: Rows) -> NDArray[np
     middles = [np.fliplr(middle).copy() if flip else middle for middle, (_, flip) in zip(middles, patches, strict=True)]
     same = _best_matches([_half(middle) for middle in middles], which, halves, j) > _MIN_HALF_CORRELATION
     if same.any():
+        needed, which = np.unique(which[same], return_inverse=True)
         rows, where = np.unique(j[same], return_inverse=True)
         full = _searchable(np.array([_detail(faces[row]) for row in rows]), _MIDDLE_SIDES)
-        same[same] = _best_matches(middles, which[same], full, where) > MIN_CORRELATION
+        same[same] = _best_matches([middles[patch] for patch in needed], which, full, where) > MIN_CORRELATION
     return same
 
 
