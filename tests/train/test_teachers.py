@@ -21,7 +21,7 @@ from facexp_train.networks.builders import build_network
 from facexp_train.networks.inheritance import inherit
 from facexp_train.networks.resnet import emotion_network
 
-SMALL = {"stem": 8, "stages": [8], "blocks": 1, "dropout": 0.0}
+SMALL = {"stem": 4, "stages": [8], "blocks": 1, "dropout": 0.0}
 STILL = dict.fromkeys(("flip", "rotation", "scale", "shift", "brightness", "contrast", "erasing"), 0.0)
 
 
@@ -53,8 +53,8 @@ def config(data: Path, **changes: object) -> TrainConfig:
 
 
 def teacher(**changes: object) -> dict[str, object]:
-    values = {"epochs": 8, "batch_size": 8, "optimizer": "adamw", "learning_rate": 0.01, "patience": 0, "ema": 0}
-    return values | {"dtype": "float32", "network": SMALL | {"stem": 12}, "augmentation": STILL} | changes
+    values = {"epochs": 20, "batch_size": 8, "optimizer": "adamw", "learning_rate": 0.01, "patience": 0, "ema": 0}
+    return values | {"dtype": "float32", "network": SMALL | {"stem": 8}, "augmentation": STILL} | changes
 
 
 @pytest.mark.slow
@@ -219,7 +219,7 @@ def test_a_network_grown_from_its_teacher_predicts_the_same(bars_csv: Path, tmp_
 
     # a run starts where its teacher ended: one epoch at a rate near zero changes no prediction
     out = tmp_path / "run"
-    wide = SMALL | {"stem": 16, "stages": [16]}
+    wide = SMALL | {"stem": 12, "stages": [16]}
     still = {"epochs": 1, "learning_rate": 1e-9, "grow": True, "network": wide}
     run.start(config(bars_csv, teachers=[teacher()], **still), out, quiet=True)
     scores = [json.loads((path / "summary.json").read_text())["validation"] for path in (out, out / "teacher1")]
@@ -284,7 +284,7 @@ def test_a_mirrored_network_inherits_the_channel_pairs_of_its_start(bars_csv: Pa
 
     # a run that starts this way gives a face and its mirror image the same logits
     out = tmp_path / "run"
-    still = {"epochs": 1, "learning_rate": 1e-9, "grow": True, "network": SMALL | {"stem": 12, "mirrored": True}}
+    still = {"epochs": 1, "learning_rate": 1e-9, "grow": True, "network": SMALL | {"stem": 8, "mirrored": True}}
     run.start(config(bars_csv, teachers=[teacher(epochs=1)], **still), out, quiet=True)
     model = keras.saving.load_model(out / "model.keras", compile=False)
     images = read_emotion(bars_csv, quiet=True).images[:, ..., None]
