@@ -52,11 +52,10 @@ def near_copies(images: Images, *, quiet: bool = True) -> Rows:
     faces = images
     if images.shape[1:] != size:
         faces = np.array([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images], dtype=np.uint8)
-    rows = np.flatnonzero([_has_detail(_detail(face)) for face in faces])
+    rows, halves = _halves(faces)
     if not rows.size:
         return np.empty((0, 2), dtype=np.int64)
     faces = faces[rows]
-    halves = _searchable(np.array([_half(_detail(face)) for face in faces]), _HALF_SIDES)
     pairs = _candidates(faces, quiet)
     parts = [pairs[start : start + _BLOCK_PAIRS] for start in range(0, len(pairs), _BLOCK_PAIRS)]
     found = [np.empty((0, 2), dtype=np.int64)]
@@ -138,6 +137,15 @@ def _searchable(details: Details, sides: Sequence[int]) -> _Searchable:
             # a part without detail correlates with nothing
             norm[rows] = np.sqrt(np.maximum(variation, 1e-6))
     return _Searchable(size, sides, fft.rfft2(details), norms)
+
+
+def _halves(faces: Images) -> tuple[Rows, _Searchable]:
+    """The rows of the (N, 48, 48) faces that have enough detail, and their details at half the size."""
+    kept = np.empty(len(faces), dtype=np.bool_)
+    halves = np.empty((len(faces), _COMPARED_SIZE // 2, _COMPARED_SIZE // 2), dtype=np.float32)
+    for row, detail in enumerate(map(_detail, faces)):
+        kept[row], halves[row] = _has_detail(detail), _half(detail)
+    return np.flatnonzero(kept), _searchable(halves[kept], _HALF_SIDES)
 
 
 def _sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
